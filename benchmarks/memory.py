@@ -1,0 +1,84 @@
+"""Peak memory of a train step beside its forecast (`common.memory`), over batch and length.
+
+    python benchmarks/memory.py [--preset NAME] [--set KEY=VALUE ...]
+
+A process for each size; the forecast is what train.py says before the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common import config as configs  # noqa: E402
+from common.memory import GIB  # noqa: E402
+from deepspeech2.src.recipe import RECIPE  # noqa: E402
+
+SIZES = ((1, 200), (1, 1600), (4, 400), (4, 800), (8, 800))  # utterances, feature frames
+
+
+def measure(config, rows: int, frames: int) -> tuple[float, float]:
+    """(measured, forecast) peak in GiB after three steps."""
+    from common import runtime
+    from common.dataset import Batch
+    from common.recipe import labels_file
+    from common.recogniser import Recogniser
+    from common.steps import TrainStep
+    from common.text import Vocabulary
+    from common.training import forecast_memory
+
+    device = runtime.set_device("CPU")
+    config.TrainingConfig.micro_batch = rows
+    vocabulary = Vocabulary.from_file(labels_file(RECIPE, config))
+    recogniser = Recogniser.create(RECIPE, config, vocabulary, device)
+    forecast = forecast_memory(recogniser)
+    step = TrainStep(recogniser, forecast)
+    rng = np.random.default_rng(0)
+    labels = frames // 20
+    made = Batch(
+        rng.standard_normal((rows, recogniser.featurizer.dimension, frames)).astype(np.float32),
+        np.full(rows, frames, np.int32),
+        rng.integers(0, 28, (rows, labels)).astype(np.int32),
+        np.full(rows, labels, np.int32),
+        tuple(range(rows)), tuple(map(str, range(rows))), rows, 0.0,
+    )  # fmt: skip
+    for number in range(3):
+        step([made], 3e-4, number)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak / GIB, forecast.peak(rows, frames) / GIB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    config = RECIPE.train_config()
+    if arguments.preset:
+        configs.override_from_yaml(config, RECIPE.preset(arguments.preset))
+    configs.override_from_options(config, arguments.set)
+    if arguments.measure:
+        print(json.dumps(measure(config, *arguments.measure)))
+        return
+    print(f"{'utterances':>10} {'frames':>7} {'measured':>9} {'forecast':>9} GiB")
+    for rows, frames in SIZES:
+        result = subprocess.run(
+            [sys.executable, *sys.argv, "--measure", str(rows), str(frames)],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        peak, forecast = json.loads(result.stdout.splitlines()[-1])
+        print(f"{rows:10} {frames:7} {peak:9.2f} {forecast:9.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

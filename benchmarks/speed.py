@@ -1,0 +1,149 @@
+"""Train step and forward pass of the full-size DeepSpeech2, beside the same network in PyTorch.
+
+    python benchmarks/speed.py [--batch_size 4 --seconds 8 --rounds 3]
+
+Each round runs ours and PyTorch's in turn, a process each, so that neither keeps threads or memory
+while the other is timed; the ratios are taken within a round, since machines drift. The train step
+is that of train.py: CTC loss, gradients, clipping, Adam. PyTorch: `pip install torch`, CPU build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+LABELS_PER_SECOND = 12
+WARM_UP = 2  # steps, the first of which compiles
+
+
+def batch(rows: int, seconds: float) -> tuple[np.ndarray, ...]:
+    """Noise in the shape of `rows` utterances of 161 x 10 ms frames, and random labels."""
+    rng = np.random.default_rng(0)
+    frames, labels = int(100 * seconds), int(LABELS_PER_SECOND * seconds)
+    lengths = np.linspace(frames, 0.8 * frames, rows).astype(np.int32)
+    features = np.zeros((rows, 161, frames), np.float32)
+    for row, length in enumerate(lengths):
+        features[row, :, :length] = rng.standard_normal((161, length))
+    targets = rng.integers(0, 28, (rows, labels)).astype(np.int32)
+    return features, lengths, targets, np.full(rows, labels, np.int32)
+
+
+def ours(rows: int, seconds: float):
+    """(train step, forward pass) of this project, as functions."""
+    from common import runtime
+    from common.dataset import Batch
+    from common.recogniser import Forward, Recogniser
+    from common.recipe import labels_file
+    from common.steps import TrainStep
+    from common.text import Vocabulary
+    from common.training import forecast_memory
+    from deepspeech2.src.recipe import RECIPE
+
+    device = runtime.set_device("CPU")
+    config = RECIPE.train_config()
+    config.TrainingConfig.micro_batch = rows
+    vocabulary = Vocabulary.from_file(labels_file(RECIPE, config))
+    recogniser = Recogniser.create(RECIPE, config, vocabulary, device)
+    step = TrainStep(recogniser, forecast_memory(recogniser))
+    forward = Forward(recogniser)
+    features, lengths, targets, target_lengths = batch(rows, seconds)
+    made = Batch(
+        features, lengths, targets, target_lengths,
+        tuple(range(rows)), tuple(map(str, range(rows))), rows, seconds * rows,
+    )  # fmt: skip
+    return lambda: step([made], 3e-4, 0), lambda: forward(features, lengths)
+
+
+def pytorch(rows: int, seconds: float):
+    """(train step, forward pass) of the same network in PyTorch, as functions."""
+    import torch
+
+    from tests.reference import DeepSpeech2
+
+    features, lengths, targets, target_lengths = (
+        torch.from_numpy(array) for array in batch(rows, seconds)
+    )
+    network = DeepSpeech2()
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-4)
+
+    def step() -> None:
+        network.train()
+        log_probs, out_lengths = network(features, lengths)
+        loss = torch.nn.functional.ctc_loss(
+            log_probs, targets, out_lengths, target_lengths, blank=28, reduction="sum"
+        )
+        optimizer.zero_grad()
+        (loss / rows).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 400)
+        optimizer.step()
+
+    def forward() -> None:
+        network.eval()
+        with torch.inference_mode():
+            network(features, lengths)
+
+    return step, forward
+
+
+def measure(which: str, rows: int, seconds: float, steps: int) -> dict[str, float]:
+    step, forward = {"ours": ours, "pytorch": pytorch}[which](rows, seconds)
+    result = {}
+    for name, function in (("forward", forward), ("train step", step)):
+        times = []
+        for number in range(WARM_UP + steps):
+            started = time.perf_counter()
+            function()
+            if number >= WARM_UP:
+                times.append(time.perf_counter() - started)
+        result[name] = statistics.median(times)
+    result["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch_size", type=int, default=4, help="utterances")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of an utterance")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3, help="timed in a round; the median counts")
+    parser.add_argument("--measure", choices=("ours", "pytorch"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    size = (arguments.batch_size, arguments.seconds)
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, *size, arguments.steps)))
+        return
+
+    print(f"DeepSpeech2 5 x 1024, {size[0]} utterances of {size[1]:g} s; seconds, median of steps")
+    print(f"{'round':>5} {'':12} {'ours':>8} {'PyTorch':>8} {'ratio':>6}")
+    ratios: dict[str, list[float]] = {}
+    for number in range(1, arguments.rounds + 1):
+        found = {
+            which: json.loads(
+                subprocess.run(
+                    [sys.executable, *sys.argv, "--measure", which],
+                    check=True, capture_output=True, text=True,
+                ).stdout.splitlines()[-1]  # fmt: skip
+            )
+            for which in ("ours", "pytorch")
+        }
+        for name, value in found["ours"].items():
+            ratio = value / found["pytorch"][name]
+            ratios.setdefault(name, []).append(ratio)
+            print(f"{number:5} {name:12} {value:8.2f} {found['pytorch'][name]:8.2f} {ratio:6.2f}")
+    summary = ", ".join(f"{name} {statistics.median(each):.2f}" for name, each in ratios.items())
+    print(f"median ratio ours / PyTorch: {summary}")
+
+
+if __name__ == "__main__":
+    main()

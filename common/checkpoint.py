@@ -1,0 +1,246 @@
+"""Checkpoints: whole files only, that know what network they hold.
+
+A checkpoint is a MindSpore `.ckpt` file: the network's parameters, the optimizer's where training
+goes on, and one JSON string (`METADATA`) with the configuration, the labels and the progress.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from common.errors import UserError
+
+METADATA = "speech_recipe_json"
+STATELESS = "dropout_seed"  # set anew at every step, so it is not part of a checkpoint
+
+
+@dataclass
+class Checkpoint:
+    path: Path
+    parameters: dict[str, np.ndarray]
+    metadata: dict[str, Any] | None  # None: not written by this project
+
+
+@dataclass
+class MatchReport:
+    """What became of a checkpoint's parameters when they were laid on a network."""
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # in the network, not in the file
+    unused: list[str] = field(default_factory=list)  # in the file, not in the network
+    reshaped: list[str] = field(default_factory=list)  # in both, with unequal shapes
+
+    def __str__(self) -> str:
+        total = len(self.matched) + len(self.missing) + len(self.reshaped)
+        parts = [f"{len(self.matched)} of {total} parameters match"]
+        for what, names in (
+            ("missing", self.missing),
+            ("of another shape", self.reshaped),
+            ("not used", self.unused),
+        ):
+            if names:
+                shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+                parts.append(f"{len(names)} {what} ({shown})")
+        return "; ".join(parts)
+
+
+def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Writes a checkpoint under another name, syncs it, and renames it: whole or not there."""
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial.ckpt")
+    partial.unlink(missing_ok=True)
+    entries = [
+        {"name": name, "data": value} for name, value in parameters.items() if STATELESS not in name
+    ]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ms.save_checkpoint(entries, str(partial), append_dict={METADATA: json.dumps(metadata)})
+        partial.chmod(0o644)  # mindspore leaves it read-only
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"checkpoint {path}: could not be written ({_first_line(error)}); "
+            "the earlier checkpoints are untouched"
+        ) from error
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint; a missing, foreign or damaged file is a UserError that names it."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+    try:
+        content = ms.load_checkpoint(str(path))
+    except Exception as error:  # mindspore raises whatever its parser met
+        raise UserError(
+            f"checkpoint {path}: not a readable MindSpore checkpoint, truncated or another kind "
+            f"of file ({path.stat().st_size} bytes)"
+        ) from error
+    text = content.pop(METADATA, None)
+    parameters = {
+        name: value.asnumpy() for name, value in content.items() if isinstance(value, Parameter)
+    }
+    return Checkpoint(path, parameters, json.loads(text) if text else None)
+
+
+def load_into(
+    network: ms.nn.Cell,
+    checkpoint: Checkpoint,
+    rename: Callable[[str], str] = lambda name: name,
+    new_head: str | None = None,
+) -> MatchReport:
+    """Lays a checkpoint's weights on a network, all of them or none.
+
+    Names are compared after `rename` and without wrapper prefixes (`network.`, ...); optimizer
+    state is passed over. `new_head`: parameters that start with it may differ in shape (another
+    vocabulary); they keep their fresh values. Anything else missing is a UserError.
+    """
+    wanted = {
+        parameter.name: parameter
+        for parameter in network.get_parameters()
+        if STATELESS not in parameter.name
+    }
+    report, found = MatchReport(), {}
+    for name, value in checkpoint.parameters.items():
+        target = _match(rename(name), wanted)
+        if target is None:
+            if not _is_training_state(name):
+                report.unused.append(name)
+        elif wanted[target].shape != value.shape:
+            report.reshaped.append(target)
+        else:
+            found[target] = value
+    report.matched = sorted(found)
+    report.missing = sorted(set(wanted) - set(found) - set(report.reshaped))
+    fatal = [
+        name
+        for name in report.missing + report.reshaped
+        if new_head is None or not name.startswith(new_head)
+    ]
+    if fatal:
+        name = fatal[0]
+        detail = f"{name} is missing"
+        if name in report.reshaped:
+            shapes = [
+                value.shape
+                for key, value in checkpoint.parameters.items()
+                if _match(rename(key), wanted) == name
+            ]
+            detail = f"{name} is {shapes[0]} in the file, {wanted[name].shape} in the network"
+        raise UserError(
+            f"checkpoint {checkpoint.path}: not of this network: {report}; {detail}; "
+            "use the ModelConfig it was trained with"
+        )
+    for name, value in found.items():
+        wanted[name].set_data(Tensor(value.astype(np.float32)))
+    return report
+
+
+def _match(name: str, wanted: dict) -> str | None:
+    """The network's name for a checkpoint's: equal, or equal behind wrapper prefixes."""
+    if _is_training_state(name):
+        return None
+    parts = name.split(".")
+    for start in range(len(parts)):
+        candidate = ".".join(parts[start:])
+        if candidate in wanted:
+            return candidate
+    return None
+
+
+def _is_training_state(name: str) -> bool:
+    parts = name.split(".")  # a wrapper's prefix may come before the optimizer's
+    return not {"moment1", "moment2", "moments", "accum", "stat"}.isdisjoint(parts) or parts[-1] in (
+        "beta1_power", "beta2_power", "global_step", "learning_rate", "momentum",
+        "epoch_num", "step_num", "scale_sense", "loss_scale", "current_iterator_step",
+        "last_overflow_iterator_step",
+    )  # fmt: skip
+
+
+class CheckpointKeeper:
+    """The checkpoints of one run: the newest numbered ones, `last`, and `best` by WER.
+
+    `{prefix}-{epoch}_{step}.ckpt` and `{prefix}-last.ckpt` (the same file under a second name)
+    hold what `--resume` needs; `{prefix}-best.ckpt` holds the weights alone.
+    """
+
+    def __init__(self, folder: str | Path, prefix: str, keep: int):
+        if keep < 1:
+            raise UserError(f"CheckpointConfig.keep_checkpoint_max={keep}: expected at least 1")
+        self.folder, self.prefix, self.keep = Path(folder), prefix, keep
+
+    @property
+    def last(self) -> Path:
+        return self.folder / f"{self.prefix}-last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / f"{self.prefix}-best.ckpt"
+
+    def check_writable(self) -> None:
+        """Found out before hours of training, not after."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / ".writable"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"checkpoint folder {self.folder}: cannot be written ({error.strerror}); "
+                "set CheckpointConfig.ckpt_path to a folder that can"
+            ) from error
+
+    def save_last(self, parameters: dict, metadata: dict, epoch: int, step: int) -> Path:
+        path = self.folder / f"{self.prefix}-{epoch}_{step}.ckpt"
+        save(path, parameters, metadata)
+        link = self.last.with_name(f".{self.last.stem}.partial")
+        link.unlink(missing_ok=True)
+        try:
+            os.link(path, link)
+        except OSError:  # a file system without hard links
+            save(self.last, parameters, metadata)
+        else:
+            os.replace(link, self.last)
+            _sync(self.folder)
+        self._drop_oldest()
+        return path
+
+    def save_best(self, parameters: dict, metadata: dict) -> None:
+        save(self.best, parameters, metadata)
+
+    def numbered(self) -> list[Path]:
+        """The numbered checkpoints, oldest first: by time, a folder may hold an earlier run's."""
+        found = []
+        for path in self.folder.glob(f"{self.prefix}-*_*.ckpt"):
+            epoch, _, step = path.stem.removeprefix(f"{self.prefix}-").partition("_")
+            if epoch.isdigit() and step.isdigit():
+                found.append((path.stat().st_mtime_ns, int(epoch), int(step), path))
+        return [path for *_, path in sorted(found)]
+
+    def _drop_oldest(self) -> None:
+        for path in self.numbered()[: -self.keep]:
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,345 @@
+"""The entry points that every model has; a model folder's `train.py` and its kin call these.
+
+Bad input ends in one line on stderr and exit code 1, Ctrl-C in exit code 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import config as configs
+from common import runtime
+from common.audio import load_audio
+from common.errors import UserError
+from common.manifest import Utterance, read_manifest, validate
+from common.recipe import Recipe, labels_file
+from common.text import Vocabulary
+
+
+def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None:
+    """Runs an entry point with the command line's arguments, and exits with its code."""
+    try:
+        code = main(recipe, sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)
+
+
+def train(recipe: Recipe, argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description=f"Train {recipe.name}. Writes train.log, metrics.csv and curves.png into the "
+        "current folder, and checkpoints into CheckpointConfig.ckpt_path.",
+    )
+    _add_config(parser, recipe)
+    _add_device(parser)
+    parser.add_argument(
+        "--pre_trained_model_path", default="", metavar="CKPT", help="start from these weights"
+    )
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="go on exactly where the run in CheckpointConfig.ckpt_path stopped",
+    )  # fmt: skip
+    parser.add_argument("--is_distributed", type=_boolean, nargs="?", const=True, default=False)
+    parser.add_argument(
+        "--bidirectional", type=_boolean, nargs="?", const=True, default=None,
+        help="read utterances in both directions (ModelConfig.bidirectional)",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    if arguments.resume and arguments.pre_trained_model_path:
+        raise UserError("--resume goes on with a run, --pre_trained_model_path begins one: choose")
+
+    from common import training
+    from common.logs import open_log
+
+    config = _config(arguments, recipe)
+    if arguments.resume:
+        config = _overridden(training.resumed_config(recipe, config), arguments, recipe)
+    if arguments.bidirectional is not None:
+        configs.override_from_options(
+            config, [f"ModelConfig.bidirectional={str(arguments.bidirectional).lower()}"]
+        )
+    device = runtime.set_device(arguments.device_target, arguments.device_id)
+    rank, ranks = runtime.init_distributed() if arguments.is_distributed else (0, 1)
+    log = open_log("train.log" if rank == 0 else f"train_rank{rank}.log", quiet=rank != 0)
+    try:
+        training.fit(
+            training.Job(
+                recipe, config, device, log, rank, ranks, arguments.resume,
+                arguments.pre_trained_model_path,
+            )  # fmt: skip
+        )
+    except UserError as error:
+        log.debug("error: %s", error)
+        raise
+
+
+def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="eval.py", description=f"Score a {recipe.name} checkpoint. Writes eval.log."
+    )
+    _add_checkpoint(parser, "--pretrain_ckpt")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="YAML", help="overrides of eval_config"
+    )
+    _add_set(parser)
+    _add_device(parser)
+    arguments = parser.parse_args(argv)
+
+    config = recipe.eval_config()
+    _override(config, arguments)
+
+    from common.decoding import make_decoder
+    from common.evaluation import evaluate as score
+    from common.logs import open_log
+    from common.recogniser import Forward
+    from common.sources import ManifestSource
+
+    recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
+    log = open_log("eval.log")
+    manifest = config.DataConfig.test_manifest or recogniser.config.DataConfig.test_manifest
+    if not manifest:
+        raise UserError(
+            f"{arguments.pretrain_ckpt} names no test set: give --set test_manifest=FILE"
+        )
+    log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, manifest)
+    source = ManifestSource(
+        read_manifest(manifest), recogniser.featurizer, recogniser.vocabulary,
+        labelled=False, log=log.info,
+    )  # fmt: skip
+    result = score(
+        recogniser, Forward(recogniser), source,
+        make_decoder(config.LMConfig, recogniser.vocabulary),
+        config.DataConfig.batch_size, config.DataConfig.workers,
+        each=_printer(log) if config.verbose else None, save_output=config.save_output,
+    )  # fmt: skip
+    log.info("%d utterances, %.2f hours", len(source), source.durations.sum() / 3600)
+    for line in result.summary():
+        log.info(line)
+
+
+def export(recipe: Recipe, argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="export.py",
+        description=f"Write a {recipe.name} checkpoint as MindIR, with a description beside it, and "
+        "verify it against the checkpoint.",
+    )
+    _add_checkpoint(parser, "--pre_trained_model_path")
+    parser.add_argument(
+        "--batch_size", type=int, default=0, help="utterances in a batch; 0: any number"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=0, help="feature frames that inputs are padded to; 0: any"
+    )
+    parser.add_argument("--file_name", default=recipe.name, help="of the exported file")
+    parser.add_argument("--file_format", default="MINDIR", help="MINDIR, or AIR (Ascend only)")
+    _add_device(parser)
+    arguments = parser.parse_args(argv)
+
+    from common.export import export as write
+
+    recogniser = _load(arguments, recipe, arguments.pre_trained_model_path)
+    path = write(
+        recogniser, arguments.file_name, arguments.file_format.upper(), arguments.batch_size,
+        arguments.frames,
+    )  # fmt: skip
+    print(f"exported {path} and {path.with_suffix('.json')}")
+
+
+def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="transcribe.py",
+        description="Print the text of recordings: of one file the text, of several a line each, "
+        "file and text parted by a tab.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="any format that soundfile reads")
+    _add_checkpoint(parser, "--pretrain_ckpt")
+    parser.add_argument("--batch_size", type=int, default=16, help="recordings at once")
+    _add_device(parser)
+    arguments = parser.parse_args(argv)
+
+    from common.decoding import make_decoder
+    from common.evaluation import recognise
+    from common.recogniser import Forward
+    from common.sources import ManifestSource
+
+    recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
+    readable, failed = _readable(arguments.files, recogniser.featurizer.config.sample_rate)
+    texts = {}
+    if readable:
+        source = ManifestSource(
+            [Utterance(id=name, audio=Path(name), text="") for name in readable],
+            recogniser.featurizer, recogniser.vocabulary, labelled=False,
+            log=lambda line: print(line, file=sys.stderr),
+        )  # fmt: skip
+        decoder = make_decoder(recipe.eval_config().LMConfig, recogniser.vocabulary)
+        for found in recognise(
+            recogniser, Forward(recogniser), source, decoder, arguments.batch_size,
+            progress="transcribing" if len(readable) > arguments.batch_size else None,
+        ):  # fmt: skip
+            texts[readable[found.index]] = found.text
+    for name in arguments.files:
+        if name in texts:
+            print(texts[name] if len(arguments.files) == 1 else f"{name}\t{texts[name]}")
+    if failed:
+        print(f"error: {failed} of {len(arguments.files)} files were not read", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="create_mindrecord.py",
+        description="Convert the training and validation manifests to MindRecord files, in "
+        "parallel. What is converted already is kept; an interrupted conversion is continued.",
+    )
+    _add_config(parser, recipe)
+    arguments = parser.parse_args(argv)
+    config = _config(arguments, recipe)
+
+    from common.conversion import convert_split
+
+    for split in ("train", "val"):
+        if split == "train" or config.DataConfig.val_manifest:
+            for line in convert_split(recipe, config, split).lines():
+                print(line)
+
+
+def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="validate.py",
+        description="List the utterances of manifests that cannot be trained on, and why. Exit "
+        "code 1 where there are any.",
+    )
+    parser.add_argument("manifests", nargs="*", help="manifests; none: those of the configuration")
+    parser.add_argument("--limit", type=int, default=20, help="ids shown for each reason; 0: all")
+    _add_config(parser, recipe)
+    arguments = parser.parse_args(argv)
+    config = _config(arguments, recipe)
+    data = config.DataConfig
+    manifests = arguments.manifests or [
+        path for path in (data.train_manifest, data.val_manifest, data.test_manifest) if path
+    ]
+    bad = 0
+    for manifest in manifests:
+        report = validate(
+            read_manifest(manifest), Vocabulary.from_file(labels_file(recipe, config)),
+            recipe.build_featurizer(data),
+            lambda frames: recipe.output_frames(config.ModelConfig, frames),
+            data.min_duration, data.max_duration, data.workers,
+        )  # fmt: skip
+        bad += report.total - len(report.ok)
+        print(manifest)
+        for line in report.lines(arguments.limit or None):
+            print(f"  {line}")
+    return 1 if bad else 0
+
+
+# ---- what the entry points share
+
+
+def _add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
+    parser.add_argument(
+        "--preset", metavar="NAME",
+        help=f"a configuration that ships with the model: {', '.join(recipe.presets())}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="YAML", help="overrides from a file"
+    )
+    _add_set(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
+        help="override single keys, such as DataConfig.batch_size=8 or batch_size=8",
+    )  # fmt: skip
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device_target", help="Ascend, GPU or CPU; none given: the best one present"
+    )
+    parser.add_argument(
+        "--device_id", type=int, help="card number; none given: DEVICE_ID, or else 0"
+    )
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser, flag: str) -> None:
+    parser.add_argument(flag, required=True, metavar="CKPT", help="checkpoint")
+    parser.add_argument(
+        "--train_config", metavar="YAML",
+        help="only for checkpoints of the MindSpore model zoo: the configuration of their network",
+    )  # fmt: skip
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text}")
+    return values[text.lower()]
+
+
+def _config(arguments: argparse.Namespace, recipe: Recipe) -> Any:
+    return _overridden(recipe.train_config(), arguments, recipe)
+
+
+def _overridden(config: Any, arguments: argparse.Namespace, recipe: Recipe) -> Any:
+    """A training configuration after the preset, the YAML files and the single keys."""
+    if arguments.preset:
+        path = recipe.preset(arguments.preset)
+        if not path.is_file():
+            raise UserError(
+                f"--preset {arguments.preset}: unknown, expected one of "
+                f"{', '.join(recipe.presets())}"
+            )
+        configs.override_from_yaml(config, path)
+    _override(config, arguments)
+    return config
+
+
+def _override(config: Any, arguments: argparse.Namespace) -> None:
+    for path in arguments.config:
+        configs.override_from_yaml(config, path)
+    configs.override_from_options(config, arguments.set)
+
+
+def _load(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
+    from common.recogniser import Recogniser
+
+    fallback = recipe.train_config()
+    if arguments.train_config:
+        configs.override_from_yaml(fallback, arguments.train_config)
+    device = runtime.set_device(arguments.device_target, arguments.device_id)
+    return Recogniser.from_checkpoint(
+        recipe, path, device, fallback, log=lambda line: print(line, file=sys.stderr)
+    )
+
+
+def _printer(log: Any) -> Callable[[Any], None]:
+    def each(utterance: Any) -> None:
+        for line in utterance.lines():
+            log.info(line)
+
+    return each
+
+
+def _readable(files: Sequence[str], sample_rate: int) -> tuple[list[str], int]:
+    """The files that can be decoded to their end; what is wrong with the others is printed."""
+    readable, failed = [], 0
+    for name in dict.fromkeys(files):
+        try:
+            load_audio(name, sample_rate)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+        else:
+            readable.append(name)
+    return readable, failed

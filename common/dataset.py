@@ -1,0 +1,159 @@
+"""From a source and a plan to batches of features, made ahead of the consumer in threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from common.augment import Augmentation
+from common.batching import PlannedBatch
+from common.errors import UserError
+from common.features import Featurizer
+from common.sources import Row, Source
+from common.text import ctc_frames_needed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances padded to one size. Rows past the first `valid` are repeats that count nowhere."""
+
+    features: np.ndarray  # (B, F, T) float32, padded with 0
+    lengths: np.ndarray  # (B,) int32, feature frames
+    targets: np.ndarray  # (B, L) int32 labels, padded with 0; L is at least 1
+    target_lengths: np.ndarray  # (B,) int32
+    indices: tuple[int, ...]  # in the source
+    ids: tuple[str, ...]
+    valid: int
+    seconds: float  # of speech in the valid rows, without augmentation
+
+    @property
+    def frames(self) -> int:
+        """What every row is padded to."""
+        return self.features.shape[2]
+
+
+def batches(
+    source: Source,
+    plan: Sequence[PlannedBatch],
+    featurizer: Featurizer,
+    augmentation: Augmentation | None = None,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    static: bool = False,
+    output_frames: Callable[[int], int] | None = None,
+    workers: int = 2,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
+    """The planned batches, in order; what is in them depends on plan, seed and epoch only.
+
+    static: pad to the planned frames, so that no shape is new to the network; otherwise to the
+        longest row, which another speed may have made longer than planned.
+    output_frames: the network's output frames for so many feature frames. An utterance that
+        augmentation made too short for its labels (CTC), or too long for a static shape, is used
+        as it was recorded.
+    workers: threads, each of which makes a batch at a time.
+    prefetch: batches made ahead, or being made.
+
+    Close the iterator to stop early. Raises UserError where waveforms are to be augmented and
+    `source` holds features; what goes wrong with an utterance is raised with its id.
+    """
+    if augmentation is not None and augmentation.varies_waveform and source.store == "features":
+        raise UserError(
+            "speed_volume_perturb and noise_dir need waveforms, and the MindRecord files hold"
+            " features: convert with DataConfig.store=audio, or switch both off"
+        )
+    if augmentation is not None and not augmentation.active(epoch):
+        augmentation = None
+    maker = _Maker(featurizer, augmentation, seed, epoch, static, output_frames)
+    return _ahead(source, plan, maker, workers, max(prefetch, 1))
+
+
+def _ahead(
+    source: Source, plan: Sequence[PlannedBatch], maker: _Maker, workers: int, prefetch: int
+) -> Iterator[Batch]:
+    """Reads rows in this thread, has batches made of them in others, keeps the order."""
+    rows = source.read([index for planned in plan for index in planned.indices])
+    pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="batches")
+    waiting = deque()
+    try:
+        with closing(rows):
+            for planned in plan:
+                ours = list(islice(rows, len(planned.indices)))
+                seconds = float(source.durations[list(planned.indices[: planned.valid])].sum())
+                waiting.append(pool.submit(maker, planned, ours, seconds))
+                if len(waiting) > prefetch:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes one batch of the rows that were read for it."""
+
+    featurizer: Featurizer
+    augmentation: Augmentation | None
+    seed: int
+    epoch: int
+    static: bool
+    output_frames: Callable[[int], int] | None
+
+    def __call__(self, planned: PlannedBatch, rows: Sequence[Row], seconds: float) -> Batch:
+        features = [self._named_features(row, planned.frames) for row in rows]
+        lengths = np.array([each.shape[1] for each in features], np.int32)
+        frames = planned.frames if self.static else int(lengths.max())
+        padded = np.zeros((len(rows), self.featurizer.dimension, frames), np.float32)
+        targets = np.zeros((len(rows), max(planned.labels, 1)), np.int32)
+        for number, (row, each) in enumerate(zip(rows, features)):
+            padded[number, :, : each.shape[1]] = each
+            targets[number, : len(row.label_ids)] = row.label_ids
+        return Batch(
+            features=padded,
+            lengths=lengths,
+            targets=targets,
+            target_lengths=np.array([len(row.label_ids) for row in rows], np.int32),
+            indices=tuple(row.index for row in rows),
+            ids=tuple(row.id for row in rows),
+            valid=planned.valid,
+            seconds=seconds,
+        )
+
+    def _named_features(self, row: Row, planned_frames: int) -> np.ndarray:
+        try:
+            return self._features(row, planned_frames)
+        except UserError as error:
+            raise UserError(f"utterance {row.id}: {error}") from error
+        except Exception as error:
+            raise RuntimeError(f"utterance {row.id}: {error}") from error
+
+    def _features(self, row: Row, planned_frames: int) -> np.ndarray:
+        # Generator and order of draws are all that an augmented utterance depends on.
+        rng = np.random.default_rng((self.seed, self.epoch, row.index))
+        features = row.features
+        if features is None:
+            sample_rate = self.featurizer.config.sample_rate
+            samples = row.samples(sample_rate)
+            if self.augmentation is not None:
+                varied = self.augmentation.waveform(samples, sample_rate, rng)
+                if self._fits(self.featurizer.frames(len(varied)), row, planned_frames):
+                    samples = varied
+            features = self.featurizer(samples)
+        if self.augmentation is not None:
+            features = self.augmentation.features(features, rng)
+        return features
+
+    def _fits(self, frames: int, row: Row, planned_frames: int) -> bool:
+        if self.static and frames > planned_frames:
+            return False
+        if self.output_frames is None:
+            return True
+        return int(self.output_frames(frames)) >= ctc_frames_needed(row.label_ids)

@@ -1,0 +1,182 @@
+"""Scoring: the one place where hypotheses meet references."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.batching import plan_epoch, static_shapes
+from common.dataset import batches
+from common.decoding import Decoder
+from common.errors import UserError
+from common.metrics import EditCounts, blank_share, character_errors, word_errors
+from common.recogniser import Forward, Recogniser
+from common.sources import Source
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """One utterance after the network and the decoder."""
+
+    index: int
+    id: str
+    text: str  # hypothesis
+    log_probs: np.ndarray  # (T', C), without padding
+
+
+@dataclass(frozen=True)
+class Scored:
+    id: str
+    reference: str
+    hypothesis: str
+    words: EditCounts
+    characters: EditCounts
+
+    def lines(self) -> list[str]:
+        return [
+            f"Ref: {self.reference}",
+            f"Hyp: {self.hypothesis}",
+            f"WER: {100 * self.words.rate:.2f}  CER: {100 * self.characters.rate:.2f}  {self.id}",
+        ]
+
+
+@dataclass
+class Evaluation:
+    """Corpus-level figures: errors of all utterances over the length of all references."""
+
+    utterances: list[Scored] = field(default_factory=list)
+    words: EditCounts = EditCounts()
+    characters: EditCounts = EditCounts()
+    blank_share: float = 0.0  # share of frames whose best label is the blank
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent."""
+        return 100 * self.words.rate
+
+    @property
+    def cer(self) -> float:
+        """Character error rate in percent."""
+        return 100 * self.characters.rate
+
+    def summary(self) -> list[str]:
+        return [
+            _counts("words", self.words),
+            _counts("characters", self.characters),
+            f"Test Summary \tAverage WER {self.wer:.3f}\tAverage CER {self.cer:.3f}",
+        ]
+
+
+def recognise(
+    recogniser: Recogniser,
+    forward: Forward,
+    source: Source,
+    decoder: Decoder,
+    batch_size: int,
+    workers: int = 2,
+    progress: str | None = None,
+) -> Iterator[Recognised]:
+    """Every utterance of a source once, batched by length, from short to long.
+
+    progress: what the progress bar is called; None: no bar.
+    """
+    shapes = None
+    if recogniser.static:
+        count = recogniser.config.DataConfig.static_shapes
+        shapes = static_shapes(source.frames, source.label_counts, count)
+    plan = plan_epoch(
+        source.frames, source.label_counts, batch_size=batch_size, shapes=shapes, shuffle=False
+    )
+    hidden = None if progress else True  # None: where nobody looks at a terminal
+    bar = tqdm(total=len(source), desc=progress, unit="utt", disable=hidden, leave=False)
+    with bar:
+        for batch in batches(
+            source, plan, recogniser.featurizer, static=recogniser.static, workers=workers
+        ):
+            log_probs, lengths = forward(batch.features, batch.lengths)
+            texts = decoder(log_probs[:, : batch.valid], lengths[: batch.valid])
+            for row, text in enumerate(texts):
+                yield Recognised(
+                    batch.indices[row], batch.ids[row], text, log_probs[: lengths[row], row]
+                )
+            bar.update(batch.valid)
+
+
+def evaluate(
+    recogniser: Recogniser,
+    forward: Forward,
+    source: Source,
+    decoder: Decoder,
+    batch_size: int,
+    workers: int = 2,
+    progress: str | None = "evaluating",
+    each: Callable[[Scored], None] | None = None,
+    save_output: str | Path = "",
+) -> Evaluation:
+    """Recognises and scores a source.
+
+    each: called with every utterance as it is scored. save_output: a folder that gets each
+    utterance's log-probabilities (T', C) as `<id>.npy`.
+    """
+    folder = _output_folder(save_output)
+    result, blanks, frames = Evaluation(), 0.0, 0
+    scored = {}
+    for found in recognise(recogniser, forward, source, decoder, batch_size, workers, progress):
+        reference = source.texts[found.index]
+        utterance = Scored(
+            found.id,
+            reference,
+            found.text,
+            word_errors(reference, found.text),
+            character_errors(reference, found.text),
+        )
+        scored[found.index] = utterance
+        result.words += utterance.words
+        result.characters += utterance.characters
+        length = len(found.log_probs)
+        blanks += length * blank_share(
+            found.log_probs[:, None], np.array([length]), recogniser.vocabulary.blank
+        )
+        frames += length
+        if folder is not None:
+            _keep(folder / f"{_file_name(found.id)}.npy", found.log_probs)
+        if each is not None:
+            each(utterance)
+    result.utterances = [scored[index] for index in sorted(scored)]
+    result.blank_share = blanks / max(frames, 1)
+    return result
+
+
+def _counts(what: str, counts: EditCounts) -> str:
+    return (
+        f"{what}: {counts.length}, errors {counts.errors} = {counts.substitutions} substitutions "
+        f"+ {counts.deletions} deletions + {counts.insertions} insertions"
+    )
+
+
+def _output_folder(save_output: str | Path) -> Path | None:
+    if not save_output:
+        return None
+    folder = Path(save_output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"save_output {folder}: cannot be made ({error.strerror})") from error
+    return folder
+
+
+def _keep(path: Path, log_probs: np.ndarray) -> None:
+    try:
+        np.save(path, log_probs)
+    except OSError as error:
+        raise UserError(f"save_output {path}: cannot be written ({error.strerror})") from error
+
+
+def _file_name(utterance_id: str) -> str:
+    """The id with what file names cannot hold as %XX; other ids have other names."""
+    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):02X}", utterance_id)

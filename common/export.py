@@ -1,0 +1,188 @@
+"""A trained network leaves Python: MindIR, a description beside it, and proof that it is equal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from common.errors import UserError
+from common.recogniser import Forward, Inference, Recogniser
+
+FORMATS = ("MINDIR", "AIR")
+TOLERANCE = 1e-4  # on log-probabilities, between the file and the checkpoint
+_LENGTHS = (37, 160, 403)  # feature frames at which a dynamic file is compared
+
+
+def export(
+    recogniser: Recogniser,
+    path: str | Path,
+    file_format: str = "MINDIR",
+    batch_size: int = 0,
+    frames: int = 0,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Writes `path` and its description `<path without ending>.json`; returns the file's path.
+
+    batch_size, frames: of the input; 0 leaves the axis open, which is for CPU and GPU only.
+    The description is written last, after the file has been read back and its log-probabilities
+    have been found equal to the checkpoint's, so that a file with a description is a good one.
+
+    Raises UserError for a format or shapes that the device cannot have, and for a folder that
+    cannot be written.
+    """
+    _check(recogniser, file_format, batch_size, frames)
+    path = Path(path).with_suffix(".mindir" if file_format == "MINDIR" else ".air")
+    description = path.with_suffix(".json")
+    description.unlink(missing_ok=True)
+    cell = Inference(recogniser.network)
+    cell.set_train(False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(path)  # mindspore writes read-only files, and does not replace them
+        ms.export(
+            cell, *_inputs(recogniser, batch_size or None, frames or None),
+            file_name=str(path), file_format=file_format,
+        )  # fmt: skip
+        for written in _files(path):
+            os.chmod(written, 0o644)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: could not be written ({reason})") from error
+    # Where a graph was made for another device than the process runs on, it cannot be run back.
+    runs_here = file_format == "MINDIR" and recogniser.device == ms.get_context("device_target")
+    difference = verify(recogniser, path, batch_size, frames, log) if runs_here else None
+    text = json.dumps(describe(recogniser, path, file_format, batch_size, frames, difference), indent=2)
+    description.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def verify(
+    recogniser: Recogniser,
+    path: Path,
+    batch_size: int,
+    frames: int,
+    log: Callable[[str], None] = print,
+) -> float:
+    """The largest difference in log-probabilities between the file and the network.
+
+    Compared at several lengths, on noise, over the frames that count. Raises UserError where it
+    exceeds TOLERANCE.
+    """
+    graph = nn.GraphCell(ms.load(_graph_file(path)))
+    forward = Forward(recogniser)
+    rng = np.random.default_rng(0)
+    rows = batch_size or 3
+    worst = 0.0
+    for padded in (frames,) if frames else _LENGTHS:
+        for longest in (padded, max(1, padded // 3)) if frames else (padded,):
+            lengths = np.linspace(longest, max(1, longest // 2), rows).astype(np.int32)
+            features = np.zeros((rows, recogniser.featurizer.dimension, padded), np.float32)
+            for row, length in enumerate(lengths):
+                features[row, :, :length] = rng.standard_normal((features.shape[1], length))
+            expected, out_lengths = forward(features, lengths)
+            found, found_lengths = graph(Tensor(features), Tensor(lengths))
+            found = found.asnumpy()
+            if not np.array_equal(found_lengths.asnumpy(), out_lengths):
+                raise UserError(f"{path}: its output lengths differ from the checkpoint's")
+            difference = max(
+                float(np.abs(found[:count, row] - expected[:count, row]).max())
+                for row, count in enumerate(out_lengths)
+            )
+            worst = max(worst, difference)
+            if not difference <= TOLERANCE:
+                raise UserError(
+                    f"{path}: log-probabilities differ from the checkpoint's by {difference:.2e} at "
+                    f"{longest} frames, expected at most {TOLERANCE:.0e}; do not use this file"
+                )
+            log(f"verified with {rows} x {longest} frames: difference {difference:.1e}")
+    return worst
+
+
+def describe(
+    recogniser: Recogniser,
+    path: Path,
+    file_format: str,
+    batch_size: int,
+    frames: int,
+    difference: float | None,
+) -> dict[str, Any]:
+    """What a program must know to use the file: inputs, features, labels, device, versions."""
+    dimension = recogniser.featurizer.dimension
+    return {
+        **recogniser.metadata(),
+        "file": path.name,
+        "file_format": file_format,
+        "device": recogniser.device,
+        "inputs": [
+            {
+                "name": "features",
+                "type": "float32",
+                "shape": [batch_size or -1, dimension, frames or -1],
+                "axes": "utterance, bin, frame; padded with 0",
+            },
+            {
+                "name": "lengths",
+                "type": "int32",
+                "shape": [batch_size or -1],
+                "axes": "utterance; frames that count",
+            },
+        ],
+        "outputs": [
+            {"name": "log_probs", "type": "float32", "axes": "frame, utterance, label"},
+            {"name": "lengths", "type": "int32", "axes": "utterance; frames that count"},
+        ],
+        "features": recogniser.featurizer.config.to_dict(),
+        "blank": recogniser.vocabulary.blank,
+        "verified_difference": difference,
+    }
+
+
+def _check(recogniser: Recogniser, file_format: str, batch_size: int, frames: int) -> None:
+    if file_format not in FORMATS:
+        raise UserError(f"--file_format {file_format}: expected one of {', '.join(FORMATS)}")
+    if file_format == "AIR" and recogniser.device != "Ascend":
+        raise UserError(
+            f"--file_format AIR needs an Ascend device, this is {recogniser.device}; use MINDIR"
+        )
+    if recogniser.static and not (batch_size and frames):
+        raise UserError(
+            f"{recogniser.recipe.name} on {recogniser.device} needs static shapes: give "
+            "--batch_size and --frames"
+        )
+    if batch_size < 0 or frames < 0:
+        raise UserError(f"--batch_size {batch_size} --frames {frames}: expected 0 or more")
+
+
+def _inputs(recogniser: Recogniser, batch_size: int | None, frames: int | None) -> list[Tensor]:
+    shapes = [(batch_size, recogniser.featurizer.dimension, frames), (batch_size,)]
+    kinds = [ms.float32, ms.int32]
+    if batch_size and frames:
+        return [
+            Tensor(np.zeros(shapes[0], np.float32)),
+            Tensor(np.full(shapes[1], frames, np.int32)),
+        ]
+    return [Tensor(shape=shape, dtype=kind) for shape, kind in zip(shapes, kinds)]
+
+
+def _files(path: Path) -> list[Path]:
+    """What an export consists of; above 1 GB MindSpore splits it into a graph and its variables."""
+    graph = path.with_name(f"{path.stem}_graph.mindir")
+    variables = path.with_name(f"{path.stem}_variables")
+    parts = [path, graph, *(variables.iterdir() if variables.is_dir() else ())]
+    return [part for part in parts if part.exists()]
+
+
+def _graph_file(path: Path) -> str:
+    return str(path if path.exists() else path.with_name(f"{path.stem}_graph.mindir"))
+
+
+def _remove(path: Path) -> None:
+    for part in _files(path):
+        part.unlink()

@@ -1,0 +1,42 @@
+"""A log file to follow with `tail -f`, and a console that a progress bar may share."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import UserError
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
+
+
+def open_log(path: str | Path, quiet: bool = False) -> logging.Logger:
+    """A logger that appends to `path`; INFO and above is printed as well, unless quiet.
+
+    Lines logged at DEBUG (each training step) go to the file alone.
+    """
+    logger = logging.getLogger("speech")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    try:
+        file = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"log file {path}: cannot be written ({error.strerror})") from error
+    file.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(file)
+    if not quiet:
+        console = _Console(logging.INFO)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(console)
+    return logger

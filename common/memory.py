@@ -1,0 +1,55 @@
+"""How much memory a train step takes: said before the start, and kept below what there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.errors import UserError
+
+GIB = 1 << 30
+PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any weight
+# Weights, gradients, clipped gradients, two moments, what the operators pack, and what MindSpore's
+# memory pool keeps between graphs: 13.5 copies of the weights, measured by benchmarks/memory.py.
+WEIGHT_COPIES = 13.5
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Peak memory of training, in bytes, as a straight line in the frames of a micro-batch."""
+
+    parameters: int
+    per_frame: float  # bytes of activations per feature frame of an utterance
+    limit: float  # bytes that training may take
+
+    @property
+    def fixed(self) -> float:
+        """What training takes with no frame in it."""
+        return PROCESS + 4 * WEIGHT_COPIES * self.parameters
+
+    def peak(self, rows: int, frames: int) -> float:
+        return self.fixed + self.per_frame * rows * frames
+
+    def rows(self, frames: int) -> int:
+        """The most utterances of so many frames whose step stays under the limit; at least 1."""
+        return max(1, int((self.limit - self.fixed) / (self.per_frame * frames)))
+
+    def line(self, batch_size: int, longest: int) -> str:
+        """What a user should know before the start."""
+        rows = min(batch_size, self.rows(longest))
+        peak = self.peak(rows, longest)
+        text = (
+            f"memory: about {peak / GIB:.1f} GiB at the peak, of {self.limit / GIB:.1f} GiB allowed"
+        )
+        if rows < batch_size:
+            text += f"; the longest batches go through in micro-batches of {rows}"
+        return text
+
+    def check(self, longest: int) -> None:
+        """Refuses a run of which one utterance alone is too large."""
+        if self.peak(1, longest) > self.limit:
+            raise UserError(
+                f"one utterance of {longest} frames needs about {self.peak(1, longest) / GIB:.1f} "
+                f"GiB to train on, and {self.limit / GIB:.1f} GiB are allowed: lower "
+                "DataConfig.max_duration or ModelConfig.hidden_size, or raise "
+                "TrainingConfig.memory_gib"
+            )

@@ -1,0 +1,83 @@
+"""Word and character error rates with their substitutions, deletions and insertions.
+
+An error rate is (S + D + I) / N: the fewest edits that turn the reference into the hypothesis, over
+the length N of the reference. Over a corpus, edits and lengths are added first and divided once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import Levenshtein
+import numpy as np
+
+
+@dataclass(frozen=True)
+class EditCounts:
+    """Edits from reference to hypothesis. A corpus is `sum(counts, EditCounts())`."""
+
+    substitutions: int = 0
+    deletions: int = 0  # in the reference, not in the hypothesis
+    insertions: int = 0  # in the hypothesis, not in the reference
+    length: int = 0  # words or characters in the reference
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """errors / length, which may pass 1; for an empty reference the insertions, as in jiwer."""
+        return self.errors / max(self.length, 1)
+
+    def __add__(self, other: EditCounts) -> EditCounts:
+        return EditCounts(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.length + other.length,
+        )
+
+
+def edit_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> EditCounts:
+    """Fewest edits between two sequences of words, or of characters (a str)."""
+    kinds = Counter(kind for kind, _, _ in Levenshtein.editops(reference, hypothesis))
+    return EditCounts(kinds["replace"], kinds["delete"], kinds["insert"], len(reference))
+
+
+def word_errors(reference: str, hypothesis: str) -> EditCounts:
+    """Edits in words, which white space separates."""
+    return edit_counts(reference.split(), hypothesis.split())
+
+
+def character_errors(reference: str, hypothesis: str) -> EditCounts:
+    """Edits in characters; the spaces between words count, white space around the text does not."""
+    return edit_counts(reference.strip(), hypothesis.strip())
+
+
+def alignment(
+    reference: Sequence[str], hypothesis: Sequence[str]
+) -> list[tuple[str | None, str | None]]:
+    """Pairs (reference word, hypothesis word) in order; None where the other word stands alone."""
+    pairs: list[tuple[str | None, str | None]] = []
+    for kind, i, i_end, j, j_end in Levenshtein.opcodes(reference, hypothesis):
+        if kind == "delete":
+            pairs += [(word, None) for word in reference[i:i_end]]
+        elif kind == "insert":
+            pairs += [(None, word) for word in hypothesis[j:j_end]]
+        else:
+            pairs += zip(reference[i:i_end], hypothesis[j:j_end])
+    return pairs
+
+
+def blank_share(log_probs: np.ndarray, lengths: np.ndarray, blank: int) -> float:
+    """Share of the frames whose best label is the blank; near 1 the network still says nothing.
+
+    log_probs (T, B, C); lengths (B,) the frames that count. Shares of several batches average
+    weighted by their frames, `lengths.sum()`.
+    """
+    best = log_probs.argmax(axis=-1)
+    counted = np.arange(len(best))[:, None] < np.asarray(lengths)
+    return float((best == blank)[counted].sum() / max(counted.sum(), 1))

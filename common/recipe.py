@@ -1,0 +1,52 @@
+"""What a model folder gives to the shared code: a config, a network, a featurizer, a few formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model, as the entry points of `common` see it.
+
+    train_config, eval_config: make fresh configuration objects with the model's defaults.
+    build_network(model_config, dimension, classes, rng, device): an nn.Cell that keeps the
+        contract features (B, F, T), lengths (B,) -> log_probs (T', B, C), lengths (B,).
+    build_featurizer(data_config): samples (N,) -> features (F, T).
+    output_frames(model_config, frames): the network's length arithmetic.
+    activation_bytes(model_config, dimension): memory of a train step per feature frame, for the
+        forecast that keeps training inside the machine (`common.memory`).
+    rename_parameter: an older name of a checkpoint parameter -> today's.
+    head: beginning of the names of the output layer's parameters, which start anew when the
+        vocabulary changes.
+    needs_static_shapes(model_config): whether the network cannot take dynamic shapes.
+    """
+
+    name: str
+    folder: Path
+    train_config: Callable[[], Any]
+    eval_config: Callable[[], Any]
+    build_network: Callable[..., Any]
+    build_featurizer: Callable[[Any], Any]
+    output_frames: Callable[[Any, Any], Any]
+    activation_bytes: Callable[[Any, int], float]
+    head: str
+    rename_parameter: Callable[[str], str] = lambda name: name
+    needs_static_shapes: Callable[[Any], bool] = lambda model_config: False
+
+    def preset(self, name: str) -> Path:
+        """The YAML file of a preset that ships with the model."""
+        return self.folder / "presets" / f"{name}.yaml"
+
+    def presets(self) -> list[str]:
+        return sorted(path.stem for path in (self.folder / "presets").glob("*.yaml"))
+
+
+def labels_file(recipe: Recipe, config: Any) -> Path:
+    """DataConfig.labels_path: as it is, or in the model's folder."""
+    path = Path(config.DataConfig.labels_path)
+    inside = recipe.folder / path
+    return inside if not path.exists() and inside.exists() else path

@@ -1,0 +1,116 @@
+"""Device, threads and distributed rank: the one place that touches the environment and the context.
+
+mindspore is imported inside the functions: `set_environment` must run before it is loaded, and
+the worker processes that read audio never need it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from common.errors import UserError
+
+DEVICES = ("Ascend", "GPU", "CPU")
+
+# oneDNN 2.x inside the MindSpore 2.10 wheel falls to its reference kernel for every convolution
+# when it sees AVX-512: a 32->32, 21x11 convolution takes 6.0 s instead of 0.05 s under AVX2. The
+# price is an LSTM about 1.7 times slower, which is small beside a factor of 100.
+_ENVIRONMENT = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "GLOG_v": "3",  # MindSpore's warnings speak to its developers; errors stay visible
+}
+
+
+def set_environment() -> None:
+    """Sets what must be set before mindspore is imported. A user's own setting wins."""
+    for name, value in _ENVIRONMENT.items():
+        if name == "ONEDNN_MAX_CPU_ISA" and platform.machine() not in ("x86_64", "AMD64"):
+            continue
+        os.environ.setdefault(name, value)
+
+
+def available_devices() -> list[str]:
+    """The devices that this machine's MindSpore can use, best first."""
+    import mindspore as ms
+
+    found = []
+    for device in DEVICES:
+        try:
+            if device == "CPU" or ms.hal.is_available(device):
+                found.append(device)
+        except (ValueError, RuntimeError):  # the plugin of that device is not in this wheel
+            continue
+    return found
+
+
+def set_device(target: str | None = None, device_id: int | None = None) -> str:
+    """Chooses the device and graph mode for this process, and returns the device's name.
+
+    target: "Ascend", "GPU", "CPU", or None for the best one present.
+    device_id: card number; None: `DEVICE_ID` of the environment, else 0.
+    """
+    import mindspore as ms
+
+    present = available_devices()
+    if target is None:
+        target = present[0]
+    matching = [device for device in DEVICES if device.lower() == target.lower()]
+    if not matching:
+        raise UserError(f"device {target}: no such kind, expected one of {', '.join(DEVICES)}")
+    target = matching[0]
+    if target not in present:
+        raise UserError(
+            f"device {target} is not there: this machine has {', '.join(present)}; "
+            f"use --device_target {present[0]} or install the driver and libraries of {target}"
+        )
+    ms.set_context(mode=ms.GRAPH_MODE)
+    if target == "CPU":
+        ms.set_device(target)
+    else:
+        ms.set_device(target, _card() if device_id is None else device_id)
+    return target
+
+
+def _card() -> int:
+    text = os.environ.get("DEVICE_ID", "0")
+    if not text.isdecimal():
+        raise UserError(f"DEVICE_ID={text} in the environment: expected the number of a card")
+    return int(text)
+
+
+def init_distributed() -> tuple[int, int]:
+    """Joins the job that msrun or mpirun started: (rank, number of ranks)."""
+    from mindspore.communication import get_group_size, get_rank, init
+
+    if "MS_ROLE" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
+        raise UserError(
+            "--is_distributed true, but this process was not started by msrun or mpirun "
+            "(MS_ROLE is not set): start it with the scripts/run_distribute_train_*.sh launchers"
+        )
+    init()
+    return get_rank(), get_group_size()
+
+
+def machine_memory() -> int:
+    """Bytes of memory this process may use: the machine's, or its control group's if smaller."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such control group, or "max"
+            continue
+    return total
+
+
+def versions() -> dict[str, str]:
+    """The versions that a checkpoint or an exported model should be able to name."""
+    import mindspore as ms
+    import numpy as np
+
+    return {
+        "mindspore": ms.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

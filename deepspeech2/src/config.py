@@ -1,0 +1,65 @@
+"""DeepSpeech2's configuration: what a user edits, or overrides by `--config FILE` and `--set KEY=VALUE`.
+
+The groups and keys are those of the MindSpore model zoo's DeepSpeech2; the defaults are its full
+size for LibriSpeech (5 x 1024 bidirectional LSTM). Smaller ones ship in `presets/`. Keys that every
+model shares are documented in `common/config.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common import config as shared
+
+
+@dataclass
+class SpectConfig:
+    sample_rate: int = 16000  # Hz; recordings at another rate are resampled
+    window_size: float = 0.02  # seconds
+    window_stride: float = 0.01  # seconds: the hop
+    window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
+    features: str = "spectrogram"  # spectrogram (log1p magnitude, 161 bins) or logmel
+    bands: int = 64  # mel bands of logmel
+
+
+@dataclass
+class DataConfig(shared.DataConfig):
+    train_manifest: str = "data/libri_train_manifest.csv"
+    val_manifest: str = "data/libri_val_manifest.csv"
+    test_manifest: str = "data/libri_test_clean_manifest.csv"
+    mindrecord_format: str = "mindrecord/{split}/libri_{split}{}.md"
+    SpectConfig: SpectConfig = field(default_factory=SpectConfig)
+
+
+@dataclass
+class ModelConfig:
+    rnn_type: str = "LSTM"  # LSTM, GRU or RNN (tanh)
+    hidden_size: int = 1024  # of each direction; the directions are summed
+    hidden_layers: int = 5
+    bidirectional: bool = True
+    lookahead_context: int = 20  # frames ahead, when not bidirectional (Wang et al. 2016)
+    norm: str = "none"  # none, batch or layer: on what enters each recurrent layer but the first
+    dropout: float = 0.0  # after each recurrent layer
+    activation: str = "tanh"  # after each convolution: tanh or hardtanh (clipped to 0..20)
+    conv_channels: int = 32
+    conv_kernels: list[list[int]] = field(default_factory=lambda: [[41, 11], [21, 11]])  # bins, frames
+    conv_strides: list[list[int]] = field(default_factory=lambda: [[2, 2], [2, 1]])  # bins, frames
+
+
+@dataclass
+class CheckpointConfig(shared.CheckpointConfig):
+    ckpt_file_name_prefix: str = "DeepSpeech"
+
+
+@dataclass
+class TrainConfig:
+    TrainingConfig: shared.TrainingConfig = field(default_factory=shared.TrainingConfig)
+    DataConfig: DataConfig = field(default_factory=DataConfig)
+    ModelConfig: ModelConfig = field(default_factory=ModelConfig)
+    OptimConfig: shared.OptimConfig = field(default_factory=shared.OptimConfig)
+    CheckpointConfig: CheckpointConfig = field(default_factory=CheckpointConfig)
+    LMConfig: shared.LMConfig = field(default_factory=shared.LMConfig)  # while training
+
+
+train_config = TrainConfig()
+eval_config = shared.EvalConfig()

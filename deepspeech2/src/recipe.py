@@ -1,0 +1,69 @@
+"""DeepSpeech2, as the shared code of `common` sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common import config as shared
+from common.features import FeatureConfig, Featurizer
+from common.recipe import Recipe
+from deepspeech2.src.config import DataConfig, ModelConfig, TrainConfig
+
+
+def build_network(config: ModelConfig, *arguments: Any) -> Any:
+    from deepspeech2.src.model import DeepSpeech2  # mindspore loads here, not in every process
+
+    return DeepSpeech2(config, *arguments)
+
+
+def build_featurizer(data: DataConfig) -> Featurizer:
+    spect = data.SpectConfig
+    return Featurizer(
+        FeatureConfig(
+            kind=spect.features,
+            sample_rate=spect.sample_rate,
+            window_size=spect.window_size,
+            window_stride=spect.window_stride,
+            window=spect.window,
+            bands=spect.bands,
+        )
+    )
+
+
+def output_frames(config: ModelConfig, frames):
+    """Output frames for `frames` feature frames: an int, a numpy array or a Tensor."""
+    for _, stride in config.conv_strides:
+        frames = (frames - 1) // stride + 1  # odd kernels, padded by half on both sides
+    return frames
+
+
+def activation_bytes(config: ModelConfig, dimension: int) -> float:
+    """Memory of a train step per feature frame; the factors are fitted by benchmarks/memory.py."""
+    frames, bins, values = 1.0, dimension, 0.0
+    for bin_stride, frame_stride in config.conv_strides:
+        bins, frames = (bins - 1) // bin_stride + 1, frames / frame_stride
+        values += 50 * config.conv_channels * bins * frames
+    directions = 2 if config.bidirectional else 1
+    values += 24 * config.hidden_layers * directions * config.hidden_size * frames
+    return 4 * values
+
+
+def rename_parameter(name: str) -> str:
+    """Older model zoo files say `rnn` for `RNN`."""
+    return ".".join("RNN" if part == "rnn" else part for part in name.split("."))
+
+
+RECIPE = Recipe(
+    name="deepspeech2",
+    folder=Path(__file__).resolve().parents[1],
+    train_config=TrainConfig,
+    eval_config=shared.EvalConfig,
+    build_network=build_network,
+    build_featurizer=build_featurizer,
+    output_frames=output_frames,
+    activation_bytes=activation_bytes,
+    head="fc.module",
+    rename_parameter=rename_parameter,
+    needs_static_shapes=lambda config: config.rnn_type != "LSTM",
+)

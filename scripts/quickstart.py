@@ -1,0 +1,178 @@
+"""From recorded speech to text in one go: convert, train, evaluate, export, transcribe.
+
+Called by quickstart.sh, which sets up the virtual environment first. Each step is a command that a
+user would type; it is printed before it runs. What an earlier start finished is used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tqdm import tqdm  # noqa: E402
+
+from common.errors import UserError  # noqa: E402
+from common.manifest import Utterance, build_an4, read_manifest  # noqa: E402
+
+MODEL = ROOT / "deepspeech2"
+PROMPTS = ROOT / "data" / "telephone_prompts"
+AN4_URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="quickstart.sh",
+        description="Train a small DeepSpeech2 on real speech on the CPU, evaluate it on "
+        "utterances that it never saw, export it and transcribe with it.",
+    )
+    parser.add_argument(
+        "--an4", metavar="DIR",
+        help="CMU AN4 in its official layout instead of the telephone prompts that ship here; "
+        "'download' fetches the official archive",
+    )  # fmt: skip
+    parser.add_argument("--an4_url", default=AN4_URL, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="folder for all that is made")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="passed on to train.py"
+    )
+    arguments = parser.parse_args()
+    name = "an4" if arguments.an4 else "prompts"
+    out = (arguments.out or ROOT / "quickstart" / name).resolve()
+    try:
+        quickstart(arguments, out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"error: the step above failed; what is done is kept in {out}", file=sys.stderr)
+        return error.returncode if error.returncode > 0 else 1
+    except KeyboardInterrupt:
+        print(f"interrupted; start again to go on from {out}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def quickstart(arguments: argparse.Namespace, out: Path) -> None:
+    started = time.monotonic()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from error
+    corpus, manifests = _corpus(arguments, out)
+    options = ["--preset", "an4" if arguments.an4 else "quickstart"]
+    options += ["--set", *(f"{split}_manifest={path}" for split, path in manifests.items())]
+    options += arguments.set
+
+    _step(1, "convert to MindRecord", out, "create_mindrecord.py", *options)
+
+    last, best = (out / "checkpoint" / f"DeepSpeech-{which}.ckpt" for which in ("last", "best"))
+    resume = ["--resume"] if last.is_file() else []
+    _step(2, "train", out, "train.py", *options, "--device_target", "CPU", *resume)
+
+    checkpoint = str(best.relative_to(out))
+    _step(3, "evaluate on unseen utterances", out, "eval.py", "--pretrain_ckpt", checkpoint)
+
+    model = "deepspeech2.mindir"
+    exported = ["--pre_trained_model_path", checkpoint, "--file_name", model]
+    _step(4, "export to MindIR and verify it", out, "export.py", *exported)
+
+    chosen = _two(read_manifest(manifests["test"]))
+    for utterance in chosen:
+        print(f"# {utterance.audio.name} says: {utterance.text}")
+    files = [str(utterance.audio) for utterance in chosen]
+    _step(5, "transcribe two of them", out, "transcribe.py", *files, "--pretrain_ckpt", checkpoint)
+
+    wer, cer = _scores(out / "eval.log")
+    minutes = (time.monotonic() - started) / 60
+    print(
+        f"\nquickstart: {corpus}: WER {wer:.1f} %, CER {cer:.1f} % on "
+        f"{len(read_manifest(manifests['test']))} unseen utterances, {minutes:.1f} minutes; "
+        f"files in {out} (checkpoint/, {model}, curves.png, train.log, eval.log, metrics.csv)"
+    )
+
+
+def _corpus(arguments: argparse.Namespace, out: Path) -> tuple[str, dict[str, Path]]:
+    """The corpus by name, and its manifests."""
+    if not arguments.an4:
+        names = {"train": "train", "val": "validation", "test": "test"}
+        return "telephone prompts", {
+            split: PROMPTS / f"{name}.jsonl" for split, name in names.items()
+        }
+    folder = Path(arguments.an4)
+    if arguments.an4 == "download":
+        folder = _download(arguments.an4_url, out / "download")
+    build_an4(folder, out / "data")
+    return "CMU AN4", {
+        split: out / "data" / f"an4_{split}_manifest.csv" for split in ("train", "val", "test")
+    }
+
+
+def _download(url: str, folder: Path) -> Path:
+    """Fetches and unpacks the official archive, unless that is done; returns its folder."""
+    unpacked = folder / "an4"
+    if unpacked.is_dir():
+        return unpacked
+    archive = folder / "an4_sphere.tar.gz"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not archive.is_file():
+        partial = archive.with_suffix(".partial")
+        try:
+            with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
+                total = int(response.headers.get("Content-Length") or 0)
+                with tqdm(total=total or None, unit="B", unit_scale=True, desc="AN4") as bar:
+                    while block := response.read(1 << 16):
+                        file.write(block)
+                        bar.update(len(block))
+        except (OSError, urllib.error.URLError) as error:
+            raise UserError(
+                f"AN4: {url} cannot be fetched ({error}); fetch it by other means, unpack it, and "
+                "give the folder: --an4 DIR"
+            ) from error
+        if total and partial.stat().st_size != total:
+            raise UserError(
+                f"AN4: {url} broke off after {partial.stat().st_size} of {total} bytes; start again"
+            )
+        partial.rename(archive)
+    staging = folder / "unpacking"
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(staging, filter="data")
+        (staging / "an4").rename(unpacked)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        archive.unlink()
+        raise UserError(f"AN4: {url} is not the archive that was expected ({error})") from error
+    return unpacked
+
+
+def _step(number: int, what: str, out: Path, script: str, *arguments: str) -> None:
+    shown = shlex.join(["python", os.path.relpath(MODEL / script, out), *arguments])
+    print(f"\n== {number}/5 {what}\n$ {shown}", flush=True)
+    subprocess.run([sys.executable, str(MODEL / script), *arguments], cwd=out, check=True)
+
+
+def _two(utterances: list[Utterance]) -> list[Utterance]:
+    """Two utterances of middling length: neither a word nor an address."""
+    ordered = sorted(utterances, key=lambda utterance: (len(utterance.text), utterance.id))
+    return [ordered[len(ordered) // 2], ordered[len(ordered) * 3 // 4]]
+
+
+def _scores(log: Path) -> tuple[float, float]:
+    found = re.findall(r"Average WER ([\d.]+)\s+Average CER ([\d.]+)", log.read_text("utf-8"))
+    wer, cer = found[-1]
+    return float(wer), float(cer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The house rules: what may import what, and a third model that needs no change in `common/`."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import config as shared
+from common.features import FeatureConfig, Featurizer
+from common.recipe import Recipe
+from tones import LABELS, RATE, make_corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMPY_HALF = (
+    "audio augment batching cli config dataset decoding errors features manifest memory metrics "
+    "mindrecord recipe runtime schedules sources text"
+).split()
+ENTRY_POINTS = ("create_mindrecord", "eval", "export", "train", "transcribe", "validate")
+
+
+def in_a_new_process(code: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_numpy_half_and_the_recipe_import_no_mindspore():
+    modules = [f"common.{name}" for name in NUMPY_HALF]
+    modules += ["deepspeech2.src.config", "deepspeech2.src.recipe"]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    if 'mindspore' in sys.modules: sys.exit(name + ' imports mindspore')\n"
+    )
+    assert in_a_new_process(code) == ""
+
+
+def test_every_module_of_common_is_on_one_side_or_the_other():
+    heavy = (
+        "checkpoint conversion evaluation export history logs nn optimizer recogniser steps training"
+    ).split()
+    names = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
+    assert names == {*NUMPY_HALF, *heavy}
+
+
+def test_importing_an_entry_point_does_nothing(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv += ['--nonsense']\n"
+        "import importlib\n"
+        f"for name in {ENTRY_POINTS!r}: importlib.import_module('deepspeech2.' + name)\n"
+        "assert 'mindspore' not in sys.modules\n"
+    )
+    assert in_a_new_process(code, tmp_path) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- a third model, in this file alone
+
+
+@dataclass
+class ThirdSpectrum:
+    bands: int = 12
+
+
+@dataclass
+class ThirdData(shared.DataConfig):
+    Spectrum: ThirdSpectrum = field(default_factory=ThirdSpectrum)
+
+
+@dataclass
+class ThirdModel:
+    channels: int = 16
+
+
+@dataclass
+class ThirdTrain:
+    TrainingConfig: shared.TrainingConfig = field(default_factory=shared.TrainingConfig)
+    DataConfig: ThirdData = field(default_factory=ThirdData)
+    ModelConfig: ThirdModel = field(default_factory=ThirdModel)
+    OptimConfig: shared.OptimConfig = field(default_factory=shared.OptimConfig)
+    CheckpointConfig: shared.CheckpointConfig = field(default_factory=shared.CheckpointConfig)
+    LMConfig: shared.LMConfig = field(default_factory=shared.LMConfig)
+
+
+def third_network(config: ThirdModel, dimension: int, classes: int, rng, device: str):
+    from mindspore import Tensor, nn, ops
+
+    from common.nn import frame_mask
+
+    def weight(*shape: int) -> Tensor:
+        return Tensor(rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32))
+
+    class Third(nn.Cell):
+        """Two convolutions over time, every second frame kept by the first."""
+
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(
+                dimension, config.channels, (1, 7), (1, 2), pad_mode="pad", padding=(0, 0, 3, 3),
+                weight_init=weight(config.channels, dimension, 1, 7),
+            )  # fmt: skip
+            self.last = nn.Conv2d(
+                config.channels, classes, (1, 5), pad_mode="pad", padding=(0, 0, 2, 2),
+                weight_init=weight(classes, config.channels, 1, 5),
+            )  # fmt: skip
+
+        def construct(self, features, lengths):
+            mask = frame_mask(lengths, features.shape[2]).reshape((features.shape[0], 1, 1, -1))
+            x = ops.relu(self.first(ops.expand_dims(features, 2) * mask))
+            lengths = (lengths - 1) // 2 + 1
+            mask = frame_mask(lengths, x.shape[3]).reshape((features.shape[0], 1, 1, -1))
+            x = self.last(x * mask).squeeze(2).transpose((2, 0, 1))
+            return ops.log_softmax(x, -1), lengths
+
+    return Third()
+
+
+def third_recipe(folder: Path) -> Recipe:
+    return Recipe(
+        name="third",
+        folder=folder,
+        train_config=ThirdTrain,
+        eval_config=shared.EvalConfig,
+        build_network=third_network,
+        build_featurizer=lambda data: Featurizer(
+            FeatureConfig(kind="logmel", sample_rate=RATE, bands=data.Spectrum.bands)
+        ),
+        output_frames=lambda config, frames: (frames - 1) // 2 + 1,
+        activation_bytes=lambda config, dimension: 40.0 * config.channels,
+        head="last",
+    )
+
+
+@pytest.fixture
+def third(tmp_path, monkeypatch) -> tuple[Recipe, list[str]]:
+    make_corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = ["train_manifest=train.csv", "val_manifest=val.csv", "test_manifest=test.csv"]
+    options += ["epochs=12", "batch_size=4", "learning_rate=0.02", "schedule=constant", "shards=1"]
+    return third_recipe(tmp_path), ["--set", *options]
+
+
+def weights(path: str) -> dict[str, np.ndarray]:
+    from common import checkpoint
+
+    return checkpoint.load(path).parameters
+
+
+def test_a_third_model_needs_no_change_in_common(cpu, third, tmp_path, capsys):
+    from common import cli
+
+    recipe, options = third
+    cli.create_mindrecord(recipe, options)
+    cli.train(recipe, options)
+    whole = weights("checkpoint/model-last.ckpt")
+    assert whole["first.weight"].shape == (16, 12, 1, 7)
+
+    cli.train(recipe, [*options, "epochs=7"])
+    cli.train(recipe, ["--resume", "--set", "epochs=12"])
+    for name, value in weights("checkpoint/model-last.ckpt").items():
+        np.testing.assert_array_equal(value, whole[name], err_msg=name)
+
+    capsys.readouterr()
+    cli.evaluate(recipe, ["--pretrain_ckpt", "checkpoint/model-best.ckpt"])
+    summary = capsys.readouterr().out.splitlines()[-1]
+    assert summary.startswith("Test Summary")
+    assert float(summary.split("CER")[1]) < 60  # it has begun to hear the tones
+
+    cli.export(recipe, ["--pre_trained_model_path", "checkpoint/model-best.ckpt"])
+    assert (tmp_path / "third.mindir").stat().st_size > 0
+
+    assert cli.transcribe(
+        recipe, ["test/test0.wav", "--pretrain_ckpt", "checkpoint/model-best.ckpt"]
+    ) == 0  # fmt: skip
+    assert set(capsys.readouterr().out.splitlines()[-1]) <= set(LABELS)
+    logging.getLogger("speech").handlers.clear()

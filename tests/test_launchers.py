@@ -1,0 +1,237 @@
+"""The shell side, tried in a copy of it with a stand-in for Python."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), *ROOT.glob("*/scripts/*.sh"), ROOT / ".ci" / "run"])
+BINARIES = "/usr/local/bin:/usr/bin:/bin"
+
+# Says where and how it was called, then ends as told.
+STAND_IN = """#!/bin/sh
+echo "cwd=$(pwd)"
+for argument in "$@"; do echo "argument=$argument"; done
+[ -z "$STAND_IN_SIGNAL" ] || kill -s "$STAND_IN_SIGNAL" $$
+exit "${STAND_IN_EXIT:-0}"
+"""
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A clone, in a folder with a space, that holds the scripts and empty entry points."""
+    clone = tmp_path / "my clone"
+    for script in SCRIPTS:
+        copy = clone / script.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(script, copy)
+    for entry in ("train", "eval"):
+        (clone / "deepspeech2" / f"{entry}.py").touch()
+    executable(clone / "stand-in", STAND_IN)
+    return clone
+
+
+def run(clone: Path, script: str, *arguments: str, cwd: Path | None = None, **environment: str):
+    variables = {"PATH": BINARIES, "HOME": str(clone), "PYTHON": str(clone / "stand-in")}
+    return subprocess.run(
+        ["bash", str(clone / script), *arguments],
+        cwd=cwd or clone / "deepspeech2",
+        env={name: value for name, value in {**variables, **environment}.items() if value},
+        capture_output=True,
+        text=True,
+    )
+
+
+def called_with(done: subprocess.CompletedProcess) -> list[str]:
+    marked = [line for line in done.stdout.splitlines() if line.startswith("argument=")]
+    return [line.removeprefix("argument=") for line in marked]
+
+
+TRAIN = "deepspeech2/scripts/run_standalone_train_cpu.sh"
+EVAL = "deepspeech2/scripts/run_eval_cpu.sh"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_parse(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_training_from_scratch_passes_options_on(clone):
+    done = run(clone, TRAIN, "--set", "train.epochs=2", "--config", "a b.yaml")
+    assert done.returncode == 0
+    assert called_with(done) == [
+        "train.py", "--device_target", "CPU", "--set", "train.epochs=2", "--config", "a b.yaml",
+    ]
+    assert f"cwd={clone}/deepspeech2" in done.stdout
+    assert f"log in {clone}/deepspeech2/train.log" in done.stdout
+
+
+def test_a_checkpoint_is_found_from_where_the_command_was_typed(clone, tmp_path):
+    (tmp_path / "the best.ckpt").touch()
+    absolute = str(tmp_path / "the best.ckpt")
+    trained = run(clone, TRAIN, "the best.ckpt", "--resume", cwd=tmp_path)
+    assert called_with(trained) == [
+        "train.py", "--device_target", "CPU", "--pre_trained_model_path", absolute, "--resume",
+    ]
+    scored = run(clone, EVAL, "the best.ckpt", cwd=tmp_path)
+    assert called_with(scored) == [
+        "eval.py", "--device_target", "CPU", "--pretrain_ckpt", absolute,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "no checkpoint given"),
+        (("",), "no checkpoint given"),
+        (("--set", "eval.verbose=true"), "no checkpoint given"),
+        (("gone.ckpt",), "checkpoint gone.ckpt not found"),
+    ],
+)
+def test_evaluation_without_a_checkpoint(clone, arguments, complaint):
+    done = run(clone, EVAL, *arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not called_with(done)
+
+
+def test_training_from_a_missing_checkpoint_does_not_start_from_scratch(clone):
+    done = run(clone, TRAIN, "gone.ckpt")
+    assert (done.returncode, done.stderr) == (2, "error: checkpoint gone.ckpt not found\n")
+
+
+def test_exit_code_is_the_jobs(clone):
+    assert run(clone, TRAIN, STAND_IN_EXIT="7").returncode == 7
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM", "KILL"])
+def test_a_signal_that_ends_the_job_is_seen(clone, name):
+    done = run(clone, TRAIN, STAND_IN_SIGNAL=name)
+    assert done.returncode == -getattr(signal, f"SIG{name}")
+
+
+def test_dry_run_prints_the_command_and_starts_nothing(clone):
+    done = run(clone, TRAIN, "--config", "a b.yaml", DRY_RUN="1", STAND_IN_EXIT="7")
+    assert done.returncode == 0
+    where, command = done.stdout.splitlines()
+    assert where.startswith("cd ")
+    assert command.startswith("PYTHONUNBUFFERED=1 ")
+    assert "train.py --device_target CPU --config a\\ b.yaml" in command
+    # The lines are what the launcher does: the shell can run them.
+    again = subprocess.run(["bash", "-c", done.stdout], capture_output=True, text=True, check=True)
+    assert called_with(again) == ["train.py", "--device_target", "CPU", "--config", "a b.yaml"]
+
+
+def test_the_clones_own_environment_is_used_first(clone):
+    executable(clone / ".venv" / "bin" / "python", STAND_IN)
+    assert called_with(run(clone, TRAIN, PYTHON=""))[0] == "train.py"
+
+
+def test_a_python_without_mindspore_is_refused_with_the_remedy(clone):
+    executable(clone / "bin" / "python3", "#!/bin/sh\nexit 1\n")
+    done = run(clone, TRAIN, PYTHON="", PATH=f"{clone}/bin:{BINARIES}")
+    assert done.returncode == 1
+    assert "no Python with mindspore" in done.stderr
+    assert "scripts/setup.sh" in done.stderr
+
+
+def test_an_interpreter_that_is_not_there(clone):
+    done = run(clone, TRAIN, PYTHON="/no/such/python")
+    assert (done.returncode, done.stderr) == (1, "error: PYTHON=/no/such/python is not a command\n")
+
+
+def test_launching_what_does_not_exist(clone):
+    assert run(clone, "scripts/launch.sh", "deepspeech2").returncode == 2
+    done = run(clone, "scripts/launch.sh", "deepspeech9", "train", "CPU")
+    assert done.returncode == 2
+    assert "deepspeech9/train.py not found" in done.stderr
+
+
+def test_setup_is_made_once_and_redone_when_the_requirements_change(clone):
+    requirements = clone / "requirements.txt"
+    requirements.write_text("# nothing\n")
+    first = run(clone, "scripts/setup.sh", PYTHON=sys.executable)
+    assert first.returncode == 0, first.stderr
+    assert "making .venv with Python 3." in first.stdout
+    assert (clone / ".venv" / "bin" / "python").exists()
+
+    second = run(clone, "scripts/setup.sh", PYTHON="/no/such/python")
+    assert (second.returncode, second.stdout) == (0, "")
+
+    requirements.write_text("# nothing, differently\n")
+    third = run(clone, "scripts/setup.sh", PYTHON="/no/such/python")
+    assert third.returncode == 0
+    assert "making" not in third.stdout
+    assert "installing requirements.txt" in third.stdout
+
+    requirements.write_text("--no-index\nno-such-package==1\n")
+    for _ in range(2):  # a failed installation is not taken for a finished one
+        failed = run(clone, "scripts/setup.sh")
+        assert failed.returncode == 1
+        assert "pip could not install requirements.txt" in failed.stderr
+
+
+def test_setup_refuses_another_python_by_version(clone):
+    (clone / "requirements.txt").touch()
+    old = executable(clone / "old", '#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.2\nexit 1\n')
+    done = run(clone, "scripts/setup.sh", PYTHON=str(old))
+    assert done.returncode == 1
+    assert "need Python 3.11 or 3.12" in done.stderr
+    assert "is Python 3.9.2" in done.stderr
+    assert not (clone / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "remedy"),
+    [
+        ("ensurepip", "raise ImportError", "sudo apt-get install python3."),
+        ("ctypes", "def CDLL(name): raise OSError(name)", "sudo apt-get install libgomp1"),
+    ],
+)
+def test_setup_names_the_system_package_that_is_missing(clone, module, source, remedy):
+    (clone / "requirements.txt").touch()
+    (clone / "broken").mkdir()
+    (clone / "broken" / f"{module}.py").write_text(source)
+    done = run(clone, "scripts/setup.sh", PYTHON=sys.executable, PYTHONPATH=f"{clone}/broken")
+    assert done.returncode == 1
+    assert remedy in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (clone / ".venv").exists()
+
+
+def test_run_tests_keeps_the_exit_code_and_passes_arguments_on(clone):
+    executable(clone / "scripts" / "setup.sh", "echo set up: $*\n")
+    executable(clone / ".venv" / "bin" / "python", STAND_IN)
+    done = run(clone, "scripts/run_tests.sh", "-k", "a or b", STAND_IN_EXIT="5")
+    assert done.returncode == 5
+    assert "set up: requirements.txt requirements-test.txt" in done.stdout
+    assert called_with(done) == ["-m", "pytest", "-k", "a or b"]
+    assert f"cwd={clone}" in done.stdout.splitlines()
+
+    executable(clone / "scripts" / "setup.sh", "exit 3\n")
+    done = run(clone, "scripts/run_tests.sh")
+    assert done.returncode == 3
+    assert not called_with(done)
+
+
+def test_quickstart_sets_up_and_stays_where_it_was_called(clone, tmp_path):
+    executable(clone / "scripts" / "setup.sh", "echo set up\n")
+    executable(clone / ".venv" / "bin" / "python", STAND_IN)
+    done = run(clone, "scripts/quickstart.sh", "--an4", "my an4", cwd=tmp_path, STAND_IN_EXIT="4")
+    assert done.returncode == 4
+    assert called_with(done) == [f"{clone}/scripts/quickstart.py", "--an4", "my an4"]
+    assert f"cwd={tmp_path}" in done.stdout.splitlines()

@@ -1,0 +1,324 @@
+"""DeepSpeech2 as a whole: names, lengths, the model zoo's checkpoints, refusals, presets."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import mindspore as ms
+import numpy as np
+import pytest
+import reference
+from mindspore import Tensor
+
+from common import checkpoint as checkpoints
+from common import config as configs
+from common.errors import UserError
+from common.recogniser import Forward, Recogniser
+from common.text import Vocabulary
+from deepspeech2.src.config import ModelConfig, TrainConfig
+from deepspeech2.src.model import DeepSpeech2, check
+from deepspeech2.src.recipe import RECIPE
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+DIMENSION, CLASSES = 13, 5
+
+
+def forward(network: DeepSpeech2, dimension: int, static: bool = False) -> Forward:
+    """The network as evaluation runs it; `Forward` asks a recogniser for no more than this."""
+    featurizer = type("Featurizer", (), {"dimension": dimension})
+    return Forward(
+        type("Recogniser", (), {"network": network, "static": static, "featurizer": featurizer})
+    )
+
+
+def build(config: ModelConfig, dimension: int = DIMENSION, classes: int = CLASSES) -> DeepSpeech2:
+    network = DeepSpeech2(config, dimension, classes, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    for parameter in network.get_parameters():  # averages and norms that are not 0 and 1
+        leaf = parameter.name.split(".")[-1]
+        if leaf in ("moving_mean", "beta"):
+            parameter.set_data(Tensor(rng.normal(0, 0.3, parameter.shape), ms.float32))
+        elif leaf in ("moving_variance", "gamma"):
+            parameter.set_data(Tensor(rng.uniform(0.5, 2, parameter.shape), ms.float32))
+    return network
+
+
+def batch_of(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([row.shape[1] for row in rows])
+    features = np.zeros((len(rows), rows[0].shape[0], lengths.max()), np.float32)
+    for index, row in enumerate(rows):
+        features[index, :, : row.shape[1]] = row
+    return features, lengths
+
+
+def named_shapes(network) -> dict[str, tuple[int, ...]]:
+    return {
+        parameter.name: parameter.shape
+        for parameter in network.get_parameters()
+        if checkpoints.STATELESS not in parameter.name
+    }
+
+
+def test_full_size_has_the_names_and_shapes_of_the_model_zoo():
+    expected = {"conv.conv1.weight": (32, 1, 41, 11), "conv.conv2.weight": (32, 32, 21, 11)}
+    for number in (1, 2):
+        for leaf in ("moving_mean", "moving_variance", "gamma", "beta"):
+            expected[f"conv.bn{number}.{leaf}"] = (32,)
+    for layer in range(5):
+        for end in ("", "_reverse"):
+            prefix = f"RNN.lstms.{layer}."
+            expected[f"{prefix}weight_ih_l0{end}"] = (4096, 1024 if layer else 1312)
+            expected[f"{prefix}weight_hh_l0{end}"] = (4096, 1024)
+            expected[f"{prefix}bias_ih_l0{end}"] = (4096,)
+            expected[f"{prefix}bias_hh_l0{end}"] = (4096,)
+    expected["fc.module.weight"] = (29, 1024)
+
+    network = DeepSpeech2(ModelConfig(), 161, 29, np.random.default_rng(0))
+    assert named_shapes(network) == expected
+    trained = sum(int(np.prod(weight.shape)) for weight in network.trainable_params())
+    assert round(trained / 1e6, 1) == 86.6
+
+
+VARIANTS = {
+    "original": {},
+    "batch": {"norm": "batch", "activation": "hardtanh"},
+    "layer": {"norm": "layer", "dropout": 0.5},
+    "unidirectional": {"bidirectional": False},
+    "unidirectional, batch": {"bidirectional": False, "norm": "batch"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_utterance_gives_the_same_alone_and_in_any_batch(variant, small_model):
+    config = dataclasses.replace(small_model, **VARIANTS[variant])
+    run = forward(build(config), DIMENSION)
+    rng = np.random.default_rng(2)
+    rows = [rng.standard_normal((DIMENSION, frames)) for frames in (1, 2, 9, 14, 31)]
+    alone = []
+    for row in rows:
+        log_probs, lengths = run(*batch_of([row]))
+        # The network's real number of frames is what the length arithmetic says.
+        assert log_probs.shape == (RECIPE.output_frames(config, row.shape[1]), 1, CLASSES)
+        assert lengths.tolist() == [len(log_probs)]
+        np.testing.assert_allclose(np.exp(log_probs).sum(-1), 1, atol=1e-5)
+        alone.append(log_probs[:, 0])
+    for chosen in ([0, 1, 2, 3, 4], [4, 2], [1, 3, 0]):
+        features, lengths = batch_of([rows[index] for index in chosen])
+        features += np.where(np.arange(features.shape[2]) < lengths[:, None, None], 0, 7)
+        log_probs, found_lengths = run(features.astype(np.float32), lengths)
+        for row, index in enumerate(chosen):
+            assert found_lengths[row] == len(alone[index])
+            np.testing.assert_allclose(
+                log_probs[: found_lengths[row], row], alone[index], atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_gru_and_rnn_honour_lengths_in_static_shapes(kind, small_model):
+    config = dataclasses.replace(small_model, rnn_type=kind, hidden_layers=1)
+    run = forward(build(config), DIMENSION, static=True)
+    rng = np.random.default_rng(3)
+    rows = [rng.standard_normal((DIMENSION, frames)) for frames in (8, 5)]
+    together, lengths = run(*batch_of(rows))
+    alone, _ = run(*batch_of(rows[1:]))
+    assert lengths.tolist() == [4, 3]
+    np.testing.assert_allclose(together[:3, 1], alone[:, 0], atol=1e-4)
+
+
+def test_output_frames_of_ints_and_arrays():
+    config = ModelConfig(conv_strides=[[2, 3], [2, 2]])
+    for frames in range(1, 40):
+        expected = -(-(-(-frames // 3)) // 2)
+        assert RECIPE.output_frames(config, frames) == expected
+    frames = np.arange(1, 40)
+    expected = [RECIPE.output_frames(config, int(count)) for count in frames]
+    assert RECIPE.output_frames(config, frames).tolist() == expected
+
+
+NARROW = ModelConfig(hidden_size=8, hidden_layers=2, conv_channels=4)
+
+
+def zoo_file(path, parameters: dict, spelling) -> None:
+    """A training checkpoint as the model zoo wrote them: no metadata, moments, other names."""
+    entries = [
+        {"name": spelling(prefix + name), "data": Tensor(factor * value)}
+        for prefix, factor in (("moment1.", -1), ("", 1), ("moment2.", 3))
+        for name, value in parameters.items()
+    ]
+    entries += [
+        {"name": name, "data": Tensor(value, ms.float32)}
+        for name, value in (("beta1_power", 0.9), ("beta2_power", 0.99), ("learning_rate", 3e-4))
+    ]
+    ms.save_checkpoint(entries, str(path))
+
+
+SPELLINGS = {
+    "plain": lambda name: name,
+    "wrapped": lambda name: f"network.{name}",
+    "wrapped weights, plain moments": lambda name: (
+        name if name.startswith("moment") else f"network.backbone.{name}"
+    ),
+    "moments of wrapped weights": lambda name: (
+        name.replace(".", ".network.", 1) if name.startswith("moment") else f"network.{name}"
+    ),
+    "older": lambda name: name.replace("RNN", "rnn"),
+}
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """(network of NARROW, the same as a function): one compilation for several tests."""
+    network = build(NARROW, 161, 29)
+    return network, forward(network, 161)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_checkpoint_of_the_model_zoo_gives_the_same_logits(spelling, narrow, tmp_path):
+    network, run = narrow
+    rng = np.random.default_rng(list(SPELLINGS).index(spelling))
+    parameters = reference.random_parameters(rng)
+    zoo_file(tmp_path / "zoo.ckpt", parameters, SPELLINGS[spelling])
+    found = checkpoints.load(tmp_path / "zoo.ckpt")
+    report = checkpoints.load_into(network, found, RECIPE.rename_parameter)
+    assert set(report.matched) == set(parameters) == set(named_shapes(network))
+    assert not report.missing + report.unused + report.reshaped
+
+    features = rng.standard_normal((161, 45)).astype(np.float32)
+    log_probs, lengths = run(*batch_of([features]))
+    assert lengths.tolist() == [23]
+    np.testing.assert_allclose(
+        log_probs[:, 0], reference.deepspeech2(parameters, features), atol=1e-4
+    )
+
+
+def test_the_model_zoo_file_opens_as_a_recogniser(tmp_path):
+    """With the recipe's labels and the configuration it is told."""
+    parameters = reference.random_parameters(np.random.default_rng(9))
+    zoo_file(tmp_path / "zoo.ckpt", parameters, SPELLINGS["older"])
+    config, said = TrainConfig(ModelConfig=NARROW), []
+    found = Recogniser.from_checkpoint(
+        RECIPE, tmp_path / "zoo.ckpt", "CPU", fallback=config, log=said.append
+    )
+    assert len(found.vocabulary) == 29 and found.vocabulary.blank == 28
+    assert "names no configuration" in said[0] and "hidden size 8" in said[0]
+    weight = found.network.fc.module.weight.asnumpy()
+    np.testing.assert_array_equal(weight, parameters["fc.module.weight"])
+
+
+def test_a_checkpoint_of_another_size_is_refused(narrow, tmp_path):
+    network, _ = narrow
+    before = network.conv.conv1.weight.asnumpy().copy()
+    parameters = reference.random_parameters(np.random.default_rng(0), size=6)
+    zoo_file(tmp_path / "zoo.ckpt", parameters, SPELLINGS["plain"])
+    with pytest.raises(UserError, match=r"\(29, 6\) in the file|\(24,") as refusal:
+        checkpoints.load_into(network, checkpoints.load(tmp_path / "zoo.ckpt"))
+    assert "use the ModelConfig it was trained with" in str(refusal.value)
+    np.testing.assert_array_equal(network.conv.conv1.weight.asnumpy(), before)
+
+
+def test_forward_and_gradient_are_those_of_torch(narrow):
+    """Padded batch in evaluation; unpadded batch in training, through batch norm and CTC."""
+    torch = pytest.importorskip("torch")
+    from common.nn import CTCLoss
+    from common.optimizer import Gradients
+
+    network, run = narrow
+    rng = np.random.default_rng(4)
+    parameters = reference.random_parameters(rng)
+    for parameter in network.get_parameters():
+        if parameter.name in parameters:
+            parameter.set_data(Tensor(parameters[parameter.name]))
+    theirs = reference.torch_deepspeech2(parameters)
+
+    rows = [rng.standard_normal((161, frames)) for frames in (30, 41, 8)]
+    features, lengths = batch_of(rows)
+    theirs.eval()
+    with torch.no_grad():
+        expected, expected_lengths = theirs(torch.tensor(features), torch.tensor(lengths))
+    found, found_lengths = run(features, lengths)
+    assert found_lengths.tolist() == expected_lengths.tolist()
+    for row, length in enumerate(found_lengths):
+        np.testing.assert_allclose(found[:length, row], expected[:length, row], atol=1e-4)
+
+    features, lengths = batch_of([row for row in rng.standard_normal((2, 161, 30))])
+    targets, counts = rng.integers(0, 28, (2, 4)), np.array([4, 3])
+    theirs.train()
+    log_probs, out_lengths = theirs(torch.tensor(features), torch.tensor(lengths))
+    expected_losses = torch.nn.functional.ctc_loss(
+        log_probs, torch.tensor(targets), out_lengths, torch.tensor(counts),
+        blank=28, reduction="none",
+    )  # fmt: skip
+    expected_losses.mean().backward()
+    gradients = {name: value.grad.numpy() for name, value in theirs.named_parameters()}
+
+    weights = network.trainable_params()
+    cell = Gradients(network, CTCLoss(28), weights, loss_scale=1.0).set_train()
+    integers = [Tensor(array, ms.int32) for array in (lengths, targets, counts)]
+    losses, found = cell(Tensor(features), *integers, Tensor([0.5, 0.5], ms.float32))
+    np.testing.assert_allclose(losses.asnumpy(), expected_losses.detach().numpy(), rtol=1e-4)
+    scale = max(np.abs(value).max() for value in gradients.values())
+    for weight, gradient in zip(weights, found):
+        np.testing.assert_allclose(
+            gradient.asnumpy(), gradients[theirs.named_as(weight.name)],
+            rtol=1e-2, atol=1e-4 * scale, err_msg=weight.name,
+        )  # fmt: skip
+    buffers = dict(theirs.named_buffers())
+    for name in ("conv.bn1.moving_mean", "conv.bn2.moving_variance"):
+        found = network.parameters_dict()[name].asnumpy()
+        np.testing.assert_allclose(found, buffers[theirs.named_as(name)], rtol=1e-3, atol=1e-5)
+
+
+REFUSALS = {
+    "rnn_type": ("lstm", "expected one of LSTM, GRU, RNN"),
+    "norm": ("group", "expected one of none, batch, layer"),
+    "activation": ("relu", "expected one of tanh, hardtanh"),
+    "hidden_size": (0, "expected at least 1"),
+    "hidden_layers": (0, "expected at least 1"),
+    "conv_channels": (-1, "expected at least 1"),
+    "lookahead_context": (0, "expected at least 1"),
+    "dropout": (1.0, "expected 0 <= dropout < 1"),
+    "conv_kernels": ([[41, 10], [21, 11]], "expected odd sizes"),
+    "conv_strides": ([[2, 2]], "one of each per convolution"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSALS)
+def test_what_cannot_be_built_is_refused_by_name(key):
+    value, expected = REFUSALS[key]
+    with pytest.raises(UserError, match=expected) as refusal:
+        check(ModelConfig(**{key: value}))
+    assert key in str(refusal.value)
+
+
+def test_malformed_kernels_are_refused():
+    for kernels, strides in (([], []), ([[3]], [[1, 1]]), ([[3, 3]], [[0, 1]])):
+        with pytest.raises(UserError, match="ModelConfig.conv_kernels"):
+            check(ModelConfig(conv_kernels=kernels, conv_strides=strides))
+
+
+def test_the_seed_draws_the_weights(small_model):
+    def first(seed: int) -> np.ndarray:
+        config = TrainConfig(ModelConfig=small_model)
+        config.TrainingConfig.seed = seed
+        found = Recogniser.create(RECIPE, config, Vocabulary(tuple("AB _")), "CPU")
+        return found.network.RNN.lstms[1].weight_hh_l0.asnumpy()
+
+    np.testing.assert_array_equal(first(3), first(3))
+    assert not np.array_equal(first(3), first(4))
+
+
+@pytest.mark.parametrize("preset", RECIPE.presets())
+def test_every_preset_builds(preset):
+    config = RECIPE.train_config()
+    configs.override_from_yaml(config, RECIPE.preset(preset))
+    vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
+    found = Recogniser.create(RECIPE, config, vocabulary, "CPU")
+    expected = (len(vocabulary), config.ModelConfig.hidden_size)
+    assert found.network.fc.module.weight.shape == expected
+    assert not found.static
+    assert RECIPE.output_frames(config.ModelConfig, 1000) > 100
+
+
+def test_presets_ship():
+    assert {"librispeech", "an4", "quickstart"} <= set(RECIPE.presets())

@@ -1,0 +1,128 @@
+import itertools
+import json
+import pickle
+import string
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.text import Vocabulary, ctc_frames_needed
+
+ENGLISH = Path(__file__).parents[1] / "deepspeech2" / "labels.json"
+
+
+@pytest.fixture
+def english():
+    return Vocabulary.from_file(ENGLISH)
+
+
+def test_the_labels_that_ship(english):
+    assert english.labels == ("'", *string.ascii_uppercase, " ", "_")
+    assert len(english) == 29 and english.blank == 28
+
+
+def test_encoding_and_back(english):
+    text = "DON'T STOP 'TIL"
+    ids = english.encode(text)
+    assert ids[:5] == [4, 15, 14, 0, 20]
+    assert ids.count(0) == 2  # the apostrophe is label 0, and stays
+    assert english.decode(ids) == text
+    assert english.encode("") == [] and english.decode([]) == ""
+
+
+def test_unknown_characters_are_named(english):
+    assert english.unknown("ÄH, 2!") == {"Ä", ",", "2", "!"}
+    with pytest.raises(UserError, match="'Ä'"):
+        english.encode("ÄH")
+    assert english.unknown("A_B") == {"_"}  # it would read as the blank
+    with pytest.raises(UserError, match="'_'"):
+        english.encode("A_B")
+
+
+@pytest.mark.parametrize(
+    "raw, normal",
+    [
+        ("  don't \t stop\r\n", "DON'T STOP"),
+        ("\ufeffHELLO", "HELLO"),
+        ("non\u00a0stop\u3000now", "NON STOP NOW"),
+        (" \n", ""),
+    ],
+)
+def test_normalising_english(english, raw, normal):
+    assert english.normalise(raw) == normal
+    assert english.normalise(normal) == normal
+
+
+def test_case_follows_the_labels():
+    assert Vocabulary(("a", "b", " ", "_")).normalise("A Bb") == "a bb"
+    assert Vocabulary(("A", "B", " ", "_")).normalise("A Bb") == "A BB"
+    assert Vocabulary(("A", "b", " ", "_")).normalise("A Bb") == "A Bb"
+
+
+def test_accents_are_composed():
+    french = Vocabulary(("é", "t", "_"))
+    assert french.encode(french.normalise("e\u0301te\u0301")) == [0, 1, 0]
+
+
+def test_chinese_labels_from_a_file_with_bom(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(["_", "你", "好", "世", "界"], ensure_ascii=False), "utf-8-sig")
+    chinese = Vocabulary.from_file(path)
+    assert chinese.blank == 0
+    text = chinese.normalise("\ufeff你好 世界\n")
+    assert text == "你好世界"  # no label for a space
+    assert chinese.encode(text) == [1, 2, 3, 4]
+    assert chinese.decode([3, 4]) == "世界"
+
+
+def test_decomposed_labels_in_a_file(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text('["e\u0301", "_"]', "utf-8")
+    assert Vocabulary.from_file(path).labels == ("é", "_")
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b'["A", "B"]', "labels without blank"),
+        (b'["A", "_", "_"]', "more than once: '_'"),
+        (b'["A", "B", "A", "_"]', "more than once: 'A'"),
+        (b'["AB", "_"]', "single characters, 'AB' is not"),
+        (b'["", "_"]', "single characters, '' is not"),
+        (b'[1, "_"]', "expected a list"),
+        (b'{"A": 0}', "expected a list"),
+        (b'["A", "_"', "not JSON in UTF-8"),
+        (b'["\xe9", "_"]', "not JSON in UTF-8"),
+        (None, "No such file"),
+    ],
+)
+def test_wrong_labels_files_are_refused_by_name(tmp_path, content, reason):
+    path = tmp_path / "mine.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"mine.json: .*{reason}") as caught:
+        Vocabulary.from_file(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_vocabularies_equal_by_labels_and_travel(english):
+    english.encode("A")
+    english.normalise("a")
+    assert Vocabulary(list(english.labels)) == english
+    assert pickle.loads(pickle.dumps(english)) == english
+    assert Vocabulary(("A", "_")) != english
+
+
+def test_frames_that_ctc_needs_against_enumeration():
+    def spelled(path):
+        return tuple(label for label, _ in itertools.groupby(path) if label != 0)
+
+    for length in range(4):
+        for ids in itertools.product((1, 2), repeat=length):
+            fewest = next(
+                frames
+                for frames in range(10)
+                if any(spelled(p) == ids for p in itertools.product((0, 1, 2), repeat=frames))
+            )
+            assert ctc_frames_needed(ids) == fewest
