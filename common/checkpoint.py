@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,20 @@ def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) ->
     """Writes a checkpoint under another name, syncs it, and renames it: whole or not there."""
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial.ckpt")
-    partial.unlink(missing_ok=True)
     entries = [
         {"name": name, "data": value} for name, value in parameters.items() if STATELESS not in name
     ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
         ms.save_checkpoint(entries, str(partial), append_dict={METADATA: json.dumps(metadata)})
         partial.chmod(0o644)  # mindspore leaves it read-only
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise UserError(
             f"checkpoint {path}: could not be written ({_first_line(error)}); "
             "the earlier checkpoints are untouched"
@@ -161,8 +163,9 @@ def _match(name: str, wanted: dict) -> str | None:
 
 
 def _is_training_state(name: str) -> bool:
-    parts = name.split(".")  # a wrapper's prefix may come before the optimizer's
-    return not {"moment1", "moment2", "moments", "accum", "stat"}.isdisjoint(parts) or parts[-1] in (
+    parts = name.split(".")  # wrapper prefixes may come before the optimizer's
+    state = {"moment1", "moment2", "moments", "accum", "stat"}
+    return not state.isdisjoint(parts) or parts[-1] in (
         "beta1_power", "beta2_power", "global_step", "learning_rate", "momentum",
         "epoch_num", "step_num", "scale_sense", "loss_scale", "current_iterator_step",
         "last_overflow_iterator_step",

@@ -57,10 +57,11 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
     if arguments.resume and arguments.pre_trained_model_path:
         raise UserError("--resume goes on with a run, --pre_trained_model_path begins one: choose")
 
+    config = _config(arguments, recipe)  # what is wrong with it is said before mindspore loads
+
     from common import training
     from common.logs import open_log
 
-    config = _config(arguments, recipe)
     if arguments.resume:
         config = _overridden(training.resumed_config(recipe, config), arguments, recipe)
     if arguments.bidirectional is not None:

@@ -133,10 +133,11 @@ def to_dict(config: Any) -> dict:
     return dataclasses.asdict(config)
 
 
-def override(config: Any, values: dict, where: str) -> None:
-    """Sets `config` from nested `values` in place. `where` names their source in errors."""
+def override(config: Any, values: dict, where: str, group: str = "") -> None:
+    """Sets `config` from nested `values` in place; errors name their source, `where`, and the key,
+    behind the `group` that `config` is."""
     for name, value in values.items():
-        _set(config, str(name), value, where)
+        _set(config, str(name), value, where, group)
 
 
 def override_from_yaml(config: Any, path: str | Path) -> None:
@@ -170,7 +171,8 @@ def _parse(text: str, current: Any, option: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {option}: not valid YAML ({' '.join(str(error).split())})") from error
+        problem = " ".join(str(error).split())
+        raise UserError(f"--set {option}: not valid YAML ({problem})") from error
 
 
 def _resolve(config: Any, name: str, where: str) -> str:
@@ -200,20 +202,23 @@ def _nearest(name: str, keys: list[str]) -> str:
     return f", did you mean {by_leaf[close[0]]}?"
 
 
-def _set(config: Any, name: str, value: Any, where: str) -> None:
+def _set(config: Any, name: str, value: Any, where: str, group: str = "") -> None:
     head, _, rest = name.partition(".")
     if head not in {entry.name for entry in dataclasses.fields(config)}:
-        raise UserError(f"{where}: unknown key {name}{_nearest(name, list(leaves(config)))}")
+        nearest = _nearest(name, list(leaves(config, group)))
+        raise UserError(f"{where}: unknown key {group}{name}{nearest}")
     current = getattr(config, head)
     if rest:
-        _set(current, rest, value, where)
+        if not dataclasses.is_dataclass(current):
+            raise UserError(f"{where}: {group}{head} is a key, not a group of keys")
+        _set(current, rest, value, where, f"{group}{head}.")
     elif dataclasses.is_dataclass(current):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: {head} is a group of keys, found {value!r}")
-        override(current, value, where)
+            raise UserError(f"{where}: {group}{head} is a group of keys, found {value!r}")
+        override(current, value, where, f"{group}{head}.")
     else:
         hint = typing.get_type_hints(type(config))[head]
-        setattr(config, head, _convert(value, hint, f"{where}: {name}"))
+        setattr(config, head, _convert(value, hint, f"{where}: {group}{name}"))
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

@@ -14,6 +14,7 @@ from common.recogniser import Recogniser
 from common.sources import Source
 from common.text import Vocabulary
 
+
 def shard_files(data: Any, split: str) -> tuple[Path, str]:
     """The folder of a split's files, and their name with `{}` for the shard's number.
 

@@ -38,13 +38,17 @@ def export(
     cannot be written.
     """
     _check(recogniser, file_format, batch_size, frames)
-    path = Path(path).with_suffix(".mindir" if file_format == "MINDIR" else ".air")
+    path, ending = Path(path), ".mindir" if file_format == "MINDIR" else ".air"
+    if path.suffix != ending:
+        path = path.with_name(path.name + ending)
     description = path.with_suffix(".json")
-    description.unlink(missing_ok=True)
+    if description.is_file() and '"file_format"' not in description.read_text(encoding="utf-8"):
+        raise UserError(f"{description}: would be overwritten and is no earlier export; rename one")
     cell = Inference(recogniser.network)
     cell.set_train(False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        description.unlink(missing_ok=True)
         _remove(path)  # mindspore writes read-only files, and does not replace them
         ms.export(
             cell, *_inputs(recogniser, batch_size or None, frames or None),

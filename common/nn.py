@@ -51,14 +51,8 @@ class MaskedBatchNorm(nn.Cell):
             variance = ops.relu(squares / count - mean * mean)
             unbiased = variance * count / ops.maximum(count - 1, Tensor(1.0, ms.float32))
             keep = self.momentum
-            # A non-finite batch is skipped by the training step: it must leave no trace here.
-            finite = ops.isfinite(mean + unbiased)
-            new_mean = keep * self.moving_mean + (1 - keep) * mean
-            new_variance = keep * self.moving_variance + (1 - keep) * unbiased
-            ops.assign(self.moving_mean, ops.select(finite, new_mean, self.moving_mean))
-            ops.assign(
-                self.moving_variance, ops.select(finite, new_variance, self.moving_variance)
-            )
+            ops.assign(self.moving_mean, keep * self.moving_mean + (1 - keep) * mean)
+            ops.assign(self.moving_variance, keep * self.moving_variance + (1 - keep) * unbiased)
         else:
             mean, variance = self.moving_mean, self.moving_variance
         scale = self.gamma * ops.rsqrt(variance + self.eps)

@@ -43,7 +43,13 @@ class _Objective(nn.Cell):
         return ops.sum(losses * weights) * self.loss_scale, losses
 
 
-class Add(nn.Cell):
+class _OfGradients(nn.Cell):
+    """A graph whose inputs are lists of gradients."""
+
+    enable_tuple_broaden = True  # or a list is taken for a constant, and compiled anew each step
+
+
+class Add(_OfGradients):
     """The sum of two lists of gradients."""
 
     def construct(self, first, second):
@@ -53,7 +59,7 @@ class Add(nn.Cell):
         return total
 
 
-class AllReduce(nn.Cell):
+class AllReduce(_OfGradients):
     """Sums the gradients over all ranks."""
 
     def __init__(self):
@@ -67,7 +73,7 @@ class AllReduce(nn.Cell):
         return total
 
 
-class GlobalNorm(nn.Cell):
+class GlobalNorm(_OfGradients):
     """The Euclidean norm of all gradients together; non-finite if any of them is."""
 
     def construct(self, gradients):
@@ -77,7 +83,7 @@ class GlobalNorm(nn.Cell):
         return ops.sqrt(squares)
 
 
-class Update(nn.Cell):
+class Update(_OfGradients):
     """One optimizer step with gradients * factor; `learning_rate` is set before each step.
 
     Weight decay is L2 (added to the gradient) for Adam and SGD, decoupled for AdamW (Loshchilov &

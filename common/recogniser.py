@@ -104,10 +104,12 @@ class Recogniser:
             raise UserError(
                 f"DataConfig.batch_shapes={wanted}: expected auto, dynamic or static"
             )
-        only_static = self.device == "Ascend" or self.recipe.needs_static_shapes(
-            self.config.ModelConfig
-        )
-        return only_static if wanted == "auto" else wanted == "static"
+        fixed = self.recipe.needs_static_shapes(self.config.ModelConfig)
+        if fixed and wanted == "dynamic":
+            raise UserError(
+                "DataConfig.batch_shapes=dynamic: this network needs static shapes; use auto"
+            )
+        return fixed or wanted == "static" or (wanted == "auto" and self.device == "Ascend")
 
     def parameters(self) -> int:
         """Number of trainable weights."""

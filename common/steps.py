@@ -57,6 +57,11 @@ class TrainStep:
         self.dropouts = [
             cell for _, cell in self.network.cells_and_names() if isinstance(cell, Dropout)
         ]
+        self.averages = [
+            parameter
+            for parameter in self.network.get_parameters()
+            if parameter.name.endswith(("moving_mean", "moving_variance"))
+        ]
 
     def __call__(
         self, batches: Sequence[Batch], learning_rate: float, number: int, total: int | None = None
@@ -68,6 +73,7 @@ class TrainStep:
             cell.set_train(False)
         counting = sum(batch.valid for batch in batches)
         total = total or counting
+        averages = [parameter.asnumpy().copy() for parameter in self.averages]
         gradients, losses, ids = None, [], []
         for part, micro in enumerate(
             micro for batch in batches for micro in self._micro_batches(batch)
@@ -88,9 +94,12 @@ class TrainStep:
         losses = np.concatenate(losses)
         norm = float(self.norm(gradients).asnumpy()) / self.loss_scale
         loss = float(losses.mean()) if len(losses) else 0.0
-        if not (math.isfinite(norm) and np.isfinite(losses).all()):
-            bad = [name for name, value in zip(ids, losses) if not math.isfinite(value)]
-            return StepResult(loss, norm, False, bad or ids)
+        # Of several ranks all must decide alike: on the norm, which they share.
+        sound = math.isfinite(norm) and (self.reduce is not None or np.isfinite(losses).all())
+        if not sound:
+            for parameter, value in zip(self.averages, averages):
+                parameter.set_data(Tensor(value))
+            return StepResult(loss, norm, False, _blamed(batches, ids, losses))
         clip = self.clip_norm
         factor = clip / norm if 0 < clip < norm else 1.0
         self.update.set_learning_rate(learning_rate)
@@ -114,6 +123,19 @@ class TrainStep:
             drawn = np.random.SeedSequence((self.seed, number, part)).generate_state(1)[0]
             for cell in self.dropouts:
                 cell.dropout_seed.set_data(Tensor(np.int32(drawn & 0x7FFFFFFF)))
+
+
+def _blamed(batches: Sequence[Batch], ids: list[str], losses: np.ndarray) -> list[str]:
+    """Utterances with non-finite features, which spoil the loss of a whole batch through its
+    normalisation; else those with a non-finite loss; else all."""
+    bad = [
+        name
+        for batch in batches
+        for name, features in zip(batch.ids[: batch.valid], batch.features)
+        if not np.isfinite(features).all()
+    ]
+    bad = bad or [name for name, value in zip(ids, losses) if not math.isfinite(value)]
+    return bad or ids
 
 
 def _rows(batch: Batch, start: int, stop: int, trim: bool) -> Batch:

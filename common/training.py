@@ -169,7 +169,8 @@ def fit(job: Job) -> Progress:
             history.add(figures)
         save(best=better)
         if job.rank == 0:
-            _show(log, figures, found, better, training.hypotheses)
+            left = progress.seconds / progress.step * (len(rates) - progress.step)
+            _show(log, figures, left, found, better, training.hypotheses)
             history.draw(CURVES, f"{recogniser.recipe.name}: {len(source)} utterances")
         return 0 < training.patience <= progress.stale
 
@@ -512,12 +513,13 @@ def _announce(
 
 
 def _show(
-    log: logging.Logger, figures: Figures, found: Evaluation | None, better: bool, count: int
-) -> None:
+    log: logging.Logger, figures: Figures, left: float, found: Evaluation | None, better: bool,
+    count: int,
+) -> None:  # fmt: skip
     line = (
         f"epoch {figures.epoch:g}: loss {figures.train_loss:.3f}, "
-        f"{figures.minutes:.1f} min, {figures.speech_per_second:.1f} s of speech per second, "
-        f"{figures.data_wait:.1f} % waiting for data"
+        f"{figures.minutes:.1f} min, {left / 60:.1f} left; {figures.speech_per_second:.1f} s of "
+        f"speech per second, {figures.data_wait:.1f} % waiting for data"
     )
     if found is not None:
         line += (

@@ -9,6 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import common  # noqa: E402, F401  (settles the environment before any test loads mindspore)
+
 
 @pytest.fixture(scope="session")
 def cpu() -> str:

@@ -115,8 +115,10 @@ def test_masked_batch_norm(layout):
     np.testing.assert_allclose(
         frames(layout, output.asnumpy(), mask), hat * gamma + beta, atol=2e-4
     )
-    expected = gamma / np.sqrt(variance + norm.eps) * (
-        probe_rows - probe_rows.mean(0) - hat * (probe_rows * hat).mean(0)
+    expected = (
+        gamma
+        / np.sqrt(variance + norm.eps)
+        * (probe_rows - probe_rows.mean(0) - hat * (probe_rows * hat).mean(0))
     )
     np.testing.assert_allclose(frames(layout, to_x.asnumpy(), mask), expected, rtol=1e-3, atol=2e-3)
     np.testing.assert_allclose(to_gamma.asnumpy(), (probe_rows * hat).sum(0), rtol=1e-3, atol=1e-3)
@@ -338,9 +340,7 @@ def test_ctc_loss_against_every_path(blank):
     def expected(logits):
         return np.array(
             [
-                reference.ctc_loss(
-                    reference.log_softmax(logits[:length, row]), spelled[row], blank
-                )
+                reference.ctc_loss(reference.log_softmax(logits[:length, row]), spelled[row], blank)
                 for row, length in enumerate(lengths)
             ]
         )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
+import shutil
+import tempfile
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +107,24 @@ def settings(corpus: Path) -> dict[str, dict[str, Any]]:
         "OptimConfig": {"learning_rate": 0.01, "schedule": "constant", "warmup_epochs": 0.5},
         "CheckpointConfig": {"ckpt_file_name_prefix": "tiny"},
     }
+
+
+@functools.cache
+def trained() -> Path:
+    """A folder with the corpus and `checkpoint/tiny-best.ckpt`, which has learnt some of it."""
+    from common import runtime
+    from common.conversion import convert_split
+    from common.logs import open_log
+    from common.training import Job, fit
+    from deepspeech2.src.recipe import RECIPE
+
+    folder = Path(tempfile.mkdtemp(prefix="tones"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config = tiny(make_corpus(folder))
+    config.TrainingConfig.epochs, config.TrainingConfig.eval_every = 40, 120
+    for split in ("train", "val"):
+        convert_split(RECIPE, config, split, log=lambda line: None)
+    with chdir(folder):
+        log = open_log("train.log", quiet=True)
+        fit(Job(RECIPE, config, runtime.set_device("CPU"), log))
+    return folder

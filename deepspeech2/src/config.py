@@ -38,7 +38,7 @@ class ModelConfig:
     hidden_layers: int = 5
     bidirectional: bool = True
     lookahead_context: int = 20  # frames ahead, when not bidirectional (Wang et al. 2016)
-    norm: str = "none"  # none, batch or layer: on what enters each recurrent layer but the first
+    norm: str = "none"  # none, batch or layer: on what leaves each recurrent layer
     dropout: float = 0.0  # after each recurrent layer
     activation: str = "tanh"  # after each convolution: tanh or hardtanh (clipped to 0..20)
     conv_channels: int = 32

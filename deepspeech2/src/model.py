@@ -32,12 +32,13 @@ class DeepSpeech2(nn.Cell):
         self.config = config
         self.conv = ConvolutionFrontEnd(config, rng)
         self.RNN = RecurrentStack(config, self.conv.width(dimension), rng, device)
+        # The model zoo draws these from +-1/H, with which the blank phase outlasts 15 epochs; with
+        # +-1/sqrt(H) the telephone prompts leave it in the third.
+        bound = 1 / math.sqrt(config.hidden_size)
+        initial = uniform(rng, bound, classes, config.hidden_size)
         self.fc = SequenceWise(
-            nn.Dense(
-                config.hidden_size, classes, has_bias=False,
-                weight_init=uniform(rng, 1 / config.hidden_size, classes, config.hidden_size),
-            )
-        )  # fmt: skip
+            nn.Dense(config.hidden_size, classes, has_bias=False, weight_init=initial)
+        )
 
     def construct(self, features, lengths):
         x, lengths = self.conv(ops.expand_dims(features, 1), lengths)

@@ -1,0 +1,335 @@
+"""Checkpoints: whole at any moment, refused by name, laid on a network by rule."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from common import checkpoint as checkpoints
+from common.checkpoint import CheckpointKeeper, load, load_into, save
+from common.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parameter(name: str, value: float, *shape: int) -> Parameter:
+    return Parameter(Tensor(np.full(shape or (2, 3), value, np.float32)), name=name)
+
+
+def weights(value: float, *names: str) -> dict[str, Parameter]:
+    return {name: parameter(name, value) for name in names or ("a.weight", "b.weight")}
+
+
+def values(path: Path) -> set[float]:
+    return {float(x) for array in load(path).parameters.values() for x in array.ravel()}
+
+
+def visible(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "deep" / "er" / "x.ckpt"
+    metadata = {"labels": ["Ä", "_"], "progress": {"step": 3}}
+    save(path, weights(1.5) | {"step": parameter("step", 7, 1)}, metadata)
+    found = load(path)
+    assert found.metadata == metadata
+    assert sorted(found.parameters) == ["a.weight", "b.weight", "step"]
+    np.testing.assert_array_equal(found.parameters["a.weight"], np.full((2, 3), 1.5, np.float32))
+    assert found.parameters["step"].shape == (1,)
+    assert os.access(path, os.W_OK)
+    assert [each.name for each in path.parent.iterdir()] == ["x.ckpt"]
+
+
+def test_the_seed_of_dropout_is_never_stored(tmp_path):
+    save(tmp_path / "x.ckpt", weights(1) | weights(2, "RNN.dropouts.0.dropout_seed"), {})
+    assert sorted(load(tmp_path / "x.ckpt").parameters) == ["a.weight", "b.weight"]
+
+
+# ---- a kill at any moment
+
+
+class Killed(BaseException):
+    """Ends the process at a certain call, as SIGKILL would: nothing tidies up after it."""
+
+
+STEPS = {ms: ["save_checkpoint"], os: ["replace", "link", "fsync"]}
+
+
+def killed_after(calls: int, monkeypatch) -> None:
+    """The process 'dies' instead of the file operation after so many; a dying save leaves half."""
+    left = itertools.count(calls, -1)
+
+    def dying(name, real):
+        def call(*arguments, **keywords):
+            if next(left) <= 0:
+                if name == "save_checkpoint":
+                    Path(arguments[1]).write_bytes(b"half")
+                raise Killed
+            return real(*arguments, **keywords)
+
+        return call
+
+    for module, names in STEPS.items():
+        for name in names:
+            monkeypatch.setattr(module, name, dying(name, getattr(module, name)))
+
+
+def test_a_kill_between_any_two_file_operations_leaves_whole_checkpoints(tmp_path):
+    for calls in itertools.count():
+        keeper = CheckpointKeeper(tmp_path / str(calls), "m", keep=2)
+        for step in (1, 2):
+            keeper.save_last(weights(step), {"step": step}, 0, step)
+        keeper.save_best(weights(2), {"step": 2})
+        with pytest.MonkeyPatch.context() as patch:
+            killed_after(calls, patch)
+            try:
+                keeper.save_last(weights(3), {"step": 3}, 0, 3)
+                keeper.save_best(weights(3), {"step": 3})
+                finished = True
+            except Killed:
+                finished = False
+        for path in keeper.folder.glob("[!.]*.ckpt"):
+            assert values(path) == {load(path).metadata["step"]}
+        assert values(keeper.last) in ({2}, {3})
+        assert values(keeper.best) in ({2}, {3})
+        assert {"m-last.ckpt", "m-best.ckpt", "m-0_2.ckpt"} <= visible(keeper.folder)
+        keeper.save_last(weights(4), {"step": 4}, 0, 4)  # what was left behind is in nobody's way
+        keeper.save_best(weights(4), {"step": 4})
+        assert values(keeper.last) == values(keeper.best) == {4}
+        if finished:
+            break
+    assert calls > 8
+
+
+SAVER = """
+import itertools, sys
+import common
+import numpy as np
+from mindspore import Parameter, Tensor
+from common.checkpoint import CheckpointKeeper
+keeper = CheckpointKeeper(sys.argv[1], "m", 3)
+for step in itertools.count(1):
+    weights = {"w": Parameter(Tensor(np.full((512, 512), step, np.float32)), name="w")}
+    keeper.save_last(weights, {"step": step}, 0, step)
+    keeper.save_best(weights, {"step": step})
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("saves", [1, 7, 20])
+def test_sigkill_while_saving_leaves_whole_checkpoints(tmp_path, saves):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(saves):
+        told = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    keeper = CheckpointKeeper(tmp_path, "m", 3)
+    for path in [keeper.last, keeper.best, *keeper.numbered()]:
+        assert values(path) == {load(path).metadata["step"]}
+    assert load(keeper.last).metadata["step"] >= told
+    assert load(keeper.best).metadata["step"] >= told
+
+
+# ---- which ones are kept
+
+
+def test_only_the_newest_numbered_ones_are_kept(tmp_path):
+    keeper = CheckpointKeeper(tmp_path, "m", keep=2)
+    for epoch, step in ((1, 5), (2, 10), (10, 50), (11, 55)):
+        keeper.save_last(weights(step), {}, epoch, step)
+    keeper.save_best(weights(10), {})
+    assert visible(tmp_path) == {"m-10_50.ckpt", "m-11_55.ckpt", "m-last.ckpt", "m-best.ckpt"}
+    assert [path.name for path in keeper.numbered()] == ["m-10_50.ckpt", "m-11_55.ckpt"]
+    assert values(keeper.last) == {55} and values(keeper.best) == {10}
+
+
+def test_a_new_run_in_the_folder_of_an_older_one_keeps_its_own_newest(tmp_path):
+    keeper = CheckpointKeeper(tmp_path, "m", keep=2)
+    for step in (60, 70):
+        os.utime(keeper.save_last(weights(step), {}, 7, step), (1e9 + step, 1e9 + step))
+    for step in (1, 2):
+        keeper.save_last(weights(step), {}, 0, step)
+    assert [path.name for path in keeper.numbered()] == ["m-0_1.ckpt", "m-0_2.ckpt"]
+
+
+def test_others_files_are_left_alone(tmp_path):
+    others = ["m-first_try.ckpt", "other-1_1.ckpt", "m2-1_1.ckpt", "m-1_1.txt"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    keeper = CheckpointKeeper(tmp_path, "m", keep=1)
+    for step in (1, 2, 3):
+        keeper.save_last(weights(step), {}, 0, step)
+    assert visible(tmp_path) == {*others, "m-0_3.ckpt", "m-last.ckpt"}
+
+
+def test_without_hard_links_last_is_a_copy(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    keeper = CheckpointKeeper(tmp_path, "m", keep=1)
+    keeper.save_last(weights(1), {"step": 1}, 0, 1)
+    assert values(keeper.last) == {1}
+
+
+def test_what_cannot_be_written_or_kept_is_said_at_the_start():
+    with pytest.raises(UserError, match=r"/dev/null/x: cannot be written \(Not a directory\)"):
+        CheckpointKeeper("/dev/null/x", "m", 1).check_writable()
+    with pytest.raises(UserError, match="keep_checkpoint_max=0: expected at least 1"):
+        CheckpointKeeper("x", "m", 0)
+    with pytest.raises(UserError, match=r"x\.ckpt: could not be written.*earlier .* untouched"):
+        save(Path("/dev/null/x.ckpt"), weights(1), {})
+
+
+# ---- what cannot be loaded
+
+
+def test_a_missing_file():
+    with pytest.raises(UserError, match=r"nowhere\.ckpt: no such file"):
+        load("nowhere.ckpt")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "folder"])
+def test_a_damaged_file_is_named_with_its_size(tmp_path, damage):
+    path = tmp_path / "x.ckpt"
+    save(path, {"w": parameter("w", 1, 100, 100)}, {"step": 1})
+    content = path.read_bytes()
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        half = content[: len(content) // 2]
+        path.write_bytes({"truncated": half, "text": b"hello\n" * 9, "empty": b""}[damage])
+    with pytest.raises(UserError, match=r"x\.ckpt: (not a readable|no such file)") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+# ---- laying a checkpoint on a network
+
+
+class Network(nn.Cell):
+    def __init__(self, labels: int = 4):
+        super().__init__()
+        self.RNN = nn.Dense(3, 2)
+        self.fc = nn.Dense(2, labels)
+        self.dropout_seed = Parameter(Tensor(0, ms.int32), name="dropout_seed")
+
+
+SHAPES = {"RNN.weight": (2, 3), "RNN.bias": (2,), "fc.weight": (4, 2), "fc.bias": (4,)}
+
+
+def stored(tmp_path: Path, *, prefix: str = "", drop=(), **extra: tuple) -> checkpoints.Checkpoint:
+    shapes = {prefix + name: shape for name, shape in SHAPES.items() if name not in drop}
+    shapes |= {name.replace("__", "."): shape for name, shape in extra.items()}
+    path = tmp_path / "x.ckpt"
+    save(path, {name: parameter(name, 0.5, *shape) for name, shape in shapes.items()}, {})
+    return load(path)
+
+
+def half(network: nn.Cell, *names: str) -> list[bool]:
+    found = {p.name: p.asnumpy() for p in network.get_parameters()}
+    return [bool((found[name] == 0.5).all()) for name in names]
+
+
+@pytest.mark.parametrize("prefix", ["", "network.", "_backbone.network.", "model.module."])
+def test_wrapper_prefixes_are_passed_over(tmp_path, prefix):
+    network = Network()
+    report = load_into(network, stored(tmp_path, prefix=prefix))
+    assert half(network, *SHAPES) == [True] * 4
+    assert report.matched == sorted(SHAPES) and not report.missing + report.unused
+    assert str(report) == "4 of 4 parameters match"
+
+
+def test_older_names_are_renamed(tmp_path):
+    network = Network()
+    found = stored(tmp_path, drop=("RNN.weight", "RNN.bias"), rnn__weight=(2, 3), rnn__bias=(2,))
+    load_into(network, found, lambda name: name.replace("rnn", "RNN"))
+    assert half(network, *SHAPES) == [True] * 4
+
+
+def test_the_recipe_renames_rnn():
+    from deepspeech2.src.recipe import RECIPE
+
+    assert RECIPE.rename_parameter("network.rnn.lstms.0.x") == "network.RNN.lstms.0.x"
+    assert RECIPE.rename_parameter("conv.rnnish.weight") == "conv.rnnish.weight"
+
+
+def test_the_optimizers_state_is_passed_over(tmp_path):
+    network = Network()
+    found = stored(
+        tmp_path, moment1__RNN__weight=(2, 3), moment2__fc__bias=(4,), beta1_power=(1,),
+        global_step=(1,), learning_rate=(1,), accum__RNN__weight=(2, 3), stat__fc__bias=(4,),
+        momentum=(1,),
+    )  # fmt: skip
+    assert load_into(network, found).unused == []
+
+
+def test_foreign_parameters_are_reported(tmp_path):
+    report = load_into(Network(), stored(tmp_path, attention__weight=(2, 2)))
+    assert report.unused == ["attention.weight"]
+    assert str(report) == "4 of 4 parameters match; 1 not used (attention.weight)"
+
+
+def test_a_parameter_too_few_is_an_error_and_changes_nothing(tmp_path):
+    network = Network()
+    with pytest.raises(UserError, match=r"3 of 4 parameters match.*fc\.bias is missing"):
+        load_into(network, stored(tmp_path, drop=("fc.bias",)))
+    assert half(network, *SHAPES) == [False] * 4
+
+
+def test_another_size_is_an_error_with_both_shapes(tmp_path):
+    network = Network(labels=7)
+    with pytest.raises(UserError, match=r"fc\.\w+ is \(4.*\) in the file, \(7.*\) in the network"):
+        load_into(network, stored(tmp_path))
+    assert half(network, *SHAPES) == [False] * 4
+
+
+def test_another_model_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"not of this network: 0 of 4 parameters match") as caught:
+        load_into(
+            Network(), stored(tmp_path, drop=tuple(SHAPES), encoder__x=(2,)), new_head="fc"
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_new_head_starts_anew(tmp_path):
+    network = Network(labels=7)
+    fresh = network.fc.weight.asnumpy().copy()
+    report = load_into(network, stored(tmp_path), new_head="fc")
+    assert half(network, "RNN.weight", "RNN.bias") == [True, True]
+    np.testing.assert_array_equal(network.fc.weight.asnumpy(), fresh)
+    assert sorted(report.reshaped) == ["fc.bias", "fc.weight"]
+    assert str(report) == "2 of 4 parameters match; 2 of another shape (fc.weight, fc.bias)"
+
+
+def test_the_seed_of_dropout_is_nobodys_loss(tmp_path):
+    network = Network()
+    network.dropout_seed.set_data(Tensor(9, ms.int32))
+    load_into(network, stored(tmp_path))
+    assert int(network.dropout_seed.asnumpy()) == 9
+
+
+def test_a_checkpoint_of_another_project_carries_no_metadata(tmp_path):
+    path = tmp_path / "zoo.ckpt"
+    ms.save_checkpoint([{"name": "a", "data": parameter("a", 1)}], str(path))
+    assert load(path).metadata is None
+
+
+def test_the_metadata_is_readable_json(tmp_path):
+    save(tmp_path / "x.ckpt", weights(1), {"format": 1})
+    content = ms.load_checkpoint(str(tmp_path / "x.ckpt"))
+    assert json.loads(content[checkpoints.METADATA]) == {"format": 1}

@@ -1,0 +1,360 @@
+"""The commands as users start them: what they print, what they refuse, the code they exit with."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import mindspore as ms
+import numpy as np
+import pytest
+import yaml
+from tones import LABELS, settings, trained
+
+from common import checkpoint, cli, runtime, training
+from common.errors import UserError
+from deepspeech2.src.recipe import RECIPE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "deepspeech2" / f"{script}.py"), *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a trained checkpoint, its corpus, and much that is broken."""
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copy(trained() / "checkpoint" / "tiny-best.ckpt", folder / "good.ckpt")
+    shutil.copytree(trained() / "test", folder / "test")
+    shutil.copytree(trained() / "records" / "val", folder / "cut" / "train")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(trained())))
+
+    content = (folder / "good.ckpt").read_bytes()
+    (folder / "cut.ckpt").write_bytes(content[: len(content) // 2])
+    (folder / "text.ckpt").write_text("not a checkpoint\n" * 20)
+    found = checkpoint.load(folder / "good.ckpt")
+    weights = {
+        name: ms.Parameter(ms.Tensor(value), name=name) for name, value in found.parameters.items()
+    }
+    checkpoint.save(folder / "jasper.ckpt", weights, found.metadata | {"model": "jasper"})
+    few = [{"name": "conv.conv1.weight", "data": weights["conv.conv1.weight"]}]
+    ms.save_checkpoint(few, str(folder / "few.ckpt"))
+
+    (folder / "blankless.json").write_text(json.dumps(LABELS[:-1]))
+    (folder / "reordered.json").write_text(json.dumps(LABELS[::-1]))
+    (folder / "empty.csv").write_text("")
+    recording = (folder / "test" / "test0.wav").read_bytes()
+    (folder / "cut.wav").write_bytes(recording[: len(recording) // 2])
+    (folder / "cut.csv").write_text(f"test/test1.wav,AB\n{folder / 'cut.wav'},CD\n")
+    (folder / "words.wav").write_text("not a recording\n")
+    shard = folder / "cut" / "train" / "tones1.md"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    return folder
+
+
+# ---- bad input: one line on stderr, exit code 1
+
+
+@dataclass(frozen=True)
+class Refused:
+    command: str
+    says: str  # a regular expression for the line after "error: "
+
+
+TRAIN = "train --config tiny.yaml"
+CONVERT = "create_mindrecord --config tiny.yaml"
+REFUSED = {
+    "no MindRecord files": Refused(
+        TRAIN + " --set mindrecord_format=none/{split}/x{}.md",
+        r"none/train: no converted corpus here .*run create_mindrecord\.py",
+    ),
+    "other features": Refused(
+        TRAIN + " --set bands=20", r"records/train: features.bands is 16 in the files, 20 is wanted"
+    ),
+    "other labels": Refused(
+        TRAIN + " --set labels_path=reordered.json",
+        r"labels is 'ABCD _' in the files, '_ DCBA' is wanted",
+    ),
+    "a truncated shard": Refused(
+        TRAIN + " --set mindrecord_format=cut/{split}/tones{}.md",
+        r"cut/train/tones1\.md: 1000 bytes where \d+ were written, truncated",
+    ),
+    "labels without blank": Refused(
+        CONVERT + " --set labels_path=blankless.json",
+        r"labels file blankless\.json: labels without blank",
+    ),
+    "no labels file": Refused(
+        CONVERT + " --set labels_path=none.json", r"labels file none\.json: No such file"
+    ),
+    "an empty manifest": Refused(
+        CONVERT + " --set train_manifest=empty.csv", r"empty\.csv.*holds no utterances"
+    ),
+    "no manifest": Refused(
+        CONVERT + " --set train_manifest=none.csv", r"none\.csv.*[Nn]o such file"
+    ),
+    "no place for MindRecord files": Refused(
+        CONVERT + " --set mindrecord_format=/dev/null/{split}/x{}.md",
+        r"/dev/null.*cannot be written",
+    ),
+    "no place for checkpoints": Refused(
+        TRAIN + " --set ckpt_path=/dev/null/x",
+        r"checkpoint folder /dev/null/x: cannot be written .*set CheckpointConfig\.ckpt_path",
+    ),
+    "no place for log-probabilities": Refused(
+        "eval --pretrain_ckpt good.ckpt --set save_output=/dev/null/x",
+        r"save_output /dev/null/x: cannot be made",
+    ),
+    "no place for an export": Refused(
+        "export --pre_trained_model_path good.ckpt --file_name /dev/null/x",
+        r"/dev/null/x.*could not be written",
+    ),
+    "no checkpoint": Refused(
+        "eval --pretrain_ckpt none.ckpt", r"checkpoint none\.ckpt: no such file"
+    ),
+    "a truncated checkpoint": Refused(
+        "eval --pretrain_ckpt cut.ckpt",
+        r"checkpoint cut\.ckpt: not a readable MindSpore checkpoint, truncated .*\(\d+ bytes\)",
+    ),
+    "a text file for a checkpoint": Refused(
+        "export --pre_trained_model_path text.ckpt", r"text\.ckpt: not a readable MindSpore"
+    ),
+    "another model's checkpoint": Refused(
+        "transcribe test/test0.wav --pretrain_ckpt jasper.ckpt",
+        r"jasper\.ckpt: holds a jasper network, expected deepspeech2; use the commands of jasper/",
+    ),
+    "a checkpoint of few parameters": Refused(
+        TRAIN + " --pre_trained_model_path few.ckpt",
+        r"few\.ckpt: not of this network: 1 of \d+ parameters match; \d+ missing",
+    ),
+    "another size": Refused(
+        TRAIN + " --pre_trained_model_path good.ckpt --set hidden_size=20",
+        r"good\.ckpt: not of this network: .* in the file, .* in the network",
+    ),
+    "a device that is not there": Refused(
+        "eval --pretrain_ckpt good.ckpt --device_target Ascend",
+        r"device Ascend is not there: this machine has .*CPU",
+    ),
+    "no such preset": Refused(
+        "train --preset nonsense", r"--preset nonsense: unknown, expected one of .*an4"
+    ),
+    "no such key": Refused(
+        TRAIN + " --set batch_sise=3",
+        r"--set batch_sise=3: unknown key batch_sise, did you mean DataConfig\.batch_size\?",
+    ),
+    "no such decoder": Refused(
+        "eval --pretrain_ckpt good.ckpt --set decoder_type=oracle",
+        r"decoder_type is 'oracle'; there is",
+    ),
+    "truncated audio": Refused(
+        "eval --pretrain_ckpt good.ckpt --set test_manifest=cut.csv", r"cut\.wav: truncated"
+    ),
+    "nothing to resume": Refused(
+        TRAIN + " --resume --set ckpt_path=none", r"--resume: no checkpoint none/tiny-last\.ckpt"
+    ),
+    "resuming and beginning at once": Refused(
+        TRAIN + " --resume --pre_trained_model_path good.ckpt", r"--resume goes on with a run"
+    ),
+}
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".log"
+    }
+
+
+@pytest.fixture(scope="module")
+def refusals(place) -> dict[str, subprocess.CompletedProcess]:
+    """All of them, two at a time; nothing that was there may be touched."""
+    before = contents(place) | contents(trained())
+
+    def refused(case: Refused) -> subprocess.CompletedProcess:
+        return start(*case.command.split(), cwd=place)
+
+    with ThreadPoolExecutor(2) as pool:
+        done = dict(zip(REFUSED, pool.map(refused, REFUSED.values())))
+    after = contents(place) | contents(trained())
+    assert {name: after.get(name) for name in before} == before
+    return done
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_one_line_and_exit_code_1(name, refusals):
+    done = refusals[name]
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert re.match("error: .*" + REFUSED[name].says, done.stderr), done.stderr
+
+
+def test_an_error_of_training_is_in_the_log_too(refusals, place):
+    assert "error: checkpoint folder /dev/null/x" in (place / "train.log").read_text()
+
+
+# ---- what they do
+
+
+def test_eval_needs_nothing_but_the_checkpoint(place):
+    done = start("eval", "--pretrain_ckpt", "good.ckpt", cwd=place)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = done.stdout.splitlines()
+    summary = r"Test Summary \tAverage WER \d+\.\d{3}\tAverage CER \d+\.\d{3}"
+    assert re.fullmatch(summary, printed[-1])
+    assert f"test set {trained() / 'test.csv'}" in printed[0]
+    for start_of_line in ("Ref: ", "Hyp: ", "WER: "):
+        assert sum(line.startswith(start_of_line) for line in printed) == 5
+    assert (place / "eval.log").read_text().splitlines()[-len(printed) :] == printed
+
+
+def test_transcribe_prints_the_good_ones_and_names_the_bad(place):
+    files = ["test/test1.wav", "cut.wav", "test/test0.wav", "words.wav", "test/test1.wav"]
+    done = start("transcribe", *files, "--pretrain_ckpt", "good.ckpt", cwd=place)
+    assert done.returncode == 1
+    names = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert names == ["test/test1.wav", "test/test0.wav", "test/test1.wav"]
+    cut, words, summary = done.stderr.splitlines()
+    assert re.match(r"error: .*cut\.wav: truncated: ", cut)
+    assert re.match(r"error: .*words\.wav: ", words)
+    assert summary == "error: 2 of 5 files were not read"
+
+
+def test_transcribe_prints_the_text_of_one_file_alone(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    checkpoint_flag = ["--pretrain_ckpt", "good.ckpt"]
+    assert cli.transcribe(RECIPE, ["test/test2.wav", *checkpoint_flag]) == 0
+    alone = capsys.readouterr().out
+    assert alone.count("\n") == 1 and set(alone.strip()) <= set("ABCD ")
+    assert cli.transcribe(RECIPE, ["test/test2.wav", "test/test3.wav", *checkpoint_flag]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"test/test2.wav\t{alone.strip()}"
+
+
+def test_converting_again_finds_nothing_to_do(place, tmp_path):
+    options = ["--config", str(place / "tiny.yaml"), "--set", "mindrecord_format=m/{split}{}.md"]
+    first, again = (start("create_mindrecord", *options, cwd=tmp_path) for _ in range(2))
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert "m/train: 12 utterances" in first.stdout and "m/val: 4 utterances" in first.stdout
+    assert again.stdout.count("up to date, nothing to convert") == 2
+    assert (tmp_path / "m" / "train" / "train0.md").exists()
+
+
+def test_validate_says_what_is_wrong_by_its_exit_code(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    config = ["--config", "tiny.yaml"]
+    assert cli.check_data(RECIPE, config) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(".csv")] == [
+        str(trained() / f"{name}.csv") for name in ("train", "val", "test")
+    ]
+    assert cli.check_data(RECIPE, ["cut.csv", *config]) == 1
+    assert "cut.wav" in capsys.readouterr().out
+
+
+# ---- flags
+
+
+@pytest.fixture
+def jobs(monkeypatch, tmp_path) -> list[training.Job]:
+    """train.py without the training: what it would have done."""
+    asked = []
+    monkeypatch.setattr(training, "fit", asked.append)
+    monkeypatch.setattr(runtime, "set_device", lambda target, number: f"{target}:{number}")
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_the_originals_flags(jobs):
+    cli.train(RECIPE, [])
+    cli.train(RECIPE, ["--bidirectional", "false", "--device_target", "CPU", "--device_id", "1"])
+    cli.train(RECIPE, ["--pre_trained_model_path", "x.ckpt", "--is_distributed", "false"])
+    plain, second, third = jobs
+    assert plain.config.ModelConfig.bidirectional and plain.device == "None:None"
+    assert not second.config.ModelConfig.bidirectional and second.device == "CPU:1"
+    assert (third.start_from, third.resume, third.ranks) == ("x.ckpt", False, 1)
+    assert Path("train.log").exists()
+
+
+def test_a_flag_that_is_neither_true_nor_false(jobs, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.train(RECIPE, ["--bidirectional", "perhaps"])
+    assert stopped.value.code == 2
+    assert "expected true or false, found perhaps" in capsys.readouterr().err
+
+
+def test_presets_files_and_keys_override_in_this_order(jobs, tmp_path):
+    (tmp_path / "a.yaml").write_text("DataConfig: {batch_size: 3}\nTrainingConfig: {epochs: 3}\n")
+    (tmp_path / "b.yaml").write_text("TrainingConfig: {epochs: 4, seed: 4}\n")
+    for name in RECIPE.presets():
+        cli.train(
+            RECIPE,
+            ["--preset", name, "--config", "a.yaml", "--config", "b.yaml", "--set", "seed=5"],
+        )
+        config = jobs[-1].config
+        assert config.DataConfig.batch_size == 3
+        assert (config.TrainingConfig.epochs, config.TrainingConfig.seed) == (4, 5)
+    assert len(jobs) >= 3
+
+
+def test_resuming_takes_the_configuration_of_the_run(jobs):
+    run = trained() / "checkpoint"
+    flags = ["--resume", "--set", f"ckpt_path={run}", "ckpt_file_name_prefix=tiny"]
+    cli.train(RECIPE, [*flags, "epochs=50"])
+    config = jobs[0].config
+    assert jobs[0].resume and config.ModelConfig.hidden_size == 24
+    assert config.TrainingConfig.epochs == 50
+    assert config.DataConfig.SpectConfig.bands == 16
+    assert Path(config.DataConfig.train_manifest) == trained() / "train.csv"
+
+
+def test_exit_codes(monkeypatch, capsys):
+    def ending(how):
+        def main(recipe, argv):
+            if isinstance(how, BaseException):
+                raise how
+            return how
+
+        return main
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    cases = ((None, 0), (0, 0), (1, 1), (UserError("x is 1"), 1), (KeyboardInterrupt(), 130))
+    for how, code in cases:
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(ending(how), SimpleNamespace())
+        assert stopped.value.code == code
+    assert capsys.readouterr().err == "error: x is 1\ninterrupted\n"
+    with pytest.raises(ZeroDivisionError):  # our own bugs keep their traceback
+        cli.run(ending(ZeroDivisionError()), SimpleNamespace())
+
+
+def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_a_file(
+    place, tmp_path, monkeypatch, capsys
+):
+    found = checkpoint.load(place / "good.ckpt")
+    entries = [
+        {"name": f"network.{name}".replace("RNN", "rnn"), "data": ms.Tensor(value)}
+        for name, value in found.parameters.items()
+    ]
+    entries.append({"name": "moment1.network.fc.x", "data": ms.Tensor(np.zeros(3, np.float32))})
+    ms.save_checkpoint(entries, str(tmp_path / "zoo.ckpt"))
+    monkeypatch.chdir(tmp_path)
+    recording = str(place / "test" / "test0.wav")
+    cli.transcribe(RECIPE, [recording, "--pretrain_ckpt", str(place / "good.ckpt")])
+    expected = capsys.readouterr().out
+    cli.transcribe(
+        RECIPE,
+        [recording, "--pretrain_ckpt", "zoo.ckpt", "--train_config", str(place / "tiny.yaml")],
+    )
+    printed = capsys.readouterr()
+    assert printed.out == expected
+    assert "zoo.ckpt names no configuration; taking that of deepspeech2" in printed.err

@@ -1,0 +1,588 @@
+"""Configuration: overrides and their errors, and a proof for each key that it is not dead."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+from tones import LABELS, RATE, make_corpus, record, tiny
+
+from common import cli, dataset
+from common import config as configs
+from common.config import EvalConfig, leaves, override, override_from_options, override_from_yaml
+from common.errors import UserError
+from common.history import History
+from common.mindrecord import open_dataset
+from deepspeech2.src.config import TrainConfig, eval_config, train_config
+from deepspeech2.src.recipe import RECIPE
+
+# ---- overrides
+
+ORIGINALS = (  # noqa: SIM905
+    "epochs train_manifest val_manifest test_manifest batch_size labels_path sample_rate "
+    "window_size window_stride window speed_volume_perturb spec_augment noise_dir noise_prob "
+    "noise_min noise_max rnn_type hidden_size hidden_layers lookahead_context bidirectional "
+    "learning_rate learning_anneal weight_decay momentum eps betas loss_scale "
+    "ckpt_file_name_prefix ckpt_path keep_checkpoint_max mindrecord_format mindrecord_files "
+    "save_output verbose"
+).split()
+GROUPS = [
+    "TrainingConfig", "DataConfig", "ModelConfig", "OptimConfig", "CheckpointConfig", "LMConfig",
+]  # fmt: skip
+
+
+def test_every_key_of_the_originals_is_there_under_its_name():
+    keys = [*leaves(train_config), *leaves(eval_config)]
+    assert set(ORIGINALS) <= {key.split(".")[-1] for key in keys}
+    assert list(vars(train_config)) == GROUPS
+    assert "DataConfig.SpectConfig.window" in keys
+    assert "DataConfig.AugmentationConfig.noise_dir" in keys
+
+
+def set_(*options: str, config: Any = None) -> dict[str, Any]:
+    config = config or TrainConfig()
+    override_from_options(config, list(options))
+    return leaves(config)
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "value"),
+    [
+        ("DataConfig.batch_size=8", "DataConfig.batch_size", 8),
+        ("data.batch_size=8", "DataConfig.batch_size", 8),
+        ("batch_size=8", "DataConfig.batch_size", 8),
+        ("spect.window=hann", "DataConfig.SpectConfig.window", "hann"),
+        ("learning_rate=1e-4", "OptimConfig.learning_rate", 1e-4),
+        ("learning_rate=1", "OptimConfig.learning_rate", 1.0),
+        ("betas=[0.8, 0.9]", "OptimConfig.betas", (0.8, 0.9)),
+        ("freeze=[conv, RNN.lstms.0]", "TrainingConfig.freeze", ["conv", "RNN.lstms.0"]),
+        ("conv_kernels=[[3, 5]]", "ModelConfig.conv_kernels", [[3, 5]]),
+        ("bidirectional=false", "ModelConfig.bidirectional", False),
+        ("val_manifest=", "DataConfig.val_manifest", ""),
+        ("noise_dir= ", "DataConfig.AugmentationConfig.noise_dir", ""),
+        ("ckpt_file_name_prefix=007", "CheckpointConfig.ckpt_file_name_prefix", "007"),
+        ("train_manifest=a: b@[c", "DataConfig.train_manifest", "a: b@[c"),
+        ("mindrecord_format=m/{split}{}.md", "DataConfig.mindrecord_format", "m/{split}{}.md"),
+    ],
+)
+def test_a_single_key(option, key, value):
+    found = set_(option)
+    assert found[key] == value and type(found[key]) is type(value)
+    assert {name for name, other in leaves(TrainConfig()).items() if found[name] != other} <= {key}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("batch_sise=8", r"--set batch_sise=8: unknown key batch_sise, did you mean "
+                         r"DataConfig\.batch_size\?"),
+        ("hiden_layers=3", r"did you mean ModelConfig\.hidden_layers\?"),
+        ("data.spect.windw=hann", r"did you mean DataConfig\.SpectConfig\.window\?"),
+        ("zzz=1", "unknown key zzz, did you mean"),
+        ("batch_size", "expected KEY=VALUE"),
+        ("batch_size=many", "DataConfig.batch_size: expected int, found 'many'"),
+        ("batch_size=1.5", "expected int, found 1.5"),
+        ("batch_size=true", "expected int, found True"),
+        ("bidirectional=1", "expected bool, found 1"),
+        ("learning_rate=fast", "expected float, found 'fast'"),
+        ("betas=0.9", r"expected a list such as \[1, 2\], found 0.9"),
+        ("betas=[0.9]", "expected 2 values, found 1"),
+        ("freeze=conv", r"expected a list such as \[1, 2\], found 'conv'"),
+        ("freeze=[conv", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_one_line_that_says_what_was_expected(option, message):
+    with pytest.raises(UserError, match=message) as caught:
+        set_(option)
+    assert "\n" not in str(caught.value)
+
+
+@dataclass
+class Left:
+    rate: int = 1
+
+
+@dataclass
+class Both:
+    LeftConfig: Left = field(default_factory=Left)
+    RightConfig: Left = field(default_factory=Left)
+
+
+def test_an_ambiguous_name_names_the_candidates():
+    with pytest.raises(UserError, match="rate may be LeftConfig.rate or RightConfig.rate"):
+        set_("rate=2", config=Both())
+    assert set_("right.rate=2", config=Both()) == {"LeftConfig.rate": 1, "RightConfig.rate": 2}
+
+
+def test_a_yaml_file_overrides_groups_of_keys(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "\ufeffDataConfig:\n  batch_size: 3\n  SpectConfig: {window: blackman}\n"
+        "  val_manifest:\nOptimConfig:\n  learning_rate: 1e-4\n  betas: [0.5, 0.6]\n",
+        encoding="utf-8",
+    )
+    config = TrainConfig()
+    override_from_yaml(config, path)
+    changed = {
+        key: value
+        for key, value in leaves(config).items()
+        if value != leaves(TrainConfig())[key]
+    }
+    assert changed == {
+        "DataConfig.batch_size": 3,
+        "DataConfig.SpectConfig.window": "blackman",
+        "DataConfig.val_manifest": "",
+        "OptimConfig.learning_rate": 1e-4,
+        "OptimConfig.betas": (0.5, 0.6),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("DataConfig: {batchsize: 3}", r"unknown key DataConfig\.batchsize, did you mean "
+                                       r"DataConfig\.batch_size"),
+        ("batch_size: 3", r"unknown key batch_size, did you mean DataConfig\.batch_size"),
+        ("DataConfig: 3", "DataConfig is a group of keys, found 3"),
+        ("DataConfig.batch_size.x: 3", r"DataConfig\.batch_size is a key, not a group"),
+        ("DataConfig: {SpectConfig: {bands: x}}", r"DataConfig\.SpectConfig\.bands: expected int"),
+        ("[1, 2]", "expected groups of keys"),
+        ("", "expected groups of keys, found None"),
+        ("a: [", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_a_wrong_yaml_file_is_named(tmp_path, text, message):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        override_from_yaml(TrainConfig(), path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_yaml_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: No such file"):
+        override_from_yaml(TrainConfig(), tmp_path / "none.yaml")
+
+
+def test_a_configuration_survives_the_json_of_a_checkpoint():
+    config = TrainConfig()
+    override_from_options(config, ["betas=[0.1, 0.2]", "conv_strides=[[1, 2], [3, 4]]"])
+    again = TrainConfig()
+    override(again, json.loads(json.dumps(configs.to_dict(config))), "checkpoint")
+    assert leaves(again) == leaves(config)
+
+
+def test_configurations_share_nothing():
+    first, second = TrainConfig(), TrainConfig()
+    first.DataConfig.SpectConfig.window = "hann"
+    first.TrainingConfig.freeze.append("conv")
+    assert leaves(second) == leaves(TrainConfig()) == leaves(train_config)
+
+
+# ---- no key is dead: how a change is seen
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = make_corpus(tmp_path_factory.mktemp("corpus"), train=7, val=3, test=3)
+    record(folder, "other", 4, seed=9)
+    (folder / "reordered.json").write_text(json.dumps(LABELS[::-1]))
+    (folder / "noise").mkdir()
+    hum = np.random.default_rng(0).uniform(-0.3, 0.3, RATE)
+    sf.write(folder / "noise" / "hum.wav", hum, RATE)
+    return folder
+
+
+@contextmanager
+def patched(**replacements: Any):
+    """Attributes replaced for a while, given as `module__name=value` of modules of `common`."""
+    import importlib
+
+    patch = pytest.MonkeyPatch()
+    for where, value in replacements.items():
+        module, _, name = where.partition("__")
+        patch.setattr(importlib.import_module(f"common.{module}"), name, value)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+class Pools(list):
+    """Notes the sizes of the thread pools that batches are made in."""
+
+    def __call__(self, size: int, **arguments: Any):
+        self.append(size)
+        return functools.partial(_ThreadPool, **arguments)(size)
+
+
+_ThreadPool = dataset.ThreadPoolExecutor
+
+
+class FakeForward:
+    """In the network's place: log-probabilities that are always the same few words."""
+
+    def __init__(self, recogniser: Any):
+        self.recogniser = recogniser
+        self.rows: list[int] = []
+
+    def __call__(self, features: np.ndarray, lengths: np.ndarray):
+        frames = self.recogniser.output_frames(lengths)
+        log_probs = np.full((int(frames.max()), len(lengths), len(LABELS)), -9.0, np.float32)
+        for frame in range(len(log_probs)):
+            log_probs[frame, :, frame % 3] = -0.1
+        FakeForward.seen.append(features.shape)
+        return log_probs, frames
+
+    seen: list[tuple[int, ...]] = []
+
+
+def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
+    """A run of training with everything in it but the network, which gives nothing to learn.
+
+    What can be seen of it: the steps with their batches and rates, lines, files, the error.
+    """
+    from common import training
+    from common.conversion import convert_split, shard_files
+    from common.steps import StepResult
+
+    seen: dict[str, Any] = {"features": [], "targets": [], "ids": [], "rates": [], "error": ""}
+
+    class FakeStep:
+        def __init__(self, recogniser, forecast, ranks=1):
+            seen["initial"] = next(iter(recogniser.network.get_parameters())).asnumpy().tolist()
+            self.update = SimpleNamespace(state=dict)
+
+        def __call__(self, group, rate, number, total):
+            seen["features"].append([batch.features.astype(float).tolist() for batch in group])
+            seen["targets"].append([batch.targets.tolist() for batch in group])
+            seen["ids"].append([batch.ids for batch in group])
+            seen["rates"].append(rate)
+            return StepResult(1.0 if finite else np.nan, 1.0, finite, list(group[0].ids))
+
+    log = logging.getLogger("seen")
+    log.propagate, log.handlers = False, [logging.Handler()]
+    log.setLevel(logging.INFO)
+    lines: list[str] = []
+    log.handlers[0].emit = lambda entry: lines.append(entry.getMessage())
+    pools = Pools()
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        with patched(
+            training__TrainStep=FakeStep, training__Forward=FakeForward,
+            dataset__ThreadPoolExecutor=pools,
+        ):  # fmt: skip
+            for split in ("train", "val"):
+                if getattr(config.DataConfig, f"{split}_manifest"):
+                    convert_split(RECIPE, config, split, log=lambda line: None)
+            folder_of_records, _ = shard_files(config.DataConfig, "train")
+            row = next(iter(open_dataset(folder_of_records).read([0])))
+            seen["stored"] = "features" if row.audio is None else "audio"
+            training.fit(training.Job(RECIPE, config, "CPU", log))
+    except UserError as error:
+        seen["error"] = str(error)
+    finally:
+        os.chdir(before)
+    seen["lines"] = [line for line in lines if not line.startswith(("epoch", "trained", "figures"))]
+    seen["files"] = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    seen["pools"] = pools
+    metrics = folder / "metrics.csv"
+    seen["evaluations"] = len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
+    return seen
+
+
+def train_on_nan(config: Any, folder: Path) -> dict[str, Any]:
+    return train(config, folder, finite=False)
+
+
+@contextmanager
+def without_compiling():
+    import mindspore as ms
+
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def build(config: Any, folder: Path) -> dict[str, Any]:
+    """The network in training: its parameters, and what it makes of some features."""
+    import mindspore as ms
+
+    from common.recogniser import Recogniser
+    from common.text import Vocabulary
+
+    with without_compiling():
+        recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+        features = np.random.default_rng(1).normal(size=(2, recogniser.featurizer.dimension, 12))
+        recogniser.network.set_train()
+        output, _ = recogniser.network(
+            ms.Tensor(features.astype(np.float32)), ms.Tensor([12, 9], ms.int32)
+        )
+        shapes = {p.name: p.shape for p in recogniser.network.get_parameters()}
+        return {"output": output.asnumpy().tolist(), "shapes": shapes}
+
+
+def step(config: Any, folder: Path) -> dict[str, Any]:
+    """Two real training steps: the weights and the optimizer's state, the network's batch sizes."""
+    from common.dataset import Batch
+    from common.recogniser import Recogniser
+    from common.steps import TrainStep
+    from common.text import Vocabulary
+    from common.training import forecast_memory
+
+    rng = np.random.default_rng(2)
+    lengths = np.array([16, 14, 12], np.int32)
+    with without_compiling():
+        recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+        batch = Batch(
+            rng.normal(size=(3, recogniser.featurizer.dimension, 16)).astype(np.float32), lengths,
+            np.array([[0, 1], [2, 3], [1, 0]], np.int32), np.array([2, 2, 2], np.int32),
+            (0, 1, 2), ("a", "b", "c"), 3, 1.0,
+        )  # fmt: skip
+        train_step = TrainStep(recogniser, forecast_memory(recogniser))
+        rows = []
+        gradients = train_step.gradients
+        train_step.gradients = lambda *inputs: rows.append(len(inputs[0])) or gradients(*inputs)
+        train_step.gradients.set_train = gradients.set_train
+        results = [train_step([batch], config.OptimConfig.learning_rate, n) for n in range(2)]
+        weights = {
+            p.name: p.asnumpy().tolist()
+            for p in recogniser.network.get_parameters()
+            if "moving" not in p.name
+        }
+        return {
+            "weights": weights,
+            "state": sorted(train_step.update.state()),
+            "rows": rows,
+            "applied": [result.applied for result in results],
+        }
+
+
+def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, Any]:
+    """eval.py on a checkpoint of an untrained network."""
+    import io
+    from contextlib import redirect_stdout
+
+    from common import checkpoint
+    from common.recogniser import Recogniser
+    from common.text import Vocabulary
+
+    recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    path = folder / "untrained.ckpt"
+    checkpoint.save(path, recogniser.network.parameters_dict(), recogniser.metadata())
+    FakeForward.seen = []
+    pools, printed, error = Pools(), io.StringIO(), ""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        with (
+            patched(recogniser__Forward=FakeForward, dataset__ThreadPoolExecutor=pools),
+            redirect_stdout(printed),
+        ):
+            arguments = ["--set", *eval_options] if eval_options else []
+            cli.evaluate(RECIPE, ["--pretrain_ckpt", str(path), *arguments])
+    except UserError as caught:
+        error = str(caught)
+    finally:
+        os.chdir(before)
+    return {
+        "lines": printed.getvalue().splitlines()[1:],
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+        "shapes": FakeForward.seen,
+        "pools": pools,
+        "error": error,
+    }
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Changing a key to `value` changes what `probe` sees under `where`, all else being equal."""
+
+    value: Any
+    probe: Callable[..., dict[str, Any]]
+    where: str
+    given: dict[str, Any] = field(default_factory=dict)  # other keys that the key needs
+
+
+SPEED = {"DataConfig.AugmentationConfig.speed_volume_perturb": True}
+MASKS = {"DataConfig.AugmentationConfig.spec_augment": True}
+NOISE = {
+    "DataConfig.AugmentationConfig.noise_dir": "{corpus}/noise",
+    "DataConfig.AugmentationConfig.noise_prob": 1.0,
+}
+LOUDNESS = {"DataConfig.SpectConfig.features": "spectrogram"}  # log-mel is normalised: no trace
+FORWARD_ONLY = {"ModelConfig.bidirectional": False}
+SGD = {"OptimConfig.optimizer": "SGD"}
+ANNEAL = {"OptimConfig.schedule": "anneal"}
+STATIC = {"DataConfig.batch_shapes": "static"}
+AUGMENTATION, SPECT = "DataConfig.AugmentationConfig.", "DataConfig.SpectConfig."
+
+EFFECTS = {
+    "TrainingConfig.epochs": Effect(1, train, "rates"),
+    "TrainingConfig.seed": Effect(2, train, "initial"),
+    "TrainingConfig.accumulation_step": Effect(2, train, "ids"),
+    "TrainingConfig.micro_batch": Effect(1, step, "rows"),
+    "TrainingConfig.memory_gib": Effect(0.5, step, "rows"),
+    "TrainingConfig.clip_norm": Effect(0.01, step, "weights", SGD),
+    "TrainingConfig.eval_every": Effect(1, train, "evaluations"),
+    "TrainingConfig.patience": Effect(1, train, "rates", {"TrainingConfig.epochs": 4}),
+    "TrainingConfig.freeze": Effect(["fc"], step, "weights"),
+    "TrainingConfig.max_nonfinite": Effect(2, train_on_nan, "rates"),
+    "TrainingConfig.hypotheses": Effect(1, train, "lines"),
+    "DataConfig.train_manifest": Effect("{corpus}/other.csv", train, "ids"),
+    "DataConfig.val_manifest": Effect("", train, "lines"),
+    "DataConfig.test_manifest": Effect("{corpus}/other.csv", score, "lines"),
+    "DataConfig.labels_path": Effect("{corpus}/reordered.json", train, "targets"),
+    "DataConfig.batch_size": Effect(2, train, "ids"),
+    "DataConfig.mindrecord_format": Effect("m/{split}/ds2_{}.md", train, "files"),
+    "DataConfig.mindrecord_files": Effect(["tones1.md"], train, "ids"),
+    "DataConfig.shards": Effect(1, train, "files"),
+    "DataConfig.store": Effect("features", train, "stored"),
+    "DataConfig.batch_shapes": Effect("static", train, "features"),
+    "DataConfig.static_shapes": Effect(1, train, "features", STATIC),
+    "DataConfig.max_hours": Effect(4 / 3600, train, "ids"),
+    "DataConfig.max_utterances": Effect(3, train, "ids"),
+    "DataConfig.min_duration": Effect(0.6, train, "ids"),
+    "DataConfig.max_duration": Effect(1.0, train, "ids"),
+    "DataConfig.workers": Effect(3, train, "pools"),
+    SPECT + "sample_rate": Effect(16000, train, "features"),
+    SPECT + "window_size": Effect(0.03, train, "features"),
+    SPECT + "window_stride": Effect(0.02, train, "features"),
+    SPECT + "window": Effect("blackman", train, "features"),
+    SPECT + "features": Effect("spectrogram", train, "features"),
+    SPECT + "bands": Effect(20, train, "features"),
+    AUGMENTATION + "speed_volume_perturb": Effect(True, train, "features"),
+    AUGMENTATION + "speed_min": Effect(0.95, train, "features", SPEED),
+    AUGMENTATION + "speed_max": Effect(1.05, train, "features", SPEED),
+    AUGMENTATION + "gain_min": Effect(8.0, train, "features", SPEED | LOUDNESS),
+    AUGMENTATION + "gain_max": Effect(-6.0, train, "features", SPEED | LOUDNESS),
+    AUGMENTATION + "spec_augment": Effect(True, train, "features"),
+    AUGMENTATION + "freq_masks": Effect(0, train, "features", MASKS),
+    AUGMENTATION + "freq_width": Effect(2, train, "features", MASKS),
+    AUGMENTATION + "time_masks": Effect(0, train, "features", MASKS),
+    AUGMENTATION + "time_width": Effect(0.5, train, "features", MASKS),
+    AUGMENTATION + "from_epoch": Effect(1, train, "features", MASKS),
+    AUGMENTATION + "noise_dir": Effect("{corpus}/noise", train, "features"),
+    AUGMENTATION + "noise_prob": Effect(0.0, train, "features", NOISE),
+    AUGMENTATION + "noise_min": Effect(0.4, train, "features", NOISE),
+    AUGMENTATION + "noise_max": Effect(0.1, train, "features", NOISE),
+    "ModelConfig.rnn_type": Effect("GRU", build, "output"),
+    "ModelConfig.hidden_size": Effect(5, build, "shapes"),
+    "ModelConfig.hidden_layers": Effect(1, build, "shapes"),
+    "ModelConfig.lookahead_context": Effect(2, build, "shapes", FORWARD_ONLY),
+    "ModelConfig.bidirectional": Effect(False, build, "shapes"),
+    "ModelConfig.norm": Effect("batch", build, "output"),
+    "ModelConfig.dropout": Effect(0.5, build, "output"),
+    "ModelConfig.activation": Effect("tanh", build, "output"),
+    "ModelConfig.conv_channels": Effect(3, build, "shapes"),
+    "ModelConfig.conv_kernels": Effect([[3, 7]], build, "shapes"),
+    "ModelConfig.conv_strides": Effect([[2, 1]], build, "output"),
+    "OptimConfig.optimizer": Effect("SGD", step, "state"),
+    "OptimConfig.learning_rate": Effect(0.02, train, "rates"),
+    "OptimConfig.schedule": Effect("cosine", train, "rates"),
+    "OptimConfig.learning_anneal": Effect(2.0, train, "rates", ANNEAL),
+    "OptimConfig.warmup_epochs": Effect(2.0, train, "rates"),
+    "OptimConfig.weight_decay": Effect(0.5, step, "weights"),
+    "OptimConfig.momentum": Effect(0.5, step, "weights", SGD),
+    "OptimConfig.eps": Effect(0.1, step, "weights"),
+    "OptimConfig.betas": Effect([0.5, 0.6], step, "weights"),
+    "OptimConfig.loss_scale": Effect(1e38, step, "applied"),
+    "CheckpointConfig.ckpt_file_name_prefix": Effect("mine", train, "files"),
+    "CheckpointConfig.ckpt_path": Effect("elsewhere", train, "files"),
+    "CheckpointConfig.keep_checkpoint_max": Effect(1, train, "files"),
+    "LMConfig.decoder_type": Effect("unheard of", train, "error"),
+}
+
+EVAL_EFFECTS = {
+    "save_output": ("kept", "files"),
+    "verbose": ("false", "lines"),
+    "DataConfig.test_manifest": ("{corpus}/other.csv", "lines"),
+    "DataConfig.batch_size": ("1", "shapes"),
+    "DataConfig.workers": ("3", "pools"),
+    "LMConfig.decoder_type": ("unheard of", "error"),
+}
+
+
+def test_the_table_holds_every_key():
+    assert set(EFFECTS) == set(leaves(TrainConfig()))
+    assert set(EVAL_EFFECTS) == set(leaves(EvalConfig()))
+
+
+def configured(corpus: Path, values: dict[str, Any]) -> TrainConfig:
+    config = tiny(corpus)
+    config.DataConfig.mindrecord_format = "records/{split}/tones{}.md"
+    config.ModelConfig.hidden_size, config.ModelConfig.conv_channels = 6, 2
+    for key, value in values.items():
+        if isinstance(value, str):
+            value = value.replace("{corpus}", str(corpus))
+        override(config, {key: value}, "test")
+    return config
+
+
+@pytest.fixture(scope="module")
+def unchanged(corpus, cpu, tmp_path_factory):
+    """What a probe sees before the key is changed: many keys share it."""
+
+    @functools.cache
+    def observe(probe: Callable, given: tuple) -> dict[str, Any]:
+        return probe(configured(corpus, dict(given)), tmp_path_factory.mktemp("unchanged"))
+
+    return observe
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(History, "draw", lambda *arguments: None)
+
+
+def differ(one: Any, other: Any) -> bool:
+    """Unequal; numbers by more than rounding."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) != len(other) or any(map(differ, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() != other.keys() or any(differ(one[key], other[key]) for key in one)
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) > 1e-5 * max(1.0, abs(one))
+    return one != other
+
+
+@pytest.mark.parametrize("key", EFFECTS)
+def test_no_training_key_is_dead(key, corpus, unchanged, tmp_path):
+    effect = EFFECTS[key]
+    before = unchanged(effect.probe, tuple(effect.given.items()))
+    config = configured(corpus, effect.given)
+    assert leaves(config)[key] != effect.value
+    after = effect.probe(configured(corpus, effect.given | {key: effect.value}), tmp_path)
+    if effect.where != "error":
+        assert before.get("error", "") == "" or effect.probe is train_on_nan
+        assert after.get("error", "") == "" or effect.probe is train_on_nan
+        assert before[effect.where], "nothing to compare"
+    assert differ(after[effect.where], before[effect.where])
+
+
+@pytest.fixture(scope="module")
+def scored(corpus, cpu, tmp_path_factory) -> dict[str, Any]:
+    return score(configured(corpus, {}), tmp_path_factory.mktemp("scored"))
+
+
+@pytest.mark.parametrize("key", EVAL_EFFECTS)
+def test_no_evaluation_key_is_dead(key, corpus, scored, tmp_path):
+    value, where = EVAL_EFFECTS[key]
+    value = value.replace("{corpus}", str(corpus))
+    after = score(configured(corpus, {}), tmp_path, [f"{key}={value}"])
+    assert (after["error"] == "") == (where != "error")
+    assert after[where] != scored[where]

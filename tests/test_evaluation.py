@@ -1,0 +1,161 @@
+"""Scoring: jiwer's figures, every utterance once, the same text in any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+from tones import trained
+
+from common.decoding import GreedyDecoder
+from common.errors import UserError
+from common.evaluation import Evaluation, _file_name, evaluate, recognise
+from common.manifest import read_manifest
+from common.metrics import blank_share
+from common.recogniser import Forward, Recogniser
+from common.sources import ManifestSource
+from deepspeech2.src.recipe import RECIPE
+
+GARBLED = ["AB CD", "", "DDA BB AA", "ABCD", "C", "B A D C", "AA"]
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> Recogniser:
+    path = trained() / "checkpoint" / "tiny-best.ckpt"
+    return Recogniser.from_checkpoint(RECIPE, path, "CPU")
+
+
+@pytest.fixture(scope="module")
+def forward(recogniser) -> Forward:
+    return Forward(recogniser)
+
+
+@pytest.fixture(scope="module")
+def source(recogniser) -> ManifestSource:
+    """The recordings of the training and of the test set."""
+    utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
+    return ManifestSource(utterances, recogniser.featurizer, recogniser.vocabulary)
+
+
+@pytest.fixture(scope="module")
+def alone(recogniser, forward, source) -> dict[int, tuple[str, np.ndarray]]:
+    """Each utterance recognised by itself."""
+    decoder = GreedyDecoder(recogniser.vocabulary)
+    found = list(recognise(recogniser, forward, source, decoder, batch_size=1))
+    assert sorted(each.index for each in found) == list(range(17))
+    return {each.index: (each.text, each.log_probs) for each in found}
+
+
+def scored(recogniser, forward, source, batch_size=4, **more) -> Evaluation:
+    decoder = more.pop("decoder", GreedyDecoder(recogniser.vocabulary))
+    return evaluate(recogniser, forward, source, decoder, batch_size, progress=None, **more)
+
+
+def garbling():
+    """A decoder that hears something else."""
+    supply = iter(GARBLED * 3)
+    return lambda log_probs, lengths: [next(supply) for _ in lengths]
+
+
+def assert_like_jiwer(found: Evaluation, references: list[str]) -> None:
+    hypotheses = [utterance.hypothesis for utterance in found.utterances]
+    words = jiwer.process_words(references, hypotheses)
+    characters = jiwer.process_characters(references, hypotheses)
+    assert found.wer == pytest.approx(100 * words.wer)
+    assert found.cer == pytest.approx(100 * characters.cer)
+    for counts, theirs in ((found.words, words), (found.characters, characters)):
+        assert counts.errors == theirs.substitutions + theirs.deletions + theirs.insertions
+        assert counts.length == theirs.hits + theirs.substitutions + theirs.deletions
+        assert counts.insertions - counts.deletions == theirs.insertions - theirs.deletions
+
+
+def test_the_figures_are_jiwers(recogniser, forward, source):
+    found = scored(recogniser, forward, source)
+    assert [utterance.id for utterance in found.utterances] == source.ids
+    assert [utterance.reference for utterance in found.utterances] == source.texts
+    assert_like_jiwer(found, source.texts)
+    assert 0 < found.cer < 80  # the network has learnt something, not everything
+
+
+def test_the_figures_of_bad_hypotheses_are_jiwers(recogniser, forward, source):
+    found = scored(recogniser, forward, source, decoder=garbling())
+    assert_like_jiwer(found, source.texts)
+    assert found.words.insertions > 0 and found.words.deletions > 0
+    assert found.words.substitutions > 0 and found.wer > 80
+
+
+@pytest.mark.parametrize("shapes", ["dynamic", "static"])
+@pytest.mark.parametrize("batch_size", [3, 16])
+def test_each_utterance_is_scored_once_and_alike_in_any_batch(
+    recogniser, forward, source, alone, batch_size, shapes, monkeypatch
+):
+    monkeypatch.setattr(recogniser.config.DataConfig, "batch_shapes", shapes)
+    monkeypatch.setattr(recogniser.config.DataConfig, "static_shapes", 2)
+    assert recogniser.static == (shapes == "static")
+    forward = Forward(recogniser) if recogniser.static else forward
+    decoder = GreedyDecoder(recogniser.vocabulary)
+    found = list(recognise(recogniser, forward, source, decoder, batch_size))
+    assert sorted(each.index for each in found) == list(range(len(source)))
+    for each in found:
+        text, log_probs = alone[each.index]
+        assert each.id == source.ids[each.index]
+        assert each.log_probs.shape == log_probs.shape
+        np.testing.assert_allclose(each.log_probs, log_probs, atol=1e-4)
+        assert each.text == text
+
+
+def test_log_probabilities_are_kept(recogniser, forward, source, alone, tmp_path):
+    scored(recogniser, forward, source, save_output=tmp_path / "a" / "b")
+    kept = {path.stem: np.load(path) for path in (tmp_path / "a" / "b").iterdir()}
+    assert kept.keys() == set(source.ids)
+    for index, (_, log_probs) in alone.items():
+        np.testing.assert_allclose(kept[source.ids[index]], log_probs, atol=1e-4)
+        frames = recogniser.output_frames(source.frames[index])
+        assert kept[source.ids[index]].shape == (frames, 6)
+        np.testing.assert_allclose(np.exp(kept[source.ids[index]]).sum(axis=1), 1, atol=1e-4)
+
+
+def test_ids_become_different_file_names():
+    ids = ["a/b", "a_b", "a%2Fb", "a b", "ä", "../x", "a:b"]
+    names = [_file_name(name) for name in ids]
+    assert names[:3] == ["a%2Fb", "a_b", "a%252Fb"]
+    assert len(set(names)) == len(ids) and not any("/" in name for name in names)
+
+
+def test_an_output_folder_that_cannot_be_made(recogniser, forward, source):
+    with pytest.raises(UserError, match="save_output /dev/null/x: cannot be made"):
+        scored(recogniser, forward, source, save_output=Path("/dev/null/x"))
+
+
+def test_the_blank_share_is_that_of_all_frames(recogniser, forward, source, alone):
+    best = np.concatenate([log_probs.argmax(axis=1) for _, log_probs in alone.values()])
+    found = scored(recogniser, forward, source)
+    assert found.blank_share == pytest.approx((best == recogniser.vocabulary.blank).mean())
+    assert 0 < found.blank_share < 1
+    for _, log_probs in alone.values():
+        share = blank_share(log_probs[:, None], np.array([len(log_probs)]), 5)
+        assert share == pytest.approx((log_probs.argmax(axis=1) == 5).mean())
+
+
+def test_the_summary_ends_as_the_originals_does(recogniser, forward, source):
+    seen = []
+    found = scored(recogniser, forward, source, each=seen.append)
+    assert sorted(each.id for each in seen) == sorted(source.ids)
+    words, characters, summary = found.summary()
+    assert summary == f"Test Summary \tAverage WER {found.wer:.3f}\tAverage CER {found.cer:.3f}"
+    assert words.startswith(f"words: {sum(len(text.split()) for text in source.texts)}, errors ")
+    assert characters.startswith(f"characters: {sum(map(len, source.texts))}, errors ")
+
+
+def test_an_utterance_prints_reference_hypothesis_and_rates(recogniser, forward, source):
+    found = scored(recogniser, forward, source, decoder=garbling())
+    for each in found.utterances:
+        wer = 100 * jiwer.wer(each.reference, each.hypothesis)
+        cer = 100 * jiwer.cer(each.reference, each.hypothesis)
+        assert each.lines() == [
+            f"Ref: {each.reference}",
+            f"Hyp: {each.hypothesis}",
+            f"WER: {wer:.2f}  CER: {cer:.2f}  {each.id}",
+        ]

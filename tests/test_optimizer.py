@@ -1,0 +1,143 @@
+"""The update formulas, over several steps, against numpy and PyTorch."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from common.config import OptimConfig
+from common.errors import UserError
+from common.optimizer import Add, GlobalNorm, Update
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+RATES = [0.1, 0.1, 0.02, 0.0, 0.05]  # one a step, 0 among them
+FACTORS = [1.0, 0.5, 1 / 1024, 1.0, 2.0]  # what clipping and loss scaling make of the gradients
+DECAY = 0.1
+CONFIGS = {
+    name: OptimConfig(
+        optimizer=name, learning_rate=9.0, weight_decay=DECAY, momentum=0.8,
+        betas=(0.7, 0.95), eps=1e-7,
+    )
+    for name in ("Adam", "AdamW", "SGD")
+}  # fmt: skip
+
+
+def start() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((3, 2)), rng.standard_normal(2), rng.standard_normal((2, 1, 2))]
+
+
+def gradients() -> list[list[np.ndarray]]:
+    rng = np.random.default_rng(1)
+    found = [[rng.standard_normal(weight.shape) for weight in start()] for _ in RATES]
+    # Brought back from what loss scale and clipping do, so that every step counts.
+    return [[array / factor for array in arrays] for arrays, factor in zip(found, FACTORS)]
+
+
+def tensors(arrays) -> tuple[Tensor, ...]:
+    return tuple(Tensor(array, ms.float32) for array in arrays)
+
+
+@pytest.fixture(scope="module")
+def stepped() -> dict[str, list[list[np.ndarray]]]:
+    """The weights after each step, by optimizer."""
+    return {name: steps(config) for name, config in CONFIGS.items()}
+
+
+def steps(config: OptimConfig) -> list[list[np.ndarray]]:
+    weights = [
+        Parameter(Tensor(value, ms.float32), name=f"layer.{index}")
+        for index, value in enumerate(start())
+    ]
+    update = Update(config, weights)
+    found = []
+    for rate, factor, arrays in zip(RATES, FACTORS, gradients()):
+        update.set_learning_rate(rate)
+        update(tensors(arrays), Tensor(factor, ms.float32))
+        found.append([weight.asnumpy().copy() for weight in weights])
+    state = update.state()
+    assert {"learning_rate", "global_step"} <= set(state)
+    assert not any(name in state for name in ("layer.0", "layer.1", "layer.2"))
+    kept = {"moment1", "moment2"} if config.optimizer != "SGD" else {"accum"}
+    assert {f"{name}.layer.{index}" for name in kept for index in range(3)} <= set(state)
+    return found
+
+
+def formula(config: OptimConfig) -> list[list[np.ndarray]]:
+    weights = start()
+    first = [np.zeros_like(weight) for weight in weights]
+    second = [np.zeros_like(weight) for weight in weights]
+    found = []
+    for number, (rate, factor, arrays) in enumerate(zip(RATES, FACTORS, gradients()), start=1):
+        for index, array in enumerate(arrays):
+            gradient = array * factor
+            decay = DECAY if weights[index].ndim > 1 else 0  # not on biases and norms
+            if config.optimizer == "AdamW":
+                weights[index] = weights[index] * (1 - rate * decay)
+            else:
+                gradient = gradient + decay * weights[index]
+            if config.optimizer == "SGD":
+                first[index] = config.momentum * first[index] + gradient
+                weights[index] = weights[index] - rate * first[index]
+                continue
+            early, late = config.betas
+            first[index] = early * first[index] + (1 - early) * gradient
+            second[index] = late * second[index] + (1 - late) * gradient**2
+            mean = first[index] / (1 - early**number)
+            square = second[index] / (1 - late**number)
+            weights[index] = weights[index] - rate * mean / (np.sqrt(square) + config.eps)
+        found.append([weight.copy() for weight in weights])
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_update_is_the_formula(name, stepped):
+    for number, (found, expected) in enumerate(zip(stepped[name], formula(CONFIGS[name]))):
+        for ours, theirs in zip(found, expected):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=f"{number}")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_update_is_that_of_torch(name, stepped):
+    torch = pytest.importorskip("torch")
+    config = CONFIGS[name]
+    weights = [torch.nn.Parameter(torch.tensor(value)) for value in start()]
+    groups = [
+        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": DECAY},
+        {"params": [weight for weight in weights if weight.ndim == 1], "weight_decay": 0.0},
+    ]
+    if name == "SGD":
+        theirs = torch.optim.SGD(groups, lr=9.0, momentum=config.momentum)
+    else:
+        kind = getattr(torch.optim, name)
+        theirs = kind(groups, lr=9.0, betas=config.betas, eps=config.eps)
+    for rate, factor, arrays, found in zip(RATES, FACTORS, gradients(), stepped[name]):
+        for group in theirs.param_groups:
+            group["lr"] = rate
+        for weight, array in zip(weights, arrays):
+            weight.grad = torch.tensor(array * factor)
+        theirs.step()
+        for ours, weight in zip(found, weights):
+            np.testing.assert_allclose(ours, weight.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_optimizer_is_refused():
+    weight = Parameter(Tensor(np.ones((1, 1), np.float32)), name="weight")
+    with pytest.raises(UserError, match="OptimConfig.optimizer=adam: expected one of Adam, AdamW"):
+        Update(OptimConfig(optimizer="adam"), [weight])
+
+
+def test_global_norm_and_add():
+    first, second = gradients()[0], gradients()[1]
+    flat = np.concatenate([array.ravel() for array in first])
+    norm = GlobalNorm()
+    assert float(norm(tensors(first)).asnumpy()) == pytest.approx(np.linalg.norm(flat), rel=1e-5)
+    for value in (np.nan, np.inf):
+        first[1] = np.array([0.0, value])
+        assert not np.isfinite(norm(tensors(first)).asnumpy())
+    first[1] = np.array([0.0, 0.0])
+    for found, left, right in zip(Add()(tensors(first), tensors(second)), first, second):
+        np.testing.assert_allclose(found.asnumpy(), left + right, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,99 @@
+"""The process's environment, device and memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import runtime
+from common.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOW = (
+    "import common, os, sys; assert 'mindspore' not in sys.modules; "
+    "print(os.environ['ONEDNN_MAX_CPU_ISA'], os.environ['GLOG_v'])"
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [({}, "AVX2 3"), ({"ONEDNN_MAX_CPU_ISA": "SSE41", "GLOG_v": "1"}, "SSE41 1")],
+)
+def test_the_environment_is_settled_before_mindspore_and_a_users_setting_wins(own, expected):
+    bare = {key: value for key, value in os.environ.items() if key not in runtime._ENVIRONMENT}
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW], cwd=ROOT, env=bare | own, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == expected
+
+
+def test_other_processors_keep_onednn_as_it_is(monkeypatch):
+    monkeypatch.setattr(runtime.platform, "machine", lambda: "aarch64")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    runtime.set_environment()
+    assert "ONEDNN_MAX_CPU_ISA" not in os.environ
+
+
+def test_the_cpu_is_always_there():
+    devices = runtime.available_devices()
+    assert devices[-1] == "CPU"
+    assert set(devices) <= {"Ascend", "GPU", "CPU"}
+
+
+def test_set_device_chooses_graph_mode_and_takes_any_letter_case():
+    import mindspore as ms
+
+    assert runtime.set_device("cpu") == "CPU"
+    assert ms.get_context("mode") == ms.GRAPH_MODE
+    assert ms.get_context("device_target") == "CPU"
+
+
+def test_the_best_device_present_is_the_default(monkeypatch):
+    monkeypatch.setattr(runtime, "available_devices", lambda: ["CPU"])
+    assert runtime.set_device() == "CPU"
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(runtime, "available_devices", lambda: ["CPU"])
+    with pytest.raises(UserError, match="Ascend is not there: this machine has CPU"):
+        runtime.set_device("Ascend")
+    with pytest.raises(UserError, match="TPU: no such kind, expected one of Ascend, GPU, CPU"):
+        runtime.set_device("TPU")
+
+
+def test_the_card_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("DEVICE_ID", "3")
+    assert runtime._card() == 3
+    monkeypatch.setenv("DEVICE_ID", "")
+    with pytest.raises(UserError, match="DEVICE_ID= in the environment"):
+        runtime._card()
+
+
+def test_machine_memory_is_the_smaller_of_machine_and_control_group(monkeypatch):
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = {}
+    monkeypatch.setattr(
+        runtime.Path, "read_text", lambda path: limits[str(path)] if limits else _missing(path)
+    )
+    assert runtime.machine_memory() == physical
+    v2, v1 = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+    limits.update({v2: "max\n", v1: f"{2 << 30}\n"})
+    assert runtime.machine_memory() == min(physical, 2 << 30)
+    limits.update({v2: "1048576\n"})
+    assert runtime.machine_memory() == 1 << 20
+
+
+def _missing(path):
+    raise FileNotFoundError(path)
+
+
+def test_distributed_without_a_launcher_is_refused(monkeypatch):
+    for name in ("MS_ROLE", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="not started by msrun or mpirun"):
+        runtime.init_distributed()

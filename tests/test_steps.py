@@ -1,0 +1,412 @@
+"""The training step: what is summed, what counts, what is left alone. Mostly on a tiny network."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reference
+from mindspore import Tensor, nn, ops
+
+from common import config as shared
+from common.checkpoint import STATELESS
+from common.dataset import Batch
+from common.errors import UserError
+from common.memory import Forecast
+from common.nn import Dropout, MaskedBatchNorm, frame_mask, uniform
+from common.recipe import Recipe
+from common.recogniser import Forward, Recogniser
+from common.steps import TrainStep
+from common.text import Vocabulary
+from deepspeech2.src.config import TrainConfig as DeepSpeech2Config
+from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+DIMENSION = 4
+VOCABULARY = Vocabulary(tuple("AB_"))
+ENDLESS = Forecast(parameters=0, per_frame=1.0, limit=1e12)
+
+
+# A third model, the least that a recipe can be: one linear layer over each frame.
+
+
+@dataclass
+class LinearConfig:
+    norm: bool = False
+    dropout: float = 0.0
+
+
+@dataclass
+class TrainConfig:
+    TrainingConfig: shared.TrainingConfig = field(default_factory=shared.TrainingConfig)
+    DataConfig: shared.DataConfig = field(default_factory=shared.DataConfig)
+    ModelConfig: LinearConfig = field(default_factory=LinearConfig)
+    OptimConfig: shared.OptimConfig = field(default_factory=shared.OptimConfig)
+
+
+class Linear(nn.Cell):
+    def __init__(self, config, dimension, classes, rng, device):
+        super().__init__()
+        self.normalised = config.norm
+        if config.norm:
+            self.norm = MaskedBatchNorm(dimension, "TBC")
+        self.dropout = Dropout(config.dropout, dimension, 0)
+        self.out = nn.Dense(
+            dimension, classes, uniform(rng, 1, classes, dimension), uniform(rng, 1, classes)
+        )
+
+    def construct(self, features, lengths):
+        x = features.transpose((2, 0, 1))
+        if self.normalised:
+            x = self.norm(x, frame_mask(lengths, x.shape[0]).transpose((1, 0)))
+        return ops.log_softmax(self.out(self.dropout(x)), -1), lengths
+
+
+RECIPE = Recipe(
+    name="linear",
+    folder=Path("."),
+    train_config=TrainConfig,
+    eval_config=shared.EvalConfig,
+    build_network=Linear,
+    build_featurizer=lambda data: SimpleNamespace(dimension=DIMENSION),
+    output_frames=lambda config, frames: frames,
+    activation_bytes=lambda config, dimension: 1.0,
+    head="out",
+)
+OPTIMISER = shared.OptimConfig(optimizer="SGD", momentum=0.9, weight_decay=0.0)
+
+
+def make_batch(
+    lengths=(9, 8, 5, 6, 4), seed: int = 0, repeats: int = 0, dimension: int = DIMENSION
+) -> Batch:
+    """Utterances of two labels; `repeats`: of the last one, past the rows that count."""
+    rng = np.random.default_rng(seed)
+    rows = len(lengths)
+    features = rng.standard_normal((rows, dimension, max(lengths)))
+    features *= np.arange(max(lengths)) < np.array(lengths)[:, None, None]
+    order = [*range(rows), *[rows - 1] * repeats]
+    return Batch(
+        features=features[order].astype(np.float32),
+        lengths=np.array(lengths, np.int32)[order],
+        targets=rng.integers(0, 2, (rows, 2)).astype(np.int32)[order],
+        target_lengths=np.full(rows + repeats, 2, np.int32),
+        indices=tuple(order),
+        ids=tuple(f"{seed}-{index}" for index in order),
+        valid=rows,
+        seconds=1.0,
+    )
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    arrays = ("features", "lengths", "targets", "target_lengths")
+    return dataclasses.replace(
+        first,
+        **{name: np.concatenate((getattr(first, name), getattr(second, name))) for name in arrays},
+        ids=first.ids + second.ids,
+        indices=first.indices + second.indices,
+        valid=first.valid + second.valid,
+    )
+
+
+def poisoned(batch: Batch, row: int, value: float = np.nan) -> Batch:
+    features = batch.features.copy()
+    features[row, 0, 1] = value
+    return dataclasses.replace(batch, features=features)
+
+
+def values(cell: nn.Cell) -> dict[str, np.ndarray]:
+    """Every parameter of a cell, but for the seeds that each step draws."""
+    return {
+        parameter.name: parameter.asnumpy().copy()
+        for parameter in cell.get_parameters()
+        if STATELESS not in parameter.name
+    }
+
+
+def assert_equal(found: dict, expected: dict, rtol: float = 0.0) -> None:
+    assert set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol, rtol / 100, err_msg=name)
+
+
+class Bench:
+    """One compiled step whose weights and optimizer state go back before every use."""
+
+    def __init__(self, model: LinearConfig | None = None, **optim):
+        config = TrainConfig(
+            ModelConfig=model or LinearConfig(), OptimConfig=dataclasses.replace(OPTIMISER, **optim)
+        )
+        self.recogniser = Recogniser.create(RECIPE, config, VOCABULARY, "CPU")
+        self.network = self.recogniser.network
+        self.step = TrainStep(self.recogniser, ENDLESS)
+        self.start = {
+            parameter: parameter.asnumpy().copy() for parameter in self.step.update.get_parameters()
+        }
+
+    def __call__(self, *batches: Batch, micro_batch=0, rate=0.1, clip=0.0, number=1, total=None):
+        for parameter, value in self.start.items():
+            parameter.set_data(Tensor(value))
+        self.step.micro_batch, self.step.clip_norm = micro_batch, clip
+        result = self.step(batches, rate, number, total)
+        return result, values(self.network)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench()
+
+
+def test_loss_and_gradient_are_those_of_the_mean_over_the_utterances(bench):
+    batch = make_batch((6, 5, 4))
+    before = {parameter.name: value for parameter, value in bench.start.items()}
+    before = {name: before[name] for name in values(bench.network)}
+    result, after = bench(batch, rate=0.5)
+    gradient = {name: (before[name] - after[name]) / 0.5 for name in before}
+    norm = np.sqrt(sum((value**2).sum() for value in gradient.values()))
+
+    def loss(step: float) -> float:
+        moved = {name: before[name] - step * gradient[name] for name in before}
+        return np.mean(
+            [
+                reference.ctc_loss(
+                    reference.log_softmax(
+                        batch.features[row, :, : batch.lengths[row]].T @ moved["out.weight"].T
+                        + moved["out.bias"]
+                    ),
+                    batch.targets[row],
+                    VOCABULARY.blank,
+                )
+                for row in range(3)
+            ]
+        )
+
+    assert result.applied and result.loss == pytest.approx(loss(0), rel=1e-4)
+    assert result.norm == pytest.approx(norm, rel=1e-3)
+    assert (loss(-1e-4) - loss(1e-4)) / 2e-4 == pytest.approx(norm**2, rel=1e-3)
+
+
+def make_rows(batch: Batch, rows: slice) -> Batch:
+    names = ("features", "lengths", "targets", "target_lengths", "ids", "indices")
+    picked = {name: getattr(batch, name)[rows] for name in names}
+    return dataclasses.replace(batch, **picked, valid=len(picked["ids"]))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_micro_batches_do_not_change_the_step(micro_batch, bench):
+    expected, weights = bench(make_batch())
+    found, same = bench(make_batch(), micro_batch=micro_batch)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.norm == pytest.approx(expected.norm, rel=1e-4)
+    assert_equal(same, weights, rtol=1e-4)
+
+
+def test_batches_that_make_one_step_are_one_batch(bench):
+    first, second = make_batch((9, 8, 7)), make_batch((9, 4), seed=1)
+    expected, weights = bench(joined(first, second))
+    for micro_batch in (0, 2):
+        found, same = bench(first, second, micro_batch=micro_batch)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert_equal(same, weights, rtol=1e-4)
+
+
+def test_repeats_do_not_count(bench):
+    expected, weights = bench(make_batch())
+    for micro_batch in (0, 2, 1):
+        found, same = bench(make_batch(repeats=3), micro_batch=micro_batch)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert_equal(same, weights, rtol=1e-4)
+
+
+def test_the_mean_is_over_the_utterances_of_all_ranks(bench):
+    alone, _ = bench(make_batch())
+    shared_step, _ = bench(make_batch(), total=20)
+    assert shared_step.norm == pytest.approx(alone.norm * 5 / 20, rel=1e-4)
+
+
+def test_clipping_and_learning_rate_scale_the_step(bench):
+    before = {parameter.name: value for parameter, value in bench.start.items()}
+    result, full = bench(make_batch())
+    _, clipped = bench(make_batch(), clip=result.norm / 4)
+    _, unclipped = bench(make_batch(), clip=result.norm * 4)
+    _, slow = bench(make_batch(), rate=0.05)
+    for name in full:
+        way = full[name] - before[name]
+        np.testing.assert_allclose(clipped[name] - before[name], way / 4, rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(slow[name] - before[name], way / 2, rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(unclipped[name], full[name], rtol=1e-6)
+
+
+def test_the_loss_scale_is_undone(bench):
+    assert bench.step.loss_scale == 1024
+    expected, weights = bench(make_batch(), clip=0.5)
+    found, same = Bench(loss_scale=1.0)(make_batch(), clip=0.5)
+    assert found.norm == pytest.approx(expected.norm, rel=1e-5) and found.norm > 0.5
+    assert_equal(same, weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_a_non_finite_utterance_is_named_and_nothing_moves(micro_batch, bench):
+    bench(make_batch())
+    before, state = values(bench.network), values(bench.step.update)
+    for value in (np.nan, np.inf):
+        result = bench.step([poisoned(make_batch(), 3, value)], 0.1, number=2)
+        assert not result.applied and result.blamed == ["0-3"]
+        assert not np.isfinite(result.norm)
+    assert_equal(values(bench.network), before)
+    assert_equal(values(bench.step.update), state)
+    again = bench.step([make_batch()], 0.1, number=3)
+    assert again.applied and not again.blamed
+
+
+@pytest.fixture(scope="module")
+def normalised():
+    return Bench(LinearConfig(norm=True))
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_a_step_that_is_not_applied_leaves_the_moving_averages(micro_batch, normalised):
+    _, before = normalised(make_batch(), micro_batch=micro_batch)
+    state = values(normalised.step.update)
+    batches = [make_batch(), poisoned(make_batch(), 3)]
+    result = normalised.step(batches, 0.1, number=2)
+    assert not result.applied and result.blamed == ["0-3"]
+    assert_equal(values(normalised.network), before)
+    assert_equal(values(normalised.step.update), state)
+    assert (before["norm.moving_mean"] != 0).all()
+
+
+def test_micro_batches_come_from_the_memory(bench):
+    shapes = record_shapes(bench.step, make_batch((9, 8, 5, 5, 4)), rows_at=(9, 2))
+    assert shapes == [(2, DIMENSION, 9), (2, DIMENSION, 5), (1, DIMENSION, 4)]
+
+
+def test_static_micro_batches_are_equal_parts(bench):
+    """So that no shape appears that the plan did not name."""
+    bench.step.static = True
+    try:
+        shapes = record_shapes(bench.step, make_batch((9, 8, 5, 5, 4, 4)), rows_at=(9, 5))
+    finally:
+        bench.step.static = False
+    assert shapes == [(3, DIMENSION, 9)] * 2
+
+
+def record_shapes(step: TrainStep, batch: Batch, rows_at: tuple[int, int]) -> list[tuple]:
+    """Shapes that go through the network where the memory takes `rows` utterances of `frames`."""
+    frames, rows = rows_at
+    whole, forecast, step.micro_batch = step.gradients, step.forecast, 0
+    limit = ENDLESS.fixed + rows * frames + 0.5
+    step.forecast = dataclasses.replace(ENDLESS, limit=limit)
+    shapes = []
+
+    class Recorder:
+        def set_train(self):
+            whole.set_train()
+
+        def __call__(self, features, *rest):
+            shapes.append(features.shape)
+            return whole(features, *rest)
+
+    step.gradients = Recorder()
+    try:
+        assert step([batch], 0.0, number=1).applied
+    finally:
+        step.gradients, step.forecast = whole, forecast
+    return shapes
+
+
+def test_dropout_depends_on_seed_step_and_part_alone():
+    bench = Bench(LinearConfig(dropout=0.5))
+    batch = make_batch()
+    losses = {}
+    for number, micro_batch in ((1, 0), (2, 0), (1, 1)):
+        losses[number, micro_batch] = bench(batch, number=number, micro_batch=micro_batch)[0].loss
+    assert len(set(losses.values())) == 3
+    for (number, micro_batch), loss in losses.items():
+        assert bench(batch, number=number, micro_batch=micro_batch)[0].loss == loss
+    bench.step.seed += 1
+    assert bench(batch)[0].loss not in losses.values()
+
+    same = make_rows(batch, slice(0, 1))  # another mask, though it is the same utterance twice
+    alone, twice = bench(same)[0].loss, bench(joined(same, same), micro_batch=1)[0].loss
+    assert twice != pytest.approx(alone, rel=1e-3)
+
+
+def deepspeech2(model, **training) -> tuple[TrainStep, nn.Cell]:
+    config = DeepSpeech2Config(ModelConfig=model, OptimConfig=shared.OptimConfig())
+    config.TrainingConfig = shared.TrainingConfig(**training)
+    config.DataConfig.SpectConfig.features, config.DataConfig.SpectConfig.bands = "logmel", 12
+    recogniser = Recogniser.create(DEEPSPEECH2, config, VOCABULARY, "CPU")
+    return TrainStep(recogniser, ENDLESS), recogniser.network
+
+
+def test_deepspeech2_skips_a_non_finite_step_without_a_trace(small_model):
+    """Clipping to 0..20 turns nan into 0, so the loss alone does not show it."""
+    model = dataclasses.replace(
+        small_model, activation="hardtanh", norm="batch", dropout=0.1, hidden_layers=1
+    )
+    step, network = deepspeech2(model)
+    batch = make_batch((20, 16, 18), dimension=12)
+    assert step([batch], 1e-2, number=1).applied
+    before, state = values(network), values(step.update)
+    result = step([poisoned(batch, 1)], 1e-2, number=2)
+    assert not result.applied and result.blamed == ["0-1"]
+    assert_equal(values(network), before)
+    assert_equal(values(step.update), state)
+    assert step([batch], 1e-2, number=3).applied
+    moved = values(network)
+    assert all((moved[name] != before[name]).any() for name in before)
+
+
+def test_frozen_layers_do_not_move(small_model):
+    frozen = ["conv.", "RNN.lstms.0.", "RNN.norms.0"]
+    step, network = deepspeech2(dataclasses.replace(small_model, norm="batch"), freeze=frozen)
+    before = values(network)
+    assert step([make_batch((20, 16, 18), dimension=12)], 1e-2, number=1).applied
+    after = values(network)
+    for name in before:
+        still = name.startswith(tuple(frozen))
+        assert (before[name] == after[name]).all() == still, name
+    assert any(name.endswith("moving_mean") for name in before if name.startswith("RNN.norms.1"))
+
+
+def test_freezing_refuses_what_it_cannot_mean():
+    recogniser = Recogniser.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
+    training = recogniser.config.TrainingConfig
+    training.freeze = ["conv"]
+    with pytest.raises(UserError, match="no parameter begins with 'conv'; there are out"):
+        TrainStep(recogniser, ENDLESS)
+    training.freeze = ["out"]
+    with pytest.raises(UserError, match="nothing is left to train"):
+        TrainStep(recogniser, ENDLESS)
+
+
+def test_the_forecast_is_a_line_in_frames():
+    forecast = Forecast(parameters=1000, per_frame=2e6, limit=4e9)
+    assert forecast.peak(0, 100) == forecast.fixed > 4 * 1000
+    assert forecast.peak(3, 100) - forecast.fixed == pytest.approx(3 * 100 * 2e6)
+    rows = forecast.rows(400)
+    assert forecast.peak(rows, 400) <= 4e9 < forecast.peak(rows + 1, 400)
+    assert forecast.rows(10**9) == 1
+    assert "micro-batches of" in forecast.line(64, 400)
+    assert "micro-batches" not in forecast.line(1, 400)
+    forecast.check(400)
+    with pytest.raises(UserError, match="DataConfig.max_duration"):
+        forecast.check(4000)
+
+
+def test_nothing_is_compiled_twice(normalised):
+    """Neither for other shapes nor after an evaluation, which switches the network over."""
+    step, forward = normalised.step, Forward(normalised.recogniser)
+    cells = [step.gradients, step.add, step.norm, step.update, forward._cell]
+    compiled = []
+    for lengths in ((9, 8, 7), (12, 5), (6, 6, 6, 6)):
+        batch = make_batch(lengths)
+        assert step([batch, batch], 0.1, number=1).applied
+        forward(batch.features, batch.lengths)
+        compiled.append([len(cell.compile_cache) for cell in cells])
+    assert compiled == [[1] * 5] * 3

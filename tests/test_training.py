@@ -1,0 +1,489 @@
+"""Training as a whole: going on exactly, standing bad luck, learning something.
+
+Most runs below have everything random switched on: dropout, SpecAugment, speed and gain.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from tones import LABELS, make_corpus, record, settings
+
+from common import checkpoint, training
+from common.config import override, override_from_options
+from common.conversion import convert_split
+from common.errors import UserError
+from common.history import History
+from common.logs import open_log
+from common.recogniser import Recogniser
+from common.sources import Source
+from common.text import Vocabulary
+from common.training import Job, Progress, fit
+from deepspeech2.src.config import TrainConfig
+from deepspeech2.src.recipe import RECIPE
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = ROOT / "deepspeech2" / "train.py"
+RANDOM = ["dropout=0.2", "spec_augment=true", "speed_volume_perturb=true", "norm=batch"]
+STEPS = 6  # in an epoch: 12 utterances in batches of 2
+TIMES = {"minutes", "speech_per_second", "data_wait"}  # columns of metrics.csv that vary
+
+
+@pytest.fixture(scope="module")
+def corpus(cpu, tmp_path_factory) -> Path:
+    folder = make_corpus(tmp_path_factory.mktemp("corpus"))
+    values = settings(folder)
+    values["DataConfig"] |= {"batch_size": 2}
+    values["TrainingConfig"] |= {"epochs": 4}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    for split in ("train", "val"):
+        convert_split(RECIPE, configured(folder), split, log=lambda line: None)
+    return folder
+
+
+def configured(corpus: Path, *options: str) -> TrainConfig:
+    config = TrainConfig()
+    override(config, yaml.safe_load((corpus / "tiny.yaml").read_text()), "tests")
+    override_from_options(config, list(options))
+    return config
+
+
+def train(corpus: Path, folder: Path, *options: str, **job: Any) -> Progress:
+    """`fit` in `folder`; KeyboardInterrupt and UserError pass through."""
+    folder.mkdir(exist_ok=True)
+    with chdir(folder):
+        log = open_log("train.log", quiet=True)
+        try:
+            return fit(Job(RECIPE, configured(corpus, *options), "CPU", log, **job))
+        finally:
+            for handler in list(log.handlers):
+                log.removeHandler(handler)
+                handler.close()
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "train.log").read_text().splitlines()
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key not in TIMES}
+            for row in csv.DictReader(file)
+        ]
+
+
+def last(folder: Path) -> checkpoint.Checkpoint:
+    return checkpoint.load(folder / "checkpoint" / "tiny-last.ckpt")
+
+
+def assert_same_state(folder: Path, other: Path) -> None:
+    """Weights and optimizer, to the bit."""
+    found, expected = last(folder), last(other)
+    assert found.parameters.keys() == expected.parameters.keys()
+    for name, value in expected.parameters.items():
+        np.testing.assert_array_equal(found.parameters[name], value, err_msg=name)
+    mine, theirs = found.metadata["progress"], expected.metadata["progress"]
+    timed = {"seconds", "busy", "waiting"}
+    assert {k: v for k, v in mine.items() if k not in timed} == {
+        k: v for k, v in theirs.items() if k not in timed
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory) -> Path:
+    """A run of four epochs that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(corpus, folder, *RANDOM)
+    return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(History, "draw", lambda *arguments: None)
+
+
+# ---- what a run leaves
+
+
+def test_the_log_has_a_line_for_each_step(whole):
+    form = re.compile(r"epoch: \d step: \d, loss is \d.*")
+    found = [line for line in lines(whole) if form.fullmatch(line)]
+    assert [line.split(",")[0] for line in found] == [
+        f"epoch: {epoch} step: {step}" for epoch in (1, 2, 3, 4) for step in range(1, STEPS + 1)
+    ]
+    first, final = (float(line.split()[-1]) for line in (found[0], found[-1]))
+    assert final < first
+
+
+def test_the_log_says_what_is_trained_and_what_it_needs(whole):
+    text = "\n".join(lines(whole))
+    assert re.search(r"deepspeech2 on CPU: \d.\d M parameters, logmel of 16 bins at 8000 Hz", text)
+    assert "training: 12 utterances, 0.00 hours, 6 batches of 2 an epoch" in text
+    assert re.search(r"memory: about \d.\d GiB at the peak, of \d+.\d GiB allowed", text)
+    assert re.search(r"epoch 4: loss .*validation WER \d+\.\d+ CER \d+\.\d+ blanks \d+ %", text)
+    assert len(re.findall(r"^  ref: [A-D ]+\n  hyp: [A-D ]*$", text, re.MULTILINE)) == 4 * 3
+
+
+def test_the_metrics_have_a_row_for_each_epoch(whole):
+    found = rows(whole)
+    assert [float(row["epoch"]) for row in found] == [1, 2, 3, 4]
+    assert [int(row["step"]) for row in found] == [6, 12, 18, 24]
+    assert all(float(row["val_wer"]) >= 0 and row["skipped"] == "0" for row in found)
+    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_checkpoints_of_a_run(whole):
+    names = {path.name for path in (whole / "checkpoint").iterdir()}
+    numbered = {f"tiny-{epoch}_{STEPS * epoch}.ckpt" for epoch in (1, 2, 3, 4)}
+    assert names == {"tiny-last.ckpt", "tiny-best.ckpt"} | numbered
+    best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
+    assert not [name for name in best.parameters if name.startswith("moment")]
+    wers = [float(row["val_wer"]) for row in rows(whole)]
+    assert best.metadata["scores"]["wer"] == pytest.approx(min(wers))
+    assert best.metadata["labels"] == LABELS
+    assert Path(best.metadata["config"]["DataConfig"]["test_manifest"]).is_absolute()
+    assert [name for name in last(whole).parameters if name.startswith("moment1.")]
+    assert not [name for name in last(whole).parameters if "dropout_seed" in name]
+
+
+def test_steps_of_any_length_are_compiled_once(corpus, tmp_path, monkeypatch, no_pictures):
+    made = []
+
+    class Watched(training.TrainStep):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(training, "TrainStep", Watched)
+    progress = train(
+        corpus, tmp_path, "epochs=1", "val_manifest=", "accumulation_step=2", "batch_size=1"
+    )
+    assert progress.step == 6  # 12 batches, two a step
+    cells = (made[0].gradients, made[0].add, made[0].norm, made[0].update)
+    assert [len(cell.compile_cache) for cell in cells] == [1, 1, 1, 1]
+
+
+# ---- going on exactly
+
+
+def test_two_epochs_and_two_more_equal_four(corpus, whole, tmp_path, no_pictures):
+    train(corpus, tmp_path, *RANDOM, "epochs=2")
+    assert last(tmp_path).metadata["progress"]["epoch"] == 2
+    progress = train(corpus, tmp_path, *RANDOM, resume=True)
+    assert (progress.epoch, progress.step) == (4, 24)
+    assert_same_state(tmp_path, whole)
+    assert rows(tmp_path) == rows(whole)
+    assert "resumed at epoch 3, step 12" in lines(tmp_path)
+
+
+class Interrupting(training.TrainStep):
+    """Ctrl-C while step 9, the third of the second epoch, is computed."""
+
+    def __call__(self, group, rate, number, total):
+        if number == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().__call__(group, rate, number, total)
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_exactly(
+    corpus, whole, tmp_path, monkeypatch, no_pictures
+):
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "TrainStep", Interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            train(corpus, tmp_path, *RANDOM)
+    assert signal.getsignal(signal.SIGINT) is handler
+    stopped = last(tmp_path).metadata["progress"]
+    assert (stopped["epoch"], stopped["batch"], stopped["step"]) == (1, 3, 9)
+    assert lines(tmp_path)[-1] == "stopped at step 9; go on with --resume"
+    train(corpus, tmp_path, *RANDOM, resume=True)
+    assert_same_state(tmp_path, whole)
+    assert rows(tmp_path) == rows(whole)
+
+
+def start(corpus: Path, folder: Path, *options: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), "--config", str(corpus / "tiny.yaml"), *options],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def signalled(corpus: Path, folder: Path, line: str, number: int, *options: str) -> tuple[int, str]:
+    """train.py, sent a signal as soon as it logs a line: exit code and stderr."""
+    log = folder / "train.log"
+    os.mkfifo(log)  # so that reading it waits for the next line
+    process = start(corpus, folder, *options)
+    with log.open() as following:
+        for found in following:
+            if found.startswith(line):
+                process.send_signal(number)
+                break
+        following.read()
+    _, errors = process.communicate()
+    log.unlink()
+    return process.returncode, errors
+
+
+def test_ctrl_c_writes_a_checkpoint_first(corpus, whole, tmp_path):
+    code, errors = signalled(
+        corpus, tmp_path, "epoch: 1 step: 2,", signal.SIGINT, "--set", *RANDOM
+    )
+    assert code == 130
+    assert errors.splitlines()[-1] == "interrupted"
+    assert 2 <= last(tmp_path).metadata["progress"]["step"] < 24
+    resumed = start(corpus, tmp_path, "--resume", "--set", *RANDOM)
+    _, errors = resumed.communicate()
+    assert (resumed.returncode, errors) == (0, "")
+    assert_same_state(tmp_path, whole)
+    assert rows(tmp_path) == rows(whole)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(corpus, whole, tmp_path):
+    options = ["--set", *RANDOM, "eval_every=2"]
+    code, _ = signalled(corpus, tmp_path, "epoch: 2 step: 3,", signal.SIGKILL, *options)
+    assert code == -signal.SIGKILL
+    assert last(tmp_path).metadata["progress"]["step"] >= 8
+    train(corpus, tmp_path, *RANDOM, "eval_every=2", resume=True)
+    found, expected = last(tmp_path), last(whole)
+    for name, value in expected.parameters.items():
+        np.testing.assert_array_equal(found.parameters[name], value, err_msg=name)
+    assert [int(row["step"]) for row in rows(tmp_path)] == list(range(2, 25, 2))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("learning_rate=0.5", r"OptimConfig\.learning_rate is 0\.5, and the run .* has 0\.01"),
+        ("hidden_size=25", r"ModelConfig\.hidden_size is 25, and the run in .* has 24"),
+        ("seed=2", r"TrainingConfig\.seed is 2"),
+        ("max_utterances=5", r"DataConfig\.max_utterances is 5"),
+    ],
+)
+def test_a_resumed_run_refuses_to_become_another(corpus, whole, tmp_path, option, message):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match=message):
+        train(corpus, tmp_path, *RANDOM, option, resume=True)
+    assert rows(tmp_path) == rows(whole)
+
+
+def test_a_resumed_run_refuses_other_data(corpus, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    opened = training.open_split
+
+    def respelled(recogniser, split):
+        source = opened(recogniser, split)
+        source.entries = (replace(source.entries[0], text="ABBA"), *source.entries[1:])
+        return source
+
+    monkeypatch.setattr(training, "open_split", respelled)
+    with pytest.raises(UserError, match="go back to the data it was started with"):
+        train(corpus, tmp_path, *RANDOM, resume=True)
+
+
+def test_nothing_to_resume(corpus, tmp_path):
+    with chdir(tmp_path), pytest.raises(UserError, match="no checkpoint .*tiny-last.ckpt; start"):
+        training.resumed_config(RECIPE, configured(corpus))
+
+
+# ---- starting from other weights
+
+
+class Lines(logging.Logger):
+    def __init__(self):
+        super().__init__("lines")
+        self.texts: list[str] = []
+
+    def info(self, message, *arguments):
+        self.texts.append(message % arguments)
+
+
+def test_fine_tuning_with_the_same_vocabulary_takes_every_weight(corpus, whole):
+    best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
+    recogniser = Recogniser.create(
+        RECIPE, configured(corpus, *RANDOM), Vocabulary(tuple(LABELS)), "CPU"
+    )
+    log = Lines()
+    training._fine_tune(recogniser, str(best.path), log)
+    count = len(best.parameters)
+    assert log.texts == [f"start from {best.path}: {count} of {count} parameters match"]
+    for parameter in recogniser.network.get_parameters():
+        if "dropout_seed" not in parameter.name:
+            np.testing.assert_array_equal(parameter.asnumpy(), best.parameters[parameter.name])
+
+
+@pytest.mark.parametrize("labels", [["A", "B", "C", "D", "E", " ", "_"], LABELS[::-1]])
+def test_fine_tuning_with_another_vocabulary_starts_the_head_anew(corpus, whole, labels):
+    best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
+    recogniser = Recogniser.create(
+        RECIPE, configured(corpus, *RANDOM), Vocabulary(tuple(labels)), "CPU"
+    )
+    head = recogniser.network.fc.module.weight
+    fresh = head.asnumpy().copy()
+    log = Lines()
+    training._fine_tune(recogniser, str(best.path), log)
+    all_but_one = f"{len(best.parameters) - 1} of {len(best.parameters)}"
+    assert log.texts[0].startswith(f"start from {best.path}: {all_but_one} parameters match")
+    assert log.texts[1] == "another vocabulary: the output layer fc.module starts anew"
+    np.testing.assert_array_equal(head.asnumpy(), fresh)
+    conv = recogniser.network.conv.conv1.weight
+    np.testing.assert_array_equal(conv.asnumpy(), best.parameters["conv.conv1.weight"])
+
+
+def test_fine_tuning_a_network_of_another_size_is_refused(corpus, whole):
+    config = configured(corpus, *RANDOM, "hidden_size=20")
+    recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    with pytest.raises(UserError, match=r"RNN\.lstms.* in the file, .* in the network"):
+        training._fine_tune(
+            recogniser, str(whole / "checkpoint" / "tiny-best.ckpt"), logging.getLogger("unused")
+        )
+
+
+# ---- bad luck
+
+
+class Poisoned(Source):
+    """Some utterances' features are NaN."""
+
+    def __init__(self, source: Source, bad: set[str]):
+        self.source, self.bad, self.store = source, bad, source.store
+        super().__init__(source.entries)
+
+    def read(self, indices):
+        for row in self.source.read(indices):
+            frames = self.entries[row.index].frames
+            nan = np.full((16, frames), np.nan, np.float32)
+            yield replace(row, features=nan) if row.id in self.bad else row
+
+
+def poison(monkeypatch, bad: set[str]) -> None:
+    opened = training.open_split
+
+    def poisoned(recogniser, split):
+        source = opened(recogniser, split)
+        return Poisoned(source, bad) if split == "train" else source
+
+    monkeypatch.setattr(training, "open_split", poisoned)
+
+
+def test_a_non_finite_step_is_skipped_counted_and_named(
+    corpus, tmp_path, monkeypatch, no_pictures, capsys
+):
+    options = ["epochs=1", "norm=batch", "max_nonfinite=2"]
+    with monkeypatch.context() as patch:
+        poison(patch, {"train7"})
+        progress = train(corpus, tmp_path, *options)
+    assert (progress.step, progress.skipped) == (6, 1)
+    told = [line for line in lines(tmp_path) if "skipped, not finite" in line]
+    assert len(told) == 1 and told[0].endswith("utterances: train7")
+    assert rows(tmp_path)[0]["skipped"] == "1"
+    assert np.isfinite(float(rows(tmp_path)[0]["train_loss"]))
+    assert all(np.isfinite(value).all() for value in last(tmp_path).parameters.values())
+
+    kept = last(tmp_path)
+    before = kept.path.read_bytes()
+    with monkeypatch.context() as patch:
+        poison(patch, {f"train{number}" for number in range(12)})
+        message = "2 steps in a row were not finite, up to step 8"
+        with pytest.raises(UserError, match=message) as stop:
+            train(corpus, tmp_path, *options, "epochs=3", resume=True)
+    assert "the last good checkpoint is checkpoint/tiny-last.ckpt" in str(stop.value)
+    assert kept.path.read_bytes() == before
+
+
+def test_training_stops_early_and_says_so_again(corpus, tmp_path, no_pictures):
+    options = ["learning_rate=0", "patience=2", "batch_size=6"]
+    progress = train(corpus, tmp_path, *options, "epochs=9")
+    assert (progress.epoch, progress.stale) == (3, 2)
+    wer = float(rows(tmp_path)[0]["val_wer"])
+    said = f"stopped early: 2 evaluations without a better WER than {wer:.2f}"
+    assert said in lines(tmp_path)
+    progress = train(corpus, tmp_path, *options, "epochs=9", resume=True)
+    assert progress.epoch == 3
+    assert lines(tmp_path).count(said) == 2
+
+
+def test_frozen_layers_stay_as_they_are(corpus, tmp_path, no_pictures):
+    config = configured(corpus, "norm=batch")
+    fresh = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU").network
+    train(corpus, tmp_path, "norm=batch", "freeze=[conv, RNN.lstms.0]", "epochs=1", "val_manifest=")
+    found = last(tmp_path).parameters
+    for parameter in fresh.get_parameters():
+        if "dropout_seed" in parameter.name:
+            continue
+        frozen = parameter.name.startswith(("conv", "RNN.lstms.0"))
+        same = np.array_equal(found[parameter.name], parameter.asnumpy())
+        assert same == frozen, parameter.name
+    assert "moment1.fc.module.weight" in found and "moment1.conv.conv1.weight" not in found
+
+
+def test_freezing_what_is_not_there_is_refused(corpus, tmp_path):
+    with pytest.raises(UserError, match="no parameter begins with 'cnv'; there are .*conv.conv1"):
+        train(corpus, tmp_path, "freeze=[cnv]")
+    with pytest.raises(UserError, match="nothing is left to train"):
+        train(corpus, tmp_path, "freeze=[conv, RNN, fc]")
+
+
+@pytest.mark.parametrize(
+    ("option", "count"),
+    [("max_utterances=5", 5), ("max_hours=0.0008", None), ("min_duration=0.9", None)],
+)
+def test_a_part_of_the_data(corpus, tmp_path, option, count):
+    train(corpus, tmp_path, option, "epochs=0")
+    found = re.search(r"training: (\d+) utterances, (\d.\d\d) hours", "\n".join(lines(tmp_path)))
+    assert 1 <= int(found[1]) < 12
+    assert count is None or int(found[1]) == count
+    if option.startswith("min_duration"):
+        assert f"left out: {12 - int(found[1])} utterances shorter than" in lines(tmp_path)[0]
+
+
+def test_no_data_at_all_is_refused(corpus, tmp_path):
+    with pytest.raises(UserError, match="nothing to train on: none of 12 utterances"):
+        train(corpus, tmp_path, "min_duration=30")
+
+
+def test_too_little_memory_is_refused(corpus, tmp_path):
+    with pytest.raises(UserError, match="one utterance of .* frames needs about .* allowed: lower"):
+        train(corpus, tmp_path, "memory_gib=0.01")
+
+
+def test_static_shapes_train_as_dynamic_ones(corpus, tmp_path, no_pictures):
+    options = ["epochs=1", "batch_size=4", "val_manifest="]
+    losses = {}
+    for kind in ("dynamic", "static"):
+        train(corpus, tmp_path / kind, *options, f"batch_shapes={kind}", "static_shapes=1")
+        losses[kind] = [
+            float(line.split()[-1]) for line in lines(tmp_path / kind) if "loss is" in line
+        ]
+    assert "static shapes (frames, labels):" in "\n".join(lines(tmp_path / "static"))
+    assert len(losses["static"]) == 3
+    np.testing.assert_allclose(losses["static"], losses["dynamic"], rtol=1e-3)
+
+
+def test_four_clips_are_learnt_by_heart(corpus, tmp_path, no_pictures):
+    manifest = record(tmp_path, "four", 4, seed=5)
+    options = [
+        f"train_manifest={manifest}", f"val_manifest={manifest}", "batch_size=4", "epochs=120",
+        f"mindrecord_format={tmp_path}/records/{{split}}/four{{}}.md", "eval_every=20",
+        "shards=1",
+    ]  # fmt: skip
+    config = configured(corpus, *options)
+    for split in ("train", "val"):
+        convert_split(RECIPE, config, split, log=lambda line: None)
+    progress = train(corpus, tmp_path, *options)
+    assert (progress.best_wer, progress.best_cer) == (0, 0)
