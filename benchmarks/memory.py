@@ -30,11 +30,11 @@ def measure(config, rows: int, frames: int) -> tuple[float, float]:
     """(measured, forecast) peak in GiB after three steps."""
     from common import runtime
     from common.dataset import Batch
+    from common.memory import forecast_memory
     from common.recipe import labels_file
     from common.recogniser import Recogniser
     from common.steps import TrainStep
     from common.text import Vocabulary
-    from common.training import forecast_memory
 
     device = runtime.set_device("CPU")
     config.TrainingConfig.micro_batch = rows
@@ -49,8 +49,11 @@ def measure(config, rows: int, frames: int) -> tuple[float, float]:
         np.full(rows, frames, np.int32),
         rng.integers(0, 28, (rows, labels)).astype(np.int32),
         np.full(rows, labels, np.int32),
-        tuple(range(rows)), tuple(map(str, range(rows))), rows, 0.0,
-    )  # fmt: skip
+        tuple(range(rows)),
+        tuple(map(str, range(rows))),
+        rows,
+        0.0,
+    )
     for number in range(3):
         step([made], 3e-4, number)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -74,8 +77,10 @@ def main() -> None:
     for rows, frames in SIZES:
         result = subprocess.run(
             [sys.executable, *sys.argv, "--measure", str(rows), str(frames)],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         peak, forecast = json.loads(result.stdout.splitlines()[-1])
         print(f"{rows:10} {frames:7} {peak:9.2f} {forecast:9.2f}", flush=True)
 

@@ -166,10 +166,18 @@ def _is_training_state(name: str) -> bool:
     parts = name.split(".")  # wrapper prefixes may come before the optimizer's
     state = {"moment1", "moment2", "moments", "accum", "stat"}
     return not state.isdisjoint(parts) or parts[-1] in (
-        "beta1_power", "beta2_power", "global_step", "learning_rate", "momentum",
-        "epoch_num", "step_num", "scale_sense", "loss_scale", "current_iterator_step",
+        "beta1_power",
+        "beta2_power",
+        "global_step",
+        "learning_rate",
+        "momentum",
+        "epoch_num",
+        "step_num",
+        "scale_sense",
+        "loss_scale",
+        "current_iterator_step",
         "last_overflow_iterator_step",
-    )  # fmt: skip
+    )
 
 
 class CheckpointKeeper:

@@ -45,14 +45,19 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
         "--pre_trained_model_path", default="", metavar="CKPT", help="start from these weights"
     )
     parser.add_argument(
-        "--resume", action="store_true",
+        "--resume",
+        action="store_true",
         help="go on exactly where the run in CheckpointConfig.ckpt_path stopped",
-    )  # fmt: skip
+    )
     parser.add_argument("--is_distributed", type=_boolean, nargs="?", const=True, default=False)
     parser.add_argument(
-        "--bidirectional", type=_boolean, nargs="?", const=True, default=None,
+        "--bidirectional",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=None,
         help="read utterances in both directions (ModelConfig.bidirectional)",
-    )  # fmt: skip
+    )
     arguments = parser.parse_args(argv)
     if arguments.resume and arguments.pre_trained_model_path:
         raise UserError("--resume goes on with a run, --pre_trained_model_path begins one: choose")
@@ -74,9 +79,15 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
     try:
         training.fit(
             training.Job(
-                recipe, config, device, log, rank, ranks, arguments.resume,
+                recipe,
+                config,
+                device,
+                log,
+                rank,
+                ranks,
+                arguments.resume,
                 arguments.pre_trained_model_path,
-            )  # fmt: skip
+            )
         )
     except UserError as error:
         log.debug("error: %s", error)
@@ -113,15 +124,22 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         )
     log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, manifest)
     source = ManifestSource(
-        read_manifest(manifest), recogniser.featurizer, recogniser.vocabulary,
-        labelled=False, log=log.info,
-    )  # fmt: skip
+        read_manifest(manifest),
+        recogniser.featurizer,
+        recogniser.vocabulary,
+        labelled=False,
+        log=log.info,
+    )
     result = score(
-        recogniser, Forward(recogniser), source,
+        recogniser,
+        Forward(recogniser),
+        source,
         make_decoder(config.LMConfig, recogniser.vocabulary),
-        config.DataConfig.batch_size, config.DataConfig.workers,
-        each=_printer(log) if config.verbose else None, save_output=config.save_output,
-    )  # fmt: skip
+        config.DataConfig.batch_size,
+        config.DataConfig.workers,
+        each=_printer(log) if config.verbose else None,
+        save_output=config.save_output,
+    )
     log.info("%d utterances, %.2f hours", len(source), source.durations.sum() / 3600)
     for line in result.summary():
         log.info(line)
@@ -130,8 +148,8 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
 def export(recipe: Recipe, argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="export.py",
-        description=f"Write a {recipe.name} checkpoint as MindIR, with a description beside it, and "
-        "verify it against the checkpoint.",
+        description=f"Write a {recipe.name} checkpoint as MindIR, with a description beside it, "
+        "and verify it against the checkpoint.",
     )
     _add_checkpoint(parser, "--pre_trained_model_path")
     parser.add_argument(
@@ -149,9 +167,12 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
 
     recogniser = _load(arguments, recipe, arguments.pre_trained_model_path)
     path = write(
-        recogniser, arguments.file_name, arguments.file_format.upper(), arguments.batch_size,
+        recogniser,
+        arguments.file_name,
+        arguments.file_format.upper(),
+        arguments.batch_size,
         arguments.frames,
-    )  # fmt: skip
+    )
     print(f"exported {path} and {path.with_suffix('.json')}")
 
 
@@ -178,14 +199,20 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     if readable:
         source = ManifestSource(
             [Utterance(id=name, audio=Path(name), text="") for name in readable],
-            recogniser.featurizer, recogniser.vocabulary, labelled=False,
+            recogniser.featurizer,
+            recogniser.vocabulary,
+            labelled=False,
             log=lambda line: print(line, file=sys.stderr),
-        )  # fmt: skip
+        )
         decoder = make_decoder(recipe.eval_config().LMConfig, recogniser.vocabulary)
         for found in recognise(
-            recogniser, Forward(recogniser), source, decoder, arguments.batch_size,
+            recogniser,
+            Forward(recogniser),
+            source,
+            decoder,
+            arguments.batch_size,
             progress="transcribing" if len(readable) > arguments.batch_size else None,
-        ):  # fmt: skip
+        ):
             texts[readable[found.index]] = found.text
     for name in arguments.files:
         if name in texts:
@@ -231,11 +258,14 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     bad = 0
     for manifest in manifests:
         report = validate(
-            read_manifest(manifest), Vocabulary.from_file(labels_file(recipe, config)),
+            read_manifest(manifest),
+            Vocabulary.from_file(labels_file(recipe, config)),
             recipe.build_featurizer(data),
             lambda frames: recipe.output_frames(config.ModelConfig, frames),
-            data.min_duration, data.max_duration, data.workers,
-        )  # fmt: skip
+            data.min_duration,
+            data.max_duration,
+            data.workers,
+        )
         bad += report.total - len(report.ok)
         print(manifest)
         for line in report.lines(arguments.limit or None):
@@ -248,9 +278,10 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
 
 def _add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     parser.add_argument(
-        "--preset", metavar="NAME",
+        "--preset",
+        metavar="NAME",
         help=f"a configuration that ships with the model: {', '.join(recipe.presets())}",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--config", action="append", default=[], metavar="YAML", help="overrides from a file"
     )
@@ -259,9 +290,13 @@ def _add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
         help="override single keys, such as DataConfig.batch_size=8 or batch_size=8",
-    )  # fmt: skip
+    )
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -276,9 +311,10 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_checkpoint(parser: argparse.ArgumentParser, flag: str) -> None:
     parser.add_argument(flag, required=True, metavar="CKPT", help="checkpoint")
     parser.add_argument(
-        "--train_config", metavar="YAML",
+        "--train_config",
+        metavar="YAML",
         help="only for checkpoints of the MindSpore model zoo: the configuration of their network",
-    )  # fmt: skip
+    )
 
 
 def _boolean(text: str) -> bool:

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what, where, what was found, what was expected, what to do."""
+    """Bad input, in one line: what, where, what was found, what was expected, what to do."""

@@ -51,9 +51,11 @@ def export(
         description.unlink(missing_ok=True)
         _remove(path)  # mindspore writes read-only files, and does not replace them
         ms.export(
-            cell, *_inputs(recogniser, batch_size or None, frames or None),
-            file_name=str(path), file_format=file_format,
-        )  # fmt: skip
+            cell,
+            *_inputs(recogniser, batch_size or None, frames or None),
+            file_name=str(path),
+            file_format=file_format,
+        )
         for written in _files(path):
             os.chmod(written, 0o644)
     except (OSError, RuntimeError) as error:
@@ -62,8 +64,8 @@ def export(
     # Where a graph was made for another device than the process runs on, it cannot be run back.
     runs_here = file_format == "MINDIR" and recogniser.device == ms.get_context("device_target")
     difference = verify(recogniser, path, batch_size, frames, log) if runs_here else None
-    text = json.dumps(describe(recogniser, path, file_format, batch_size, frames, difference), indent=2)
-    description.write_text(text + "\n", encoding="utf-8")
+    content = describe(recogniser, path, file_format, batch_size, frames, difference)
+    description.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -102,8 +104,8 @@ def verify(
             worst = max(worst, difference)
             if not difference <= TOLERANCE:
                 raise UserError(
-                    f"{path}: log-probabilities differ from the checkpoint's by {difference:.2e} at "
-                    f"{longest} frames, expected at most {TOLERANCE:.0e}; do not use this file"
+                    f"{path}: log-probabilities differ from the checkpoint's by {difference:.2e} "
+                    f"at {longest} frames, expected at most {TOLERANCE:.0e}; do not use this file"
                 )
             log(f"verified with {rows} x {longest} frames: difference {difference:.1e}")
     return worst

@@ -347,9 +347,9 @@ def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
 
 def _librispeech_sets(root: Path) -> Iterator[Path]:
     for folder in sorted(root.glob("*-*")):
-        if folder.name.startswith(("train-", "dev-", "test-")):
-            if next(folder.glob("*/*/*.trans.txt"), None):
-                yield folder
+        named = folder.name.startswith(("train-", "dev-", "test-"))
+        if named and next(folder.glob("*/*/*.trans.txt"), None):
+            yield folder
 
 
 def _librispeech_set(folder: Path) -> list[Utterance]:
@@ -499,7 +499,10 @@ def validate(
     try:
         progress = tqdm(
             pool.map(check, utterances),
-            total=len(utterances), desc="validate", unit="utt", disable=None,
+            total=len(utterances),
+            desc="validate",
+            unit="utt",
+            disable=None,
         )
         checked = list(progress)
     finally:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common import runtime
 from common.errors import UserError
+from common.recogniser import Recogniser
 
 GIB = 1 << 30
 PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any weight
@@ -53,3 +55,12 @@ class Forecast:
                 "DataConfig.max_duration or ModelConfig.hidden_size, or raise "
                 "TrainingConfig.memory_gib"
             )
+
+
+def forecast_memory(recogniser: Recogniser) -> Forecast:
+    """Memory of training this network, and what it may take (TrainingConfig.memory_gib)."""
+    config = recogniser.config
+    limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory()
+    dimension = recogniser.featurizer.dimension
+    per_frame = recogniser.recipe.activation_bytes(config.ModelConfig, dimension)
+    return Forecast(recogniser.parameters(), per_frame, limit)

@@ -29,7 +29,9 @@ class MaskedBatchNorm(nn.Cell):
     The parameters are named, and the moving averages kept, as in mindspore.nn.BatchNorm2d.
     """
 
-    def __init__(self, channels: int, layout: str = "BCFT", momentum: float = 0.9, eps: float = 1e-5):
+    def __init__(
+        self, channels: int, layout: str = "BCFT", momentum: float = 0.9, eps: float = 1e-5
+    ):
         super().__init__()
         if layout not in ("BCFT", "TBC"):
             raise ValueError(f"layout {layout!r}: expected BCFT or TBC")
@@ -85,8 +87,8 @@ class Dropout(nn.Cell):
     """Dropout over x (T, B, H) whose mask is a pure function of a seed that the training step sets.
 
     mindspore's own keeps its random state inside the kernel, where no checkpoint reaches it; with
-    this one a resumed run draws the very masks that the undisturbed run draws. The mask is a
-    multiplicative integer hash (the finaliser of C. Wellons' "lowbias32" kind) of the position.
+    this one a resumed run draws the very masks that the undisturbed run draws. Each position gets
+    the product of an odd number and its row's hash xor its column's: three cheap operations.
     """
 
     def __init__(self, rate: float, width: int, stream: int):
@@ -94,7 +96,7 @@ class Dropout(nn.Cell):
         if not 0 <= rate < 1:
             raise ValueError(f"dropout {rate}: expected 0 <= rate < 1")
         self.rate = rate
-        self.threshold = int(rate * 65536)
+        self.threshold = int(rate * 2**32) - 2**31  # of a uniform int32
         self.stream = stream  # sets this layer apart from the others
         self.dropout_seed = Parameter(Tensor(0, ms.int32), name="dropout_seed", requires_grad=False)
         self.column = Tensor(np.arange(width, dtype=np.int32).reshape(1, 1, -1) * 104_729)
@@ -103,14 +105,19 @@ class Dropout(nn.Cell):
         if not self.training or self.rate == 0:
             return x
         frames, batch, _ = x.shape
-        row = ops.arange(frames).astype(ms.int32).reshape((-1, 1, 1)) * 1_000_003
+        seed = self.dropout_seed * 613 + self.stream * 15_485_863
         utterance = ops.arange(batch).astype(ms.int32).reshape((1, -1, 1)) * 7_919
-        bits = row + utterance + self.column + self.dropout_seed * 613 + self.stream * 15_485_863
-        for _ in range(2):
-            bits = ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 16)) * 73_244_475
-        bits = ops.bitwise_and(ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 16)), 65535)
-        keep = ops.stop_gradient(ops.cast(bits >= self.threshold, ms.float32))
-        return x * keep / (1 - self.rate)
+        row = _hash(ops.arange(frames).astype(ms.int32).reshape((-1, 1, 1)) * 1_000_003 + seed)
+        column = _hash(self.column + utterance + seed * 31)  # (1, B, H)
+        drawn = ops.bitwise_xor(row, column) * 1_540_483_477
+        return ops.select(drawn >= self.threshold, x / (1 - self.rate), ops.zeros_like(x))
+
+
+def _hash(bits: Tensor) -> Tensor:
+    """int32 -> int32, well mixed (a multiply-xorshift finaliser of C. Wellons' "lowbias32" kind)."""
+    for _ in range(2):
+        bits = ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 16)) * 73_244_475
+    return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 16))
 
 
 class Recurrent(nn.Cell):
@@ -162,9 +169,7 @@ class Recurrent(nn.Cell):
                 setattr(self, name + suffix, weight)
 
     def construct(self, x, lengths):
-        output = self.run(
-            x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
-        )
+        output = self.run(x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
         if self.bidirectional:
             backward = self.run(
                 self.reverse(x, lengths),
@@ -207,9 +212,13 @@ class AscendLSTM(nn.Cell):
         bias = self._reorder(bias_ih + bias_hh)
         state = ops.zeros((1, x.shape[1], self.hidden_size), ms.float16)
         output = self.operator(
-            x.astype(ms.float16), weights.astype(ms.float16), bias.astype(ms.float16),
-            None, state, state,
-        )[0]  # fmt: skip
+            x.astype(ms.float16),
+            weights.astype(ms.float16),
+            bias.astype(ms.float16),
+            None,
+            state,
+            state,
+        )[0]
         return output.astype(x.dtype)
 
     def _reorder(self, rows):
@@ -234,9 +243,7 @@ class FrameLoop(nn.Cell):
         for frame in range(x.shape[0]):
             arriving, returning = inputs[frame], ops.matmul(hidden, recurrent) + bias_hh
             if self.is_gru:
-                gates = ops.sigmoid(
-                    arriving[:, : 2 * self.size] + returning[:, : 2 * self.size]
-                )
+                gates = ops.sigmoid(arriving[:, : 2 * self.size] + returning[:, : 2 * self.size])
                 reset, update = gates[:, : self.size], gates[:, self.size :]
                 candidate = ops.tanh(
                     arriving[:, 2 * self.size :] + reset * returning[:, 2 * self.size :]
@@ -257,9 +264,14 @@ class Lookahead(nn.Cell):
     def __init__(self, width: int, context: int, rng: np.random.Generator):
         super().__init__()
         self.conv = nn.Conv2d(
-            width, width, (1, context), pad_mode="pad", padding=(0, 0, 0, context - 1), group=width,
+            width,
+            width,
+            (1, context),
+            pad_mode="pad",
+            padding=(0, 0, 0, context - 1),
+            group=width,
             weight_init=uniform(rng, 1 / math.sqrt(context), width, 1, 1, context),
-        )  # fmt: skip
+        )
 
     def construct(self, x, mask):
         x = (x * ops.expand_dims(mask, 2)).transpose((1, 2, 0))  # (B, H, T)
@@ -279,7 +291,13 @@ class CTCLoss(nn.Cell):
         self.blank = blank
 
     def construct(self, log_probs, lengths, targets, target_lengths):
-        return ops.ctc_loss(
-            log_probs.astype(ms.float32), targets, lengths, target_lengths,
-            blank=self.blank, reduction="none", zero_infinity=True,
-        )[0]  # fmt: skip  (the second is the forward variables)
+        losses, _ = ops.ctc_loss(
+            log_probs.astype(ms.float32),
+            targets,
+            lengths,
+            target_lengths,
+            blank=self.blank,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return losses

@@ -18,7 +18,9 @@ class Gradients(nn.Cell):
     """features (B, F, T), lengths (B,), targets (B, L), target_lengths (B,), weights (B,) ->
     losses (B,) in nats, and the gradients of sum(weights * losses) * loss_scale."""
 
-    def __init__(self, network: nn.Cell, loss: nn.Cell, weights: list[Parameter], loss_scale: float):
+    def __init__(
+        self, network: nn.Cell, loss: nn.Cell, weights: list[Parameter], loss_scale: float
+    ):
         super().__init__(auto_prefix=False)  # the network keeps its parameter names
         self.objective = _Objective(network, loss, loss_scale)
         self.differentiate = ops.value_and_grad(
@@ -76,11 +78,15 @@ class AllReduce(_OfGradients):
 class GlobalNorm(_OfGradients):
     """The Euclidean norm of all gradients together; non-finite if any of them is."""
 
+    def __init__(self):
+        super().__init__()
+        self.half_square = ops.L2Loss()  # sum(x^2) / 2 in one pass
+
     def construct(self, gradients):
-        squares = Tensor(0.0, ms.float32)
+        total = Tensor(0.0, ms.float32)
         for gradient in gradients:
-            squares = squares + ops.sum(ops.square(gradient))
-        return ops.sqrt(squares)
+            total = total + self.half_square(gradient)
+        return ops.sqrt(2 * total)
 
 
 class Update(_OfGradients):
@@ -128,9 +134,12 @@ class Update(_OfGradients):
 def _make(config, weights: list[Parameter]) -> nn.Optimizer:
     if config.optimizer in ("Adam", "AdamW"):
         return nn.Adam(
-            weights, learning_rate=config.learning_rate,
-            beta1=config.betas[0], beta2=config.betas[1], eps=config.eps,
-        )  # fmt: skip
+            weights,
+            learning_rate=config.learning_rate,
+            beta1=config.betas[0],
+            beta2=config.betas[1],
+            eps=config.eps,
+        )
     if config.optimizer == "SGD":
         return nn.SGD(weights, learning_rate=config.learning_rate, momentum=config.momentum)
     raise UserError(

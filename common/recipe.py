@@ -1,4 +1,4 @@
-"""What a model folder gives to the shared code: a config, a network, a featurizer, a few formulas."""
+"""What a model folder gives to the shared code: config, network, featurizer, a few formulas."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ class Recogniser:
             config = fallback or recipe.train_config()
             vocabulary = Vocabulary.from_file(labels_file(recipe, config))
             log(
-                f"{path} names no configuration; taking that of {recipe.name} with hidden size "
-                f"{config.ModelConfig.hidden_size} and the labels of {config.DataConfig.labels_path}"
+                f"{path} names no configuration: taking that of --train_config, or else the "
+                f"default of {recipe.name}, and the labels of {config.DataConfig.labels_path}"
             )
         else:
             config, vocabulary = described(recipe, found)
@@ -101,9 +101,7 @@ class Recogniser:
         """Whether batches must come in a finite set of shapes."""
         wanted = self.config.DataConfig.batch_shapes
         if wanted not in ("auto", "dynamic", "static"):
-            raise UserError(
-                f"DataConfig.batch_shapes={wanted}: expected auto, dynamic or static"
-            )
+            raise UserError(f"DataConfig.batch_shapes={wanted}: expected auto, dynamic or static")
         fixed = self.recipe.needs_static_shapes(self.config.ModelConfig)
         if fixed and wanted == "dynamic":
             raise UserError(

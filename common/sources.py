@@ -184,9 +184,7 @@ class ManifestSource(Source):
 
     def read(self, indices: Iterable[int]) -> Iterator[Row]:
         for index in indices:
-            yield Row(
-                int(index), self.ids[index], self._label_ids[index], audio=self._audio[index]
-            )
+            yield Row(int(index), self.ids[index], self._label_ids[index], audio=self._audio[index])
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:

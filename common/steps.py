@@ -82,9 +82,12 @@ class TrainStep:
             weights = np.zeros(len(micro.ids), np.float32)
             weights[: micro.valid] = 1 / total
             found, fresh = self.gradients(
-                Tensor(micro.features), Tensor(micro.lengths), Tensor(micro.targets),
-                Tensor(micro.target_lengths), Tensor(weights),
-            )  # fmt: skip
+                Tensor(micro.features),
+                Tensor(micro.lengths),
+                Tensor(micro.targets),
+                Tensor(micro.target_lengths),
+                Tensor(weights),
+            )
             losses.append(found.asnumpy()[: micro.valid])
             ids += micro.ids[: micro.valid]
             gradients = fresh if gradients is None else self.add(gradients, fresh)
@@ -178,9 +181,13 @@ def _freeze(network: ms.nn.Cell, beginnings: Sequence[str]) -> list[ms.nn.Cell]:
             parameter.requires_grad = False
     if beginnings and not network.trainable_params():
         raise UserError(f"TrainingConfig.freeze={list(beginnings)}: nothing is left to train")
-    return [
-        cell
-        for _, cell in network.cells_and_names()
-        if cell.parameters_dict(recurse=False)
-        and all(p.name.startswith(tuple(beginnings)) for p in cell.get_parameters(expand=False))
-    ] if beginnings else []
+    return (
+        [
+            cell
+            for _, cell in network.cells_and_names()
+            if cell.parameters_dict(recurse=False)
+            and all(p.name.startswith(tuple(beginnings)) for p in cell.get_parameters(expand=False))
+        ]
+        if beginnings
+        else []
+    )

@@ -125,8 +125,10 @@ def split(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
     splits = {"train": [], "validation": [], "test": []}
     for prompt in prompts:
         name = (
-            "test" if prompt.text in test
-            else "validation" if prompt.text in validation
+            "test"
+            if prompt.text in test
+            else "validation"
+            if prompt.text in validation
             else "train"
         )
         splits[name].append(prompt)
@@ -143,12 +145,20 @@ def write(splits: dict[str, list[Prompt]], out: Path) -> None:
                 audio = Path("audio") / f"{prompt.id}.opus"
                 (out / audio).parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(
-                    out / audio, samples, rate,
-                    format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION,
+                    out / audio,
+                    samples,
+                    rate,
+                    format="OGG",
+                    subtype="OPUS",
+                    compression_level=OPUS_COMPRESSION,
                 )
                 duration = len(samples) / rate
-                row = {"id": prompt.id, "audio": audio.as_posix(), "text": prompt.text,
-                       "duration": round(duration, 3)}
+                row = {
+                    "id": prompt.id,
+                    "audio": audio.as_posix(),
+                    "text": prompt.text,
+                    "duration": round(duration, 3),
+                }
                 manifest.write(json.dumps(row) + "\n")
                 seconds += duration
         print(f"{name}: {len(prompts)} prompts, {seconds / 60:.1f} minutes")

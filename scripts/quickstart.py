@@ -38,10 +38,11 @@ def main() -> int:
         "utterances that it never saw, export it and transcribe with it.",
     )
     parser.add_argument(
-        "--an4", metavar="DIR",
+        "--an4",
+        metavar="DIR",
         help="CMU AN4 in its official layout instead of the telephone prompts that ship here; "
         "'download' fetches the official archive",
-    )  # fmt: skip
+    )
     parser.add_argument("--an4_url", default=AN4_URL, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="folder for all that is made")
     parser.add_argument(

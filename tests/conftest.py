@@ -26,6 +26,10 @@ def small_model():
     from deepspeech2.src.config import ModelConfig
 
     return ModelConfig(
-        hidden_size=8, hidden_layers=2, conv_channels=3, lookahead_context=3,
-        conv_kernels=[[5, 3], [3, 5]], conv_strides=[[2, 2], [2, 1]],
-    )  # fmt: skip
+        hidden_size=8,
+        hidden_layers=2,
+        conv_channels=3,
+        lookahead_context=3,
+        conv_kernels=[[5, 3], [3, 5]],
+        conv_strides=[[2, 2], [2, 1]],
+    )

@@ -88,11 +88,12 @@ def ctc_loss(log_probs, labels, blank: int) -> float:
     return -np.log(total)
 
 
-def torch_deepspeech2(parameters: dict, strides=((2, 2), (2, 1))):
+def torch_deepspeech2(parameters: dict, strides=((2, 2), (2, 1)), packed: bool = True):
     """The model zoo's network as a torch.nn.Module with the given weights, in training mode.
 
     features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,); padded frames
-    are zero before each convolution, and the LSTMs run over packed sequences.
+    are zero before each convolution, and the LSTMs run over packed sequences. `packed=False`, for
+    utterances of one length, is the faster way where it gives the same.
     """
     import torch
     from torch import nn
@@ -125,8 +126,11 @@ def torch_deepspeech2(parameters: dict, strides=((2, 2), (2, 1))):
                 x = self.mask(torch.tanh(norm(x)), lengths)
             x = x.flatten(1, 2).permute(2, 0, 1)
             for lstm in self.lstms:
-                packed, _ = lstm(pack_padded_sequence(x, lengths, enforce_sorted=False))
-                x, _ = pad_packed_sequence(packed, total_length=x.shape[0])
+                if packed:
+                    rows, _ = lstm(pack_padded_sequence(x, lengths, enforce_sorted=False))
+                    x, _ = pad_packed_sequence(rows, total_length=x.shape[0])
+                else:
+                    x, _ = lstm(x)
                 x = x.unflatten(2, (2, -1)).sum(2)
             return torch.log_softmax(self.fc(x), -1), lengths
 
@@ -139,9 +143,11 @@ def torch_deepspeech2(parameters: dict, strides=((2, 2), (2, 1))):
         if group == "conv":
             kind, number = member[:-1], int(member[-1]) - 1
             leaf = {
-                "gamma": "weight", "beta": "bias",
-                "moving_mean": "running_mean", "moving_variance": "running_var",
-            }.get(rest[0], rest[0])  # fmt: skip
+                "gamma": "weight",
+                "beta": "bias",
+                "moving_mean": "running_mean",
+                "moving_variance": "running_var",
+            }.get(rest[0], rest[0])
             return f"{'convs' if kind == 'conv' else 'norms'}.{number}.{leaf}"
         return f"lstms.{'.'.join(rest)}" if group == "RNN" else "fc.weight"
 

@@ -88,9 +88,7 @@ def test_silence_neither_adds_nor_takes_noise():
 
 
 def test_noise_comes_from_the_directory_as_often_as_asked(noises):
-    augmentation = Augmentation(
-        noise_dir=str(noises), noise_prob=0.4, noise_min=0.2, noise_max=0.3
-    )
+    augmentation = Augmentation(noise_dir=str(noises), noise_prob=0.4, noise_min=0.2, noise_max=0.3)
     assert [path.name for path in augmentation.noise_files] == ["hiss.wav", "hum.flac"]
     speech, noisy, hums = sine(), 0, 0
     for i in range(300):
@@ -120,7 +118,7 @@ def test_without_noise_files_it_says_so(tmp_path):
         with pytest.raises(UserError, match=f"noise_dir .*{reason}"):
             augmentation.waveform(sine(), RATE, rng())
         with pytest.raises(UserError, match=reason):
-            augmentation.noise_files
+            _ = augmentation.noise_files
 
 
 def test_masks_are_bands_and_spans_of_zeros_no_wider_than_asked():

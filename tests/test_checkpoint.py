@@ -271,10 +271,16 @@ def test_the_recipe_renames_rnn():
 def test_the_optimizers_state_is_passed_over(tmp_path):
     network = Network()
     found = stored(
-        tmp_path, moment1__RNN__weight=(2, 3), moment2__fc__bias=(4,), beta1_power=(1,),
-        global_step=(1,), learning_rate=(1,), accum__RNN__weight=(2, 3), stat__fc__bias=(4,),
+        tmp_path,
+        moment1__RNN__weight=(2, 3),
+        moment2__fc__bias=(4,),
+        beta1_power=(1,),
+        global_step=(1,),
+        learning_rate=(1,),
+        accum__RNN__weight=(2, 3),
+        stat__fc__bias=(4,),
         momentum=(1,),
-    )  # fmt: skip
+    )
     assert load_into(network, found).unused == []
 
 
@@ -300,9 +306,7 @@ def test_another_size_is_an_error_with_both_shapes(tmp_path):
 
 def test_another_model_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"not of this network: 0 of 4 parameters match") as caught:
-        load_into(
-            Network(), stored(tmp_path, drop=tuple(SHAPES), encoder__x=(2,)), new_head="fc"
-        )
+        load_into(Network(), stored(tmp_path, drop=tuple(SHAPES), encoder__x=(2,)), new_head="fc")
     assert "\n" not in str(caught.value)
 
 

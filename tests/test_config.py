@@ -38,8 +38,13 @@ ORIGINALS = (  # noqa: SIM905
     "save_output verbose"
 ).split()
 GROUPS = [
-    "TrainingConfig", "DataConfig", "ModelConfig", "OptimConfig", "CheckpointConfig", "LMConfig",
-]  # fmt: skip
+    "TrainingConfig",
+    "DataConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "CheckpointConfig",
+    "LMConfig",
+]
 
 
 def test_every_key_of_the_originals_is_there_under_its_name():
@@ -85,8 +90,11 @@ def test_a_single_key(option, key, value):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("batch_sise=8", r"--set batch_sise=8: unknown key batch_sise, did you mean "
-                         r"DataConfig\.batch_size\?"),
+        (
+            "batch_sise=8",
+            r"--set batch_sise=8: unknown key batch_sise, did you mean "
+            r"DataConfig\.batch_size\?",
+        ),
         ("hiden_layers=3", r"did you mean ModelConfig\.hidden_layers\?"),
         ("data.spect.windw=hann", r"did you mean DataConfig\.SpectConfig\.window\?"),
         ("zzz=1", "unknown key zzz, did you mean"),
@@ -101,7 +109,7 @@ def test_a_single_key(option, key, value):
         ("freeze=conv", r"expected a list such as \[1, 2\], found 'conv'"),
         ("freeze=[conv", "not valid YAML"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_option_is_one_line_that_says_what_was_expected(option, message):
     with pytest.raises(UserError, match=message) as caught:
         set_(option)
@@ -135,9 +143,7 @@ def test_a_yaml_file_overrides_groups_of_keys(tmp_path):
     config = TrainConfig()
     override_from_yaml(config, path)
     changed = {
-        key: value
-        for key, value in leaves(config).items()
-        if value != leaves(TrainConfig())[key]
+        key: value for key, value in leaves(config).items() if value != leaves(TrainConfig())[key]
     }
     assert changed == {
         "DataConfig.batch_size": 3,
@@ -151,8 +157,11 @@ def test_a_yaml_file_overrides_groups_of_keys(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("DataConfig: {batchsize: 3}", r"unknown key DataConfig\.batchsize, did you mean "
-                                       r"DataConfig\.batch_size"),
+        (
+            "DataConfig: {batchsize: 3}",
+            r"unknown key DataConfig\.batchsize, did you mean "
+            r"DataConfig\.batch_size",
+        ),
         ("batch_size: 3", r"unknown key batch_size, did you mean DataConfig\.batch_size"),
         ("DataConfig: 3", "DataConfig is a group of keys, found 3"),
         ("DataConfig.batch_size.x: 3", r"DataConfig\.batch_size is a key, not a group"),
@@ -161,7 +170,7 @@ def test_a_yaml_file_overrides_groups_of_keys(tmp_path):
         ("", "expected groups of keys, found None"),
         ("a: [", "not valid YAML"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_yaml_file_is_named(tmp_path, text, message):
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
@@ -281,9 +290,10 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
     os.chdir(folder)
     try:
         with patched(
-            training__TrainStep=FakeStep, training__Forward=FakeForward,
+            training__TrainStep=FakeStep,
+            training__Forward=FakeForward,
             dataset__ThreadPoolExecutor=pools,
-        ):  # fmt: skip
+        ):
             for split in ("train", "val"):
                 if getattr(config.DataConfig, f"{split}_manifest"):
                     convert_split(RECIPE, config, split, log=lambda line: None)
@@ -339,20 +349,25 @@ def build(config: Any, folder: Path) -> dict[str, Any]:
 def step(config: Any, folder: Path) -> dict[str, Any]:
     """Two real training steps: the weights and the optimizer's state, the network's batch sizes."""
     from common.dataset import Batch
+    from common.memory import forecast_memory
     from common.recogniser import Recogniser
     from common.steps import TrainStep
     from common.text import Vocabulary
-    from common.training import forecast_memory
 
     rng = np.random.default_rng(2)
     lengths = np.array([16, 14, 12], np.int32)
     with without_compiling():
         recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
         batch = Batch(
-            rng.normal(size=(3, recogniser.featurizer.dimension, 16)).astype(np.float32), lengths,
-            np.array([[0, 1], [2, 3], [1, 0]], np.int32), np.array([2, 2, 2], np.int32),
-            (0, 1, 2), ("a", "b", "c"), 3, 1.0,
-        )  # fmt: skip
+            rng.normal(size=(3, recogniser.featurizer.dimension, 16)).astype(np.float32),
+            lengths,
+            np.array([[0, 1], [2, 3], [1, 0]], np.int32),
+            np.array([2, 2, 2], np.int32),
+            (0, 1, 2),
+            ("a", "b", "c"),
+            3,
+            1.0,
+        )
         train_step = TrainStep(recogniser, forecast_memory(recogniser))
         rows = []
         gradients = train_step.gradients

@@ -112,8 +112,13 @@ def test_mindrecord_files_give_the_same_batches_as_the_recordings(
     source, utterances, tmp_path, store
 ):
     convert(
-        utterances, tmp_path / "set", shards=2, store=store,
-        featurizer=FEATURIZER, vocabulary=VOCABULARY, output_frames=lambda frames: frames,
+        utterances,
+        tmp_path / "set",
+        shards=2,
+        store=store,
+        featurizer=FEATURIZER,
+        vocabulary=VOCABULARY,
+        output_frames=lambda frames: frames,
     )
     plan = plan_epoch(source.frames, source.label_counts, batch_size=4, epoch=1)
     settings = {"augmentation": Augmentation(spec_augment=True), "epoch": 1}
@@ -212,8 +217,12 @@ def test_no_thread_is_left_at_the_end_or_after_closing_early(source):
 
 def test_reading_mindrecord_files_can_stop_early(utterances, tmp_path):
     convert(
-        utterances, tmp_path / "set", shards=1,
-        featurizer=FEATURIZER, vocabulary=VOCABULARY, output_frames=lambda frames: frames,
+        utterances,
+        tmp_path / "set",
+        shards=1,
+        featurizer=FEATURIZER,
+        vocabulary=VOCABULARY,
+        output_frames=lambda frames: frames,
     )
     source = open_dataset(tmp_path / "set")
     plan = [planned(index % 6) for index in range(50)]

@@ -114,8 +114,9 @@ def test_a_static_file_replaces_an_earlier_one(trained, tmp_path):
     path.chmod(0o400)
     assert export(recogniser, path, batch_size=2, frames=30, log=said.append) == path
     assert [line.split(":")[0] for line in said] == [
-        "verified with 2 x 30 frames", "verified with 2 x 10 frames"
-    ]  # fmt: skip
+        "verified with 2 x 30 frames",
+        "verified with 2 x 10 frames",
+    ]
     assert path.stat().st_mode & 0o777 == 0o644
     run(path, 2, 30, [30, 11], parameters)
     found = json.loads(path.with_suffix(".json").read_text())

@@ -12,9 +12,18 @@ from matplotlib import image
 from common.history import Figures, History
 
 FIRST = Figures(
-    epoch=1.0, step=5, minutes=0.5, learning_rate=3e-4, train_loss=12.5, val_wer=100.0,
-    val_cer=71.25, blank_share=88.5, speech_per_second=20.0, data_wait=1.5, skipped=0,
-)  # fmt: skip
+    epoch=1.0,
+    step=5,
+    minutes=0.5,
+    learning_rate=3e-4,
+    train_loss=12.5,
+    val_wer=100.0,
+    val_cer=71.25,
+    blank_share=88.5,
+    speech_per_second=20.0,
+    data_wait=1.5,
+    skipped=0,
+)
 SECOND = replace(FIRST, epoch=1.5, step=8, train_loss=7.25, val_wer=50.0)
 NO_VALIDATION = replace(FIRST, epoch=2.0, step=10, val_wer=None, val_cer=None, blank_share=None)
 MANY = [replace(FIRST, epoch=float(number)) for number in range(1, 61)]

@@ -106,13 +106,22 @@ def third_network(config: ThirdModel, dimension: int, classes: int, rng, device:
         def __init__(self):
             super().__init__()
             self.first = nn.Conv2d(
-                dimension, config.channels, (1, 7), (1, 2), pad_mode="pad", padding=(0, 0, 3, 3),
+                dimension,
+                config.channels,
+                (1, 7),
+                (1, 2),
+                pad_mode="pad",
+                padding=(0, 0, 3, 3),
                 weight_init=weight(config.channels, dimension, 1, 7),
-            )  # fmt: skip
+            )
             self.last = nn.Conv2d(
-                config.channels, classes, (1, 5), pad_mode="pad", padding=(0, 0, 2, 2),
+                config.channels,
+                classes,
+                (1, 5),
+                pad_mode="pad",
+                padding=(0, 0, 2, 2),
                 weight_init=weight(classes, config.channels, 1, 5),
-            )  # fmt: skip
+            )
 
         def construct(self, features, lengths):
             mask = frame_mask(lengths, features.shape[2]).reshape((features.shape[0], 1, 1, -1))
@@ -179,8 +188,9 @@ def test_a_third_model_needs_no_change_in_common(cpu, third, tmp_path, capsys):
     cli.export(recipe, ["--pre_trained_model_path", "checkpoint/model-best.ckpt"])
     assert (tmp_path / "third.mindir").stat().st_size > 0
 
-    assert cli.transcribe(
-        recipe, ["test/test0.wav", "--pretrain_ckpt", "checkpoint/model-best.ckpt"]
-    ) == 0  # fmt: skip
+    assert (
+        cli.transcribe(recipe, ["test/test0.wav", "--pretrain_ckpt", "checkpoint/model-best.ckpt"])
+        == 0
+    )
     assert set(capsys.readouterr().out.splitlines()[-1]) <= set(LABELS)
     logging.getLogger("speech").handlers.clear()

@@ -73,7 +73,13 @@ def test_training_from_scratch_passes_options_on(clone):
     done = run(clone, TRAIN, "--set", "train.epochs=2", "--config", "a b.yaml")
     assert done.returncode == 0
     assert called_with(done) == [
-        "train.py", "--device_target", "CPU", "--set", "train.epochs=2", "--config", "a b.yaml",
+        "train.py",
+        "--device_target",
+        "CPU",
+        "--set",
+        "train.epochs=2",
+        "--config",
+        "a b.yaml",
     ]
     assert f"cwd={clone}/deepspeech2" in done.stdout
     assert f"log in {clone}/deepspeech2/train.log" in done.stdout
@@ -84,11 +90,20 @@ def test_a_checkpoint_is_found_from_where_the_command_was_typed(clone, tmp_path)
     absolute = str(tmp_path / "the best.ckpt")
     trained = run(clone, TRAIN, "the best.ckpt", "--resume", cwd=tmp_path)
     assert called_with(trained) == [
-        "train.py", "--device_target", "CPU", "--pre_trained_model_path", absolute, "--resume",
+        "train.py",
+        "--device_target",
+        "CPU",
+        "--pre_trained_model_path",
+        absolute,
+        "--resume",
     ]
     scored = run(clone, EVAL, "the best.ckpt", cwd=tmp_path)
     assert called_with(scored) == [
-        "eval.py", "--device_target", "CPU", "--pretrain_ckpt", absolute,
+        "eval.py",
+        "--device_target",
+        "CPU",
+        "--pretrain_ckpt",
+        absolute,
     ]
 
 

@@ -137,7 +137,9 @@ def test_rows_come_in_the_order_asked_for(utterances, tmp_path):
     assert (len(part), part.ids) == (2, ["utterance 2", "utterance 5"])
     rows = list(part.read([1, 0, 1]))
     assert [(row.index, row.id) for row in rows] == [
-        (1, "utterance 5"), (0, "utterance 2"), (1, "utterance 5"),
+        (1, "utterance 5"),
+        (0, "utterance 2"),
+        (1, "utterance 5"),
     ]
 
 
@@ -274,8 +276,8 @@ def test_converting_again_does_nothing(utterances, tmp_path):
         ),
         (
             {"vocabulary": Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-"))},
-            "labels is \"'ABCDEFGHIJKLMNOPQRSTUVWXYZ _\" in the files,"
-            " \"'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-\" is wanted",
+            'labels is "\'ABCDEFGHIJKLMNOPQRSTUVWXYZ _" in the files,'
+            ' "\'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-" is wanted',
         ),
         ({"min_duration": 0.3}, "min_duration is 0.0 in the files, 0.3 is wanted"),
         ({"output_frames": lambda n: n}, "the network's output frames have changed"),

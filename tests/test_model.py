@@ -246,9 +246,13 @@ def test_forward_and_gradient_are_those_of_torch(narrow):
     theirs.train()
     log_probs, out_lengths = theirs(torch.tensor(features), torch.tensor(lengths))
     expected_losses = torch.nn.functional.ctc_loss(
-        log_probs, torch.tensor(targets), out_lengths, torch.tensor(counts),
-        blank=28, reduction="none",
-    )  # fmt: skip
+        log_probs,
+        torch.tensor(targets),
+        out_lengths,
+        torch.tensor(counts),
+        blank=28,
+        reduction="none",
+    )
     expected_losses.mean().backward()
     gradients = {name: value.grad.numpy() for name, value in theirs.named_parameters()}
 
@@ -260,9 +264,12 @@ def test_forward_and_gradient_are_those_of_torch(narrow):
     scale = max(np.abs(value).max() for value in gradients.values())
     for weight, gradient in zip(weights, found):
         np.testing.assert_allclose(
-            gradient.asnumpy(), gradients[theirs.named_as(weight.name)],
-            rtol=1e-2, atol=1e-4 * scale, err_msg=weight.name,
-        )  # fmt: skip
+            gradient.asnumpy(),
+            gradients[theirs.named_as(weight.name)],
+            rtol=1e-2,
+            atol=1e-4 * scale,
+            err_msg=weight.name,
+        )
     buffers = dict(theirs.named_buffers())
     for name in ("conv.bn1.moving_mean", "conv.bn2.moving_variance"):
         found = network.parameters_dict()[name].asnumpy()

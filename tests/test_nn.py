@@ -144,8 +144,10 @@ def test_masked_batch_norm_without_padding_is_batch_norm():
     assert set(nn.SequentialCell([ours]).parameters_dict()) == set(
         nn.SequentialCell([theirs]).parameters_dict()
     )
-    for mine, other in ((ours.moving_mean, theirs.moving_mean),
-                        (ours.moving_variance, theirs.moving_variance)):  # fmt: skip
+    for mine, other in (
+        (ours.moving_mean, theirs.moving_mean),
+        (ours.moving_variance, theirs.moving_variance),
+    ):
         np.testing.assert_allclose(mine.asnumpy(), other.asnumpy(), rtol=1e-3, atol=1e-5)
 
 
@@ -332,9 +334,12 @@ def test_ctc_loss_against_every_path(blank):
 
     graph = WithGradient(CTCOfLogits(blank))
     graph.set_inputs(
-        open_floats(None, None, 3), open_integers(None), open_integers(None, None),
-        open_integers(None), open_floats(None),
-    )  # fmt: skip
+        open_floats(None, None, 3),
+        open_integers(None),
+        open_integers(None, None),
+        open_integers(None),
+        open_floats(None),
+    )
     losses, gradient = graph(*tensors(logits, lengths, targets, counts, probe))
 
     def expected(logits):

@@ -18,11 +18,15 @@ FACTORS = [1.0, 0.5, 1 / 1024, 1.0, 2.0]  # what clipping and loss scaling make 
 DECAY = 0.1
 CONFIGS = {
     name: OptimConfig(
-        optimizer=name, learning_rate=9.0, weight_decay=DECAY, momentum=0.8,
-        betas=(0.7, 0.95), eps=1e-7,
+        optimizer=name,
+        learning_rate=9.0,
+        weight_decay=DECAY,
+        momentum=0.8,
+        betas=(0.7, 0.95),
+        eps=1e-7,
     )
     for name in ("Adam", "AdamW", "SGD")
-}  # fmt: skip
+}
 
 
 def start() -> list[np.ndarray]:

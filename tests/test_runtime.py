@@ -26,9 +26,13 @@ SHOW = (
 def test_the_environment_is_settled_before_mindspore_and_a_users_setting_wins(own, expected):
     bare = {key: value for key, value in os.environ.items() if key not in runtime._ENVIRONMENT}
     done = subprocess.run(
-        [sys.executable, "-c", SHOW], cwd=ROOT, env=bare | own, capture_output=True, text=True,
+        [sys.executable, "-c", SHOW],
+        cwd=ROOT,
+        env=bare | own,
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     assert done.stdout.strip() == expected
 
 

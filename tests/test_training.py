@@ -220,8 +220,11 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_exactly(
 def start(corpus: Path, folder: Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(TRAIN), "--config", str(corpus / "tiny.yaml"), *options],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def signalled(corpus: Path, folder: Path, line: str, number: int, *options: str) -> tuple[int, str]:
@@ -241,9 +244,7 @@ def signalled(corpus: Path, folder: Path, line: str, number: int, *options: str)
 
 
 def test_ctrl_c_writes_a_checkpoint_first(corpus, whole, tmp_path):
-    code, errors = signalled(
-        corpus, tmp_path, "epoch: 1 step: 2,", signal.SIGINT, "--set", *RANDOM
-    )
+    code, errors = signalled(corpus, tmp_path, "epoch: 1 step: 2,", signal.SIGINT, "--set", *RANDOM)
     assert code == 130
     assert errors.splitlines()[-1] == "interrupted"
     assert 2 <= last(tmp_path).metadata["progress"]["step"] < 24
@@ -478,10 +479,14 @@ def test_static_shapes_train_as_dynamic_ones(corpus, tmp_path, no_pictures):
 def test_four_clips_are_learnt_by_heart(corpus, tmp_path, no_pictures):
     manifest = record(tmp_path, "four", 4, seed=5)
     options = [
-        f"train_manifest={manifest}", f"val_manifest={manifest}", "batch_size=4", "epochs=120",
-        f"mindrecord_format={tmp_path}/records/{{split}}/four{{}}.md", "eval_every=20",
+        f"train_manifest={manifest}",
+        f"val_manifest={manifest}",
+        "batch_size=4",
+        "epochs=120",
+        f"mindrecord_format={tmp_path}/records/{{split}}/four{{}}.md",
+        "eval_every=20",
         "shards=1",
-    ]  # fmt: skip
+    ]
     config = configured(corpus, *options)
     for split in ("train", "val"):
         convert_split(RECIPE, config, split, log=lambda line: None)

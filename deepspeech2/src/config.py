@@ -1,4 +1,4 @@
-"""DeepSpeech2's configuration: what a user edits, or overrides by `--config FILE` and `--set KEY=VALUE`.
+"""DeepSpeech2's configuration: what a user edits, or overrides by `--config` and `--set`.
 
 The groups and keys are those of the MindSpore model zoo's DeepSpeech2; the defaults are its full
 size for LibriSpeech (5 x 1024 bidirectional LSTM). Smaller ones ship in `presets/`. Keys that every
@@ -42,8 +42,9 @@ class ModelConfig:
     dropout: float = 0.0  # after each recurrent layer
     activation: str = "tanh"  # after each convolution: tanh or hardtanh (clipped to 0..20)
     conv_channels: int = 32
-    conv_kernels: list[list[int]] = field(default_factory=lambda: [[41, 11], [21, 11]])  # bins, frames
-    conv_strides: list[list[int]] = field(default_factory=lambda: [[2, 2], [2, 1]])  # bins, frames
+    # Of each convolution [bins, frames]:
+    conv_kernels: list[list[int]] = field(default_factory=lambda: [[41, 11], [21, 11]])
+    conv_strides: list[list[int]] = field(default_factory=lambda: [[2, 2], [2, 1]])
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The DeepSpeech2 network (Amodei et al. 2016, arXiv 1512.02595): convolutions, recurrent layers, CTC.
+"""The DeepSpeech2 network (Amodei et al. 2016, arXiv 1512.02595).
 
 Parameters are named as in the MindSpore model zoo's DeepSpeech2, so that its checkpoints load:
 `conv.conv1.weight`, `conv.bn1.gamma`, `RNN.lstms.0.weight_ih_l0`, `fc.module.weight`.
@@ -67,10 +67,15 @@ class ConvolutionFrontEnd(nn.Cell):
             initial = rng.normal(0, deviation, (self.channels, inputs, *kernel))
             half = [size // 2 for size in kernel]
             convolution = nn.Conv2d(
-                inputs, self.channels, tuple(kernel), tuple(stride), pad_mode="pad",
-                padding=(half[0], half[0], half[1], half[1]), has_bias=False,
+                inputs,
+                self.channels,
+                tuple(kernel),
+                tuple(stride),
+                pad_mode="pad",
+                padding=(half[0], half[0], half[1], half[1]),
+                has_bias=False,
                 weight_init=Tensor(initial.astype(np.float32)),
-            )  # fmt: skip
+            )
             norm = MaskedBatchNorm(self.channels)
             setattr(self, f"conv{number}", convolution)
             setattr(self, f"bn{number}", norm)
@@ -106,9 +111,13 @@ class RecurrentStack(nn.Cell):
         self.lstms = nn.CellList(
             [
                 Recurrent(
-                    config.rnn_type, width if layer == 0 else size, size, config.bidirectional,
-                    rng, device,
-                )  # fmt: skip
+                    config.rnn_type,
+                    width if layer == 0 else size,
+                    size,
+                    config.bidirectional,
+                    rng,
+                    device,
+                )
                 for layer in layers
             ]
         )
