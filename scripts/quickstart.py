@@ -83,7 +83,16 @@ def quickstart(arguments: argparse.Namespace, out: Path) -> None:
     _step(2, "train", out, "train.py", *options, "--device_target", "CPU", *resume)
 
     checkpoint = str(best.relative_to(out))
-    _step(3, "evaluate on unseen utterances", out, "eval.py", "--pretrain_ckpt", checkpoint)
+    _step(
+        3,
+        "evaluate on unseen utterances",
+        out,
+        "eval.py",
+        "--pretrain_ckpt",
+        checkpoint,
+        "--set",
+        "verbose=false",
+    )
 
     model = "deepspeech2.mindir"
     exported = ["--pre_trained_model_path", checkpoint, "--file_name", model]
