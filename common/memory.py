@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from common import runtime
 from common.errors import UserError
-from common.recogniser import Recogniser
+
+if TYPE_CHECKING:  # it loads mindspore, which a forecast can do without
+    from common.recogniser import Recogniser
 
 GIB = 1 << 30
 PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any weight

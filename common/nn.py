@@ -114,7 +114,7 @@ class Dropout(nn.Cell):
 
 
 def _hash(bits: Tensor) -> Tensor:
-    """int32 -> int32, well mixed (a multiply-xorshift finaliser of C. Wellons' "lowbias32" kind)."""
+    """int32 -> int32, well mixed (a finaliser of the kind of C. Wellons' "lowbias32")."""
     for _ in range(2):
         bits = ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 16)) * 73_244_475
     return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 16))
