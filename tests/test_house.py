@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
-    "audio augment batching cli config dataset decoding errors features manifest memory metrics "
+    "audio augment batching cli config dataset decoding errors features files manifest memory "
+    "metrics "
     "mindrecord recipe runtime schedules sources text"
 ).split()
 ENTRY_POINTS = ("create_mindrecord", "eval", "export", "train", "transcribe", "validate")
@@ -46,11 +48,18 @@ def test_the_numpy_half_and_the_recipe_import_no_mindspore():
 
 def test_every_module_of_common_is_on_one_side_or_the_other():
     heavy = (  # noqa: SIM905
-        "checkpoint conversion evaluation export history logs nn optimizer recogniser steps "
-        "training"
+        "checkpoint conversion evaluation export history logs nn optimizer planner progress "
+        "recogniser steps training"
     ).split()
     names = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
     assert names == {*NUMPY_HALF, *heavy}
+
+
+def test_the_documents_have_no_gaps_left():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+    assert documents
+    for document in documents:
+        assert not re.search(r"@[A-Z0-9]+@", document.read_text(encoding="utf-8")), document
 
 
 def test_importing_an_entry_point_does_nothing(tmp_path):
