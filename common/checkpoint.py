@@ -101,7 +101,7 @@ def load(path: str | Path) -> Checkpoint:
         name: value.asnumpy() for name, value in content.items() if isinstance(value, Parameter)
     }
     metadata = json.loads(text) if text else None
-    if metadata is not None and metadata["format"] != FORMAT:
+    if metadata is not None and metadata.get("format", FORMAT) != FORMAT:
         raise UserError(
             f"checkpoint {path}: of format {metadata['format']}, this version reads {FORMAT}"
         )

@@ -360,4 +360,4 @@ def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_a_file(
     )
     printed = capsys.readouterr()
     assert printed.out == expected
-    assert "zoo.ckpt names no configuration; taking that of deepspeech2" in printed.err
+    assert "zoo.ckpt names no configuration: taking that of --train_config" in printed.err
