@@ -1,6 +1,6 @@
 """Building blocks that honour lengths: a padded batch gives each utterance the result it has alone.
 
-Importing `common` first has set oneDNN's instruction set before mindspore loads here.
+Importing `common` first has settled the environment before mindspore loads here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+
+from common.convolution import MatmulRowConvolution
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
@@ -259,10 +261,12 @@ class Lookahead(nn.Cell):
     """Row convolution over `context` frames, this one and those ahead (Wang et al. 2016).
 
     x (T, B, H), mask (T, B) -> (T, B, H); output[t, :, h] = sum_j weight[h, j] x[t + j, :, h].
+    native: by the device's own convolution, else by matrix products (`common.runtime`).
     """
 
-    def __init__(self, width: int, context: int, rng: np.random.Generator):
+    def __init__(self, width: int, context: int, rng: np.random.Generator, native: bool = True):
         super().__init__()
+        self.native, self.width, self.context = native, width, context
         self.conv = nn.Conv2d(
             width,
             width,
@@ -272,10 +276,16 @@ class Lookahead(nn.Cell):
             group=width,
             weight_init=uniform(rng, 1 / math.sqrt(context), width, 1, 1, context),
         )
+        self.product = MatmulRowConvolution()
 
     def construct(self, x, mask):
-        x = (x * ops.expand_dims(mask, 2)).transpose((1, 2, 0))  # (B, H, T)
-        return self.conv(ops.expand_dims(x, 2)).squeeze(2).transpose((2, 0, 1))
+        x = x * ops.expand_dims(mask, 2)
+        if self.native:
+            x = ops.expand_dims(x.transpose((1, 2, 0)), 2)  # (B, H, 1, T)
+            return self.conv(x).squeeze(2).transpose((2, 0, 1))
+        x = x.transpose((2, 1, 0))  # (H, B, T)
+        weight = self.conv.weight.reshape((self.width, self.context))
+        return self.product(x, weight).transpose((2, 1, 0))
 
 
 class CTCLoss(nn.Cell):

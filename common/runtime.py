@@ -14,21 +14,38 @@ from common.errors import UserError
 
 DEVICES = ("Ascend", "GPU", "CPU")
 
-# oneDNN 2.x inside the MindSpore 2.10 wheel falls to its reference kernel for every convolution
-# when it sees AVX-512: a 32->32, 21x11 convolution takes 6.0 s instead of 0.05 s under AVX2. The
-# price is an LSTM about 1.7 times slower, which is small beside a factor of 100.
-_ENVIRONMENT = {
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "GLOG_v": "3",  # MindSpore's warnings speak to its developers; errors stay visible
-}
+# oneDNN inside the MindSpore 2.10 wheel falls to its reference kernel for every convolution where
+# it sees AVX-512: a 32->32, 21x11 convolution takes 6.0 s instead of 0.05 s under AVX2. Under AVX2
+# everything else takes twice as long: so AVX-512 stays on, and `common.convolution` does without
+# oneDNN's convolutions. A user's own setting of this variable decides for both.
+_INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
+_WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 
 
 def set_environment() -> None:
     """Sets what must be set before mindspore is imported. A user's own setting wins."""
-    for name, value in _ENVIRONMENT.items():
-        if name == "ONEDNN_MAX_CPU_ISA" and platform.machine() not in ("x86_64", "AMD64"):
-            continue
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("GLOG_v", "3")  # warnings speak to MindSpore's developers; errors stay
+    if _is_x86() and _cpu_flags() is None:  # which kernels it would take cannot be told
+        os.environ.setdefault(_INSTRUCTIONS, "AVX2")
+
+
+def native_convolutions(device: str) -> bool:
+    """Whether the device's own convolution is the one to use, or else matrix products."""
+    limited = os.environ.get(_INSTRUCTIONS, "").upper() in _WITHOUT_AVX512
+    return device != "CPU" or not _is_x86() or limited or "avx512f" not in (_cpu_flags() or ())
+
+
+def _is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def _cpu_flags() -> list[str] | None:
+    """What the processor can do, by the names of Linux; None where there is no telling."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.split() for line in lines if line.startswith("flags")), None)
 
 
 def available_devices() -> list[str]:

@@ -13,6 +13,7 @@ from mindspore import Tensor
 
 from common import checkpoint as checkpoints
 from common import config as configs
+from common import runtime
 from common.errors import UserError
 from common.recogniser import Forward, Recogniser
 from common.text import Vocabulary
@@ -113,6 +114,23 @@ def test_an_utterance_gives_the_same_alone_and_in_any_batch(variant, small_model
             np.testing.assert_allclose(
                 log_probs[: found_lengths[row], row], alone[index], atol=1e-4
             )
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_both_forms_of_convolution_give_the_same(bidirectional, small_model, monkeypatch):
+    config = dataclasses.replace(small_model, bidirectional=bidirectional)
+    rng = np.random.default_rng(6)
+    batch = batch_of([rng.standard_normal((DIMENSION, frames)) for frames in (21, 8)])
+    found, names = [], []
+    for native in (True, False):
+        monkeypatch.setattr(runtime, "native_convolutions", lambda device, native=native: native)
+        network = build(config)
+        log_probs, lengths = forward(network, DIMENSION)(*batch)
+        found.append([log_probs[:length, row] for row, length in enumerate(lengths)])
+        names.append(named_shapes(network))
+    assert names[0] == names[1]
+    for native, products in zip(*found):
+        np.testing.assert_allclose(products, native, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["GRU", "RNN"])

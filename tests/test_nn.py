@@ -300,17 +300,37 @@ def test_ascend_lstm_packs_its_weights_for_dynamic_rnn():
         np.testing.assert_allclose(found.asnumpy()[:, row], expected, atol=4e-3)
 
 
-def test_lookahead():
+@pytest.mark.parametrize("native", [True, False])
+def test_lookahead(native):
     rng = np.random.default_rng(6)
-    cell = Lookahead(4, 3, rng)
-    lengths, x = np.array([6, 4]), rng.standard_normal((6, 2, 4))
-    found = cell(*tensors(x, padding_mask("TBC", lengths))).asnumpy()
+    cell = Lookahead(4, 3, rng, native)
+    graph = WithGradient(cell)
+    graph.set_inputs(
+        open_floats(None, None, 4), open_floats(None, None), open_floats(None, None, 4)
+    )
     weight = cell.conv.weight.asnumpy().reshape(4, 3)
-    for row, length in enumerate(lengths):
-        for frame in range(length):
-            ahead = x[frame : min(frame + 3, length), row]  # (up to 3, H)
-            expected = (ahead * weight.T[: len(ahead)]).sum(0)
-            np.testing.assert_allclose(found[frame, row], expected, atol=1e-5)
+
+    def expected(x, weight, length):
+        ahead = np.pad(x[:length], ((0, 2), (0, 0)))
+        return sum(ahead[tap : tap + length] * weight[:, tap] for tap in range(3))
+
+    for lengths in (np.array([6, 4]), np.array([2, 1])):
+        x = rng.standard_normal((lengths.max(), 2, 4))
+        mask = padding_mask("TBC", lengths)
+        probe = rng.standard_normal(x.shape) * mask[:, :, None]
+        found, (to_x, (to_weight,)) = graph(*tensors(x, mask, probe))
+        way, weight_way = rng.standard_normal(x.shape), rng.standard_normal(weight.shape)
+        along_x = along_weight = 0
+        for row, length in enumerate(lengths):
+            np.testing.assert_allclose(
+                found.asnumpy()[:length, row], expected(x[:, row], weight, length), atol=1e-5
+            )
+            part = probe[:length, row]
+            along_x += (expected(way[:, row], weight, length) * part).sum()
+            along_weight += (expected(x[:, row], weight_way, length) * part).sum()
+        assert float((to_x.asnumpy() * way).sum()) == pytest.approx(along_x, abs=1e-4)
+        change = float((to_weight.asnumpy().reshape(4, 3) * weight_way).sum())
+        assert change == pytest.approx(along_weight, abs=1e-4)
 
 
 class CTCOfLogits(nn.Cell):

@@ -15,16 +15,18 @@ from common.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = (
     "import common, os, sys; assert 'mindspore' not in sys.modules; "
-    "print(os.environ['ONEDNN_MAX_CPU_ISA'], os.environ['GLOG_v'])"
+    "print(os.environ.get('ONEDNN_MAX_CPU_ISA'), os.environ['GLOG_v'])"
 )
+INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="what the processor can do is known")
 @pytest.mark.parametrize(
     ("own", "expected"),
-    [({}, "AVX2 3"), ({"ONEDNN_MAX_CPU_ISA": "SSE41", "GLOG_v": "1"}, "SSE41 1")],
+    [({}, "None 3"), ({INSTRUCTIONS: "SSE41", "GLOG_v": "1"}, "SSE41 1")],
 )
 def test_the_environment_is_settled_before_mindspore_and_a_users_setting_wins(own, expected):
-    bare = {key: value for key, value in os.environ.items() if key not in runtime._ENVIRONMENT}
+    bare = {key: value for key, value in os.environ.items() if key not in (INSTRUCTIONS, "GLOG_v")}
     done = subprocess.run(
         [sys.executable, "-c", SHOW],
         cwd=ROOT,
@@ -36,11 +38,38 @@ def test_the_environment_is_settled_before_mindspore_and_a_users_setting_wins(ow
     assert done.stdout.strip() == expected
 
 
-def test_other_processors_keep_onednn_as_it_is(monkeypatch):
-    monkeypatch.setattr(runtime.platform, "machine", lambda: "aarch64")
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+@pytest.mark.parametrize(
+    ("machine", "flags", "own", "device", "native"),
+    [
+        ("x86_64", ["avx2", "avx512f"], None, "CPU", False),
+        ("x86_64", ["avx2", "avx512f"], "AVX512_CORE", "CPU", False),
+        ("x86_64", ["avx2", "avx512f"], "avx2", "CPU", True),
+        ("x86_64", ["avx2", "avx512f"], None, "Ascend", True),
+        ("x86_64", ["avx2"], None, "CPU", True),
+        ("x86_64", None, None, "CPU", True),
+        ("aarch64", ["asimd"], None, "CPU", True),
+    ],
+)
+def test_matrix_products_stand_in_for_convolutions_under_avx512(
+    monkeypatch, machine, flags, own, device, native
+):
+    monkeypatch.setattr(runtime.platform, "machine", lambda: machine)
+    monkeypatch.setattr(runtime, "_cpu_flags", lambda: flags)
+    monkeypatch.delenv(INSTRUCTIONS, raising=False)
+    if own:
+        monkeypatch.setenv(INSTRUCTIONS, own)
     runtime.set_environment()
-    assert "ONEDNN_MAX_CPU_ISA" not in os.environ
+    limited = "AVX2" if machine == "x86_64" and flags is None else own
+    assert os.environ.get(INSTRUCTIONS) == limited
+    assert runtime.native_convolutions(device) is native
+
+
+def test_what_the_processor_can_do(monkeypatch):
+    lines = "processor : 0\nflags\t\t: fpu avx2 avx512f\nprocessor : 1\nflags : fpu\n"
+    monkeypatch.setattr(runtime.Path, "read_text", lambda path, encoding: lines)
+    assert "avx512f" in runtime._cpu_flags()
+    monkeypatch.setattr(runtime.Path, "read_text", lambda path, encoding: _missing(path))
+    assert runtime._cpu_flags() is None
 
 
 def test_the_cpu_is_always_there():

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import nn, ops
 
+from common import runtime
+from common.convolution import convolution
 from common.errors import UserError
 from common.nn import Dropout, Lookahead, MaskedBatchNorm, Recurrent, frame_mask, uniform
 from deepspeech2.src.config import ModelConfig
@@ -30,7 +32,7 @@ class DeepSpeech2(nn.Cell):
         super().__init__()
         check(config)
         self.config = config
-        self.conv = ConvolutionFrontEnd(config, rng)
+        self.conv = ConvolutionFrontEnd(config, rng, device)
         self.RNN = RecurrentStack(config, self.conv.width(dimension), rng, device)
         # The model zoo draws these from +-1/H, with which the blank phase outlasts 15 epochs; with
         # +-1/sqrt(H) the telephone prompts leave it in the third.
@@ -55,7 +57,7 @@ class ConvolutionFrontEnd(nn.Cell):
     before every convolution, as they are outside a lone utterance.
     """
 
-    def __init__(self, config: ModelConfig, rng: np.random.Generator):
+    def __init__(self, config: ModelConfig, rng: np.random.Generator, device: str = "CPU"):
         super().__init__()
         self.kernels, self.strides = config.conv_kernels, config.conv_strides
         self.channels = config.conv_channels
@@ -65,21 +67,11 @@ class ConvolutionFrontEnd(nn.Cell):
             inputs = 1 if number == 1 else self.channels
             deviation = math.sqrt(2 / (kernel[0] * kernel[1] * self.channels))
             initial = rng.normal(0, deviation, (self.channels, inputs, *kernel))
-            half = [size // 2 for size in kernel]
-            convolution = nn.Conv2d(
-                inputs,
-                self.channels,
-                tuple(kernel),
-                tuple(stride),
-                pad_mode="pad",
-                padding=(half[0], half[0], half[1], half[1]),
-                has_bias=False,
-                weight_init=Tensor(initial.astype(np.float32)),
-            )
+            cell = convolution(initial, tuple(stride), runtime.native_convolutions(device))
             norm = MaskedBatchNorm(self.channels)
-            setattr(self, f"conv{number}", convolution)
+            setattr(self, f"conv{number}", cell)
             setattr(self, f"bn{number}", norm)
-            convolutions.append(convolution)
+            convolutions.append(cell)
             norms.append(norm)
         self.convolutions = nn.CellList(convolutions, auto_prefix=False)
         self.norms = nn.CellList(norms, auto_prefix=False)
@@ -129,7 +121,8 @@ class RecurrentStack(nn.Cell):
         self.dropouts = nn.CellList([Dropout(config.dropout, size, layer) for layer in layers])
         self.looks_ahead = not config.bidirectional
         if self.looks_ahead:
-            self.lookahead = Lookahead(size, config.lookahead_context, rng)
+            native = runtime.native_convolutions(device)
+            self.lookahead = Lookahead(size, config.lookahead_context, rng, native)
             self.clip = Clip()
 
     def construct(self, x, lengths):
