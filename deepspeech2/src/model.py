@@ -73,8 +73,9 @@ class ConvolutionFrontEnd(nn.Cell):
                 tuple(stride),
                 pad_mode="pad",
                 padding=(half[0], half[0], half[1], half[1]),
-                has_bias=False,
+                has_bias=config.conv_bias,
                 weight_init=Tensor(initial.astype(np.float32)),
+                bias_init="zeros",
             )
             norm = MaskedBatchNorm(self.channels)
             setattr(self, f"conv{number}", convolution)
@@ -103,7 +104,10 @@ class ConvolutionFrontEnd(nn.Cell):
 
 
 class RecurrentStack(nn.Cell):
-    """Recurrent layers x (T, B, I), lengths (B,) -> (T, B, H), each normalised and dropped out."""
+    """Recurrent layers x (T, B, I), lengths (B,) -> (T, B, H), each normalised and dropped out.
+
+    One direction alone looks ahead behind the last layer, before its normalisation.
+    """
 
     def __init__(self, config: ModelConfig, width: int, rng: np.random.Generator, device: str):
         super().__init__()
@@ -136,13 +140,13 @@ class RecurrentStack(nn.Cell):
         mask = frame_mask(lengths, x.shape[0]).transpose((1, 0))
         for index in range(len(self.lstms)):
             x = self.lstms[index](x, lengths)
+            if self.looks_ahead and index == len(self.lstms) - 1:
+                x = self.clip(self.lookahead(x, mask))
             if self.norm == "batch":
                 x = self.norms[index](x, mask)
             elif self.norm == "layer":
                 x = self.norms[index](x)
             x = self.dropouts[index](x)
-        if self.looks_ahead:
-            x = self.clip(self.lookahead(x, mask))
         return x
 
 
