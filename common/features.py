@@ -108,7 +108,7 @@ class Featurizer:
 
     Networks that deepspeech.pytorch trained have seen other details: beyond the ends the utterance
     mirrored (librosa before 0.10), the deviation divided by N - 1, and in its release 2.0 a
-    symmetric window. On speech, features move by up to 0.01, 0.0004 and 0.1.
+    symmetric window. On speech, features move by up to 0.015, 0.0004 and 0.11.
     """
 
     def __init__(self, config: FeatureConfig) -> None:

@@ -260,9 +260,10 @@ def test_a_release_3_file_has_the_objects_that_the_package_asks_for(package, tmp
     assert found["labels"] == list(LABELS)
 
 
-def test_a_network_of_ours_goes_out_and_comes_back(tmp_path):
+def test_a_network_of_ours_goes_out_and_comes_back(tmp_path, capsys):
     ckpt = ours(tmp_path, rnn_type="RNN")
     mind2pt(RECIPE, ["--ckpt", str(ckpt), "--pth", str(tmp_path / "w.pth"), "--release", "2"])
+    assert "note: trained on spectrograms of the convention plain" in capsys.readouterr().out
     pt2mind(RECIPE, ["--pth", str(tmp_path / "w.pth"), "--ckpt", str(tmp_path / "back.ckpt")])
     before, after = checkpoints.load(ckpt), checkpoints.load(tmp_path / "back.ckpt")
     assert before.metadata["config"]["ModelConfig"] == after.metadata["config"]["ModelConfig"]

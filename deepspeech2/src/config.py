@@ -20,7 +20,9 @@ class SpectConfig:
     window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
     features: str = "spectrogram"  # spectrogram (log1p magnitude, 161 bins) or logmel
     bands: int = 64  # mel bands of logmel
-    convention: str = "plain"  # pt2mind.py sets deepspeech.pytorch or deepspeech.pytorch-2.0
+    # Details of the spectrogram (common/features.py): plain, or what networks that come from
+    # elsewhere were trained on: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0.
+    convention: str = "plain"
 
 
 @dataclass

@@ -9,6 +9,7 @@ names and shapes, the features and labels off the rest.
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from common.text import Vocabulary
 from common.torch_weights import StoredTensor, named, plain
 from deepspeech2.src.config import ModelConfig, SpectConfig, TrainConfig
 
-STRIDES = [[2, 2], [2, 1]]
 # What its classes have built in, beside the keys that a file can hold.
 FORM = {
     "norm": "batch",
@@ -30,7 +30,12 @@ FORM = {
     "conv_bias": True,
     "conv_channels": 32,
     "conv_kernels": [[41, 11], [21, 11]],
-    "conv_strides": STRIDES,
+    "conv_strides": [[2, 2], [2, 1]],
+}
+# The spectrograms it computes: release 2 reads one file in 2.0 and in 2.1.
+CONVENTIONS = {
+    2: ("deepspeech.pytorch-2.0", "deepspeech.pytorch"),
+    3: ("deepspeech.pytorch",),
 }
 RELEASE_2_LOOKAHEAD = 20  # frames; its files cannot say another
 COUNTER = "num_batches_tracked"  # of a torch BatchNorm, which its momentum makes superfluous
@@ -114,10 +119,17 @@ def mind2pt(recipe: Recipe, argv: Sequence[str]) -> None:
     layout = release_2 if arguments.release == 2 else release_3
     labels = list(recogniser.vocabulary.labels)
     content = {**layout(config, labels), "state_dict": weights}
-    content["convention"] = config.DataConfig.SpectConfig.convention  # for the way back
+    convention = config.DataConfig.SpectConfig.convention
+    content["convention"] = convention  # for the way back
     torch_weights.write(arguments.pth, content)
     print(f"{arguments.ckpt}: {len(theirs)} of {len(theirs)} tensors match")
     print(f"written: {arguments.pth}, for release {arguments.release} of deepspeech.pytorch")
+    computed = CONVENTIONS[arguments.release]
+    if convention not in computed:
+        print(
+            f"note: trained on spectrograms of the convention {convention}, where that release "
+            f"computes those of {' or '.join(computed)} (see SpectConfig.convention)"
+        )
 
 
 def network_weights(recogniser: Any) -> list[Any]:
@@ -213,7 +225,7 @@ def network(weights: Mapping[str, StoredTensor]) -> ModelConfig:
     kinds = {4: "LSTM", 3: "GRU", 1: "RNN"}
     bidirectional = "rnns.0.rnn.weight_hh_l0_reverse" in weights
     config = ModelConfig(
-        **FORM,
+        **copy.deepcopy(FORM),
         rnn_type=kinds.get(rows // size, "LSTM"),
         hidden_size=size,
         hidden_layers=sum(name.endswith(".rnn.weight_hh_l0") for name in weights),
