@@ -13,6 +13,7 @@ from common.errors import UserError
 
 KINDS = ("spectrogram", "logmel")
 WINDOWS = ("hamming", "hann", "blackman", "bartlett")
+CONVENTIONS = ("plain", "deepspeech.pytorch", "deepspeech.pytorch-2.0")
 
 _POWER_FLOOR = np.float32(2.0**-24)  # above 16-bit rounding noise: silence stays within reach
 _LEAST_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
@@ -29,6 +30,7 @@ class FeatureConfig:
     window_stride: float = 0.01  # s, from one frame to the next
     window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
     bands: int | None = 64  # mel bands; becomes None for the spectrogram, which has none
+    convention: str = "plain"  # of the spectrogram's edges, window and deviation: see Featurizer
 
     def __post_init__(self) -> None:
         if self.window == "hanning":
@@ -41,6 +43,14 @@ class FeatureConfig:
             raise UserError(f"window {self.window!r}: expected one of {', '.join(WINDOWS)}")
         if self.kind == "logmel" and not (self.bands and self.bands > 0):
             raise UserError(f"bands {self.bands!r}: log-mel features need at least 1 mel band")
+        if self.convention not in CONVENTIONS:
+            raise UserError(
+                f"convention {self.convention!r}: expected one of {', '.join(CONVENTIONS)}"
+            )
+        if self.kind != "spectrogram" and self.convention != "plain":
+            raise UserError(
+                f"convention {self.convention}: is one of spectrograms, not {self.kind}"
+            )
         if self.sample_rate <= 0:
             raise UserError(f"sample_rate {self.sample_rate}: expected Hz above 0")
         if self.window_length < 2 or self.hop_length < 1:
@@ -72,10 +82,15 @@ class FeatureConfig:
         return self.bands or self.n_fft // 2 + 1
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """Without the plain convention: corpora converted before there was a choice stay valid."""
+        values = asdict(self)
+        if self.convention == "plain":
+            del values["convention"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict) -> FeatureConfig:
+        values = {"convention": "plain", **values}
         names = {f.name for f in fields(cls)}
         if values.keys() != names:
             found, expected = (", ".join(sorted(keys)) for keys in (values, names))
@@ -90,12 +105,18 @@ class Featurizer:
     logmel: log of the power in mel bands, each band normalised over the utterance.
     A frame is centred on every `hop_length`-th sample, with zeros beyond both ends. What does not
     vary (silence) comes out as 0.
+
+    Networks that deepspeech.pytorch trained have seen other details: beyond the ends the utterance
+    mirrored (librosa before 0.10), the deviation divided by N - 1, and in its release 2.0 a
+    symmetric window. On speech, features move by up to 0.015, 0.0004 and 0.11.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
         self.dimension = config.dimension
-        window = scipy.signal.get_window(config.window, config.window_length)
+        periodic = config.convention != "deepspeech.pytorch-2.0"
+        window = scipy.signal.get_window(config.window, config.window_length, fftbins=periodic)
+        self._plain = config.convention == "plain"
         self._window = window.astype(np.float32)
         self._filters = None
         if config.kind == "logmel":
@@ -115,7 +136,8 @@ class Featurizer:
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         size, hop, n_fft = self.config.window_length, self.config.hop_length, self.config.n_fft
         left = n_fft // 2 - (n_fft - size) // 2  # the window sits in the middle of a transform
-        padded = np.pad(np.asarray(samples, np.float32), (left, size))
+        samples = np.asarray(samples, np.float32)
+        padded = np.pad(samples, (left, size), "constant" if self._plain else "reflect")
         windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
         features = np.empty((self.dimension, self.frames(len(samples))), np.float32)
         for start in range(0, features.shape[1], _BLOCK):
@@ -123,7 +145,8 @@ class Featurizer:
             block[:] = self._energies(windows[start : start + block.shape[1]])
         axis = None if self._filters is None else 1
         features -= features.mean(axis=axis, keepdims=True, dtype=np.float64)
-        features /= np.maximum(features.std(axis=axis, keepdims=True), _LEAST_DEVIATION)
+        deviation = features.std(axis=axis, keepdims=True, ddof=0 if self._plain else 1)
+        features /= np.maximum(deviation, _LEAST_DEVIATION)
         return features
 
     def _energies(self, windows: np.ndarray) -> np.ndarray:

@@ -156,6 +156,78 @@ def torch_deepspeech2(parameters: dict, strides=((2, 2), (2, 1)), packed: bool =
     return network
 
 
+def torch_deepspeech_pytorch(kind: str, bidirectional: bool, size=8, layers=3, classes=29):
+    """deepspeech.pytorch's network in evaluation, its names and random weights: a torch.nn.Module.
+
+    features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,). 161 bins,
+    20 frames of look-ahead.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+    def holding(**children):
+        module = nn.Module()
+        for name, child in children.items():
+            module.add_module(name, child)
+        return module
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = holding(
+                seq_module=nn.Sequential(
+                    nn.Conv2d(1, 32, (41, 11), (2, 2), (20, 5)),
+                    nn.BatchNorm2d(32),
+                    nn.Hardtanh(0, 20),
+                    nn.Conv2d(32, 32, (21, 11), (2, 1), (10, 5)),
+                    nn.BatchNorm2d(32),
+                    nn.Hardtanh(0, 20),
+                )
+            )
+            self.rnns = nn.Sequential()
+            for layer in range(layers):
+                rnn = getattr(nn, kind)(size if layer else 1312, size, bidirectional=bidirectional)
+                norm = {"batch_norm": holding(module=nn.BatchNorm1d(size))} if layer else {}
+                self.rnns.append(holding(**norm, rnn=rnn))
+            if not bidirectional:
+                row = nn.Conv1d(size, size, 20, groups=size, bias=False)
+                self.lookahead = nn.Sequential(holding(conv=row), nn.Hardtanh(0, 20))
+            output = nn.Linear(size, classes, bias=False)
+            self.fc = nn.Sequential(holding(module=nn.Sequential(nn.BatchNorm1d(size), output)))
+
+        def forward(self, features, lengths):
+            x = features.unsqueeze(1)
+            lengths = (lengths - 1) // 2 + 1
+            for module in self.conv.seq_module:
+                x = module(x)
+                x = x * (torch.arange(x.shape[3]) < lengths.reshape(-1, 1, 1, 1))
+            x = x.flatten(1, 2).permute(2, 0, 1)
+            for layer in self.rnns:
+                if hasattr(layer, "batch_norm"):
+                    x = layer.batch_norm.module(x.transpose(1, 2)).transpose(1, 2)
+                x, _ = layer.rnn(pack_padded_sequence(x, lengths, enforce_sorted=False))
+                x, _ = pad_packed_sequence(x)
+                if bidirectional:
+                    x = x.unflatten(2, (2, -1)).sum(2)
+            if not bidirectional:
+                ahead = nn.functional.pad(x.permute(1, 2, 0), (0, 19))
+                x = self.lookahead[1](self.lookahead[0].conv(ahead)).permute(2, 0, 1)
+            norm, output = self.fc[0].module
+            x = output(norm(x.transpose(1, 2)).transpose(1, 2))
+            return torch.log_softmax(x, -1), lengths
+
+    network = Network().eval()
+    generator = torch.Generator().manual_seed(7)
+    for name, value in network.state_dict().items():
+        if "running_var" in name or (value.dim() == 1 and name.endswith("weight")):
+            value.uniform_(0.5, 2, generator=generator)
+        elif value.is_floating_point():
+            width = np.prod(value.shape[1:]) if value.dim() > 1 else 4
+            value.normal_(0, float(width) ** -0.5, generator=generator)
+    return network
+
+
 def random_parameters(
     rng: np.random.Generator, dimension=161, channels=4, size=8, layers=2, classes=29
 ) -> dict[str, np.ndarray]:

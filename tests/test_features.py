@@ -1,6 +1,7 @@
 import librosa
 import numpy as np
 import pytest
+import scipy.signal
 
 from common.errors import UserError
 from common.features import WINDOWS, FeatureConfig, Featurizer, mel_filters
@@ -26,6 +27,16 @@ def librosa_log_spectrogram(samples, config):
     return (features - features.mean()) / features.std()
 
 
+def deepspeech_pytorch_spectrogram(samples, window):
+    """As its releases computed it in their day, with torch's deviation over N - 1."""
+    mirrored = np.pad(samples, 160, "reflect")
+    magnitude = librosa.stft(
+        mirrored, n_fft=320, hop_length=160, win_length=320, window=window, center=False
+    )
+    features = np.log1p(np.abs(magnitude))
+    return (features - features.mean()) / features.std(ddof=1)
+
+
 def librosa_log_mel(samples, config):
     power = librosa.feature.melspectrogram(
         y=samples,
@@ -48,6 +59,22 @@ def test_spectrogram_is_librosas(rate, window):
     features = Featurizer(config)(voice(rate))
     assert features.dtype == np.float32 and features.shape == (config.dimension, 301)
     np.testing.assert_allclose(features, librosa_log_spectrogram(voice(rate), config), atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1600, 16000 * 3 - 7])
+def test_spectrogram_of_deepspeech_pytorch(samples):
+    audio = voice(16000)[-samples:]
+    found = {
+        name: Featurizer(FeatureConfig(convention=name))(audio)
+        for name in ("plain", "deepspeech.pytorch", "deepspeech.pytorch-2.0")
+    }
+    expected = deepspeech_pytorch_spectrogram(audio, "hamming")
+    np.testing.assert_allclose(found["deepspeech.pytorch"], expected, atol=1e-5)
+    symmetric = scipy.signal.windows.hamming  # called with a length, as librosa calls what it gets
+    expected = deepspeech_pytorch_spectrogram(audio, symmetric)
+    np.testing.assert_allclose(found["deepspeech.pytorch-2.0"], expected, atol=1e-5)
+    assert np.abs(found["plain"] - found["deepspeech.pytorch"]).max() > 1e-4
+    assert np.abs(found["deepspeech.pytorch-2.0"] - found["deepspeech.pytorch"]).max() > 1e-2
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
@@ -111,11 +138,15 @@ def test_sizes_follow_from_seconds():
 
 
 def test_configuration_round_trips_and_equals_by_meaning():
-    for config in (FeatureConfig(), FeatureConfig("logmel", 8000, 0.025, 0.0125, "hann", 40)):
+    for config in (
+        FeatureConfig(),
+        FeatureConfig("logmel", 8000, 0.025, 0.0125, "hann", 40),
+        FeatureConfig(convention="deepspeech.pytorch"),
+    ):
         assert FeatureConfig.from_dict(config.to_dict()) == config
     assert FeatureConfig(window="hanning") == FeatureConfig(window="hann")
     assert FeatureConfig(bands=80) == FeatureConfig(bands=64)  # a spectrogram has no bands
-    with pytest.raises(UserError, match="expected bands, kind"):
+    with pytest.raises(UserError, match="expected bands, convention, kind"):
         FeatureConfig.from_dict({"kind": "logmel", "colour": "red"})
 
 
@@ -128,6 +159,8 @@ def test_configuration_round_trips_and_equals_by_meaning():
         ({"window_size": 0.0}, "window_size 0.0"),
         ({"window_stride": 0.0}, "window_stride 0.0"),
         ({"kind": "logmel", "bands": 0}, "bands 0"),
+        ({"convention": "theirs"}, "convention 'theirs'"),
+        ({"kind": "logmel", "convention": "deepspeech.pytorch"}, "one of spectrograms, not logmel"),
     ],
 )
 def test_wrong_settings_are_named(wrong, named):

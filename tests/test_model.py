@@ -14,8 +14,12 @@ from mindspore import Tensor
 from common import checkpoint as checkpoints
 from common import config as configs
 from common import runtime
+from common.dataset import Batch
 from common.errors import UserError
+from common.export import export
+from common.memory import Forecast
 from common.recogniser import Forward, Recogniser
+from common.steps import TrainStep
 from common.text import Vocabulary
 from deepspeech2.src.config import ModelConfig, TrainConfig
 from deepspeech2.src.model import DeepSpeech2, check
@@ -82,16 +86,25 @@ def test_full_size_has_the_names_and_shapes_of_the_model_zoo():
     assert round(trained / 1e6, 1) == 86.6
 
 
+FOREIGN = {"norm": "batch", "activation": "hardtanh", "conv_bias": True}  # deepspeech.pytorch's
+ONE_WAY = {"bidirectional": False}
 VARIANTS = {
     "original": {},
     "batch": {"norm": "batch", "activation": "hardtanh"},
     "layer": {"norm": "layer", "dropout": 0.5},
-    "unidirectional": {"bidirectional": False},
-    "unidirectional, batch": {"bidirectional": False, "norm": "batch"},
+    "deepspeech.pytorch": FOREIGN,
+    "unidirectional": ONE_WAY,
+    "unidirectional, layer": {**ONE_WAY, "norm": "layer", "dropout": 0.2},
+    "unidirectional, deepspeech.pytorch": {**ONE_WAY, **FOREIGN},
+    "GRU": {"rnn_type": "GRU", **FOREIGN},
+    "GRU, unidirectional": {"rnn_type": "GRU", **ONE_WAY, "norm": "layer", "hidden_layers": 1},
+    "RNN": {"rnn_type": "RNN", "norm": "layer", "hidden_layers": 1},
+    "RNN, unidirectional": {"rnn_type": "RNN", **ONE_WAY, **FOREIGN, "hidden_layers": 1},
 }
+STATIC = [name for name, keys in VARIANTS.items() if "rnn_type" in keys]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in STATIC])
 def test_an_utterance_gives_the_same_alone_and_in_any_batch(variant, small_model):
     config = dataclasses.replace(small_model, **VARIANTS[variant])
     run = forward(build(config), DIMENSION)
@@ -133,16 +146,56 @@ def test_both_forms_of_convolution_give_the_same(bidirectional, small_model, mon
         np.testing.assert_allclose(products, native, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["GRU", "RNN"])
-def test_gru_and_rnn_honour_lengths_in_static_shapes(kind, small_model):
-    config = dataclasses.replace(small_model, rnn_type=kind, hidden_layers=1)
+@pytest.mark.parametrize("variant", STATIC)
+def test_the_same_in_static_shapes(variant, small_model):
+    """One compilation a shape, so few of them."""
+    config = dataclasses.replace(small_model, **VARIANTS[variant])
     run = forward(build(config), DIMENSION, static=True)
     rng = np.random.default_rng(3)
     rows = [rng.standard_normal((DIMENSION, frames)) for frames in (8, 5)]
-    together, lengths = run(*batch_of(rows))
+    features, lengths = batch_of(rows)
+    features[1, :, 5:] = 7
+    together, lengths = run(features, lengths)
     alone, _ = run(*batch_of(rows[1:]))
     assert lengths.tolist() == [4, 3]
     np.testing.assert_allclose(together[:3, 1], alone[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "variant", [name for name in VARIANTS if name not in ("original", "batch")]
+)
+def test_every_variant_learns_and_leaves_as_mindir(variant, small_model, tmp_path):
+    """Two of them are trained and exported in other files."""
+    config = TrainConfig(ModelConfig=dataclasses.replace(small_model, **VARIANTS[variant]))
+    override = {"features": "logmel", "bands": DIMENSION, "sample_rate": 8000}
+    configs.override(config, {"DataConfig": {"SpectConfig": override}}, "tests")
+    recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple("ABC _")), "CPU")
+    rng = np.random.default_rng(5)
+    features, lengths = batch_of([rng.standard_normal((DIMENSION, n)) for n in (8, 6)])
+    batch = Batch(
+        features=features,
+        lengths=lengths.astype(np.int32),
+        targets=np.array([[0, 1], [2, 0]], np.int32),
+        target_lengths=np.array([2, 1], np.int32),
+        indices=np.arange(2),
+        ids=["a", "b"],
+        valid=2,
+        seconds=1.0,
+    )
+    step = TrainStep(recogniser, Forecast(parameters=0, per_frame=1.0, limit=1e12))
+    before = {p.name: p.asnumpy().copy() for p in recogniser.network.trainable_params()}
+    results = [step([batch], 0.05, number) for number in range(6)]
+    assert all(result.applied for result in results)
+    assert results[-1].loss < results[0].loss
+    # Every weight has been reached.
+    still = [
+        p.name
+        for p in recogniser.network.trainable_params()
+        if (p.asnumpy() == before[p.name]).all()
+    ]
+    assert not still
+    path = export(recogniser, tmp_path / "network", "MINDIR", 2, 8, log=lambda line: None)
+    assert path.stat().st_size > 0  # and its values were compared
 
 
 def test_output_frames_of_ints_and_arrays():

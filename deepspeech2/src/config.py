@@ -20,6 +20,9 @@ class SpectConfig:
     window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
     features: str = "spectrogram"  # spectrogram (log1p magnitude, 161 bins) or logmel
     bands: int = 64  # mel bands of logmel
+    # Details of the spectrogram (common/features.py): plain, or what networks that come from
+    # elsewhere were trained on: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0.
+    convention: str = "plain"
 
 
 @dataclass
@@ -38,9 +41,10 @@ class ModelConfig:
     hidden_layers: int = 5
     bidirectional: bool = True
     lookahead_context: int = 20  # frames ahead, when not bidirectional (Wang et al. 2016)
-    norm: str = "none"  # none, batch or layer: on what leaves each recurrent layer
+    norm: str = "none"  # none, batch or layer: on what leaves each layer, the look-ahead included
     dropout: float = 0.0  # after each recurrent layer
     activation: str = "tanh"  # after each convolution: tanh or hardtanh (clipped to 0..20)
+    conv_bias: bool = False  # added by each convolution; the batch normalisation undoes it
     conv_channels: int = 32
     # Of each convolution [bins, frames]:
     conv_kernels: list[list[int]] = field(default_factory=lambda: [[41, 11], [21, 11]])

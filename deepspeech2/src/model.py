@@ -67,7 +67,9 @@ class ConvolutionFrontEnd(nn.Cell):
             inputs = 1 if number == 1 else self.channels
             deviation = math.sqrt(2 / (kernel[0] * kernel[1] * self.channels))
             initial = rng.normal(0, deviation, (self.channels, inputs, *kernel))
-            cell = convolution(initial, tuple(stride), runtime.native_convolutions(device))
+            bias = np.zeros(self.channels) if config.conv_bias else None
+            native = runtime.native_convolutions(device)
+            cell = convolution(initial, tuple(stride), native, bias)
             norm = MaskedBatchNorm(self.channels)
             setattr(self, f"conv{number}", cell)
             setattr(self, f"bn{number}", norm)
@@ -95,7 +97,10 @@ class ConvolutionFrontEnd(nn.Cell):
 
 
 class RecurrentStack(nn.Cell):
-    """Recurrent layers x (T, B, I), lengths (B,) -> (T, B, H), each normalised and dropped out."""
+    """Recurrent layers x (T, B, I), lengths (B,) -> (T, B, H), each normalised and dropped out.
+
+    One direction alone looks ahead behind the last layer, before its normalisation.
+    """
 
     def __init__(self, config: ModelConfig, width: int, rng: np.random.Generator, device: str):
         super().__init__()
@@ -129,13 +134,13 @@ class RecurrentStack(nn.Cell):
         mask = frame_mask(lengths, x.shape[0]).transpose((1, 0))
         for index in range(len(self.lstms)):
             x = self.lstms[index](x, lengths)
+            if self.looks_ahead and index == len(self.lstms) - 1:
+                x = self.clip(self.lookahead(x, mask))
             if self.norm == "batch":
                 x = self.norms[index](x, mask)
             elif self.norm == "layer":
                 x = self.norms[index](x)
             x = self.dropouts[index](x)
-        if self.looks_ahead:
-            x = self.clip(self.lookahead(x, mask))
         return x
 
 

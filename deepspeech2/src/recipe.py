@@ -28,6 +28,7 @@ def build_featurizer(data: DataConfig) -> Featurizer:
             window_stride=spect.window_stride,
             window=spect.window,
             bands=spect.bands,
+            convention=spect.convention,
         )
     )
 
