@@ -1,21 +1,39 @@
 """From log-probabilities to text.
 
-A decoder is any callable `(log_probs (T, B, C), lengths (B,)) -> list[str]` of B texts.
-`make_decoder` picks one by `LMConfig.decoder_type`; another decoder is another class here and
-another line in `DECODERS`.
+`make_decoder` picks a `Decoder` by `LMConfig.decoder_type`; another decoder is another class here
+and another line in `DECODERS`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 
+from common.beam import BeamSearch, Hypothesis
 from common.errors import UserError
+from common.language import WordModel
+from common.processes import worker_pool
 from common.text import Vocabulary
 
-Decoder = Callable[[np.ndarray, np.ndarray], list[str]]
+
+class Decoder(ABC):
+    """Log-probabilities (T, B, C) and lengths (B,) in frames -> B texts, words parted by a space.
+
+    Frames past an utterance's length are not read, so its text is the same in any batch.
+    """
+
+    @abstractmethod
+    def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
+        """Of each utterance one or more different texts, best first."""
+
+    def __call__(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[str]:
+        """The best text of each utterance."""
+        return [found[0].text for found in self.hypotheses(log_probs, lengths)]
 
 
 def collapse(path: np.ndarray, blank: int) -> np.ndarray:
@@ -28,24 +46,102 @@ def collapse(path: np.ndarray, blank: int) -> np.ndarray:
     return path[begins & (path != blank)]
 
 
-class GreedyDecoder:
-    """The best label of each frame, collapsed. Frames past an utterance's length are not read."""
+class GreedyDecoder(Decoder):
+    """The best label of each frame, collapsed; scored by that one path."""
 
     def __init__(self, vocabulary: Vocabulary):
         self.vocabulary = vocabulary
 
-    def __call__(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[str]:
-        """log_probs (T, B, C), lengths (B,) in frames -> B texts, one space between words."""
-        paths = np.asarray(log_probs).argmax(axis=-1).T
-        return [self._text(path[:length]) for path, length in zip(paths, lengths)]
+    def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
+        log_probs = np.asarray(log_probs)
+        paths, scores = log_probs.argmax(axis=-1), log_probs.max(axis=-1)
+        return [
+            [Hypothesis(self._text(paths[:length, row]), float(scores[:length, row].sum()))]
+            for row, length in enumerate(lengths)
+        ]
 
     def _text(self, path: np.ndarray) -> str:
         labels = collapse(path, self.vocabulary.blank)
         return " ".join(self.vocabulary.decode(labels.tolist()).split())
 
 
+class BeamDecoder(Decoder):
+    """Prefix beam search, of several utterances in `LMConfig.lm_workers` processes."""
+
+    def __init__(self, lm_config: Any, vocabulary: Vocabulary):
+        self._settings = lm_config, vocabulary
+        self._search = make_search(lm_config, vocabulary)  # bad settings are found here
+        self._pool: ProcessPoolExecutor | None = None
+
+    def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
+        utterances = [log_probs[:length, row] for row, length in enumerate(lengths)]
+        workers = self._settings[0].lm_workers
+        if workers == 1 or len(utterances) == 1:
+            return [self._search(utterance) for utterance in utterances]
+        if self._pool is None:
+            self._pool = worker_pool(workers, _start_search, *self._settings)
+        try:
+            return list(self._pool.map(_search_here, utterances))
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of {workers} decoding processes was killed, perhaps for lack of memory; "
+                "set LMConfig.lm_workers lower"
+            ) from error
+
+
+def make_search(lm_config: Any, vocabulary: Vocabulary) -> BeamSearch:
+    """The search that an LMConfig describes, its language model loaded; refuses impossible keys."""
+    for key in ("beam_width", "cutoff_top_n", "top_paths", "lm_workers"):
+        if getattr(lm_config, key) < 1:
+            raise UserError(f"LMConfig.{key}={getattr(lm_config, key)}: expected 1 or more")
+    if not 0 < lm_config.cutoff_prob <= 1:
+        raise UserError(
+            f"LMConfig.cutoff_prob={lm_config.cutoff_prob:g}: expected more than 0, and at most 1"
+        )
+    language = None
+    if lm_config.lm_path:
+        if " " not in vocabulary.labels:
+            raise UserError(
+                f"LMConfig.lm_path {lm_config.lm_path}: a language model of words needs a space "
+                "among the labels, these have none"
+            )
+        language = WordModel(
+            lm_config.lm_path, vocabulary, lm_config.alpha, lm_config.beta, lm_config.unk_offset
+        )
+    return BeamSearch(
+        vocabulary,
+        lm_config.beam_width,
+        lm_config.cutoff_top_n,
+        lm_config.cutoff_prob,
+        lm_config.top_paths,
+        language,
+    )
+
+
+_here: BeamSearch  # of a worker process
+
+
+def _start_search(lm_config: Any, vocabulary: Vocabulary) -> None:
+    global _here
+    _here = make_search(lm_config, vocabulary)
+
+
+def _search_here(log_probs: np.ndarray) -> list[Hypothesis]:
+    return _here(log_probs)
+
+
+def _greedy(lm_config: Any, vocabulary: Vocabulary) -> Decoder:
+    if lm_config.lm_path:
+        raise UserError(
+            f"LMConfig.lm_path {lm_config.lm_path}: greedy decoding uses no language model; "
+            "set LMConfig.decoder_type=beam"
+        )
+    return GreedyDecoder(vocabulary)
+
+
 DECODERS: dict[str, Callable[[Any, Vocabulary], Decoder]] = {
-    "greedy": lambda lm_config, vocabulary: GreedyDecoder(vocabulary),
+    "greedy": _greedy,
+    "beam": BeamDecoder,
 }
 
 
