@@ -6,6 +6,7 @@ and another line in `DECODERS`.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,8 @@ from common.errors import UserError
 from common.language import WordModel
 from common.processes import worker_pool
 from common.text import Vocabulary
+
+WORTH_PROCESSES = 2.0  # seconds of searching, after which further processes are worth their start
 
 
 class Decoder(ABC):
@@ -66,18 +69,22 @@ class GreedyDecoder(Decoder):
 
 
 class BeamDecoder(Decoder):
-    """Prefix beam search, of several utterances in `LMConfig.lm_workers` processes."""
+    """Prefix beam search; where there is much to search, in `LMConfig.lm_workers` processes."""
 
     def __init__(self, lm_config: Any, vocabulary: Vocabulary):
         self._settings = lm_config, vocabulary
         self._search = make_search(lm_config, vocabulary)  # bad settings are found here
         self._pool: ProcessPoolExecutor | None = None
+        self._searched = 0.0  # seconds, in this process
 
     def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
         utterances = [log_probs[:length, row] for row, length in enumerate(lengths)]
         workers = self._settings[0].lm_workers
-        if workers == 1 or len(utterances) == 1:
-            return [self._search(utterance) for utterance in utterances]
+        if workers == 1 or len(utterances) == 1 or self._searched < WORTH_PROCESSES:
+            begin = time.perf_counter()
+            found = [self._search(utterance) for utterance in utterances]
+            self._searched += time.perf_counter() - begin
+            return found
         if self._pool is None:
             self._pool = worker_pool(workers, _start_search, *self._settings)
         try:

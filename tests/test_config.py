@@ -408,7 +408,7 @@ def decode(config: Any, folder: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
     processes = Processes()
-    with patched(decoding__worker_pool=processes):
+    with patched(decoding__worker_pool=processes, decoding__WORTH_PROCESSES=0.0):
         decoder = make_decoder(config.LMConfig, Vocabulary(tuple(LABELS)))
         found = decoder.hypotheses(log_probs, np.array([12, 12, 9]))
     return {"hypotheses": [list(map(tuple, each)) for each in found], "processes": processes}
@@ -436,6 +436,7 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
                 recogniser__Forward=FakeForward,
                 dataset__ThreadPoolExecutor=pools,
                 decoding__worker_pool=processes,
+                decoding__WORTH_PROCESSES=0.0,
             ),
             redirect_stdout(printed),
         ):
