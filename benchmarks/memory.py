@@ -63,7 +63,7 @@ def measure(config, rows: int, frames: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     config = RECIPE.train_config()

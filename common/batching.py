@@ -120,6 +120,25 @@ def static_shapes(
     return [(limit, int(labels[rounded <= limit].max())) for limit in limits]
 
 
+def split(
+    plan: Sequence[PlannedBatch], frames: Sequence[int] | np.ndarray, most: int
+) -> list[PlannedBatch]:
+    """The same utterances in the same order, in batches of at most `most` padded frames.
+
+    An utterance that is longer by itself makes a batch of its own. `frames` (N,) as in
+    `plan_epoch`; for plans without static shapes.
+    """
+    parts = []
+    for batch in plan:
+        rows = max(1, most // max(batch.frames, 1))
+        for start in range(0, len(batch.indices), rows):
+            indices = batch.indices[start : start + rows]
+            longest = int(max(frames[index] for index in indices))
+            valid = int(np.clip(batch.valid - start, 0, len(indices)))
+            parts.append(PlannedBatch(indices, longest, batch.labels, valid))
+    return parts
+
+
 def padded_share(plan: Sequence[PlannedBatch], frames: Sequence[int] | np.ndarray) -> float:
     """The share of all planned frames that is padding or repeats; `frames` as in `plan_epoch`."""
     frames = np.asarray(frames)

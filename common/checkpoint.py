@@ -19,8 +19,10 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from common.errors import UserError
+from common.files import sync
 
 METADATA = "speech_recipe_json"
+FORMAT = 1  # of the metadata
 STATELESS = "dropout_seed"  # set anew at every step, so it is not part of a checkpoint
 
 
@@ -66,9 +68,9 @@ def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) ->
         partial.unlink(missing_ok=True)
         ms.save_checkpoint(entries, str(partial), append_dict={METADATA: json.dumps(metadata)})
         partial.chmod(0o644)  # mindspore leaves it read-only
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             partial.unlink()
@@ -84,7 +86,11 @@ def load(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
+        with path.open("rb"):
+            pass
         content = ms.load_checkpoint(str(path))
+    except PermissionError as error:
+        raise UserError(f"checkpoint {path}: {error.strerror}") from error
     except Exception as error:  # mindspore raises whatever its parser met
         raise UserError(
             f"checkpoint {path}: not a readable MindSpore checkpoint, truncated or another kind "
@@ -94,7 +100,12 @@ def load(path: str | Path) -> Checkpoint:
     parameters = {
         name: value.asnumpy() for name, value in content.items() if isinstance(value, Parameter)
     }
-    return Checkpoint(path, parameters, json.loads(text) if text else None)
+    metadata = json.loads(text) if text else None
+    if metadata is not None and metadata["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint {path}: of format {metadata['format']}, this version reads {FORMAT}"
+        )
+    return Checkpoint(path, parameters, metadata)
 
 
 def load_into(
@@ -204,6 +215,8 @@ class CheckpointKeeper:
         """Found out before hours of training, not after."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(f".{self.prefix}-*.partial*"):  # by a kill while saving
+                left.unlink()
             probe = self.folder / ".writable"
             probe.write_bytes(b"")
             probe.unlink()
@@ -212,6 +225,15 @@ class CheckpointKeeper:
                 f"checkpoint folder {self.folder}: cannot be written ({error.strerror}); "
                 "set CheckpointConfig.ckpt_path to a folder that can"
             ) from error
+
+    def set_aside(self) -> list[Path]:
+        """Renames `last` and `best` of an earlier run, whose place a new run takes."""
+        moved = []
+        for path in (self.last, self.best):
+            if path.exists():
+                moved.append(path.with_suffix(".earlier.ckpt"))
+                os.replace(path, moved[-1])
+        return moved
 
     def save_last(self, parameters: dict, metadata: dict, epoch: int, step: int) -> Path:
         path = self.folder / f"{self.prefix}-{epoch}_{step}.ckpt"
@@ -224,7 +246,7 @@ class CheckpointKeeper:
             save(self.last, parameters, metadata)
         else:
             os.replace(link, self.last)
-            _sync(self.folder)
+            sync(self.folder)
         self._drop_oldest()
         return path
 
@@ -243,14 +265,6 @@ class CheckpointKeeper:
     def _drop_oldest(self) -> None:
         for path in self.numbered()[: -self.keep]:
             path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _first_line(error: Exception) -> str:

@@ -90,7 +90,10 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
             )
         )
     except UserError as error:
-        log.debug("error: %s", error)
+        log.debug(f"error: {error}")
+        raise
+    except Exception:
+        log.debug("ended by a fault:", exc_info=True)
         raise
 
 
@@ -359,6 +362,7 @@ def _override(config: Any, arguments: argparse.Namespace) -> None:
     for path in arguments.config:
         configs.override_from_yaml(config, path)
     configs.override_from_options(config, arguments.set)
+    configs.check(config)
 
 
 def _load(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:

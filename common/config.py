@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +128,54 @@ class EvalConfig:
     LMConfig: LMConfig = field(default_factory=LMConfig)
 
 
+# Keys with their least and greatest values; those of other modules are checked there.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "TrainingConfig.epochs": (1, math.inf),
+    "TrainingConfig.seed": (0, 2**31 - 1),
+    "TrainingConfig.accumulation_step": (1, math.inf),
+    "TrainingConfig.micro_batch": (0, math.inf),
+    "TrainingConfig.memory_gib": (0, math.inf),
+    "TrainingConfig.clip_norm": (0, math.inf),
+    "TrainingConfig.eval_every": (0, math.inf),
+    "TrainingConfig.patience": (0, math.inf),
+    "TrainingConfig.max_nonfinite": (1, math.inf),
+    "TrainingConfig.hypotheses": (0, math.inf),
+    "DataConfig.batch_size": (1, math.inf),
+    "DataConfig.shards": (1, 1000),
+    "DataConfig.static_shapes": (1, math.inf),
+    "DataConfig.max_hours": (0, math.inf),
+    "DataConfig.max_utterances": (0, math.inf),
+    "DataConfig.min_duration": (0, math.inf),
+    "DataConfig.max_duration": (0, math.inf),
+    "DataConfig.workers": (1, math.inf),
+    "OptimConfig.learning_rate": (0, 1e3),
+    "OptimConfig.learning_anneal": (1, math.inf),
+    "OptimConfig.warmup_epochs": (0, math.inf),
+    "OptimConfig.weight_decay": (0, 1e3),
+    "OptimConfig.momentum": (0, 1),
+    "OptimConfig.eps": (1e-30, 1),
+    "OptimConfig.betas": (0, 0.9999999),
+    "OptimConfig.loss_scale": (1e-3, 2**40),
+    "CheckpointConfig.keep_checkpoint_max": (1, math.inf),
+    "LMConfig.alpha": (0, math.inf),
+    "LMConfig.beam_width": (1, math.inf),
+    "LMConfig.cutoff_top_n": (1, math.inf),
+    "LMConfig.cutoff_prob": (1e-6, 1),
+    "LMConfig.top_paths": (1, math.inf),
+    "LMConfig.lm_workers": (1, math.inf),
+}
+
+
+def check(config: Any) -> None:
+    """Refuses numbers outside BOUNDS by name, before anything is started."""
+    for key, value in leaves(config).items():
+        least, most = BOUNDS.get(key, (-math.inf, math.inf))
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and not least <= number <= most:
+                limits = f"at least {least:g}" + (f", at most {most:g}" if most < math.inf else "")
+                raise UserError(f"{key}={value}: expected {limits}")
+
+
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every key with its value: {"DataConfig.SpectConfig.window": "hamming", ...}."""
     found = {}
@@ -160,6 +209,8 @@ def override_from_yaml(config: Any, path: str | Path) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"configuration {path}: not valid YAML ({problem})") from error
+    if values is None:  # empty, or nothing but comments
+        return
     if not isinstance(values, dict):
         raise UserError(f"configuration {path}: expected groups of keys, found {values!r}")
     override(config, values, f"configuration {path}")

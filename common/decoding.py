@@ -73,7 +73,7 @@ class BeamDecoder(Decoder):
 
     def __init__(self, lm_config: Any, vocabulary: Vocabulary):
         self._settings = lm_config, vocabulary
-        self._search = make_search(lm_config, vocabulary)  # bad settings are found here
+        self._search = make_search(lm_config, vocabulary)  # what is wrong with the files shows here
         self._pool: ProcessPoolExecutor | None = None
         self._searched = 0.0  # seconds, in this process
 
@@ -97,14 +97,7 @@ class BeamDecoder(Decoder):
 
 
 def make_search(lm_config: Any, vocabulary: Vocabulary) -> BeamSearch:
-    """The search that an LMConfig describes, its language model loaded; refuses impossible keys."""
-    for key in ("beam_width", "cutoff_top_n", "top_paths", "lm_workers"):
-        if getattr(lm_config, key) < 1:
-            raise UserError(f"LMConfig.{key}={getattr(lm_config, key)}: expected 1 or more")
-    if not 0 < lm_config.cutoff_prob <= 1:
-        raise UserError(
-            f"LMConfig.cutoff_prob={lm_config.cutoff_prob:g}: expected more than 0, and at most 1"
-        )
+    """The search that an LMConfig describes, its language model loaded."""
     language = None
     if lm_config.lm_path:
         if " " not in vocabulary.labels:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.batching import plan_epoch, static_shapes
+from common.batching import plan_epoch, split, static_shapes
 from common.beam import Hypothesis
 from common.dataset import batches
 from common.decoding import Decoder
@@ -18,6 +18,8 @@ from common.errors import UserError
 from common.metrics import EditCounts, blank_share, character_errors, word_errors
 from common.recogniser import Forward, Recogniser
 from common.sources import Source
+
+MOST_FRAMES = 30_000  # of a batch: five minutes of speech at 10 ms
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def recognise(
 ) -> Iterator[Recognised]:
     """Every utterance of a source once, batched by length, from short to long.
 
+    Batches of long recordings are smaller: memory follows their frames, not their number.
+
     progress: what the progress bar is called; None: no bar.
     """
     shapes = None
@@ -100,6 +104,8 @@ def recognise(
     plan = plan_epoch(
         source.frames, source.label_counts, batch_size=batch_size, shapes=shapes, shuffle=False
     )
+    if not recogniser.static:
+        plan = split(plan, source.frames, MOST_FRAMES)
     hidden = None if progress else True  # None: where nobody looks at a terminal
     bar = tqdm(total=len(source), desc=progress, unit="utt", disable=hidden, leave=False)
     with bar:

@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from common.errors import UserError
+from common.files import write_text
 from common.recogniser import Forward, Inference, Recogniser
 
 FORMATS = ("MINDIR", "AIR")
@@ -39,10 +40,12 @@ def export(
     """
     _check(recogniser, file_format, batch_size, frames)
     path, ending = Path(path), ".mindir" if file_format == "MINDIR" else ".air"
+    if not path.name:
+        raise UserError("--file_name: expected the name of a file")
     if path.suffix != ending:
         path = path.with_name(path.name + ending)
     description = path.with_suffix(".json")
-    if description.is_file() and '"file_format"' not in description.read_text(encoding="utf-8"):
+    if description.is_file() and b'"file_format"' not in description.read_bytes():
         raise UserError(f"{description}: would be overwritten and is no earlier export; rename one")
     cell = Inference(recogniser.network)
     cell.set_train(False)
@@ -50,22 +53,18 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
         description.unlink(missing_ok=True)
         _remove(path)  # mindspore writes read-only files, and does not replace them
-        ms.export(
-            cell,
-            *_inputs(recogniser, batch_size or None, frames or None),
-            file_name=str(path),
-            file_format=file_format,
-        )
+        inputs = _inputs(recogniser, batch_size or None, frames or None)
+        ms.export(cell, *inputs, file_name=str(path), file_format=file_format)
         for written in _files(path):
             os.chmod(written, 0o644)
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: could not be written ({reason})") from error
-    # Where a graph was made for another device than the process runs on, it cannot be run back.
-    runs_here = file_format == "MINDIR" and recogniser.device == ms.get_context("device_target")
-    difference = verify(recogniser, path, batch_size, frames, log) if runs_here else None
+    difference = None  # an AIR file runs outside of MindSpore alone
+    if file_format == "MINDIR":
+        difference = verify(recogniser, path, batch_size, frames, log)
     content = describe(recogniser, path, file_format, batch_size, frames, difference)
-    description.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(description, json.dumps(content, indent=2) + "\n")
     return path
 
 
@@ -159,8 +158,8 @@ def _check(recogniser: Recogniser, file_format: str, batch_size: int, frames: in
         )
     if recogniser.static and not (batch_size and frames):
         raise UserError(
-            f"{recogniser.recipe.name} on {recogniser.device} needs static shapes: give "
-            "--batch_size and --frames"
+            f"this {recogniser.recipe.name} takes static shapes alone (because of its device, its "
+            "kind of network, or DataConfig.batch_shapes): give --batch_size and --frames"
         )
     if batch_size < 0 or frames < 0:
         raise UserError(f"--batch_size {batch_size} --frames {frames}: expected 0 or more")

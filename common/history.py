@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from common.errors import UserError
+from common.files import replacing, write_text
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,19 @@ class History:
             self.rows = [row for row in _read(self.path) if row.step <= resumed_step]
 
     def add(self, figures: Figures) -> None:
+        """Adds a row. Raises UserError where the file cannot be written."""
         self.rows.append(figures)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [entry.name for entry in fields(Figures)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in self.rows)
-        partial.replace(self.path)  # a kill leaves the rows so far
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [entry.name for entry in fields(Figures)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        write_text(self.path, text.getvalue())
 
     def draw(self, path: str | Path, title: str) -> None:
-        """Loss, error rates with the blank share, and learning rate over the epochs, as a PNG."""
+        """Loss, error rates with the blank share, and learning rate over the epochs, as a PNG.
+
+        Raises UserError where the file cannot be written.
+        """
         import matplotlib
 
         matplotlib.use("Agg")
@@ -78,12 +85,25 @@ class History:
             axis.set_xlabel("epoch")
             axis.set_xlim(left=0)
             axis.grid(alpha=0.3)
-        figure.savefig(path, dpi=110)
-        pyplot.close(figure)
+        try:
+            with replacing(path) as partial:
+                figure.savefig(partial, dpi=110)
+        finally:
+            pyplot.close(figure)
 
 
 def _read(path: Path) -> list[Figures]:
     kinds = {entry.name: entry.type for entry in fields(Figures)}
+    try:
+        return _rows(path, kinds)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: not the figures of a training run ({error}); move it away, or the one of the "
+            "run back"
+        ) from error
+
+
+def _rows(path: Path, kinds: dict[str, str]) -> list[Figures]:
     with path.open(newline="", encoding="utf-8") as file:
         return [
             Figures(

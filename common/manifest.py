@@ -29,6 +29,7 @@ from tqdm import tqdm
 from common.audio import audio_info, load_audio
 from common.errors import UserError
 from common.features import Featurizer
+from common.files import write_text
 from common.text import Vocabulary, ctc_frames_needed
 
 
@@ -213,7 +214,7 @@ def write_csv(utterances: Iterable[Utterance], path: str | Path) -> None:
     """`audio,text` lines without a header. Ids, durations and speeds are not kept."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows((u.audio, u.text) for u in utterances)
-    _write(Path(path), buffer.getvalue())
+    write_text(Path(path), buffer.getvalue())
 
 
 def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
@@ -226,7 +227,7 @@ def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
         if u.speed != 1.0:
             record["speed"] = u.speed
         records.append(json.dumps(record, ensure_ascii=False) + "\n")
-    _write(Path(path), "".join(records))
+    write_text(Path(path), "".join(records))
 
 
 def write_deepspeech_json(utterances: Iterable[Utterance], path: str | Path) -> None:
@@ -235,10 +236,10 @@ def write_deepspeech_json(utterances: Iterable[Utterance], path: str | Path) -> 
     samples = []
     for number, u in enumerate(utterances):
         transcript = Path(f"{path.stem}_txt") / f"{number:06d}.txt"
-        _write(path.parent / transcript, u.text)
+        write_text(path.parent / transcript, u.text, durable=False)
         samples.append({"wav_path": str(u.audio), "transcript_path": str(transcript)})
     content = {"root_path": str(path.parent.absolute()), "samples": samples}
-    _write(path, json.dumps(content, ensure_ascii=False, indent=1))
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def write_jasper_json(utterances: Iterable[Utterance], path: str | Path) -> None:
@@ -250,7 +251,7 @@ def write_jasper_json(utterances: Iterable[Utterance], path: str | Path) -> None
         content.append(
             {"transcript": u.text, "files": [file], "original_duration": duration * u.speed}
         )
-    _write(Path(path), json.dumps(content, ensure_ascii=False, indent=1))
+    write_text(Path(path), json.dumps(content, ensure_ascii=False, indent=1))
 
 
 WRITERS: dict[str, Callable[[Iterable[Utterance], str | Path], None]] = {
@@ -268,17 +269,6 @@ def json_to_csv(
     utterances = read_manifest(json_path, data_dir)
     write_csv(utterances, csv_path)
     return len(utterances)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: under another name first, then renamed."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 # ---- corpora in their official layout
@@ -495,7 +485,7 @@ def validate(
             found = find_problems(utterance, samples, *limits)
         return replace(utterance, duration=len(samples) / rate), found
 
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(max(workers, 1))
     try:
         progress = tqdm(
             pool.map(check, utterances),

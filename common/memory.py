@@ -25,6 +25,7 @@ class Forecast:
     parameters: int
     per_frame: float  # bytes of activations per feature frame of an utterance
     limit: float  # bytes that training may take
+    micro_batch: int = 0  # utterances at once that a user wants; 0: as many as fit
 
     @property
     def fixed(self) -> float:
@@ -35,7 +36,10 @@ class Forecast:
         return self.fixed + self.per_frame * rows * frames
 
     def rows(self, frames: int) -> int:
-        """The most utterances of so many frames whose step stays under the limit; at least 1."""
+        """The utterances of so many frames that go through at once: at least 1, and without
+        a user's wish as many as stay under the limit."""
+        if self.micro_batch > 0:
+            return self.micro_batch
         return max(1, int((self.limit - self.fixed) / (self.per_frame * frames)))
 
     def line(self, batch_size: int, longest: int) -> str:
@@ -45,6 +49,8 @@ class Forecast:
         text = (
             f"memory: about {peak / GIB:.1f} GiB at the peak, of {self.limit / GIB:.1f} GiB allowed"
         )
+        if peak > self.limit:
+            text += f": more than that, since TrainingConfig.micro_batch={self.micro_batch}"
         if rows < batch_size:
             text += f"; the longest batches go through in micro-batches of {rows}"
         return text
@@ -66,4 +72,5 @@ def forecast_memory(recogniser: Recogniser) -> Forecast:
     limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory()
     dimension = recogniser.featurizer.dimension
     per_frame = recogniser.recipe.activation_bytes(config.ModelConfig, dimension)
-    return Forecast(recogniser.parameters(), per_frame, limit)
+    micro_batch = config.TrainingConfig.micro_batch
+    return Forecast(recogniser.parameters(), per_frame, limit, micro_batch)

@@ -84,7 +84,7 @@ class Recogniser:
             if config["DataConfig"].get(key):
                 config["DataConfig"][key] = os.path.abspath(config["DataConfig"][key])
         return {
-            "format": 1,
+            "format": checkpoints.FORMAT,
             "model": self.recipe.name,
             "config": config,
             "labels": list(self.vocabulary.labels),

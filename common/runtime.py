@@ -87,7 +87,7 @@ def init_distributed() -> tuple[int, int]:
     if "MS_ROLE" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
         raise UserError(
             "--is_distributed true, but this process was not started by msrun or mpirun "
-            "(MS_ROLE is not set): start it with the scripts/run_distribute_train_*.sh launchers"
+            "(MS_ROLE is not set): try msrun --worker_num=2 --local_worker_num=2 train.py ..."
         )
     init()
     return get_rank(), get_group_size()

@@ -39,7 +39,6 @@ class TrainStep:
         self.network = recogniser.network
         self.static = recogniser.static
         self.forecast = forecast
-        self.micro_batch = config.TrainingConfig.micro_batch
         self.clip_norm = config.TrainingConfig.clip_norm
         self.loss_scale = config.OptimConfig.loss_scale
         self.seed = config.TrainingConfig.seed
@@ -111,8 +110,7 @@ class TrainStep:
 
     def _micro_batches(self, batch: Batch):
         rows = len(batch.ids)
-        size = self.micro_batch or self.forecast.rows(batch.frames)
-        size = max(1, min(size, rows))
+        size = min(self.forecast.rows(batch.frames), rows)
         if self.static:  # equal parts, so that no new shape appears
             size = max(part for part in range(1, size + 1) if rows % part == 0)
         if size == rows:
@@ -169,6 +167,8 @@ def _dynamic_inputs(dimension: int) -> list[Tensor]:
 
 def _freeze(network: ms.nn.Cell, beginnings: Sequence[str]) -> list[ms.nn.Cell]:
     """Stops the training of parameters by the beginning of their names; returns their cells."""
+    if not beginnings:
+        return []
     for beginning in beginnings:
         matching = [p for p in network.get_parameters() if p.name.startswith(beginning)]
         if not matching:
@@ -179,15 +179,11 @@ def _freeze(network: ms.nn.Cell, beginnings: Sequence[str]) -> list[ms.nn.Cell]:
             )
         for parameter in matching:
             parameter.requires_grad = False
-    if beginnings and not network.trainable_params():
+    if not network.trainable_params():
         raise UserError(f"TrainingConfig.freeze={list(beginnings)}: nothing is left to train")
-    return (
-        [
-            cell
-            for _, cell in network.cells_and_names()
-            if cell.parameters_dict(recurse=False)
-            and all(p.name.startswith(tuple(beginnings)) for p in cell.get_parameters(expand=False))
-        ]
-        if beginnings
-        else []
-    )
+    return [
+        cell
+        for _, cell in network.cells_and_names()
+        if cell.parameters_dict(recurse=False)
+        and all(p.name.startswith(tuple(beginnings)) for p in cell.get_parameters(expand=False))
+    ]

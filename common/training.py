@@ -20,6 +20,7 @@ from mindspore import Tensor
 
 from common import checkpoint as checkpoints
 from common import config as configs
+from common import runtime
 from common.augment import Augmentation
 from common.checkpoint import CheckpointKeeper
 from common.conversion import open_split
@@ -28,7 +29,7 @@ from common.decoding import make_decoder
 from common.errors import UserError
 from common.evaluation import evaluate
 from common.history import History
-from common.memory import forecast_memory
+from common.memory import GIB, forecast_memory
 from common.planner import Planner, identity_of, trainable
 from common.progress import Progress, Reporter
 from common.recipe import Recipe, labels_file
@@ -39,7 +40,8 @@ from common.text import Vocabulary
 
 METRICS, CURVES = "metrics.csv", "curves.png"
 
-# Keys that may change between a run and its resumption: they do not touch what is computed.
+# Keys that may change between a run and its resumption: they do not touch what is computed (the
+# number of epochs does under a cosine schedule: see `_resume`).
 RESUMABLE = {
     "TrainingConfig.epochs",
     "TrainingConfig.eval_every",
@@ -103,6 +105,7 @@ def fit(job: Job) -> Progress:
     source = trainable(recogniser, open_split(recogniser, "train"), log)
     validation = open_split(recogniser, "val") if config.DataConfig.val_manifest else None
     augmentation = Augmentation.from_config(config.DataConfig.AugmentationConfig)
+    _ = augmentation.noise_files  # a folder that is missing or empty is told now
     planner = Planner(recogniser, source, job.rank, job.ranks)
     rates = make_schedule(config.OptimConfig, training.epochs, planner.steps_per_epoch)
 
@@ -115,9 +118,9 @@ def fit(job: Job) -> Progress:
     # ---- resuming: everything from `last`, or nothing
     progress, identity = Progress(), identity_of(source, job.ranks)
     if job.resume:
-        progress = _resume(recogniser, step, keeper, identity)
-    elif keeper.last.exists():
-        log.info(f"a new run: {keeper.last} of an earlier one will be replaced")
+        progress = _resume(recogniser, step, keeper, identity, log)
+    elif job.rank == 0 and (moved := keeper.set_aside()):
+        log.info(f"a new run: the earlier one's are now {', '.join(map(str, moved))}")
     history = History(METRICS, progress.step)
     reporter = Reporter(log, recogniser, planner, job.rank)
     reporter.start(validation, step.forecast, progress)
@@ -148,13 +151,20 @@ def fit(job: Job) -> Progress:
         better = found is not None and progress.better(found)
         figures = progress.figures(planner, rates, found)
         progress.reset_window()
-        if job.rank == 0:  # before the checkpoint: a row too many is dropped when resuming
-            history.add(figures)
+        # Before the checkpoint, since resuming drops a row too many; a full disk or a file in the
+        # way costs the figures, not the run.
+        unwritten = None
+        if job.rank == 0:
+            try:
+                history.add(figures)
+                history.draw(CURVES, f"{recogniser.recipe.name}: {len(source)} utterances")
+            except UserError as error:
+                unwritten = error
         save(best=better)
+        if unwritten:
+            log.warning(f"figures not written: {unwritten}")
         left = progress.seconds / progress.step * (len(rates) - progress.step)
         reporter.evaluated(figures, left, found, better, training.hypotheses)
-        if job.rank == 0:
-            history.draw(CURVES, f"{recogniser.recipe.name}: {len(source)} utterances")
         return 0 < training.patience <= progress.stale
 
     # ---- epochs
@@ -253,6 +263,7 @@ def _keeper(config: Any) -> CheckpointKeeper:
 
 def _fine_tune(recogniser: Recogniser, path: str, log: logging.Logger) -> None:
     found = checkpoints.load(path)
+    _warn_of_features(recogniser, found, log)
     new_head = recogniser.recipe.head
     if found.metadata and tuple(found.metadata["labels"]) == recogniser.vocabulary.labels:
         new_head = None
@@ -270,8 +281,25 @@ def _fine_tune(recogniser: Recogniser, path: str, log: logging.Logger) -> None:
         log.info(f"another vocabulary: the output layer {recogniser.recipe.head} starts anew")
 
 
+def _warn_of_features(
+    recogniser: Recogniser, found: checkpoints.Checkpoint, log: logging.Logger
+) -> None:
+    """Says in what the features differ that the weights were trained on: they may still help."""
+    if found.metadata is None:
+        return
+    before = recogniser.recipe.build_featurizer(described(recogniser.recipe, found)[0].DataConfig)
+    now = recogniser.featurizer.config.to_dict()
+    for key, value in before.config.to_dict().items():
+        if now[key] != value:
+            log.warning(f"{found.path} was trained with {key}={value}, this run has {now[key]}")
+
+
 def _resume(
-    recogniser: Recogniser, step: TrainStep, keeper: CheckpointKeeper, identity: dict
+    recogniser: Recogniser,
+    step: TrainStep,
+    keeper: CheckpointKeeper,
+    identity: dict,
+    log: logging.Logger,
 ) -> Progress:
     found = checkpoints.load(keeper.last)
     before = configs.leaves(described(recogniser.recipe, found)[0])
@@ -281,6 +309,13 @@ def _resume(
                 f"--resume: {key} is {value!r}, and the run in {keeper.last} has {before[key]!r}; "
                 "resume without changing it, or begin anew from --pre_trained_model_path"
             )
+    epochs, schedule = "TrainingConfig.epochs", recogniser.config.OptimConfig.schedule
+    if schedule == "cosine" and before[epochs] != recogniser.config.TrainingConfig.epochs:
+        raise UserError(
+            f"--resume: {epochs} is {recogniser.config.TrainingConfig.epochs}, and the cosine "
+            f"schedule of the run in {keeper.last} ends after {before[epochs]}; resume without "
+            "changing it, or begin anew from --pre_trained_model_path"
+        )
     if found.metadata["data"] != identity:
         raise UserError(
             f"--resume: the run in {keeper.last} trains on {found.metadata['data']}, "
@@ -293,5 +328,11 @@ def _resume(
         parameter.set_data(Tensor(found.parameters[name], parameter.dtype))
     # The micro-batches of the run so far, whatever this machine's memory: they enter the
     # statistics of batch normalisation.
-    step.forecast = replace(step.forecast, limit=found.metadata["memory_limit"])
+    limit = found.metadata["memory_limit"]
+    if limit > runtime.machine_memory():
+        log.warning(
+            f"the run was started with {limit / GIB:.1f} GiB allowed, more than this machine has "
+            f"({runtime.machine_memory() / GIB:.1f} GiB); it may be ended for lack of memory"
+        )
+    step.forecast = replace(step.forecast, limit=limit)
     return Progress(**found.metadata["progress"])

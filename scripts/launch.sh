@@ -2,7 +2,7 @@
 # What every launcher runs: one entry point of one model on one kind of device, in the foreground.
 #
 #   launch.sh MODEL ENTRY DEVICE [CKPT] [options of the entry point...]
-#   launch.sh deepspeech2 eval CPU best.ckpt --set eval.verbose=true
+#   launch.sh deepspeech2 eval CPU best.ckpt --set verbose=false
 #
 # CKPT may be left out for train, which then starts from scratch. It is looked for where the command
 # was typed; the job itself runs in the model's folder, where paths in the options and the log are.

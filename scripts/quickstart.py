@@ -7,14 +7,15 @@ user would type; it is printed before it runs. What an earlier start finished is
 from __future__ import annotations
 
 import argparse
+import http.client
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tarfile
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -46,7 +47,12 @@ def main() -> int:
     parser.add_argument("--an4_url", default=AN4_URL, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="folder for all that is made")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="passed on to train.py"
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for train.py",
     )
     arguments = parser.parse_args()
     name = "an4" if arguments.an4 else "prompts"
@@ -57,7 +63,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
-        print(f"error: the step above failed; what is done is kept in {out}", file=sys.stderr)
+        print(
+            f"error: the step above failed; what is done is kept in {out}. After a change of "
+            "options or of the project, start over with another --out or without that folder",
+            file=sys.stderr,
+        )
         return error.returncode if error.returncode > 0 else 1
     except KeyboardInterrupt:
         print(f"interrupted; start again to go on from {out}", file=sys.stderr)
@@ -145,7 +155,7 @@ def _download(url: str, folder: Path) -> Path:
                     while block := response.read(1 << 16):
                         file.write(block)
                         bar.update(len(block))
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"AN4: {url} cannot be fetched ({error}); fetch it by other means, unpack it, and "
                 "give the folder: --an4 DIR"
@@ -158,18 +168,44 @@ def _download(url: str, folder: Path) -> Path:
     staging = folder / "unpacking"
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(staging, filter="data")
+            tar.extractall(staging, members=_plain_members(tar))
         (staging / "an4").rename(unpacked)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except OSError as error:
+        raise UserError(f"AN4: {archive} cannot be unpacked ({error})") from error
+    except (tarfile.TarError, EOFError) as error:
         archive.unlink()
         raise UserError(f"AN4: {url} is not the archive that was expected ({error})") from error
     return unpacked
 
 
+def _plain_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Files and folders that stay below the folder they are unpacked in."""
+    return [
+        member
+        for member in tar.getmembers()
+        if (member.isfile() or member.isdir())
+        and not member.name.startswith("/")
+        and ".." not in Path(member.name).parts
+    ]
+
+
 def _step(number: int, what: str, out: Path, script: str, *arguments: str) -> None:
     shown = shlex.join(["python", os.path.relpath(MODEL / script, out), *arguments])
     print(f"\n== {number}/5 {what}\n$ {shown}", flush=True)
-    subprocess.run([sys.executable, str(MODEL / script), *arguments], cwd=out, check=True)
+    process = subprocess.Popen([sys.executable, str(MODEL / script), *arguments], cwd=out)
+    # Ctrl-C reaches the step too; SIGTERM is handed on. Either way it gets the time to save.
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise subprocess.CalledProcessError(code, shown)
 
 
 def _two(utterances: list[Utterance]) -> list[Utterance]:

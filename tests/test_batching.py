@@ -8,8 +8,19 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from common.batching import padded_share, plan_epoch, static_shapes
+from common.batching import padded_share, plan_epoch, split, static_shapes
 from common.errors import UserError
+
+
+def test_split_keeps_order_and_bounds_the_padded_frames():
+    frames, labels = [10, 20, 30, 40, 95, 400], [1, 2, 3, 4, 5, 6]
+    plan = plan_epoch(frames, labels, batch_size=4, shuffle=False)
+    parts = split(plan, frames, 100)
+    assert [i for part in parts for i in part.indices] == [0, 1, 2, 3, 4, 5]
+    assert sum(part.valid for part in parts) == 6
+    for part in parts:
+        assert part.frames == max(frames[i] for i in part.indices)
+        assert len(part.indices) * part.frames <= 100 or len(part.indices) == 1
 
 
 def random_corpus(seed: int) -> tuple[np.ndarray, np.ndarray, dict]:

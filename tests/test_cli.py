@@ -167,7 +167,7 @@ REFUSED = {
     ),
     "no beam": Refused(
         "eval --pretrain_ckpt good.ckpt --config beamless.yaml",
-        r"LMConfig\.beam_width=0: expected 1 or more",
+        r"LMConfig\.beam_width=0: expected at least 1",
     ),
     "truncated audio": Refused(
         "eval --pretrain_ckpt good.ckpt --set test_manifest=cut.csv", r"cut\.wav: truncated"

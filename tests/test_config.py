@@ -21,7 +21,15 @@ from words import write_arpa
 
 from common import cli, dataset
 from common import config as configs
-from common.config import EvalConfig, leaves, override, override_from_options, override_from_yaml
+from common.config import (
+    BOUNDS,
+    EvalConfig,
+    check,
+    leaves,
+    override,
+    override_from_options,
+    override_from_yaml,
+)
 from common.errors import UserError
 from common.history import History
 from common.mindrecord import open_dataset
@@ -171,7 +179,6 @@ def test_a_yaml_file_overrides_groups_of_keys(tmp_path):
         ("DataConfig.batch_size.x: 3", r"DataConfig\.batch_size is a key, not a group"),
         ("DataConfig: {SpectConfig: {bands: x}}", r"DataConfig\.SpectConfig\.bands: expected int"),
         ("[1, 2]", "expected groups of keys"),
-        ("", "expected groups of keys, found None"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -181,6 +188,34 @@ def test_a_wrong_yaml_file_is_named(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         override_from_yaml(TrainConfig(), path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_empty_yaml_file_changes_nothing(tmp_path):
+    config, path = TrainConfig(), tmp_path / "empty.yaml"
+    path.write_text("# nothing yet\n")
+    override_from_yaml(config, path)
+    assert config == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("epochs=0", r"TrainingConfig\.epochs=0: expected at least 1"),
+        ("betas=[2, 0.9]", r"OptimConfig\.betas=\(2\.0, 0\.9\): expected at least 0, at most 1"),
+        ("learning_rate=nan", r"OptimConfig\.learning_rate=nan: expected"),
+        ("loss_scale=0", r"OptimConfig\.loss_scale=0\.0: expected at least"),
+        ("workers=0", r"DataConfig\.workers=0: expected at least 1"),
+    ],
+)
+def test_numbers_out_of_bounds_are_named(option, message):
+    config = TrainConfig()
+    override_from_options(config, [option])
+    with pytest.raises(UserError, match=message):
+        check(config)
+
+
+def test_every_bound_is_of_a_key():
+    assert set(BOUNDS) <= set(leaves(TrainConfig())) and check(TrainConfig()) is None
 
 
 def test_a_missing_yaml_file_is_named(tmp_path):

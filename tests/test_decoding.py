@@ -10,7 +10,7 @@ import pytest
 
 from common import decoding
 from common.beam import BeamSearch
-from common.config import LMConfig
+from common.config import EvalConfig, LMConfig, check
 from common.decoding import BeamDecoder, GreedyDecoder, collapse, make_decoder
 from common.errors import UserError
 from common.text import Vocabulary
@@ -103,20 +103,18 @@ def test_make_decoder_picks_by_name():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"beam_width": 0}, "LMConfig.beam_width=0: expected 1 or more"),
-        ({"cutoff_top_n": -1}, "LMConfig.cutoff_top_n=-1: expected 1 or more"),
-        ({"top_paths": 0}, "LMConfig.top_paths=0: expected 1 or more"),
-        ({"lm_workers": 0}, "LMConfig.lm_workers=0: expected 1 or more"),
-        ({"cutoff_prob": 0.0}, "LMConfig.cutoff_prob=0: expected more than 0, and at most 1"),
-        ({"cutoff_prob": 1.5}, "LMConfig.cutoff_prob=1.5: expected more than 0"),
-        ({"decoder_type": "greedy", "lm_path": "x.arpa"}, "lm_path x.arpa: greedy decoding uses"),
-    ],
+    ("key", "value"),
+    [("beam_width", 0), ("cutoff_top_n", -1), ("top_paths", 0), ("lm_workers", 0)]
+    + [("cutoff_prob", 0.0), ("cutoff_prob", 1.5), ("alpha", -1.0)],
 )
-def test_settings_that_cannot_be_are_refused(settings, message):
-    with pytest.raises(UserError, match=message):
-        make_decoder(LMConfig(**{"decoder_type": "beam", **settings}), VOCABULARY)
+def test_numbers_that_cannot_be_are_refused(key, value):
+    with pytest.raises(UserError, match=f"LMConfig.{key}={value}: expected at least"):
+        check(EvalConfig(LMConfig=LMConfig(**{key: value})))
+
+
+def test_a_language_model_that_greedy_decoding_would_ignore_is_refused():
+    with pytest.raises(UserError, match="lm_path x.arpa: greedy decoding uses no language model"):
+        make_decoder(LMConfig(lm_path="x.arpa"), VOCABULARY)
 
 
 def test_a_word_model_needs_a_space_among_the_labels():

@@ -162,7 +162,7 @@ def test_static_networks_need_their_shapes(device, trained, tmp_path):
     else:
         recogniser = dataclasses.replace(trained[0], device="Ascend")
     for options in ({}, {"batch_size": 2}, {"frames": 30}):
-        with pytest.raises(UserError, match=f"on {device} needs static shapes: give --batch_size"):
+        with pytest.raises(UserError, match="takes static shapes alone .*: give --batch_size"):
             export(recogniser, tmp_path / "speech", **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -18,8 +19,8 @@ from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
-    "audio augment batching beam cli config dataset decoding errors features language manifest "
-    "memory metrics mindrecord processes recipe runtime schedules sources text"
+    "audio augment batching beam cli config dataset decoding errors features files language "
+    "manifest memory metrics mindrecord processes recipe runtime schedules sources text"
 ).split()
 ENTRY_POINTS = ("create_mindrecord", "eval", "export", "train", "transcribe", "validate")
 
@@ -51,6 +52,13 @@ def test_every_module_of_common_is_on_one_side_or_the_other():
     ).split()
     names = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
     assert names == {*NUMPY_HALF, *heavy}
+
+
+def test_the_documents_have_no_gaps_left():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+    assert documents
+    for document in documents:
+        assert not re.search(r"@[A-Z0-9]+@", document.read_text(encoding="utf-8")), document
 
 
 def test_importing_an_entry_point_does_nothing(tmp_path):

@@ -151,7 +151,8 @@ class Bench:
     def __call__(self, *batches: Batch, micro_batch=0, rate=0.1, clip=0.0, number=1, total=None):
         for parameter, value in self.start.items():
             parameter.set_data(Tensor(value))
-        self.step.micro_batch, self.step.clip_norm = micro_batch, clip
+        self.step.forecast = dataclasses.replace(ENDLESS, micro_batch=micro_batch)
+        self.step.clip_norm = clip
         result = self.step(batches, rate, number, total)
         return result, values(self.network)
 
@@ -298,7 +299,7 @@ def test_static_micro_batches_are_equal_parts(bench):
 def record_shapes(step: TrainStep, batch: Batch, rows_at: tuple[int, int]) -> list[tuple]:
     """Shapes that go through the network where the memory takes `rows` utterances of `frames`."""
     frames, rows = rows_at
-    whole, forecast, step.micro_batch = step.gradients, step.forecast, 0
+    whole, forecast = step.gradients, step.forecast
     limit = ENDLESS.fixed + rows * frames + 0.5
     step.forecast = dataclasses.replace(ENDLESS, limit=limit)
     shapes = []

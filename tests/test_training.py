@@ -492,3 +492,25 @@ def test_four_clips_are_learnt_by_heart(corpus, tmp_path, no_pictures):
         convert_split(RECIPE, config, split, log=lambda line: None)
     progress = train(corpus, tmp_path, *options)
     assert (progress.best_wer, progress.best_cer) == (0, 0)
+
+
+def test_more_epochs_are_refused_under_a_cosine_schedule(corpus, tmp_path, no_pictures):
+    train(corpus, tmp_path, "schedule=cosine", "epochs=1")
+    with pytest.raises(UserError, match=r"epochs is 2, and the cosine schedule .* ends after 1"):
+        train(corpus, tmp_path, "schedule=cosine", "epochs=2", resume=True)
+
+
+def test_a_new_run_sets_the_earlier_ones_best_aside(corpus, tmp_path, no_pictures):
+    train(corpus, tmp_path, "epochs=1")
+    before = (tmp_path / "checkpoint" / "tiny-best.ckpt").read_bytes()
+    train(corpus, tmp_path, "epochs=1", "val_manifest=")
+    assert not (tmp_path / "checkpoint" / "tiny-best.ckpt").exists()
+    assert (tmp_path / "checkpoint" / "tiny-best.earlier.ckpt").read_bytes() == before
+    assert any(line.startswith("a new run: the earlier one's are now") for line in lines(tmp_path))
+
+
+def test_figures_that_cannot_be_written_do_not_cost_the_run(corpus, tmp_path, no_pictures):
+    (tmp_path / "metrics.csv").mkdir()
+    assert train(corpus, tmp_path, "epochs=1").epoch == 1
+    assert (tmp_path / "checkpoint" / "tiny-last.ckpt").is_file()
+    assert any("figures not written" in line for line in lines(tmp_path))

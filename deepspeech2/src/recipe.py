@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
-from common import config as shared
 from common.features import FeatureConfig, Featurizer
 from common.recipe import Recipe
-from deepspeech2.src.config import DataConfig, ModelConfig, TrainConfig
+from deepspeech2.src import config
+from deepspeech2.src.config import DataConfig, ModelConfig
 
 
-def build_network(config: ModelConfig, *arguments: Any) -> Any:
+def build_network(model: ModelConfig, *arguments: Any) -> Any:
     from deepspeech2.src.model import DeepSpeech2  # mindspore loads here, not in every process
 
-    return DeepSpeech2(config, *arguments)
+    return DeepSpeech2(model, *arguments)
 
 
 def build_featurizer(data: DataConfig) -> Featurizer:
@@ -31,21 +32,21 @@ def build_featurizer(data: DataConfig) -> Featurizer:
     )
 
 
-def output_frames(config: ModelConfig, frames):
+def output_frames(model: ModelConfig, frames):
     """Output frames for `frames` feature frames: an int, a numpy array or a Tensor."""
-    for _, stride in config.conv_strides:
+    for _, stride in model.conv_strides:
         frames = (frames - 1) // stride + 1  # odd kernels, padded by half on both sides
     return frames
 
 
-def activation_bytes(config: ModelConfig, dimension: int) -> float:
+def activation_bytes(model: ModelConfig, dimension: int) -> float:
     """Memory of a train step per feature frame; the factors are fitted by benchmarks/memory.py."""
     frames, bins, values = 1.0, dimension, 0.0
-    for bin_stride, frame_stride in config.conv_strides:
+    for bin_stride, frame_stride in model.conv_strides:
         bins, frames = (bins - 1) // bin_stride + 1, frames / frame_stride
-        values += 50 * config.conv_channels * bins * frames
-    directions = 2 if config.bidirectional else 1
-    values += 24 * config.hidden_layers * directions * config.hidden_size * frames
+        values += 50 * model.conv_channels * bins * frames
+    directions = 2 if model.bidirectional else 1
+    values += 24 * model.hidden_layers * directions * model.hidden_size * frames
     return 4 * values
 
 
@@ -57,13 +58,13 @@ def rename_parameter(name: str) -> str:
 RECIPE = Recipe(
     name="deepspeech2",
     folder=Path(__file__).resolve().parents[1],
-    train_config=TrainConfig,
-    eval_config=shared.EvalConfig,
+    train_config=lambda: copy.deepcopy(config.train_config),
+    eval_config=lambda: copy.deepcopy(config.eval_config),
     build_network=build_network,
     build_featurizer=build_featurizer,
     output_frames=output_frames,
     activation_bytes=activation_bytes,
     head="fc.module",
     rename_parameter=rename_parameter,
-    needs_static_shapes=lambda config: config.rnn_type != "LSTM",
+    needs_static_shapes=lambda model: model.rnn_type != "LSTM",
 )

@@ -1,0 +1,48 @@
+"""Files that are whole or not there: written under another name, synced, renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from common.errors import UserError
+
+
+def sync(path: Path) -> None:
+    """Puts a file, or a folder's list of names, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
+    """Yields another name to write to, which becomes `path` when all went well.
+
+    durable: on the disk before it is renamed; costs milliseconds.
+
+    Raises UserError, naming `path`, where the folder or the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if durable:
+            sync(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_text(path: str | Path, text: str, durable: bool = True) -> None:
+    """UTF-8."""
+    with replacing(path, durable) as partial:
+        partial.write_text(text, encoding="utf-8")
