@@ -104,7 +104,7 @@ class LMConfig:
     alpha: float = 1.818182  # weight of the language model
     beta: float = 0.0  # for each word, where there is a language model: more makes more words
     unk_offset: float = -10.0  # added to log p_lm of a word that the language model lacks
-    beam_width: int = 100  # prefixes kept after a frame; 1024 takes 7 times as long
+    beam_width: int = 100  # prefixes kept after a frame; 1024 takes 6 times as long
     cutoff_top_n: int = 40  # labels followed in each frame: so many of the best, ...
     cutoff_prob: float = 1.0  # ... or until their probabilities add up to this
     top_paths: int = 1  # texts for an utterance, best first; eval.py prints them when verbose
