@@ -102,10 +102,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         prog="eval.py", description=f"Score a {recipe.name} checkpoint. Writes eval.log."
     )
     _add_checkpoint(parser, "--pretrain_ckpt")
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="YAML", help="overrides of eval_config"
-    )
-    _add_set(parser)
+    _add_eval_config(parser)
     _add_device(parser)
     arguments = parser.parse_args(argv)
 
@@ -119,6 +116,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     from common.sources import ManifestSource
 
     recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
+    decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
     log = open_log("eval.log")
     manifest = config.DataConfig.test_manifest or recogniser.config.DataConfig.test_manifest
     if not manifest:
@@ -137,7 +135,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         recogniser,
         Forward(recogniser),
         source,
-        make_decoder(config.LMConfig, recogniser.vocabulary),
+        decoder,
         config.DataConfig.batch_size,
         config.DataConfig.workers,
         each=_printer(log) if config.verbose else None,
@@ -187,9 +185,16 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="any format that soundfile reads")
     _add_checkpoint(parser, "--pretrain_ckpt")
-    parser.add_argument("--batch_size", type=int, default=16, help="recordings at once")
+    parser.add_argument(
+        "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
+    )
+    _add_eval_config(parser)
     _add_device(parser)
     arguments = parser.parse_args(argv)
+
+    config = recipe.eval_config()
+    _override(config, arguments)
+    batch_size = arguments.batch_size or config.DataConfig.batch_size
 
     from common.decoding import make_decoder
     from common.evaluation import recognise
@@ -197,6 +202,7 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.sources import ManifestSource
 
     recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
+    decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
     readable, failed = _readable(arguments.files, recogniser.featurizer.config.sample_rate)
     texts = {}
     if readable:
@@ -207,14 +213,14 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
             labelled=False,
             log=lambda line: print(line, file=sys.stderr),
         )
-        decoder = make_decoder(recipe.eval_config().LMConfig, recogniser.vocabulary)
         for found in recognise(
             recogniser,
             Forward(recogniser),
             source,
             decoder,
-            arguments.batch_size,
-            progress="transcribing" if len(readable) > arguments.batch_size else None,
+            batch_size,
+            config.DataConfig.workers,
+            progress="transcribing" if len(readable) > batch_size else None,
         ):
             texts[readable[found.index]] = found.text
     for name in arguments.files:
@@ -287,6 +293,13 @@ def _add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     )
     parser.add_argument(
         "--config", action="append", default=[], metavar="YAML", help="overrides from a file"
+    )
+    _add_set(parser)
+
+
+def _add_eval_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="YAML", help="overrides of eval_config"
     )
     _add_set(parser)
 

@@ -97,7 +97,18 @@ class CheckpointConfig:
 
 @dataclass
 class LMConfig:
-    decoder_type: str = "greedy"
+    """A text's score is log p_ctc + alpha * log p_lm + beta * words, in natural logarithms."""
+
+    decoder_type: str = "greedy"  # greedy, or beam, which all keys below are about
+    lm_path: str = ""  # word n-gram model, ARPA or KenLM's binary; empty: none
+    alpha: float = 1.818182  # weight of the language model
+    beta: float = 0.0  # for each word, where there is a language model: more makes more words
+    unk_offset: float = -10.0  # added to log p_lm of a word that the language model lacks
+    beam_width: int = 100  # prefixes kept after a frame; 1024 takes 6 times as long
+    cutoff_top_n: int = 40  # labels followed in each frame: so many of the best, ...
+    cutoff_prob: float = 1.0  # ... or until their probabilities add up to this
+    top_paths: int = 1  # texts for an utterance, best first; eval.py prints them when verbose
+    lm_workers: int = 4  # processes that search, once there is much to search
 
 
 @dataclass
@@ -146,6 +157,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "OptimConfig.betas": (0, 0.9999999),
     "OptimConfig.loss_scale": (1e-3, 2**40),
     "CheckpointConfig.keep_checkpoint_max": (1, math.inf),
+    "LMConfig.alpha": (0, math.inf),
+    "LMConfig.beam_width": (1, math.inf),
+    "LMConfig.cutoff_top_n": (1, math.inf),
+    "LMConfig.cutoff_prob": (1e-6, 1),
+    "LMConfig.top_paths": (1, math.inf),
+    "LMConfig.lm_workers": (1, math.inf),
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.batching import plan_epoch, split, static_shapes
+from common.beam import Hypothesis
 from common.dataset import batches
 from common.decoding import Decoder
 from common.errors import UserError
@@ -27,8 +28,12 @@ class Recognised:
 
     index: int
     id: str
-    text: str  # hypothesis
+    hypotheses: list[Hypothesis]  # best first
     log_probs: np.ndarray  # (T', C), without padding
+
+    @property
+    def text(self) -> str:
+        return self.hypotheses[0].text
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,14 @@ class Scored:
     hypothesis: str
     words: EditCounts
     characters: EditCounts
+    hypotheses: list[Hypothesis]  # the best one and its alternatives
 
     def lines(self) -> list[str]:
+        alternatives = [f"{each.score:9.3f} {each.text}" for each in self.hypotheses]
         return [
             f"Ref: {self.reference}",
             f"Hyp: {self.hypothesis}",
+            *(alternatives if len(alternatives) > 1 else []),
             f"WER: {100 * self.words.rate:.2f}  CER: {100 * self.characters.rate:.2f}  {self.id}",
         ]
 
@@ -105,10 +113,10 @@ def recognise(
             source, plan, recogniser.featurizer, static=recogniser.static, workers=workers
         ):
             log_probs, lengths = forward(batch.features, batch.lengths)
-            texts = decoder(log_probs[:, : batch.valid], lengths[: batch.valid])
-            for row, text in enumerate(texts):
+            found = decoder.hypotheses(log_probs[:, : batch.valid], lengths[: batch.valid])
+            for row, hypotheses in enumerate(found):
                 yield Recognised(
-                    batch.indices[row], batch.ids[row], text, log_probs[: lengths[row], row]
+                    batch.indices[row], batch.ids[row], hypotheses, log_probs[: lengths[row], row]
                 )
             bar.update(batch.valid)
 
@@ -140,6 +148,7 @@ def evaluate(
             found.text,
             word_errors(reference, found.text),
             character_errors(reference, found.text),
+            found.hypotheses,
         )
         scored[found.index] = utterance
         result.words += utterance.words

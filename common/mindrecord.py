@@ -18,14 +18,10 @@ import functools
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -40,6 +36,7 @@ from common.audio import AudioInfo, FormatNotice, audio_info, encode_flac, load_
 from common.errors import UserError
 from common.features import FeatureConfig, Featurizer
 from common.manifest import CATEGORIES, Problem, Utterance, find_problems
+from common.processes import worker_pool
 from common.sources import Entry, RecordSource, mindspore_reason
 from common.text import Vocabulary, ctc_frames_needed
 
@@ -288,8 +285,7 @@ def _in_order(reader: _Reader, utterances: Sequence[Utterance], workers: int) ->
     if workers <= 1:
         yield from map(reader, utterances)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    pool = worker_pool(workers)
     waiting = deque()
     try:
         for utterance in utterances:
@@ -305,17 +301,6 @@ def _in_order(reader: _Reader, utterances: Sequence[Utterance], workers: int) ->
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; one answers it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 # ---- records to files

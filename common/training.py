@@ -11,7 +11,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ RESUMABLE = {
     "CheckpointConfig.ckpt_file_name_prefix",
     "CheckpointConfig.ckpt_path",
     "CheckpointConfig.keep_checkpoint_max",
-    "LMConfig.decoder_type",
+    *(f"LMConfig.{entry.name}" for entry in fields(configs.LMConfig)),
 }
 
 

@@ -57,6 +57,7 @@ def place(tmp_path_factory) -> Path:
 
     (folder / "blankless.json").write_text(json.dumps(LABELS[:-1]))
     (folder / "reordered.json").write_text(json.dumps(LABELS[::-1]))
+    (folder / "beamless.yaml").write_text("LMConfig: {decoder_type: beam, beam_width: 0}")
     (folder / "empty.csv").write_text("")
     recording = (folder / "test" / "test0.wav").read_bytes()
     (folder / "cut.wav").write_bytes(recording[: len(recording) // 2])
@@ -160,6 +161,14 @@ REFUSED = {
         "eval --pretrain_ckpt good.ckpt --set decoder_type=oracle",
         r"decoder_type is 'oracle'; there is",
     ),
+    "no language model": Refused(
+        "transcribe test/test0.wav --pretrain_ckpt good.ckpt --set decoder_type=beam lm_path=none",
+        r"LMConfig\.lm_path none: (No such file|.*pip install -r requirements-lm\.txt)",
+    ),
+    "no beam": Refused(
+        "eval --pretrain_ckpt good.ckpt --config beamless.yaml",
+        r"LMConfig\.beam_width=0: expected at least 1",
+    ),
     "truncated audio": Refused(
         "eval --pretrain_ckpt good.ckpt --set test_manifest=cut.csv", r"cut\.wav: truncated"
     ),
@@ -242,6 +251,19 @@ def test_transcribe_prints_the_text_of_one_file_alone(place, monkeypatch, capsys
     assert alone.count("\n") == 1 and set(alone.strip()) <= set("ABCD ")
     assert cli.transcribe(RECIPE, ["test/test2.wav", "test/test3.wav", *checkpoint_flag]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"test/test2.wav\t{alone.strip()}"
+
+
+def test_transcribe_searches_with_the_same_beam_as_eval(place, monkeypatch, capsys):
+    """The best of each frame's labels, alone, is what greedy decoding takes."""
+    monkeypatch.chdir(place)
+    arguments = ["test/test2.wav", "test/test3.wav", "--pretrain_ckpt", "good.ckpt"]
+    beam = ["decoder_type=beam", "cutoff_top_n=1", "lm_workers=1"]
+    assert cli.transcribe(RECIPE, arguments) == 0
+    greedy = capsys.readouterr().out
+    assert cli.transcribe(RECIPE, [*arguments, "--set", *beam]) == 0
+    assert capsys.readouterr().out == greedy
+    with pytest.raises(UserError, match="unknown key beam_sise, did you mean LMConfig.beam_width"):
+        cli.transcribe(RECIPE, [*arguments, "--set", "beam_sise=3"])
 
 
 def test_converting_again_finds_nothing_to_do(place, tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from tones import LABELS, RATE, make_corpus, record, tiny
+from words import write_arpa
 
 from common import cli, dataset
 from common import config as configs
@@ -35,6 +36,8 @@ from common.mindrecord import open_dataset
 from deepspeech2.src.config import TrainConfig, eval_config, train_config
 from deepspeech2.src.recipe import RECIPE
 
+WITHOUT_KENLM = "pip install -r requirements-lm.txt"
+
 # ---- overrides
 
 ORIGINALS = (  # noqa: SIM905
@@ -43,7 +46,8 @@ ORIGINALS = (  # noqa: SIM905
     "noise_min noise_max rnn_type hidden_size hidden_layers lookahead_context bidirectional "
     "learning_rate learning_anneal weight_decay momentum eps betas loss_scale "
     "ckpt_file_name_prefix ckpt_path keep_checkpoint_max mindrecord_format mindrecord_files "
-    "save_output verbose"
+    "save_output verbose decoder_type lm_path alpha beta beam_width cutoff_top_n cutoff_prob "
+    "top_paths lm_workers"
 ).split()
 GROUPS = [
     "TrainingConfig",
@@ -242,6 +246,7 @@ def corpus(tmp_path_factory) -> Path:
     folder = make_corpus(tmp_path_factory.mktemp("corpus"), train=7, val=3, test=3)
     record(folder, "other", 4, seed=9)
     (folder / "reordered.json").write_text(json.dumps(LABELS[::-1]))
+    write_arpa(folder / "words.arpa")
     (folder / "noise").mkdir()
     hum = np.random.default_rng(0).uniform(-0.3, 0.3, RATE)
     sf.write(folder / "noise" / "hum.wav", hum, RATE)
@@ -272,6 +277,14 @@ class Pools(list):
 
 
 _ThreadPool = dataset.ThreadPoolExecutor
+
+
+class Processes(list):
+    """Notes the numbers of decoding processes, and has threads do their work."""
+
+    def __call__(self, size: int, start: Callable, *arguments: Any):
+        self.append(size)
+        return _ThreadPool(size, initializer=start, initargs=arguments)
 
 
 class FakeForward:
@@ -422,6 +435,20 @@ def step(config: Any, folder: Path) -> dict[str, Any]:
         }
 
 
+def decode(config: Any, folder: Path) -> dict[str, Any]:
+    """What the decoder of a training run makes of some log-probabilities."""
+    from common.decoding import make_decoder
+    from common.text import Vocabulary
+
+    rng = np.random.default_rng(0)
+    log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
+    processes = Processes()
+    with patched(decoding__worker_pool=processes, decoding__WORTH_PROCESSES=0.0):
+        decoder = make_decoder(config.LMConfig, Vocabulary(tuple(LABELS)))
+        found = decoder.hypotheses(log_probs, np.array([12, 12, 9]))
+    return {"hypotheses": [list(map(tuple, each)) for each in found], "processes": processes}
+
+
 def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, Any]:
     """eval.py on a checkpoint of an untrained network."""
     import io
@@ -435,12 +462,17 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
     path = folder / "untrained.ckpt"
     checkpoint.save(path, recogniser.network.parameters_dict(), recogniser.metadata())
     FakeForward.seen = []
-    pools, printed, error = Pools(), io.StringIO(), ""
+    pools, processes, printed, error = Pools(), Processes(), io.StringIO(), ""
     before = os.getcwd()
     os.chdir(folder)
     try:
         with (
-            patched(recogniser__Forward=FakeForward, dataset__ThreadPoolExecutor=pools),
+            patched(
+                recogniser__Forward=FakeForward,
+                dataset__ThreadPoolExecutor=pools,
+                decoding__worker_pool=processes,
+                decoding__WORTH_PROCESSES=0.0,
+            ),
             redirect_stdout(printed),
         ):
             arguments = ["--set", *eval_options] if eval_options else []
@@ -454,6 +486,7 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
         "shapes": FakeForward.seen,
         "pools": pools,
+        "processes": processes,
         "error": error,
     }
 
@@ -479,6 +512,8 @@ FORWARD_ONLY = {"ModelConfig.bidirectional": False}
 SGD = {"OptimConfig.optimizer": "SGD"}
 ANNEAL = {"OptimConfig.schedule": "anneal"}
 STATIC = {"DataConfig.batch_shapes": "static"}
+BEAM = {"LMConfig.decoder_type": "beam"}
+WORDS = BEAM | {"LMConfig.lm_path": "{corpus}/words.arpa"}
 AUGMENTATION, SPECT = "DataConfig.AugmentationConfig.", "DataConfig.SpectConfig."
 
 EFFECTS = {
@@ -555,15 +590,37 @@ EFFECTS = {
     "CheckpointConfig.ckpt_path": Effect("elsewhere", train, "files"),
     "CheckpointConfig.keep_checkpoint_max": Effect(1, train, "files"),
     "LMConfig.decoder_type": Effect("unheard of", train, "error"),
+    "LMConfig.lm_path": Effect("{corpus}/words.arpa", decode, "hypotheses", BEAM),
+    "LMConfig.alpha": Effect(0.5, decode, "hypotheses", WORDS),
+    "LMConfig.beta": Effect(1.0, decode, "hypotheses", WORDS),
+    "LMConfig.unk_offset": Effect(0.0, decode, "hypotheses", WORDS | {"LMConfig.top_paths": 20}),
+    "LMConfig.beam_width": Effect(2, decode, "hypotheses", BEAM),
+    "LMConfig.cutoff_top_n": Effect(2, decode, "hypotheses", BEAM),
+    "LMConfig.cutoff_prob": Effect(0.5, decode, "hypotheses", BEAM),
+    "LMConfig.top_paths": Effect(2, decode, "hypotheses", BEAM),
+    "LMConfig.lm_workers": Effect(2, decode, "processes", BEAM),
 }
 
+# Of eval.py: the value, where it is seen, and other keys that the key needs.
+SCORES = BEAM | {"LMConfig.top_paths": "3"}  # printed with the alternatives
+WORD_SCORES = WORDS | SCORES
+
 EVAL_EFFECTS = {
-    "save_output": ("kept", "files"),
-    "verbose": ("false", "lines"),
-    "DataConfig.test_manifest": ("{corpus}/other.csv", "lines"),
-    "DataConfig.batch_size": ("1", "shapes"),
-    "DataConfig.workers": ("3", "pools"),
-    "LMConfig.decoder_type": ("unheard of", "error"),
+    "save_output": ("kept", "files", {}),
+    "verbose": ("false", "lines", {}),
+    "DataConfig.test_manifest": ("{corpus}/other.csv", "lines", {}),
+    "DataConfig.batch_size": ("1", "shapes", {}),
+    "DataConfig.workers": ("3", "pools", {}),
+    "LMConfig.decoder_type": ("unheard of", "error", {}),
+    "LMConfig.lm_path": ("{corpus}/words.arpa", "lines", SCORES),
+    "LMConfig.alpha": ("0.5", "lines", WORD_SCORES),
+    "LMConfig.beta": ("1.0", "lines", WORD_SCORES),
+    "LMConfig.unk_offset": ("0.0", "lines", WORD_SCORES),
+    "LMConfig.beam_width": ("1", "lines", SCORES),
+    "LMConfig.cutoff_top_n": ("1", "lines", SCORES),
+    "LMConfig.cutoff_prob": ("0.5", "lines", SCORES),
+    "LMConfig.top_paths": ("2", "lines", SCORES),
+    "LMConfig.lm_workers": ("2", "processes", SCORES),
 }
 
 
@@ -613,6 +670,8 @@ def differ(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("key", EFFECTS)
 def test_no_training_key_is_dead(key, corpus, unchanged, tmp_path):
     effect = EFFECTS[key]
+    if "LMConfig.lm_path" in {key, *effect.given}:
+        pytest.importorskip("kenlm", reason=WITHOUT_KENLM)
     before = unchanged(effect.probe, tuple(effect.given.items()))
     config = configured(corpus, effect.given)
     assert leaves(config)[key] != effect.value
@@ -624,15 +683,29 @@ def test_no_training_key_is_dead(key, corpus, unchanged, tmp_path):
     assert differ(after[effect.where], before[effect.where])
 
 
+def eval_options(corpus: Path, values: dict[str, str]) -> list[str]:
+    return [f"{key}={value.replace('{corpus}', str(corpus))}" for key, value in values.items()]
+
+
 @pytest.fixture(scope="module")
-def scored(corpus, cpu, tmp_path_factory) -> dict[str, Any]:
-    return score(configured(corpus, {}), tmp_path_factory.mktemp("scored"))
+def scored(corpus, cpu, tmp_path_factory):
+    """What eval.py does before the key is changed."""
+
+    @functools.cache
+    def observe(given: tuple) -> dict[str, Any]:
+        options = eval_options(corpus, dict(given))
+        return score(configured(corpus, {}), tmp_path_factory.mktemp("scored"), options)
+
+    return observe
 
 
 @pytest.mark.parametrize("key", EVAL_EFFECTS)
 def test_no_evaluation_key_is_dead(key, corpus, scored, tmp_path):
-    value, where = EVAL_EFFECTS[key]
-    value = value.replace("{corpus}", str(corpus))
-    after = score(configured(corpus, {}), tmp_path, [f"{key}={value}"])
+    value, where, given = EVAL_EFFECTS[key]
+    if "LMConfig.lm_path" in {key, *given}:
+        pytest.importorskip("kenlm", reason=WITHOUT_KENLM)
+    before = scored(tuple(given.items()))
+    assert before["error"] == ""
+    after = score(configured(corpus, {}), tmp_path, eval_options(corpus, given | {key: value}))
     assert (after["error"] == "") == (where != "error")
-    assert after[where] != scored[where]
+    assert after[where] != before[where]

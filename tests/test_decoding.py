@@ -1,14 +1,17 @@
-"""Greedy decoding against CTC's collapse written out frame by frame."""
+"""Decoders of batches: greedy against CTC's collapse written out, beam against single searches."""
 
 from __future__ import annotations
 
+import os
 from itertools import groupby, product
 
 import numpy as np
 import pytest
 
-from common.config import LMConfig
-from common.decoding import GreedyDecoder, collapse, make_decoder
+from common import decoding
+from common.beam import BeamSearch
+from common.config import EvalConfig, LMConfig, check
+from common.decoding import BeamDecoder, GreedyDecoder, collapse, make_decoder
 from common.errors import UserError
 from common.text import Vocabulary
 
@@ -56,7 +59,64 @@ def test_white_space_is_tidied_as_in_references():
     assert GreedyDecoder(VOCABULARY)(one_hot([" A _ B "]), np.array([7])) == ["A B"]
 
 
+def test_the_greedy_score_is_that_of_the_path():
+    log_probs = one_hot(["AA_AB"])
+    ((found,),) = GreedyDecoder(VOCABULARY).hypotheses(log_probs, np.array([3]))
+    assert found.text == "A" and found.score == pytest.approx(3 * np.log(0.91), rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_beam_gives_the_same_in_any_batch_and_number_of_processes(workers, monkeypatch):
+    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+    rng = np.random.default_rng(1)
+    log_probs = np.log(rng.dirichlet(np.ones(5) / 2, size=(20, 7)))
+    lengths = np.array([20, 0, 1, 13, 20, 7, 5])
+    for row, length in enumerate(lengths):
+        log_probs[length:, row] = np.nan  # never read
+    config = LMConfig(decoder_type="beam", beam_width=8, top_paths=3, lm_workers=workers)
+    decoder = make_decoder(config, VOCABULARY)
+    search = BeamSearch(VOCABULARY, 8, top_paths=3)
+    expected = [search(log_probs[:length, row]) for row, length in enumerate(lengths)]
+    assert [len(found) for found in expected] == [3, 1, 3, 3, 3, 3, 3]
+    assert decoder.hypotheses(log_probs, lengths) == expected
+    assert decoder.hypotheses(log_probs[:, 3:4], lengths[3:4]) == expected[3:4]
+    assert decoder(log_probs, lengths) == [found[0].text for found in expected]
+
+
+def die(log_probs: np.ndarray) -> None:
+    os._exit(1)
+
+
+def test_a_killed_process_is_an_error_in_one_line(monkeypatch):
+    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+    monkeypatch.setattr(decoding, "_search_here", die)
+    decoder = make_decoder(LMConfig(decoder_type="beam", lm_workers=2), VOCABULARY)
+    with pytest.raises(UserError, match="one of 2 decoding processes was killed.*lm_workers"):
+        decoder(one_hot(["A", "B"]), np.array([1, 1]))
+
+
 def test_make_decoder_picks_by_name():
     assert isinstance(make_decoder(LMConfig(decoder_type="greedy"), VOCABULARY), GreedyDecoder)
-    with pytest.raises(UserError, match="'magic'.*greedy"):
+    assert isinstance(make_decoder(LMConfig(decoder_type="Beam"), VOCABULARY), BeamDecoder)
+    with pytest.raises(UserError, match="'magic'; there is greedy, beam"):
         make_decoder(LMConfig(decoder_type="magic"), VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("beam_width", 0), ("cutoff_top_n", -1), ("top_paths", 0), ("lm_workers", 0)]
+    + [("cutoff_prob", 0.0), ("cutoff_prob", 1.5), ("alpha", -1.0)],
+)
+def test_numbers_that_cannot_be_are_refused(key, value):
+    with pytest.raises(UserError, match=f"LMConfig.{key}={value}: expected at least"):
+        check(EvalConfig(LMConfig=LMConfig(**{key: value})))
+
+
+def test_a_language_model_that_greedy_decoding_would_ignore_is_refused():
+    with pytest.raises(UserError, match="lm_path x.arpa: greedy decoding uses no language model"):
+        make_decoder(LMConfig(lm_path="x.arpa"), VOCABULARY)
+
+
+def test_a_word_model_needs_a_space_among_the_labels():
+    with pytest.raises(UserError, match="lm_path x.arpa: .* needs a space among the labels"):
+        make_decoder(LMConfig(decoder_type="beam", lm_path="x.arpa"), Vocabulary(("A", "_")))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from tones import trained
 
-from common.decoding import GreedyDecoder
+from common.beam import Hypothesis
+from common.config import LMConfig
+from common.decoding import Decoder, GreedyDecoder, make_decoder
 from common.errors import UserError
 from common.evaluation import Evaluation, _file_name, evaluate, recognise
 from common.manifest import read_manifest
@@ -53,10 +55,14 @@ def scored(recogniser, forward, source, batch_size=4, **more) -> Evaluation:
     return evaluate(recogniser, forward, source, decoder, batch_size, progress=None, **more)
 
 
-def garbling():
-    """A decoder that hears something else."""
-    supply = iter(GARBLED * 3)
-    return lambda log_probs, lengths: [next(supply) for _ in lengths]
+class Garbling(Decoder):
+    """Hears something else."""
+
+    def __init__(self):
+        self.supply = iter(GARBLED * 3)
+
+    def hypotheses(self, log_probs, lengths):
+        return [[Hypothesis(next(self.supply), 0.0)] for _ in lengths]
 
 
 def assert_like_jiwer(found: Evaluation, references: list[str]) -> None:
@@ -80,7 +86,7 @@ def test_the_figures_are_jiwers(recogniser, forward, source):
 
 
 def test_the_figures_of_bad_hypotheses_are_jiwers(recogniser, forward, source):
-    found = scored(recogniser, forward, source, decoder=garbling())
+    found = scored(recogniser, forward, source, decoder=Garbling())
     assert_like_jiwer(found, source.texts)
     assert found.words.insertions > 0 and found.words.deletions > 0
     assert found.words.substitutions > 0 and found.wer > 80
@@ -150,7 +156,7 @@ def test_the_summary_ends_as_the_originals_does(recogniser, forward, source):
 
 
 def test_an_utterance_prints_reference_hypothesis_and_rates(recogniser, forward, source):
-    found = scored(recogniser, forward, source, decoder=garbling())
+    found = scored(recogniser, forward, source, decoder=Garbling())
     for each in found.utterances:
         wer = 100 * jiwer.wer(each.reference, each.hypothesis)
         cer = 100 * jiwer.cer(each.reference, each.hypothesis)
@@ -159,3 +165,16 @@ def test_an_utterance_prints_reference_hypothesis_and_rates(recogniser, forward,
             f"Hyp: {each.hypothesis}",
             f"WER: {wer:.2f}  CER: {cer:.2f}  {each.id}",
         ]
+
+
+def test_alternatives_are_printed_between_hypothesis_and_rates(recogniser, forward, source):
+    config = LMConfig(decoder_type="beam", beam_width=20, top_paths=3, lm_workers=1)
+    decoder = make_decoder(config, recogniser.vocabulary)
+    found = scored(recogniser, forward, source, decoder=decoder)
+    assert_like_jiwer(found, source.texts)
+    for each in found.utterances:
+        _, best, *alternatives, _ = each.lines()
+        texts = [line.split(maxsplit=1)[1] for line in alternatives]
+        scores = [float(line.split()[0]) for line in alternatives]
+        assert len(set(texts)) == 3 and texts[0] == each.hypothesis == best.removeprefix("Hyp: ")
+        assert scores == sorted(scores, reverse=True)

@@ -1,0 +1,88 @@
+"""Seconds that prefix beam search takes for 10 s of speech, on one core.
+
+    python benchmarks/decoding.py [--lm_path FILE]
+
+The log-probabilities are made up: 500 frames over DeepSpeech2's 29 labels that spell a sentence,
+two frames a letter and three of blanks, with noise. flashlight-text's search without a lexicon is
+timed beside ours where it is installed; its beam counts a text twice, ending in a blank or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.beam import BeamSearch  # noqa: E402
+from common.config import LMConfig  # noqa: E402
+from common.decoding import make_search  # noqa: E402
+from common.text import Vocabulary  # noqa: E402
+
+SENTENCE = (
+    "PLEASE ENTER YOUR PASSWORD FOLLOWED BY THE POUND KEY OR PRESS ZERO TO SPEAK WITH AN OPERATOR "
+    "NOW OK "
+)
+
+
+def log_probs(vocabulary: Vocabulary) -> np.ndarray:
+    """(500, C) float32."""
+    labels = np.repeat(vocabulary.encode(SENTENCE), 5)
+    labels[np.arange(len(labels)) % 5 >= 2] = vocabulary.blank
+    logits = np.random.default_rng(0).normal(size=(len(labels), len(vocabulary)))
+    logits[np.arange(len(labels)), labels] += 5
+    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+def flashlight(vocabulary: Vocabulary, beam_width: int) -> Callable[[np.ndarray], list]:
+    from flashlight.lib.text import decoder
+
+    options = decoder.LexiconFreeDecoderOptions(
+        beam_size=beam_width,
+        beam_size_token=len(vocabulary),
+        beam_threshold=1e9,
+        lm_weight=0.0,
+        sil_score=0.0,
+        log_add=True,
+        criterion_type=decoder.CriterionType.CTC,
+    )
+    space = vocabulary.labels.index(" ")
+    search = decoder.LexiconFreeDecoder(options, decoder.ZeroLM(), space, vocabulary.blank, [])
+    return lambda frames: search.decode(frames.ctypes.data, *frames.shape)
+
+
+def fastest(search: Callable[[np.ndarray], list], frames: np.ndarray, tries: int = 3) -> float:
+    seconds = []
+    for _ in range(tries):
+        begin = time.perf_counter()
+        search(frames)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lm_path", default="", help="a word model to time as well")
+    arguments = parser.parse_args()
+    vocabulary = Vocabulary.from_file(ROOT / "deepspeech2" / "labels.json")
+    frames = log_probs(vocabulary)
+    for beam_width in (25, 100, 500, 1024):
+        found = {"here": fastest(BeamSearch(vocabulary, beam_width), frames)}
+        if arguments.lm_path:
+            config = LMConfig("beam", arguments.lm_path, beam_width=beam_width)
+            found["with the model"] = fastest(make_search(config, vocabulary), frames)
+        with suppress(ImportError):
+            found["flashlight-text"] = fastest(flashlight(vocabulary, beam_width), frames)
+        figures = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in found.items())
+        print(f"beam {beam_width}: {figures}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Prefix beam search against the sum over all paths, with and without a language model."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import inf
+
+import numpy as np
+import pytest
+from words import log_prob, write_arpa
+
+from common.beam import BeamSearch, Hypothesis
+from common.decoding import collapse
+from common.text import Vocabulary
+
+EVERYTHING = 10**6
+ALPHABETS = ["AB _", "_ A'", "AB_", " _A", "_A"]
+
+
+def random_log_probs(frames: int, labels: int, seed: int = 0, spread: float = 1.5) -> np.ndarray:
+    logits = np.random.default_rng(seed).normal(0, spread, (frames, labels))
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def all_texts(log_probs: np.ndarray, vocabulary: Vocabulary) -> dict[str, float]:
+    """log p(text) for every text, by writing out every path."""
+    found: dict[str, float] = {}
+    for path in product(range(len(vocabulary)), repeat=len(log_probs)):
+        labels = collapse(np.array(path, dtype=int), vocabulary.blank)
+        text = " ".join(vocabulary.decode(labels).split())
+        score = sum(frame[label] for frame, label in zip(log_probs, path))
+        if score > -inf:
+            found[text] = np.logaddexp(found.get(text, -inf), score)
+    return found
+
+
+def ranked(scores: dict[str, float]) -> list[Hypothesis]:
+    return [Hypothesis(*item) for item in sorted(scores.items(), key=lambda item: -item[1])]
+
+
+def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    assert [each.text for each in found] == [each.text for each in expected]
+    scores = [[each.score for each in hypotheses] for hypotheses in (found, expected)]
+    np.testing.assert_allclose(*scores, rtol=1e-6)  # KenLM computes in float32
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+@pytest.mark.parametrize("frames", [0, 1, 4, 6])
+def test_a_wide_beam_finds_every_text_with_its_probability(alphabet, frames):
+    vocabulary = Vocabulary(tuple(alphabet))
+    log_probs = random_log_probs(frames, len(vocabulary), seed=frames)
+    expected = ranked(all_texts(log_probs, vocabulary))
+    found = BeamSearch(vocabulary, EVERYTHING, top_paths=EVERYTHING)(log_probs)
+    assert_same(found, expected)
+    assert np.exp([each.score for each in found]).sum() == pytest.approx(1)
+    for count in (1, 3):
+        assert BeamSearch(vocabulary, EVERYTHING, top_paths=count)(log_probs) == found[:count]
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 20])
+def test_a_narrow_beam_loses_probability_and_invents_none(width):
+    vocabulary = Vocabulary(tuple("AB _"))
+    for seed in range(10):
+        log_probs = random_log_probs(6, 4, seed)
+        expected = all_texts(log_probs, vocabulary)
+        found = BeamSearch(vocabulary, width, top_paths=EVERYTHING)(log_probs)
+        assert 1 <= len(found) <= width
+        assert found == sorted(found, key=lambda each: -each.score)
+        assert len({each.text for each in found}) == len(found)
+        assert all(each.score <= expected[each.text] + 1e-9 for each in found)
+
+
+def test_a_beam_beats_the_best_path():
+    """The textbook case: the blank is best in each frame, and yet A is more probable than ""."""
+    log_probs = np.log([[0.4, 0.6], [0.4, 0.6]])
+    (best,) = BeamSearch(Vocabulary(("A", "_")), 10)(log_probs)
+    assert best.text == "A" and best.score == pytest.approx(np.log(1 - 0.36))
+
+
+@pytest.mark.parametrize(("top_n", "prob"), [(1, 1.0), (2, 1.0), (40, 0.7), (3, 0.9), (2, 0.01)])
+def test_the_cutoffs_take_labels_away_from_frames(top_n, prob):
+    vocabulary = Vocabulary(tuple("AB _"))
+    for seed in range(5):
+        log_probs = random_log_probs(5, 4, seed)
+        cut = np.full_like(log_probs, -inf)
+        for frame, kept in zip(log_probs, cut):
+            order, reached = sorted(range(4), key=lambda label: -frame[label]), 0.0
+            for label in order[:top_n]:
+                kept[label] = frame[label]
+                reached += np.exp(frame[label])
+                if reached >= prob:
+                    break
+        search = BeamSearch(vocabulary, EVERYTHING, top_n, prob, EVERYTHING)
+        assert_same(search(log_probs), ranked(all_texts(cut, vocabulary)))
+
+
+def test_impossible_and_broken_frames_give_an_answer():
+    vocabulary = Vocabulary(tuple("AB _"))
+    search = BeamSearch(vocabulary, 10, top_paths=5)
+    with np.errstate(divide="ignore"):
+        certain = np.log(np.eye(4)[[0, 3, 0, 2, 2, 1]])
+    assert search(certain) == [("AA B", 0.0)]
+    for value in (-inf, np.nan):
+        broken = random_log_probs(5, 4)
+        broken[2] = value
+        assert search(broken) == [("", -inf)]
+
+
+# ---- with a language model
+
+
+@pytest.fixture(scope="module")
+def arpa(tmp_path_factory) -> str:
+    pytest.importorskip("kenlm", reason="pip install -r requirements-lm.txt")
+    return str(write_arpa(tmp_path_factory.mktemp("words") / "words.arpa"))
+
+
+def model(arpa: str, vocabulary: Vocabulary, alpha: float, beta: float, unk_offset: float):
+    from common.language import WordModel
+
+    return WordModel(arpa, vocabulary, alpha, beta, unk_offset)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "unk_offset"),
+    [(1.0, 0.0, 0.0), (0.0, 0.0, -10.0), (0.7, 1.3, -2.0), (1.8, -0.5, -10.0)],
+)
+@pytest.mark.parametrize(("alphabet", "frames"), [("AB _", 6), ("_ A", 7), ("BC_ A", 5)])
+def test_a_wide_beam_scores_words_as_the_formula_does(
+    arpa, alphabet, frames, alpha, beta, unk_offset
+):
+    vocabulary = Vocabulary(tuple(alphabet))
+    language = model(arpa, vocabulary, alpha, beta, unk_offset)
+    search = BeamSearch(vocabulary, EVERYTHING, top_paths=EVERYTHING, language=language)
+    log_probs = random_log_probs(frames, len(vocabulary), seed=3)
+    expected = {
+        text: score + alpha * log_prob(text, unk_offset) + beta * len(text.split())
+        for text, score in all_texts(log_probs, vocabulary).items()
+    }
+    assert max(len(text.split()) for text in expected) == (frames + 1) // 2
+    assert_same(search(log_probs), ranked(expected))
+
+
+def test_unknown_words_remain_possible(arpa):
+    vocabulary = Vocabulary(tuple("AB _"))
+    search = BeamSearch(vocabulary, 10, language=model(arpa, vocabulary, 1.0, 0.0, -10.0))
+    spelled = [vocabulary.labels.index(label) for label in "B_B_B A_"]
+    log_probs = np.log(np.full((8, 4), 1e-6) + np.eye(4)[spelled])
+    assert search(log_probs)[0].text == "BBB A"
+
+
+def test_the_outlook_keeps_words_that_end_in_a_narrow_beam(arpa, monkeypatch):
+    from common.language import Outlook
+
+    vocabulary = Vocabulary(tuple("AB _"))
+    exact = BeamSearch(vocabulary, 3000, language=model(arpa, vocabulary, 2.0, 0.0, -10.0))
+    narrow = BeamSearch(vocabulary, 8, language=exact.language)
+    inputs = [random_log_probs(12, 4, seed) for seed in range(10)]
+    best = [exact(log_probs)[0].score for log_probs in inputs]
+    lost = sum(best) - sum(narrow(log_probs)[0].score for log_probs in inputs)
+    monkeypatch.setattr(Outlook, "after", lambda self, rows: np.zeros((len(rows), 4)))
+    lost_without = sum(best) - sum(narrow(log_probs)[0].score for log_probs in inputs)
+    assert 0 <= lost < lost_without / 4

@@ -1,0 +1,110 @@
+"""Word models against ARPA's definition, what they promise for unfinished words, bad files."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from words import BACKOFFS, log_prob, write_arpa
+
+from common.errors import UserError
+from common.language import Outlook, WordModel
+from common.text import Vocabulary
+
+VOCABULARY = Vocabulary(tuple("AB _"))
+DATA = Path(__file__).parent / "data"  # words.*.klm: KenLM's build_binary on write_arpa's file
+TEXTS = ["A", "AB", "A B", "A AB A", "AB A B BA", "AAA A B", "B AAA AAA", "AAB BA"]
+
+
+@pytest.fixture
+def arpa(tmp_path) -> Path:
+    pytest.importorskip("kenlm", reason="pip install -r requirements-lm.txt")
+    return write_arpa(tmp_path / "words.arpa")
+
+
+def total(model: WordModel, text: str) -> float:
+    history, score = model.start(), 0.0
+    for word in text.split():
+        gained, history = model.score(history, word)
+        score += gained
+    return score
+
+
+@pytest.mark.parametrize("file", ["words.arpa", "words.probing.klm", "words.trie.klm"])
+def test_scores_are_alpha_times_natural_logarithms_plus_beta(arpa, file):
+    path = arpa if file == arpa.name else DATA / file
+    model = WordModel(path, VOCABULARY, 0.7, 1.5, -3.0)
+    for text in TEXTS:
+        expected = 0.7 * log_prob(text, -3.0) + 1.5 * len(text.split())
+        assert total(model, text) == pytest.approx(expected, rel=1e-6)
+    assert model.outlook.row("AA") > 0 and model.outlook.row("AAA") == 0
+
+
+def test_letter_case_does_not_matter(arpa):
+    lower = Vocabulary(tuple("ab _"))
+    for text in TEXTS:
+        found = total(WordModel(arpa, lower, 1.0, 0.0, -3.0), text.lower())
+        assert found == pytest.approx(log_prob(text, -3.0), rel=1e-6)
+
+
+def test_without_unk_unknown_words_are_next_to_impossible(arpa):
+    text = arpa.read_text().replace("-1.2\t<unk>\n", "").replace("ngram 1=8", "ngram 1=7")
+    arpa.write_text(text)
+    model = WordModel(arpa, VOCABULARY, 1.0, 0.0, 0.0)
+    assert total(model, "BBB") == pytest.approx(-100 * np.log(10) + BACKOFFS["<s>"] * np.log(10))
+    assert total(model, "AB") == pytest.approx(log_prob("AB"), rel=1e-6)
+
+
+def test_the_outlook_is_the_best_word_that_begins_so():
+    rng = np.random.default_rng(0)
+    words = {"".join(rng.choice(list("ABÄ'"), rng.integers(1, 5))) for _ in range(60)}
+    scores = {word: float(rng.normal(-5, 2)) for word in words}
+    vocabulary = Vocabulary(tuple("B_ 'A"))
+    outlook = Outlook(vocabulary, scores, unknown=-6.0)
+    beginnings = sorted({word[:n] for word in words for n in range(len(word))}) + ["Q", "AQ"]
+    for _ in range(2):
+        rows = np.array([outlook.row(beginning) for beginning in beginnings])
+        found = outlook.after(rows)
+        assert found.shape == (len(beginnings), 5) and (rows[-2:] == 0).all()
+        for beginning, row in zip(beginnings, found):
+            for label, score in zip(vocabulary.labels, row):
+                longer = [scores[word] for word in words if word.startswith(beginning + label)]
+                assert score == max([-6.0, *longer])
+        outlook.forget()
+
+
+# ---- bad files
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        WordModel(path, VOCABULARY, 1.0, 0.0, 0.0)
+    message = str(caught.value)
+    assert message.startswith(f"LMConfig.lm_path {path}: ") and message.isprintable()
+    return message
+
+
+def test_files_that_are_no_models_are_named(arpa, tmp_path):
+    assert refused(tmp_path / "none.arpa").endswith("No such file or directory")
+    assert refused(tmp_path).endswith("Is a directory")
+    contents = {
+        "empty": b"",
+        "text": b"a text\n" * 30,
+        "noise": bytes(range(256)) * 40,
+        "cut.arpa": arpa.read_bytes()[:150],
+        "cut.klm": (DATA / "words.probing.klm").read_bytes()[:200],
+        "latin.arpa": arpa.read_bytes().replace(b"AAB", b"A\xc4B"),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        message = refused(tmp_path / name)
+        assert "not an n-gram language model, an ARPA file or KenLM's binary" in message
+
+
+def test_a_missing_kenlm_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    message = refused(tmp_path / "any.arpa")
+    assert re.search("package kenlm.* pip install -r requirements-lm.txt", message)
