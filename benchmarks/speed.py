@@ -76,8 +76,8 @@ def pytorch(rows: int, seconds: float):
     """(train step, forward pass) of the same network in PyTorch, as functions."""
     import torch
 
-    # Nothing of `common` here: what it sets in the environment for MindSpore's oneDNN would slow
-    # PyTorch's down.
+    # Nothing of `common` here: what it may set in the environment for MindSpore's oneDNN would
+    # slow PyTorch's down.
     from tests.reference import random_parameters, torch_deepspeech2
 
     features, lengths, targets, target_lengths = (

@@ -15,8 +15,8 @@ from common.errors import UserError
 DEVICES = ("Ascend", "GPU", "CPU")
 
 # oneDNN inside the MindSpore 2.10 wheel falls to its reference kernel for every convolution where
-# it sees AVX-512: a 32->32, 21x11 convolution takes 6.0 s instead of 0.05 s under AVX2. Under AVX2
-# everything else takes twice as long: so AVX-512 stays on, and `common.convolution` does without
+# it sees AVX-512: a 32->32, 21x11 convolution takes 6.0 s instead of 0.05 s under AVX2. But under
+# AVX2 the LSTMs take twice as long: so AVX-512 stays on, and `common.convolution` does without
 # oneDNN's convolutions. A user's own setting of this variable decides for both.
 _INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 _WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
