@@ -6,7 +6,7 @@ in every epoch and the same again after a resume.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,63 +15,46 @@ import numpy as np
 import soxr
 
 from common.audio import audio_info, load_audio
+from common.config import AugmentationConfig
 from common.errors import UserError
 
 _AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".aif", ".aiff", ".au", ".w64", ".caf"}
 
 
-@dataclass(frozen=True)
 class Augmentation:
-    """What to vary and how far; the fields are the keys of AugmentationConfig."""
+    """What to vary and how far, by the keys of AugmentationConfig."""
 
-    speed_volume_perturb: bool = False
-    speed_min: float = 0.85  # 1 is the recording's own speed
-    speed_max: float = 1.15
-    gain_min: float = -6.0  # dB
-    gain_max: float = 8.0  # dB
-    spec_augment: bool = False
-    freq_masks: int = 2
-    freq_width: int = 12  # feature rows of the widest mask
-    time_masks: int = 2
-    time_width: float = 0.125  # of the utterance's frames, the widest mask
-    from_epoch: int = 0  # counted from 0; earlier epochs see the data as they are
-    noise_dir: str = ""  # recordings to mix in, here and in subdirectories; "" for none
-    noise_prob: float = 0.4  # share of the utterances that get noise
-    noise_min: float = 0.0  # noise level: its RMS amplitude over that of the speech
-    noise_max: float = 0.5
-
-    def __post_init__(self) -> None:
+    def __init__(self, config: AugmentationConfig | None = None, **keys: Any) -> None:
+        """From a configuration group, the default one if none is given, and single keys of it."""
+        self.config = config = replace(config or AugmentationConfig(), **keys)
         for name, least in (("speed", 0.1), ("gain", -100.0), ("noise", 0.0)):
-            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            low, high = getattr(config, f"{name}_min"), getattr(config, f"{name}_max")
             if not least <= low <= high:
                 raise UserError(
                     f"{name}_min {low} and {name}_max {high}: expected {least:g} <= min <= max"
                 )
         for name in ("noise_prob", "time_width"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"{name} {getattr(self, name)}: expected a share from 0 to 1")
+            if not 0.0 <= getattr(config, name) <= 1.0:
+                raise UserError(f"{name} {getattr(config, name)}: expected a share from 0 to 1")
         for name in ("freq_masks", "freq_width", "time_masks", "from_epoch"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} {getattr(self, name)}: expected 0 or more")
-
-    @classmethod
-    def from_config(cls, group: Any) -> Augmentation:
-        """From any object that has the fields as attributes."""
-        return cls(**{f.name: getattr(group, f.name) for f in fields(cls)})
+            if getattr(config, name) < 0:
+                raise UserError(f"{name} {getattr(config, name)}: expected 0 or more")
 
     @property
     def varies_waveform(self) -> bool:
         """Whether `waveform` does anything, so that features cannot be computed beforehand."""
-        return self.speed_volume_perturb or bool(self.noise_dir)
+        return self.config.speed_volume_perturb or bool(self.config.noise_dir)
 
     @property
     def noise_files(self) -> tuple[Path, ...]:
         """Recordings under `noise_dir`; UserError if it has none, so ask before training."""
-        return _audio_files(str(self.noise_dir)) if self.noise_dir else ()
+        return _audio_files(str(self.config.noise_dir)) if self.config.noise_dir else ()
 
     def active(self, epoch: int) -> bool:
         """Whether anything is varied in this epoch, counted from 0."""
-        return epoch >= self.from_epoch and (self.varies_waveform or self.spec_augment)
+        return epoch >= self.config.from_epoch and (
+            self.varies_waveform or self.config.spec_augment
+        )
 
     def waveform(
         self, samples: np.ndarray, sample_rate: int, rng: np.random.Generator
@@ -80,15 +63,15 @@ class Augmentation:
 
         Gives (N / speed,). Not clipped: louder is not distorted, and may pass +-1.
         """
-        if self.speed_volume_perturb:
-            speed = rng.uniform(self.speed_min, self.speed_max)
-            gain = 10.0 ** (rng.uniform(self.gain_min, self.gain_max) / 20)
+        if self.config.speed_volume_perturb:
+            speed = rng.uniform(self.config.speed_min, self.config.speed_max)
+            gain = 10.0 ** (rng.uniform(self.config.gain_min, self.config.gain_max) / 20)
             samples = soxr.resample(samples, sample_rate * speed, sample_rate, "HQ")
             samples = samples * np.float32(gain)
-        if self.noise_dir and rng.random() < self.noise_prob:
+        if self.config.noise_dir and rng.random() < self.config.noise_prob:
             files = self.noise_files
             noise = _noise(files[rng.integers(len(files))], len(samples), sample_rate, rng)
-            samples = mix(samples, noise, rng.uniform(self.noise_min, self.noise_max))
+            samples = mix(samples, noise, rng.uniform(self.config.noise_min, self.config.noise_max))
         return samples
 
     def features(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -96,14 +79,14 @@ class Augmentation:
 
         0 is the mean of normalised features.
         """
-        if not self.spec_augment:
+        if not self.config.spec_augment:
             return features
         features = features.copy()
         rows, frames = features.shape
-        for _ in range(self.freq_masks):
-            features[_span(rows, self.freq_width, rng)] = 0.0
-        for _ in range(self.time_masks):
-            features[:, _span(frames, int(self.time_width * frames), rng)] = 0.0
+        for _ in range(self.config.freq_masks):
+            features[_span(rows, self.config.freq_width, rng)] = 0.0
+        for _ in range(self.config.time_masks):
+            features[:, _span(frames, int(self.config.time_width * frames), rng)] = 0.0
         return features
 
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from common import config as configs
 from common import runtime
-from common.audio import load_audio
 from common.errors import UserError
-from common.manifest import Utterance, read_manifest, validate
+from common.manifest import Utterance, read_manifest
 from common.recipe import Recipe, labels_file
 from common.text import Vocabulary
+from common.validation import readable, validate
+
+_PORTION = 16  # batches that transcribe.py reads, recognises and prints at a time
 
 
 def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None:
@@ -124,26 +126,36 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
             f"{arguments.pretrain_ckpt} names no test set: give --set test_manifest=FILE"
         )
     log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, manifest)
+    data = config.DataConfig
+    everything = read_manifest(manifest)
+    good, unread = readable(
+        everything, recogniser.featurizer.config.sample_rate, workers=data.workers
+    )
+    for problem in unread:
+        log.error("%s", problem)
+    if not good:
+        raise UserError(f"{manifest}: not one of its recordings can be read")
     source = ManifestSource(
-        read_manifest(manifest),
-        recogniser.featurizer,
-        recogniser.vocabulary,
-        labelled=False,
-        log=log.info,
+        good, recogniser.featurizer, recogniser.vocabulary, labelled=False, log=log.info
     )
     result = score(
         recogniser,
         Forward(recogniser),
         source,
         decoder,
-        config.DataConfig.batch_size,
-        config.DataConfig.workers,
+        data.batch_size,
+        data.workers,
         each=_printer(log) if config.verbose else None,
         save_output=config.save_output,
     )
-    log.info("%d utterances, %.2f hours", len(source), source.durations.sum() / 3600)
+    log.info("utterances: %d, %.2f hours", len(source), source.durations.sum() / 3600)
     for line in result.summary():
         log.info(line)
+    if unread:
+        raise UserError(
+            f"{len(unread)} of {len(everything)} recordings were not read, as said above; the "
+            "figures are those of the others"
+        )
 
 
 def export(recipe: Recipe, argv: Sequence[str]) -> None:
@@ -203,31 +215,38 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
 
     recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
     decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
-    readable, failed = _readable(arguments.files, recogniser.featurizer.config.sample_rate)
-    texts = {}
-    if readable:
+    forward = Forward(recogniser)
+    names = arguments.files
+    failed = 0
+    # In portions, so that texts come soon and an interruption loses little.
+    for start in range(0, len(names), portion := _PORTION * batch_size):
+        utterances = [
+            Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]
+        ]
+        good, unread = readable(
+            utterances, recogniser.featurizer.config.sample_rate, config.DataConfig.workers
+        )
+        for problem in unread:
+            print(f"error: {problem}", file=sys.stderr)
+        failed += len(unread)
+        if not good:
+            continue
         source = ManifestSource(
-            [Utterance(id=name, audio=Path(name), text="") for name in readable],
+            good,
             recogniser.featurizer,
             recogniser.vocabulary,
             labelled=False,
-            log=lambda line: print(line, file=sys.stderr),
+            log=None if start else lambda line: print(line, file=sys.stderr),
         )
-        for found in recognise(
-            recogniser,
-            Forward(recogniser),
-            source,
-            decoder,
-            batch_size,
-            config.DataConfig.workers,
-            progress="transcribing" if len(readable) > batch_size else None,
-        ):
-            texts[readable[found.index]] = found.text
-    for name in arguments.files:
-        if name in texts:
-            print(texts[name] if len(arguments.files) == 1 else f"{name}\t{texts[name]}")
+        label = "transcribing" if len(good) > batch_size else None
+        workers = config.DataConfig.workers
+        found = recognise(recogniser, forward, source, decoder, batch_size, workers, label)
+        texts = {each.index: each.text for each in found}
+        for index, utterance in enumerate(good):
+            line = texts[index] if len(names) == 1 else f"{utterance.id}\t{texts[index]}"
+            print(line, flush=True)
     if failed:
-        print(f"error: {failed} of {len(arguments.files)} files were not read", file=sys.stderr)
+        print(f"error: {failed} of {len(names)} files were not read", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -383,17 +402,3 @@ def _printer(log: Any) -> Callable[[Any], None]:
             log.info(line)
 
     return each
-
-
-def _readable(files: Sequence[str], sample_rate: int) -> tuple[list[str], int]:
-    """The files that can be decoded to their end; what is wrong with the others is printed."""
-    readable, failed = [], 0
-    for name in dict.fromkeys(files):
-        try:
-            load_audio(name, sample_rate)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-        else:
-            readable.append(name)
-    return readable, failed

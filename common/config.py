@@ -70,7 +70,7 @@ class DataConfig:
     max_utterances: int = 0  # ... or of so many utterances; 0: on all
     min_duration: float = 0.1  # seconds; shorter recordings are left out
     max_duration: float = 35.0  # seconds; longer recordings are left out
-    workers: int = 2  # processes that convert, threads that load
+    workers: int = 2  # processes that convert (one to each 500 recordings), threads that load
     AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ def export(
     """Writes `path` and its description `<path without ending>.json`; returns the file's path.
 
     batch_size, frames: of the input; 0 leaves the axis open, which is for CPU and GPU only.
-    The description is written last, after the file has been read back and its log-probabilities
-    have been found equal to the checkpoint's, so that a file with a description is a good one.
+    The file is made in a folder beside `path`, read back, and takes its place, and that of an
+    earlier export, when its log-probabilities are found equal to the checkpoint's. The description
+    is written last, so that a file with a description is a good one.
 
     Raises UserError for a format or shapes that the device cannot have, and for a folder that
     cannot be written.
@@ -47,25 +48,39 @@ def export(
     description = path.with_suffix(".json")
     if description.is_file() and b'"file_format"' not in description.read_bytes():
         raise UserError(f"{description}: would be overwritten and is no earlier export; rename one")
-    cell = Inference(recogniser.network)
-    cell.set_train(False)
+    staging = path.with_name(f".{path.stem}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(parents=True, exist_ok=True)
+        made = staging / path.name
+        _remove(made)  # of an export that was interrupted: mindspore replaces no file
+        _write(recogniser, made, file_format, batch_size or None, frames or None)
+        difference = None  # an AIR file runs outside of MindSpore alone
+        if file_format == "MINDIR":
+            difference = verify(recogniser, made, batch_size, frames, log)
+        content = describe(recogniser, path, file_format, batch_size, frames, difference)
         description.unlink(missing_ok=True)
-        _remove(path)  # mindspore writes read-only files, and does not replace them
-        inputs = _inputs(recogniser, batch_size or None, frames or None)
-        ms.export(cell, *inputs, file_name=str(path), file_format=file_format)
-        for written in _files(path):
-            os.chmod(written, 0o644)
+        _remove(path)
+        for part in _parts(made):
+            part.rename(path.parent / part.name)
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: could not be written ({reason})") from error
-    difference = None  # an AIR file runs outside of MindSpore alone
-    if file_format == "MINDIR":
-        difference = verify(recogniser, path, batch_size, frames, log)
-    content = describe(recogniser, path, file_format, batch_size, frames, difference)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     write_text(description, json.dumps(content, indent=2) + "\n")
     return path
+
+
+def _write(
+    recogniser: Recogniser, path: Path, file_format: str, batch_size: int | None, frames: int | None
+) -> None:
+    cell = Inference(recogniser.network)
+    cell.set_train(False)
+    inputs = _inputs(recogniser, batch_size, frames)
+    ms.export(cell, *inputs, file_name=str(path), file_format=file_format)
+    for part in _parts(path):  # mindspore's are read-only
+        for file in part.iterdir() if part.is_dir() else [part]:
+            file.chmod(0o644)
 
 
 def verify(
@@ -95,7 +110,7 @@ def verify(
             found, found_lengths = graph(Tensor(features), Tensor(lengths))
             found = found.asnumpy()
             if not np.array_equal(found_lengths.asnumpy(), out_lengths):
-                raise UserError(f"{path}: its output lengths differ from the checkpoint's")
+                raise UserError(f"{path.name}: its output lengths differ from the checkpoint's")
             difference = max(
                 float(np.abs(found[:count, row] - expected[:count, row]).max())
                 for row, count in enumerate(out_lengths)
@@ -103,8 +118,9 @@ def verify(
             worst = max(worst, difference)
             if not difference <= TOLERANCE:
                 raise UserError(
-                    f"{path}: log-probabilities differ from the checkpoint's by {difference:.2e} "
-                    f"at {longest} frames, expected at most {TOLERANCE:.0e}; do not use this file"
+                    f"{path.name}: log-probabilities differ from the checkpoint's by "
+                    f"{difference:.2e} at {longest} frames, expected at most {TOLERANCE:.0e}; "
+                    "do not use this file"
                 )
             log(f"verified with {rows} x {longest} frames: difference {difference:.1e}")
     return worst
@@ -176,12 +192,11 @@ def _inputs(recogniser: Recogniser, batch_size: int | None, frames: int | None) 
     return [Tensor(shape=shape, dtype=kind) for shape, kind in zip(shapes, kinds)]
 
 
-def _files(path: Path) -> list[Path]:
+def _parts(path: Path) -> list[Path]:
     """What an export consists of; above 1 GB MindSpore splits it into a graph and its variables."""
     graph = path.with_name(f"{path.stem}_graph.mindir")
     variables = path.with_name(f"{path.stem}_variables")
-    parts = [path, graph, *(variables.iterdir() if variables.is_dir() else ())]
-    return [part for part in parts if part.exists()]
+    return [part for part in (path, graph, variables) if part.exists()]
 
 
 def _graph_file(path: Path) -> str:
@@ -189,5 +204,8 @@ def _graph_file(path: Path) -> str:
 
 
 def _remove(path: Path) -> None:
-    for part in _files(path):
-        part.unlink()
+    for part in _parts(path):
+        if part.name.endswith("_variables"):
+            shutil.rmtree(part)
+        else:
+            part.unlink()

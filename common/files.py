@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,3 +47,22 @@ def write_text(path: str | Path, text: str, durable: bool = True) -> None:
     """UTF-8."""
     with replacing(path, durable) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in a JSON file, None where there is none to be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def damage(directory: Path, files: dict[str, int]) -> str | None:
+    """The first of the files that is missing or has not the size (bytes) that it should have."""
+    for name, size in files.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{path}: missing"
+        if path.stat().st_size != size:
+            return f"{path}: {path.stat().st_size} bytes where {size} were written, truncated"
+    return None

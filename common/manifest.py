@@ -16,21 +16,14 @@ import csv
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from common.audio import audio_info, load_audio
+from common.audio import audio_info
 from common.errors import UserError
-from common.features import Featurizer
 from common.files import write_text
-from common.text import Vocabulary, ctc_frames_needed
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ def read_manifest(
 
 
 def _read_one(path: Path, data_dir: str | Path | None) -> list[Utterance]:
-    text = _read_text(path, "manifest")
+    text = read_text(path, "manifest")
     base = Path(os.path.abspath(data_dir or path.parent))
     start = text.lstrip()[:1]
     if path.suffix.lower() == ".csv" or start not in ("[", "{"):
@@ -96,8 +89,8 @@ def _from_csv(path: Path, text: str, base: Path) -> Iterator[Utterance]:
             if rows.line_num == 1 and audio.lower() in ("audio", "audio_path", "wav_path"):
                 continue  # a header
             if transcript.lower().endswith(".txt"):
-                transcript = _read_text(base / transcript, f"{where}: transcript file")
-            yield _utterance(base, audio, transcript)
+                transcript = read_text(base / transcript, f"{where}: transcript file")
+            yield make_utterance(base, audio, transcript)
     except csv.Error as error:
         raise UserError(f"manifest {path}, line {rows.line_num}: not CSV ({error})") from None
 
@@ -108,10 +101,10 @@ def _from_deepspeech(path: Path, content: dict, base: Path, moved: bool) -> Iter
     for number, sample in enumerate(_field(content, ["samples"], list, f"manifest {path}"), 1):
         where = f"manifest {path}, sample {number}"
         transcript = base / _field(sample, ["transcript_path"], str, where)
-        yield _utterance(
+        yield make_utterance(
             base,
             _field(sample, ["wav_path"], str, where),
-            _read_text(transcript, f"{where}: transcript file"),
+            read_text(transcript, f"{where}: transcript file"),
         )
 
 
@@ -121,7 +114,7 @@ def _from_jasper(path: Path, content: list, base: Path) -> Iterator[Utterance]:
         text = _field(record, ["transcript"], str, where)
         for file in _field(record, ["files"], list, where):
             audio = _field(file, ["fname"], str, where)
-            yield _utterance(base, audio, text, *_duration_and_speed(file, where))
+            yield make_utterance(base, audio, text, *_duration_and_speed(file, where))
 
 
 def _from_json_lines(path: Path, text: str, base: Path) -> Iterator[Utterance]:
@@ -129,7 +122,7 @@ def _from_json_lines(path: Path, text: str, base: Path) -> Iterator[Utterance]:
         if line.strip():
             where = f"manifest {path}, line {number}"
             record = _parse(line, path, number)
-            utterance = _utterance(
+            utterance = make_utterance(
                 base,
                 _field(record, ["audio", "audio_filepath"], str, where),
                 _field(record, ["text"], str, where),
@@ -176,7 +169,7 @@ def _duration_and_speed(record: dict, where: str) -> tuple[float | None, float]:
         ) from None
 
 
-def _utterance(
+def make_utterance(
     base: Path, audio: str, text: str, duration: float | None = None, speed: float = 1.0
 ) -> Utterance:
     path = Path(os.path.normpath(os.path.join(base, audio)))
@@ -197,7 +190,7 @@ def _with_unique_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
     return unique
 
 
-def _read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -269,240 +262,3 @@ def json_to_csv(
     utterances = read_manifest(json_path, data_dir)
     write_csv(utterances, csv_path)
     return len(utterances)
-
-
-# ---- corpora in their official layout
-
-
-def build_an4(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
-    """CSV manifests of CMU AN4 (`etc/`, `wav/`): train, val, test; {manifest: utterances}.
-
-    AN4 has no development set, so every 15th training speaker (5 of 74) is set aside as val.
-    """
-    root = _find(
-        root,
-        "an4",
-        lambda folder: (folder / "etc/an4_train.fileids").is_file(),
-        "etc/an4_train.fileids and wav/",
-    )
-    train, test = (_an4_set(root, name) for name in ("train", "test"))
-    speakers = sorted({u.audio.parent.name for u in train})
-    aside = set(speakers[::15])
-    parts = {
-        "train": [u for u in train if u.audio.parent.name not in aside],
-        "val": [u for u in train if u.audio.parent.name in aside],
-        "test": test,
-    }
-    return _write_parts({f"an4_{name}": part for name, part in parts.items()}, Path(out_dir))
-
-
-def _an4_set(root: Path, name: str) -> list[Utterance]:
-    transcription = root / f"etc/an4_{name}.transcription"
-    texts = {}
-    for line in _read_text(transcription, "AN4 transcription").splitlines():
-        if match := re.fullmatch(r"(?:<s>)?(.*?)(?:</s>)?\s*\((\S+)\)\s*", line):
-            texts[match[2]] = match[1]
-    utterances = []
-    for fileid in _read_text(root / f"etc/an4_{name}.fileids", "AN4 file list").split():
-        stem = Path(fileid).name
-        if stem not in texts:
-            raise UserError(f"{transcription}: no line for {stem}, which the file list holds")
-        audio = root / "wav" / f"{fileid}.sph"
-        if not audio.is_file():
-            raise UserError(f"AN4 recording {audio} is missing: unpack the archive again")
-        utterances.append(_utterance(root, str(audio), texts[stem]))
-    return utterances
-
-
-def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
-    """CSV manifests of the LibriSpeech sets (`train-*`, `dev-*`, `test-*`) found in a folder.
-
-    One for each set (`libri_test_clean_manifest.csv`), and all train and all dev sets together as
-    `libri_train_manifest.csv` and `libri_val_manifest.csv`. Returns {manifest: utterances}.
-    """
-    root = _find(
-        root,
-        "LibriSpeech",
-        lambda folder: any(_librispeech_sets(folder)),
-        "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt",
-    )
-    sets = {folder.name: _librispeech_set(folder) for folder in _librispeech_sets(root)}
-    parts = {f"libri_{name.replace('-', '_')}": part for name, part in sets.items()}
-    for name, prefix in (("libri_train", "train-"), ("libri_val", "dev-")):
-        joined = [u for set_name, part in sets.items() if set_name.startswith(prefix) for u in part]
-        if joined:
-            parts[name] = joined
-    return _write_parts(parts, Path(out_dir))
-
-
-def _librispeech_sets(root: Path) -> Iterator[Path]:
-    for folder in sorted(root.glob("*-*")):
-        named = folder.name.startswith(("train-", "dev-", "test-"))
-        if named and next(folder.glob("*/*/*.trans.txt"), None):
-            yield folder
-
-
-def _librispeech_set(folder: Path) -> list[Utterance]:
-    utterances = []
-    for transcripts in sorted(folder.glob("*/*/*.trans.txt")):
-        present = set(os.listdir(transcripts.parent))
-        for line in _read_text(transcripts, "LibriSpeech transcripts").splitlines():
-            name, _, text = line.strip().partition(" ")
-            if not name:
-                continue
-            if f"{name}.flac" not in present:
-                raise UserError(
-                    f"LibriSpeech recording {transcripts.parent / name}.flac is missing: "
-                    "unpack the archive again"
-                )
-            utterances.append(_utterance(transcripts.parent, f"{name}.flac", text))
-    return utterances
-
-
-def _find(root: str | Path, name: str, holds: Callable[[Path], bool], layout: str) -> Path:
-    """`root` or `root/name`, as an absolute path, whichever `holds` the corpus."""
-    root = Path(os.path.abspath(root))
-    for folder in (root, root / name):
-        if holds(folder):
-            return folder
-    raise UserError(f"{root}: no {name} found, expected a folder that holds {layout}")
-
-
-def _write_parts(parts: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:
-    counts = {}
-    for name, utterances in parts.items():
-        path = out_dir / f"{name}_manifest.csv"
-        write_csv(utterances, path)
-        counts[path] = len(utterances)
-    return counts
-
-
-# ---- validation
-
-CATEGORIES = (
-    "unreadable",
-    "empty text",
-    "unknown characters",
-    "silent",
-    "too short",
-    "too long",
-    "CTC-infeasible",  # more labels than output frames: no CTC path spells the text
-)
-SILENCE = 1e-4  # a recording whose peak stays below this share of full scale is silent
-
-
-@dataclass(frozen=True)
-class Problem:
-    id: str
-    category: str  # one of CATEGORIES
-    detail: str  # what was found, and what was expected
-
-
-@dataclass(frozen=True)
-class ValidationReport:
-    total: int
-    ok: list[Utterance]  # without a problem, with their true durations
-    problems: list[Problem]  # in manifest order; an utterance may have several
-    characters: Counter[str]  # unknown characters, with the utterances that hold them
-
-    def lines(self, limit: int | None = None) -> list[str]:
-        """Counts, then ids with details, at most `limit` of each category."""
-        hours = sum(u.duration for u in self.ok) / 3600
-        found = [f"{len(self.ok)} of {self.total} utterances are good, {hours:.2f} hours"]
-        for category in CATEGORIES:
-            those = [problem for problem in self.problems if problem.category == category]
-            if not those:
-                continue
-            found.append(f"{category}: {len(those)}")
-            if category == "unknown characters":
-                counts = self.characters.most_common()
-                found[-1] += f" ({', '.join(f'{c!r} in {n}' for c, n in counts)})"
-            found += [f"  {problem.id}: {problem.detail}" for problem in those[:limit]]
-            if limit is not None and len(those) > limit:
-                found.append(f"  and {len(those) - limit} more")
-        return found
-
-
-def find_problems(
-    utterance: Utterance,
-    samples: np.ndarray,
-    vocabulary: Vocabulary,
-    featurizer: Featurizer,
-    output_frames: Callable[[int], int],
-    min_duration: float,
-    max_duration: float,
-) -> list[Problem]:
-    """What keeps one utterance, with its samples (N,) at the featurizer's rate, from training.
-
-    `output_frames` maps feature frames to the network's output frames; durations are in seconds.
-    """
-    found = []
-
-    def add(category: str, detail: str) -> None:
-        found.append(Problem(utterance.id, category, detail))
-
-    text = vocabulary.normalise(utterance.text)
-    unknown = "".join(sorted(vocabulary.unknown(text)))
-    if not text:
-        add("empty text", f"no transcript for {utterance.audio}")
-    if unknown:
-        add("unknown characters", f"{unknown!r} in {text!r}")
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak < SILENCE:
-        add("silent", f"peak {peak:.1e} of full scale, expected at least {SILENCE:.0e}")
-    duration = len(samples) / featurizer.config.sample_rate
-    if duration < min_duration:
-        add("too short", f"{duration:.2f} s, expected at least {min_duration:g} s")
-    if duration > max_duration:
-        add("too long", f"{duration:.2f} s, expected at most {max_duration:g} s")
-    if text and not unknown:
-        frames = int(output_frames(featurizer.frames(len(samples))))
-        needed = ctc_frames_needed(vocabulary.encode(text))
-        if needed > frames:
-            add("CTC-infeasible", f"text needs {needed} output frames, the audio gives {frames}")
-    return found
-
-
-def validate(
-    utterances: Sequence[Utterance],
-    vocabulary: Vocabulary,
-    featurizer: Featurizer,
-    output_frames: Callable[[int], int],
-    min_duration: float,
-    max_duration: float,
-    workers: int = 2,
-) -> ValidationReport:
-    """Decode every recording in `workers` threads and report what cannot be trained on, and why."""
-    rate = featurizer.config.sample_rate
-    limits = (vocabulary, featurizer, output_frames, min_duration, max_duration)
-
-    def check(utterance: Utterance) -> tuple[Utterance, list[Problem]]:
-        try:
-            samples = load_audio(utterance.audio, rate)
-        except UserError as error:
-            samples, found = np.zeros(0), [Problem(utterance.id, "unreadable", str(error))]
-        else:
-            found = find_problems(utterance, samples, *limits)
-        return replace(utterance, duration=len(samples) / rate), found
-
-    pool = ThreadPoolExecutor(max(workers, 1))
-    try:
-        progress = tqdm(
-            pool.map(check, utterances),
-            total=len(utterances),
-            desc="validate",
-            unit="utt",
-            disable=None,
-        )
-        checked = list(progress)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    characters = Counter(
-        c for u in utterances for c in vocabulary.unknown(vocabulary.normalise(u.text))
-    )
-    return ValidationReport(
-        total=len(utterances),
-        ok=[utterance for utterance, found in checked if not found],
-        problems=[problem for _, found in checked for problem in found],
-        characters=characters,
-    )

@@ -194,6 +194,12 @@ class Reporter:
             self.log.info(f"  hyp: {utterance.hypothesis}")
 
     def end(self, progress: Progress, keeper: CheckpointKeeper, files: Sequence[Path]) -> None:
+        patience = self.recogniser.config.TrainingConfig.patience
+        if 0 < patience <= progress.stale:
+            self.log.info(
+                f"stopped early: {progress.stale} evaluations without a better WER than "
+                f"{progress.best_wer:.2f}"
+            )
         line = (
             f"trained {progress.epoch} epochs, {progress.step} steps, in "
             f"{progress.seconds / 60:.1f} minutes"

@@ -104,7 +104,7 @@ def fit(job: Job) -> Progress:
     recogniser = Recogniser.create(job.recipe, config, vocabulary, job.device)
     source = trainable(recogniser, open_split(recogniser, "train"), log)
     validation = open_split(recogniser, "val") if config.DataConfig.val_manifest else None
-    augmentation = Augmentation.from_config(config.DataConfig.AugmentationConfig)
+    augmentation = Augmentation(config.DataConfig.AugmentationConfig)
     _ = augmentation.noise_files  # a folder that is missing or empty is told now
     planner = Planner(recogniser, source, job.rank, job.ranks)
     rates = make_schedule(config.OptimConfig, training.epochs, planner.steps_per_epoch)
@@ -171,10 +171,6 @@ def fit(job: Job) -> Progress:
     with _Stopping() as stopping:
         for epoch in range(progress.epoch, training.epochs):
             if 0 < training.patience <= progress.stale:
-                log.info(
-                    f"stopped early: {progress.stale} evaluations without a better WER than "
-                    f"{progress.best_wer:.2f}"
-                )
                 break
             plan = planner.plan(epoch)[progress.batch :]
             reporter.open_bar(epoch, len(plan))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import manifest  # noqa: E402
+from common import corpora, manifest  # noqa: E402
 from common.errors import UserError  # noqa: E402
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "deepspeech"}
@@ -49,9 +49,9 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> dict[Path, int]:
     """What was written: {manifest: utterances}."""
     if args.command == "an4":
-        return manifest.build_an4(args.source, args.out)
+        return corpora.build_an4(args.source, args.out)
     if args.command == "librispeech":
-        return manifest.build_librispeech(args.source, args.out)
+        return corpora.build_librispeech(args.source, args.out)
     out = Path(args.out)
     if args.command == "json_to_csv":
         return {out: manifest.json_to_csv(args.source, out, args.data_dir)}

@@ -24,8 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm  # noqa: E402
 
+from common.corpora import build_an4  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.manifest import Utterance, build_an4, read_manifest  # noqa: E402
+from common.manifest import Utterance, read_manifest  # noqa: E402
 
 MODEL = ROOT / "deepspeech2"
 PROMPTS = ROOT / "data" / "telephone_prompts"

@@ -1,10 +1,9 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import soundfile as sf
 
 from common.augment import Augmentation, mix
+from common.config import AugmentationConfig
 from common.errors import UserError
 
 RATE = 16000
@@ -181,10 +180,11 @@ def test_it_starts_with_its_first_epoch():
     assert Augmentation(noise_dir="noise").varies_waveform
 
 
-def test_it_is_made_from_a_configuration_group():
-    values = {**vars(Augmentation()), "spec_augment": True, "noise_max": 0.7, "something": "else"}
-    augmentation = Augmentation.from_config(SimpleNamespace(**values))
-    assert augmentation == Augmentation(spec_augment=True, noise_max=0.7)
+def test_it_is_made_from_a_configuration_group_and_keeps_to_it():
+    group = AugmentationConfig(spec_augment=True, noise_max=0.7)
+    augmentation = Augmentation(group)
+    group.noise_max = 0.1
+    assert augmentation.config == AugmentationConfig(spec_augment=True, noise_max=0.7)
 
 
 @pytest.mark.parametrize(

@@ -169,9 +169,6 @@ REFUSED = {
         "eval --pretrain_ckpt good.ckpt --config beamless.yaml",
         r"LMConfig\.beam_width=0: expected at least 1",
     ),
-    "truncated audio": Refused(
-        "eval --pretrain_ckpt good.ckpt --set test_manifest=cut.csv", r"cut\.wav: truncated"
-    ),
     "nothing to resume": Refused(
         TRAIN + " --resume --set ckpt_path=none", r"--resume: no checkpoint none/tiny-last\.ckpt"
     ),
@@ -210,6 +207,21 @@ def test_bad_input_is_one_line_and_exit_code_1(name, refusals):
     assert done.returncode == 1, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert re.match("error: .*" + REFUSED[name].says, done.stderr), done.stderr
+
+
+def test_a_cut_recording_is_named_and_the_others_are_scored(place):
+    done = start(
+        *"eval --pretrain_ckpt good.ckpt --set test_manifest=cut.csv verbose=false".split(),
+        cwd=place,
+    )
+    assert done.returncode == 1
+    errors = done.stderr.splitlines()
+    assert re.match(r"audio file .*cut\.wav: truncated: \d+ bytes where", errors[0])
+    assert errors[1:] == [
+        "error: 1 of 2 recordings were not read, as said above; the figures are those of the others"
+    ]
+    assert "utterances: 1, 0.00 hours" in done.stdout
+    assert re.search(r"Test Summary \tAverage WER \d", done.stdout.splitlines()[-1])
 
 
 def test_an_error_of_training_is_in_the_log_too(refusals, place):

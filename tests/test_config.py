@@ -503,6 +503,7 @@ class Effect:
 
 SPEED = {"DataConfig.AugmentationConfig.speed_volume_perturb": True}
 MASKS = {"DataConfig.AugmentationConfig.spec_augment": True}
+SPECTROGRAM = {"DataConfig.SpectConfig.features": "spectrogram"}
 NOISE = {
     "DataConfig.AugmentationConfig.noise_dir": "{corpus}/noise",
     "DataConfig.AugmentationConfig.noise_prob": 1.0,
@@ -550,6 +551,7 @@ EFFECTS = {
     SPECT + "window": Effect("blackman", train, "features"),
     SPECT + "features": Effect("spectrogram", train, "features"),
     SPECT + "bands": Effect(20, train, "features"),
+    SPECT + "convention": Effect("deepspeech.pytorch", train, "features", SPECTROGRAM),
     AUGMENTATION + "speed_volume_perturb": Effect(True, train, "features"),
     AUGMENTATION + "speed_min": Effect(0.95, train, "features", SPEED),
     AUGMENTATION + "speed_max": Effect(1.05, train, "features", SPEED),
@@ -573,6 +575,7 @@ EFFECTS = {
     "ModelConfig.norm": Effect("batch", build, "output"),
     "ModelConfig.dropout": Effect(0.5, build, "output"),
     "ModelConfig.activation": Effect("tanh", build, "output"),
+    "ModelConfig.conv_bias": Effect(True, build, "shapes"),
     "ModelConfig.conv_channels": Effect(3, build, "shapes"),
     "ModelConfig.conv_kernels": Effect([[3, 7]], build, "shapes"),
     "ModelConfig.conv_strides": Effect([[2, 1]], build, "output"),

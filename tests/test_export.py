@@ -123,9 +123,11 @@ def test_a_static_file_replaces_an_earlier_one(trained, tmp_path):
     assert [entry["shape"] for entry in found["inputs"]] == [[2, 161, 30], [2]]
 
 
-def test_a_failed_verification_leaves_no_description(trained, tmp_path, monkeypatch):
+def test_a_failed_verification_leaves_the_earlier_export(trained, tmp_path, monkeypatch):
     recogniser, _ = trained
-    (tmp_path / "speech.json").write_text('{"file_format": "MINDIR"}')  # of an earlier export
+    earlier = {"speech.json": '{"file_format": "MINDIR"}', "speech.mindir": "an earlier export"}
+    for name, content in earlier.items():
+        (tmp_path / name).write_text(content)
 
     class Another:
         def __init__(self, recogniser):
@@ -137,7 +139,7 @@ def test_a_failed_verification_leaves_no_description(trained, tmp_path, monkeypa
     monkeypatch.setattr("common.export.Forward", Another)
     with pytest.raises(UserError, match="log-probabilities differ"):
         export(recogniser, tmp_path / "speech", batch_size=1, frames=30, log=lambda line: None)
-    assert not (tmp_path / "speech.json").exists()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == earlier
 
 
 REFUSALS = {

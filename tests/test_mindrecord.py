@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common import mindrecord
+from common import mindrecord, records
 from common.audio import load_audio
 from common.errors import UserError
 from common.features import FeatureConfig, Featurizer
@@ -172,15 +172,15 @@ def test_a_renamed_directory_opens(utterances, tmp_path):
 
 def test_processes_make_the_same_files_as_one_alone(utterances, tmp_path, monkeypatch):
     run(utterances, tmp_path / "one")
-    monkeypatch.setattr(mindrecord, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(records, "_WORTH_A_PROCESS", 1)
     run(utterances, tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_a_killed_process_is_said_and_not_waited_for(monkeypatch):
-    monkeypatch.setattr(mindrecord, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(records, "_WORTH_A_PROCESS", 1)
     with pytest.raises(UserError, match="one of 2 converting processes was killed"):
-        list(mindrecord._in_order(os._exit, [1, 1], workers=2))
+        list(records._in_order(os._exit, [1, 1], workers=2))
 
 
 def test_worker_processes_load_no_mindspore():
@@ -246,7 +246,7 @@ def test_no_usable_utterance_is_an_error_and_leaves_nothing(utterances, tmp_path
 
 
 def test_a_record_larger_than_mindrecord_can_hold_is_left_out(utterances, tmp_path, monkeypatch):
-    monkeypatch.setattr(mindrecord, "_LARGEST", 1000 * 8)  # bytes: 250 frames
+    monkeypatch.setattr(records, "_LARGEST", 1000 * 8)  # bytes: 250 frames
     path = tmp_path / "long.wav"
     sf.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 260 * 160), RATE)
     report, _ = run([*utterances, Utterance("long", path, "ONE")], tmp_path / "set")

@@ -55,9 +55,10 @@ def test_matrix_products_stand_in_for_convolutions_under_avx512(
 ):
     monkeypatch.setattr(runtime.platform, "machine", lambda: machine)
     monkeypatch.setattr(runtime, "_cpu_flags", lambda: flags)
-    monkeypatch.delenv(INSTRUCTIONS, raising=False)
-    if own:
-        monkeypatch.setenv(INSTRUCTIONS, own)
+    # A copy: what set_environment adds would outlast monkeypatch.delenv, and the tests to come
+    # would take convolutions for which this process's oneDNN has no kernel.
+    environment = {key: value for key, value in os.environ.items() if key != INSTRUCTIONS}
+    monkeypatch.setattr(os, "environ", environment | ({INSTRUCTIONS: own} if own else {}))
     runtime.set_environment()
     limited = "AVX2" if machine == "x86_64" and flags is None else own
     assert os.environ.get(INSTRUCTIONS) == limited

@@ -1,0 +1,114 @@
+"""Manifests of corpora in their official layouts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from common.errors import UserError
+from common.manifest import Utterance, make_utterance, read_text, write_csv
+
+
+def build_an4(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
+    """CSV manifests of CMU AN4 (`etc/`, `wav/`): train, val, test; {manifest: utterances}.
+
+    AN4 has no development set, so every 15th training speaker (5 of 74) is set aside as val.
+    """
+    root = _find(
+        root,
+        "an4",
+        lambda folder: (folder / "etc/an4_train.fileids").is_file(),
+        "etc/an4_train.fileids and wav/",
+    )
+    train, test = (_an4_set(root, name) for name in ("train", "test"))
+    speakers = sorted({u.audio.parent.name for u in train})
+    aside = set(speakers[::15])
+    parts = {
+        "train": [u for u in train if u.audio.parent.name not in aside],
+        "val": [u for u in train if u.audio.parent.name in aside],
+        "test": test,
+    }
+    return _write_parts({f"an4_{name}": part for name, part in parts.items()}, Path(out_dir))
+
+
+def _an4_set(root: Path, name: str) -> list[Utterance]:
+    transcription = root / f"etc/an4_{name}.transcription"
+    texts = {}
+    for line in read_text(transcription, "AN4 transcription").splitlines():
+        if match := re.fullmatch(r"(?:<s>)?(.*?)(?:</s>)?\s*\((\S+)\)\s*", line):
+            texts[match[2]] = match[1]
+    utterances = []
+    for fileid in read_text(root / f"etc/an4_{name}.fileids", "AN4 file list").split():
+        stem = Path(fileid).name
+        if stem not in texts:
+            raise UserError(f"{transcription}: no line for {stem}, which the file list holds")
+        audio = root / "wav" / f"{fileid}.sph"
+        if not audio.is_file():
+            raise UserError(f"AN4 recording {audio} is missing: unpack the archive again")
+        utterances.append(make_utterance(root, str(audio), texts[stem]))
+    return utterances
+
+
+def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
+    """CSV manifests of the LibriSpeech sets (`train-*`, `dev-*`, `test-*`) found in a folder.
+
+    One for each set (`libri_test_clean_manifest.csv`), and all train and all dev sets together as
+    `libri_train_manifest.csv` and `libri_val_manifest.csv`. Returns {manifest: utterances}.
+    """
+    root = _find(
+        root,
+        "LibriSpeech",
+        lambda folder: any(_librispeech_sets(folder)),
+        "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt",
+    )
+    sets = {folder.name: _librispeech_set(folder) for folder in _librispeech_sets(root)}
+    parts = {f"libri_{name.replace('-', '_')}": part for name, part in sets.items()}
+    for name, prefix in (("libri_train", "train-"), ("libri_val", "dev-")):
+        joined = [u for set_name, part in sets.items() if set_name.startswith(prefix) for u in part]
+        if joined:
+            parts[name] = joined
+    return _write_parts(parts, Path(out_dir))
+
+
+def _librispeech_sets(root: Path) -> Iterator[Path]:
+    for folder in sorted(root.glob("*-*")):
+        named = folder.name.startswith(("train-", "dev-", "test-"))
+        if named and next(folder.glob("*/*/*.trans.txt"), None):
+            yield folder
+
+
+def _librispeech_set(folder: Path) -> list[Utterance]:
+    utterances = []
+    for transcripts in sorted(folder.glob("*/*/*.trans.txt")):
+        present = set(os.listdir(transcripts.parent))
+        for line in read_text(transcripts, "LibriSpeech transcripts").splitlines():
+            name, _, text = line.strip().partition(" ")
+            if not name:
+                continue
+            if f"{name}.flac" not in present:
+                raise UserError(
+                    f"LibriSpeech recording {transcripts.parent / name}.flac is missing: "
+                    "unpack the archive again"
+                )
+            utterances.append(make_utterance(transcripts.parent, f"{name}.flac", text))
+    return utterances
+
+
+def _find(root: str | Path, name: str, holds: Callable[[Path], bool], layout: str) -> Path:
+    """`root` or `root/name`, as an absolute path, whichever `holds` the corpus."""
+    root = Path(os.path.abspath(root))
+    for folder in (root, root / name):
+        if holds(folder):
+            return folder
+    raise UserError(f"{root}: no {name} found, expected a folder that holds {layout}")
+
+
+def _write_parts(parts: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:
+    counts = {}
+    for name, utterances in parts.items():
+        path = out_dir / f"{name}_manifest.csv"
+        write_csv(utterances, path)
+        counts[path] = len(utterances)
+    return counts
