@@ -6,6 +6,7 @@ Bad input ends in one line on stderr and exit code 1, Ctrl-C in exit code 130.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="eval.py", description=f"Score a {recipe.name} checkpoint. Writes eval.log."
     )
-    _add_checkpoint(parser, "--pretrain_ckpt")
+    _add_checkpoint(parser, "--pretrain_ckpt", recipe.pretrained)
     _add_eval_config(parser)
     _add_device(parser)
     arguments = parser.parse_args(argv)
@@ -124,6 +125,11 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     if not manifest:
         raise UserError(
             f"{arguments.pretrain_ckpt} names no test set: give --set test_manifest=FILE"
+        )
+    if not config.DataConfig.test_manifest and not Path(manifest).is_file():
+        raise UserError(
+            f"{arguments.pretrain_ckpt} names {manifest} as its test set, which is not here: go "
+            "where it is, or give --set test_manifest=FILE"
         )
     log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, manifest)
     data = config.DataConfig
@@ -196,7 +202,7 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         "file and text parted by a tab.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="any format that soundfile reads")
-    _add_checkpoint(parser, "--pretrain_ckpt")
+    _add_checkpoint(parser, "--pretrain_ckpt", recipe.pretrained)
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
     )
@@ -343,8 +349,18 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_checkpoint(parser: argparse.ArgumentParser, flag: str) -> None:
-    parser.add_argument(flag, required=True, metavar="CKPT", help="checkpoint")
+def _add_checkpoint(
+    parser: argparse.ArgumentParser, flag: str, pretrained: Path | None = None
+) -> None:
+    """pretrained: the checkpoint that ships with the model, where one may be left out."""
+    usual = "" if pretrained is None else f"; none given: {pretrained.name}, which ships here"
+    parser.add_argument(
+        flag,
+        required=pretrained is None,
+        default=pretrained and os.path.relpath(pretrained),
+        metavar="CKPT",
+        help=f"checkpoint{usual}",
+    )
     parser.add_argument(
         "--train_config",
         metavar="YAML",

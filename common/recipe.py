@@ -23,6 +23,7 @@ class Recipe:
     head: beginning of the names of the output layer's parameters, which start anew when the
         vocabulary changes.
     needs_static_shapes(model_config): whether the network cannot take dynamic shapes.
+    pretrained: checkpoint that ships with the model, used where none is named.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Recipe:
     head: str
     rename_parameter: Callable[[str], str] = lambda name: name
     needs_static_shapes: Callable[[Any], bool] = lambda model_config: False
+    pretrained: Path | None = None
 
     def preset(self, name: str) -> Path:
         """The YAML file of a preset that ships with the model."""
