@@ -15,6 +15,7 @@ from typing import Any
 from common import config as configs
 from common import runtime
 from common.errors import UserError
+from common.files import check_writable
 from common.manifest import Utterance, read_manifest
 from common.recipe import Recipe, labels_file
 from common.text import Vocabulary
@@ -102,7 +103,9 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
 
 def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="eval.py", description=f"Score a {recipe.name} checkpoint. Writes eval.log."
+        prog="eval.py",
+        description=f"Score a {recipe.name} checkpoint. Writes eval.log, and with --set "
+        "report=FILE a page to look at and listen to.",
     )
     _add_checkpoint(parser, "--pretrain_ckpt", recipe.pretrained)
     _add_eval_config(parser)
@@ -111,11 +114,14 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
 
     config = recipe.eval_config()
     _override(config, arguments)
+    if config.report:
+        check_writable(config.report)
 
-    from common.decoding import make_decoder
+    from common.decoding import describe, make_decoder
     from common.evaluation import evaluate as score
     from common.logs import open_log
     from common.recogniser import Forward
+    from common.report import write_report
     from common.sources import ManifestSource
 
     recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
@@ -157,6 +163,24 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     log.info("utterances: %d, %.2f hours", len(source), source.durations.sum() / 3600)
     for line in result.summary():
         log.info(line)
+    if config.report:
+        facts = {
+            "Checkpoint": arguments.pretrain_ckpt,
+            "Test set": str(manifest),
+            "Not read": f"{len(unread)} of {len(everything)} recordings" if unread else "",
+            "Decoder": describe(config.LMConfig),
+            "Device": recogniser.device,
+        }
+        write_report(
+            config.report,
+            recipe.name,
+            facts,
+            result,
+            source,
+            recogniser.featurizer,
+            config.report_utterances,
+        )
+        log.info("report: %s", config.report)
     if unread:
         raise UserError(
             f"{len(unread)} of {len(everything)} recordings were not read, as said above; the "

@@ -124,6 +124,8 @@ class EvalConfig:
 
     save_output: str = ""  # folder for each utterance's log-probabilities; empty: none kept
     verbose: bool = True  # print reference, hypothesis, WER and CER of each utterance
+    report: str = ""  # HTML file with the figures, every utterance, sound; empty: none
+    report_utterances: int = 100  # of them, the worst so many get sound and a spectrogram
     DataConfig: EvalDataConfig = field(default_factory=EvalDataConfig)
     LMConfig: LMConfig = field(default_factory=LMConfig)
 
@@ -163,6 +165,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "LMConfig.cutoff_prob": (1e-6, 1),
     "LMConfig.top_paths": (1, math.inf),
     "LMConfig.lm_workers": (1, math.inf),
+    "report_utterances": (0, math.inf),
 }
 
 

@@ -44,9 +44,14 @@ def collapse(path: np.ndarray, blank: int) -> np.ndarray:
 
     Graves et al. 2006, "Connectionist Temporal Classification", section 3.1.
     """
+    return path[emission_frames(path, blank)]
+
+
+def emission_frames(path: np.ndarray, blank: int) -> np.ndarray:
+    """The frames of a CTC path (T,) in which the labels of `collapse` begin, ascending."""
     begins = np.ones(len(path), dtype=bool)
     begins[1:] = path[1:] != path[:-1]
-    return path[begins & (path != blank)]
+    return np.flatnonzero(begins & (path != blank))
 
 
 class GreedyDecoder(Decoder):
@@ -143,6 +148,20 @@ DECODERS: dict[str, Callable[[Any, Vocabulary], Decoder]] = {
     "greedy": _greedy,
     "beam": BeamDecoder,
 }
+
+
+def describe(lm_config: Any) -> str:
+    """What `make_decoder` makes of it, in words for people."""
+    kind = lm_config.decoder_type.lower()
+    if kind != "beam":
+        return kind
+    words = f"beam search, {lm_config.beam_width} prefixes"
+    if lm_config.lm_path:
+        words += (
+            f", language model {lm_config.lm_path} (alpha {lm_config.alpha:g}, "
+            f"beta {lm_config.beta:g})"
+        )
+    return words
 
 
 def make_decoder(lm_config: Any, vocabulary: Vocabulary) -> Decoder:

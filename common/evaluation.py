@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common.batching import plan_epoch, split, static_shapes
 from common.beam import Hypothesis
 from common.dataset import batches
-from common.decoding import Decoder
+from common.decoding import Decoder, emission_frames
 from common.errors import UserError
 from common.metrics import EditCounts, blank_share, character_errors, word_errors
 from common.recogniser import Forward, Recogniser
@@ -44,6 +44,9 @@ class Scored:
     words: EditCounts
     characters: EditCounts
     hypotheses: list[Hypothesis]  # the best one and its alternatives
+    duration: float  # s
+    letters: str  # what the best label of each frame spells, spaces as they come ...
+    times: np.ndarray  # ... and when each letter begins, s
 
     def lines(self) -> list[str]:
         alternatives = [f"{each.score:9.3f} {each.text}" for each in self.hypotheses]
@@ -139,9 +142,12 @@ def evaluate(
     """
     folder = _output_folder(save_output)
     result, blanks, frames = Evaluation(), 0.0, 0
+    frame_seconds = recogniser.frame_seconds
     scored = {}
     for found in recognise(recogniser, forward, source, decoder, batch_size, workers, progress):
         reference = source.texts[found.index]
+        path = found.log_probs.argmax(axis=1)
+        begins = emission_frames(path, recogniser.vocabulary.blank)
         utterance = Scored(
             found.id,
             reference,
@@ -149,6 +155,9 @@ def evaluate(
             word_errors(reference, found.text),
             character_errors(reference, found.text),
             found.hypotheses,
+            float(source.durations[found.index]),
+            recogniser.vocabulary.decode(path[begins].tolist()),
+            begins * frame_seconds,
         )
         scored[found.index] = utterance
         result.words += utterance.words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
     Raises UserError, naming `path`, where the folder or the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -43,10 +44,28 @@ def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
             partial.unlink()
 
 
+def check_writable(path: str | Path) -> None:
+    """Raises the UserError of `replacing` now, before the work whose result `path` is to hold."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = _partial(path)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
 def write_text(path: str | Path, text: str, durable: bool = True) -> None:
     """UTF-8."""
     with replacing(path, durable) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
 
 
 def read_json(path: Path) -> dict | None:

@@ -97,6 +97,14 @@ class Recogniser:
         return self.recipe.output_frames(self.config.ModelConfig, frames)
 
     @property
+    def frame_seconds(self) -> float:
+        """From one output frame to the next; output frame i is about feature frame i * stride."""
+        many = 1_000_000
+        stride = round(many / int(self.output_frames(many)))
+        features = self.featurizer.config
+        return stride * features.hop_length / features.sample_rate
+
+    @property
     def static(self) -> bool:
         """Whether batches must come in a finite set of shapes."""
         wanted = self.config.DataConfig.batch_shapes

@@ -120,6 +120,10 @@ REFUSED = {
         "eval --pretrain_ckpt good.ckpt --set save_output=/dev/null/x",
         r"save_output /dev/null/x: cannot be made",
     ),
+    "no place for a report": Refused(  # told before the checkpoint is looked at
+        "eval --pretrain_ckpt none.ckpt --set report=/dev/null/x.html",
+        r"/dev/null/x\.html: cannot be written",
+    ),
     "no place for an export": Refused(
         "export --pre_trained_model_path good.ckpt --file_name /dev/null/x",
         r"/dev/null/x.*could not be written",
@@ -212,6 +216,7 @@ def test_bad_input_is_one_line_and_exit_code_1(name, refusals):
 def test_a_cut_recording_is_named_and_the_others_are_scored(place):
     done = start(
         *"eval --pretrain_ckpt good.ckpt --set test_manifest=cut.csv verbose=false".split(),
+        "report=pages/cut.html",
         cwd=place,
     )
     assert done.returncode == 1
@@ -221,7 +226,11 @@ def test_a_cut_recording_is_named_and_the_others_are_scored(place):
         "error: 1 of 2 recordings were not read, as said above; the figures are those of the others"
     ]
     assert "utterances: 1, 0.00 hours" in done.stdout
-    assert re.search(r"Test Summary \tAverage WER \d", done.stdout.splitlines()[-1])
+    *_, summary, report = done.stdout.splitlines()
+    assert re.match(r"Test Summary \tAverage WER \d", summary)
+    assert report == "report: pages/cut.html"
+    page = (place / "pages" / "cut.html").read_text(encoding="utf-8")
+    assert "1 of 2 recordings" in page and page.count("<audio") == 1
 
 
 def test_an_error_of_training_is_in_the_log_too(refusals, place):

@@ -215,7 +215,8 @@ def test_numbers_out_of_bounds_are_named(option, message):
 
 
 def test_every_bound_is_of_a_key():
-    assert set(BOUNDS) <= set(leaves(TrainConfig())) and check(TrainConfig()) is None
+    assert set(BOUNDS) <= {*leaves(TrainConfig()), *leaves(EvalConfig())}
+    assert check(TrainConfig()) is None and check(EvalConfig()) is None
 
 
 def test_a_missing_yaml_file_is_named(tmp_path):
@@ -487,6 +488,7 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
         "shapes": FakeForward.seen,
         "pools": pools,
         "processes": processes,
+        "players": [path.read_text().count("<audio") for path in folder.glob("*.html")],
         "error": error,
     }
 
@@ -611,6 +613,8 @@ WORD_SCORES = WORDS | SCORES
 EVAL_EFFECTS = {
     "save_output": ("kept", "files", {}),
     "verbose": ("false", "lines", {}),
+    "report": ("report.html", "files", {}),
+    "report_utterances": ("1", "players", {"report": "report.html"}),
     "DataConfig.test_manifest": ("{corpus}/other.csv", "lines", {}),
     "DataConfig.batch_size": ("1", "shapes", {}),
     "DataConfig.workers": ("3", "pools", {}),

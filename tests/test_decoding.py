@@ -11,7 +11,14 @@ import pytest
 from common import decoding
 from common.beam import BeamSearch
 from common.config import EvalConfig, LMConfig, check
-from common.decoding import BeamDecoder, GreedyDecoder, collapse, make_decoder
+from common.decoding import (
+    BeamDecoder,
+    GreedyDecoder,
+    collapse,
+    describe,
+    emission_frames,
+    make_decoder,
+)
 from common.errors import UserError
 from common.text import Vocabulary
 
@@ -29,6 +36,16 @@ def test_collapse_equals_the_definition_on_every_short_path():
         for path in product(range(3), repeat=length):
             expected = [label for label, _ in groupby(path) if label != 1]
             assert collapse(np.array(path, dtype=int), blank=1).tolist() == expected
+
+
+def test_labels_are_emitted_where_their_runs_begin_on_every_short_path():
+    for length in range(6):
+        for path in product(range(3), repeat=length):
+            expected, frame = [], 0
+            for label, run in groupby(path):
+                expected += [frame] if label != 1 else []
+                frame += len(list(run))
+            assert emission_frames(np.array(path, dtype=int), blank=1).tolist() == expected
 
 
 def test_each_column_is_decoded_on_its_own_and_only_to_its_length():
@@ -120,3 +137,12 @@ def test_a_language_model_that_greedy_decoding_would_ignore_is_refused():
 def test_a_word_model_needs_a_space_among_the_labels():
     with pytest.raises(UserError, match="lm_path x.arpa: .* needs a space among the labels"):
         make_decoder(LMConfig(decoder_type="beam", lm_path="x.arpa"), Vocabulary(("A", "_")))
+
+
+def test_decoders_in_words():
+    assert describe(LMConfig()) == "greedy"
+    beam = LMConfig(decoder_type="Beam", beam_width=20, alpha=0.8)
+    assert describe(beam) == "beam search, 20 prefixes"
+    beam.lm_path = "words.arpa"
+    expected = "beam search, 20 prefixes, language model words.arpa (alpha 0.8, beta 0)"
+    assert describe(beam) == expected

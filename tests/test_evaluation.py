@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import jiwer
 import numpy as np
 import pytest
-from tones import trained
+import soundfile
+from tones import LABELS, trained
 
 from common.beam import Hypothesis
 from common.config import LMConfig
@@ -48,6 +50,10 @@ def alone(recogniser, forward, source) -> dict[int, tuple[str, np.ndarray]]:
     found = list(recognise(recogniser, forward, source, decoder, batch_size=1))
     assert sorted(each.index for each in found) == list(range(17))
     return {each.index: (each.text, each.log_probs) for each in found}
+
+
+def audio(source: ManifestSource, index: int) -> Path:
+    return next(iter(source.read([index]))).audio
 
 
 def scored(recogniser, forward, source, batch_size=4, **more) -> Evaluation:
@@ -121,6 +127,25 @@ def test_log_probabilities_are_kept(recogniser, forward, source, alone, tmp_path
         frames = recogniser.output_frames(source.frames[index])
         assert kept[source.ids[index]].shape == (frames, 6)
         np.testing.assert_allclose(np.exp(kept[source.ids[index]]).sum(axis=1), 1, atol=1e-4)
+
+
+def test_letters_come_with_the_times_that_the_log_probabilities_say(
+    recogniser, forward, source, alone
+):
+    """A frame of the network is two of the features (its stride), 10 ms each."""
+    found = scored(recogniser, forward, source)
+    for index, (_, log_probs) in alone.items():
+        letters, times, frame = "", [], 0
+        for label, run in groupby(log_probs.argmax(axis=1)):
+            if label != LABELS.index("_"):
+                letters += LABELS[label]
+                times.append(0.02 * frame)
+            frame += len(list(run))
+        utterance = found.utterances[index]
+        assert utterance.letters == letters and letters
+        np.testing.assert_allclose(utterance.times, times, atol=1e-9)
+        assert utterance.duration == pytest.approx(soundfile.info(audio(source, index)).duration)
+        assert " ".join(letters.split()) == utterance.hypothesis
 
 
 def test_ids_become_different_file_names():
