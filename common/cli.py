@@ -161,8 +161,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         save_output=config.save_output,
     )
     log.info("utterances: %d, %.2f hours", len(source), source.durations.sum() / 3600)
-    for line in result.summary():
-        log.info(line)
+    unwritten = None  # costs the page, not the figures
     if config.report:
         facts = {
             "Checkpoint": arguments.pretrain_ckpt,
@@ -171,16 +170,16 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
             "Decoder": describe(config.LMConfig),
             "Device": recogniser.device,
         }
-        write_report(
-            config.report,
-            recipe.name,
-            facts,
-            result,
-            source,
-            recogniser.featurizer,
-            config.report_utterances,
-        )
-        log.info("report: %s", config.report)
+        features, players = recogniser.featurizer, config.report_utterances
+        try:
+            write_report(config.report, recipe.name, facts, result, source, features, players)
+            log.info("report: %s", config.report)
+        except UserError as error:
+            unwritten = error
+    for line in result.summary():
+        log.info(line)
+    if unwritten:
+        raise unwritten
     if unread:
         raise UserError(
             f"{len(unread)} of {len(everything)} recordings were not read, as said above; the "
