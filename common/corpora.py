@@ -7,15 +7,23 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common.archives import unpack
 from common.errors import UserError
 from common.manifest import Utterance, make_utterance, read_text, write_csv
+
+AN4_ARCHIVE = "an4_sphere.tar.gz"
+_LIBRISPEECH_SETS = ("train-", "dev-", "test-")
 
 
 def build_an4(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
     """CSV manifests of CMU AN4 (`etc/`, `wav/`): train, val, test; {manifest: utterances}.
 
-    AN4 has no development set, so every 15th training speaker (5 of 74) is set aside as val.
+    AN4 has no development set, so every 15th training speaker (5 of 74) is set aside as val. A
+    folder that holds the official archive alone has it unpacked first.
     """
+    archive = Path(root, AN4_ARCHIVE)
+    if archive.is_file() and not any(Path(root, name).is_dir() for name in ("an4", "etc")):
+        unpack(archive, "an4", Path(root))
     root = _find(
         root,
         "an4",
@@ -55,8 +63,14 @@ def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
     """CSV manifests of the LibriSpeech sets (`train-*`, `dev-*`, `test-*`) found in a folder.
 
     One for each set (`libri_test_clean_manifest.csv`), and all train and all dev sets together as
-    `libri_train_manifest.csv` and `libri_val_manifest.csv`. Returns {manifest: utterances}.
+    `libri_train_manifest.csv` and `libri_val_manifest.csv`. Returns {manifest: utterances}. Of the
+    official archives in the folder, those that are not yet unpacked are, to `LibriSpeech/` in it.
     """
+    for archive in sorted(Path(root).glob("*.tar.gz")):
+        name = archive.name.removesuffix(".tar.gz")
+        there = any(Path(root, folder, name).is_dir() for folder in ("", "LibriSpeech"))
+        if name.startswith(_LIBRISPEECH_SETS) and not there:
+            unpack(archive, f"LibriSpeech/{name}", Path(root))
     root = _find(
         root,
         "LibriSpeech",
@@ -74,8 +88,7 @@ def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
 
 def _librispeech_sets(root: Path) -> Iterator[Path]:
     for folder in sorted(root.glob("*-*")):
-        named = folder.name.startswith(("train-", "dev-", "test-"))
-        if named and next(folder.glob("*/*/*.trans.txt"), None):
+        if folder.name.startswith(_LIBRISPEECH_SETS) and next(folder.glob("*/*/*.trans.txt"), None):
             yield folder
 
 

@@ -22,11 +22,19 @@ def parser() -> argparse.ArgumentParser:
     an4 = commands.add_parser(
         "an4", help="CSV manifests of CMU AN4: train, val (training speakers set aside), test"
     )
-    an4.add_argument("source", metavar="DIR", help="AN4 in its official layout: etc/, wav/")
+    an4.add_argument(
+        "source",
+        metavar="DIR",
+        help="AN4 in its official layout, etc/ and wav/, or its archive's folder",
+    )
     librispeech = commands.add_parser(
         "librispeech", help="CSV manifests of each LibriSpeech set found, of all train, of all dev"
     )
-    librispeech.add_argument("source", metavar="DIR", help="folder of train-*, dev-*, test-*")
+    librispeech.add_argument(
+        "source",
+        metavar="DIR",
+        help="folder of train-*, dev-*, test-*, or of their .tar.gz archives",
+    )
     for command in (an4, librispeech):
         command.add_argument("out", metavar="OUT", help="folder for the manifests")
 

@@ -14,7 +14,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.request
 from pathlib import Path
@@ -24,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm  # noqa: E402
 
-from common.corpora import build_an4  # noqa: E402
+from common.corpora import AN4_ARCHIVE, build_an4  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.manifest import Utterance, read_manifest  # noqa: E402
 
@@ -141,11 +140,8 @@ def _corpus(arguments: argparse.Namespace, out: Path) -> tuple[str, dict[str, Pa
 
 
 def _download(url: str, folder: Path) -> Path:
-    """Fetches and unpacks the official archive, unless that is done; returns its folder."""
-    unpacked = folder / "an4"
-    if unpacked.is_dir():
-        return unpacked
-    archive = folder / "an4_sphere.tar.gz"
+    """Fetches the official archive into `folder`, unless that is done; returns the folder."""
+    archive = folder / AN4_ARCHIVE
     folder.mkdir(parents=True, exist_ok=True)
     if not archive.is_file():
         partial = archive.with_suffix(".partial")
@@ -166,28 +162,7 @@ def _download(url: str, folder: Path) -> Path:
                 f"AN4: {url} broke off after {partial.stat().st_size} of {total} bytes; start again"
             )
         partial.rename(archive)
-    staging = folder / "unpacking"
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(staging, members=_plain_members(tar))
-        (staging / "an4").rename(unpacked)
-    except OSError as error:
-        raise UserError(f"AN4: {archive} cannot be unpacked ({error})") from error
-    except (tarfile.TarError, EOFError) as error:
-        archive.unlink()
-        raise UserError(f"AN4: {url} is not the archive that was expected ({error})") from error
-    return unpacked
-
-
-def _plain_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """Files and folders that stay below the folder they are unpacked in."""
-    return [
-        member
-        for member in tar.getmembers()
-        if (member.isfile() or member.isdir())
-        and not member.name.startswith("/")
-        and ".." not in Path(member.name).parts
-    ]
+    return folder
 
 
 def _step(number: int, what: str, out: Path, script: str, *arguments: str) -> None:

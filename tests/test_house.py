@@ -19,8 +19,8 @@ from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
-    "audio augment batching beam cli config corpora dataset decoding errors features files "
-    "language manifest memory metrics mindrecord processes recipe records report runtime "
+    "archives audio augment batching beam cli config corpora dataset decoding errors features "
+    "files language manifest memory metrics mindrecord processes recipe records report runtime "
     "schedules sources staging text torch_weights validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -22,31 +20,17 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import quickstart  # noqa: E402
 
 
-def archive(path: Path, names: list[str]) -> str:
-    with tarfile.open(path, "w:gz") as tar:
-        for name in names:
-            member = tarfile.TarInfo(name)
-            member.size = 3
-            tar.addfile(member, io.BytesIO(b"abc"))
-    return path.as_uri()
-
-
-def test_the_archive_is_fetched_once_and_unpacked(tmp_path):
-    url = archive(tmp_path / "an4_sphere.tar.gz", ["an4/etc/a.txt", "../escaped", "/tmp/absolute"])
+def test_the_archive_is_fetched_once(tmp_path):
+    (tmp_path / "an4_sphere.tar.gz").write_bytes(b"abc")
+    url = (tmp_path / "an4_sphere.tar.gz").as_uri()
     folder = quickstart._download(url, tmp_path / "download")
-    assert (folder / "etc" / "a.txt").read_text() == "abc"
-    assert not (tmp_path / "download" / "escaped").exists()
-    assert not (tmp_path / "escaped").exists()
+    assert (folder / "an4_sphere.tar.gz").read_bytes() == b"abc"
     assert quickstart._download("file:///nowhere", tmp_path / "download") == folder
 
 
-def test_what_cannot_be_fetched_or_unpacked_is_told(tmp_path):
+def test_what_cannot_be_fetched_is_told(tmp_path):
     with pytest.raises(UserError, match="cannot be fetched .* --an4 DIR"):
         quickstart._download((tmp_path / "missing").as_uri(), tmp_path / "download")
-    (tmp_path / "text").write_text("not an archive")
-    with pytest.raises(UserError, match="not the archive that was expected"):
-        quickstart._download((tmp_path / "text").as_uri(), tmp_path / "download")
-    assert not (tmp_path / "download" / "an4_sphere.tar.gz").exists()
 
 
 def test_two_utterances_of_middling_length():

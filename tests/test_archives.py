@@ -1,0 +1,95 @@
+"""Archives: what is unpacked, what is left alone, what is refused."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from common.archives import unpack
+from common.corpora import build_an4, build_librispeech
+from common.errors import UserError
+
+
+def pack(path: Path, files: dict[str, bytes], link: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        if link:
+            member = tarfile.TarInfo(link)
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+    return path
+
+
+def flac() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, [0.1, -0.1] * 800, 16000, format="FLAC")
+    return buffer.getvalue()
+
+
+def test_a_folder_is_unpacked_and_nothing_leaves_it(tmp_path):
+    files = {"an4/etc/a.txt": b"abc", "an4/../escaped": b"", "/tmp/absolute": b"", "other/b": b""}
+    path = pack(tmp_path / "a.tar.gz", files, link="an4/link")
+    assert unpack(path, "an4", tmp_path) == tmp_path / "an4"
+    found = {str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*") if each.is_file()}
+    assert found == {"a.tar.gz", "an4/etc/a.txt"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text", "damaged or incomplete"),
+        ("cut", "damaged or incomplete"),
+        ("other", "holds no an4/"),
+    ],
+)
+def test_what_is_not_the_whole_archive_leaves_nothing(tmp_path, content, message):
+    path = pack(tmp_path / "a.tar.gz", {"an4/a": bytes(range(256)) * 400, "an4/b": b"b"})
+    if content == "text":
+        path.write_text("<html>not found</html>" * 100)
+    elif content == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    else:
+        pack(path, {"jasper/a": b""})
+    with pytest.raises(UserError, match=rf"a\.tar\.gz: .*{message}"):
+        unpack(path, "an4", tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_librispeech_from_its_archives(tmp_path):
+    for name in ("train-clean-5", "dev-clean"):
+        chapter = f"LibriSpeech/{name}/1/2/1-2"
+        files = {f"{chapter}.trans.txt": b"1-2-0000 SO IT IS\n", f"{chapter}-0000.flac": flac()}
+        pack(tmp_path / f"{name}.tar.gz", {"LibriSpeech/README.TXT": b"", **files})
+    pack(tmp_path / "other.tar.gz", {"other/a": b""})
+    made = build_librispeech(tmp_path, tmp_path / "data")
+    assert {path.name: count for path, count in made.items()} == {
+        "libri_train_clean_5_manifest.csv": 1,
+        "libri_dev_clean_manifest.csv": 1,
+        "libri_train_manifest.csv": 1,
+        "libri_val_manifest.csv": 1,
+    }
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "train-clean-5.tar.gz").write_text("is not looked at again")
+    assert build_librispeech(tmp_path, tmp_path / "data") == made
+
+
+def test_an4_from_its_archive(tmp_path):
+    files = {}
+    for split, speaker in (("train", "fash"), ("test", "fcaw")):
+        name = f"an4_clstk/{speaker}/cen1-{speaker}-b"
+        files |= {
+            f"an4/etc/an4_{split}.fileids": f"{name}\n".encode(),
+            f"an4/etc/an4_{split}.transcription": f"<s> YES </s> (cen1-{speaker}-b)\n".encode(),
+            f"an4/wav/{name}.sph": b"",
+        }
+    pack(tmp_path / "an4_sphere.tar.gz", files)
+    made = build_an4(tmp_path, tmp_path / "data")
+    assert list(made.values()) == [0, 1, 1]
