@@ -1,8 +1,8 @@
 """Utterances whose transcript and recording do not belong together, found by a trained network.
 
 What the network finds improbable is either hard or wrong; by the CTC loss of a character the wrong
-come first: texts of another recording, texts or recordings that break off. The loss beats the word
-error rate in this: it needs no words to be right, and tells a near miss from nonsense.
+come first: texts of another recording, texts or recordings that break off. Unlike the word error
+rate, the loss needs no word to be right, and tells a near miss from nonsense.
 
 A network that has seen the utterances many times may have learnt the mistakes by heart; take an
 early checkpoint, or the best one of a run with augmentation.
@@ -143,18 +143,15 @@ def hints(reference: str, hypothesis: str) -> list[str]:
             return [f"hardly a {name} in common: transcript of another recording?"]
         return []
     found = []
-    for end, first, outside in (
-        ("first", "begins", pairs[: same[0]]),
-        ("last", "ends", pairs[same[-1] + 1 :]),
+    for end, verb, side, outside in (
+        ("first", "begins", "after", pairs[: same[0]]),
+        ("last", "ends", "before", pairs[same[-1] + 1 :]),
     ):
         extra = sum(one is None for one, _ in outside) - sum(other is None for _, other in outside)
-        side = "after" if end == "first" else "before"
         if extra >= least:
-            found.append(f"the reference {first} {extra} {name}s {side} the hypothesis does")
-        if extra <= -least:
-            found.append(
-                f"the hypothesis lacks the {end} {-extra} {name}s: recording cut, or speech lost?"
-            )
+            found.append(f"the reference {verb} {extra} {name}s {side} the hypothesis does")
+        if -extra >= least:
+            found.append(f"the hypothesis lacks the {end} {-extra} {name}s: recording cut?")
     return found
 
 
