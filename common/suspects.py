@@ -29,6 +29,7 @@ from common.sources import ManifestSource
 DEVIATIONS = 6  # see `threshold`
 MISSING_WORDS = 2  # at an end, from which it is more than a word that was not understood
 MISSING_CHARACTERS = 4  # the same in languages written without spaces
+TOO_SHORT = 4  # characters, up to which nothing alike tells nothing
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ def hints(reference: str, hypothesis: str) -> list[str]:
     pairs = alignment(ours, theirs)
     same = [number for number, (one, other) in enumerate(pairs) if one == other]
     if len(same) <= 0.2 * min(len(ours), len(theirs)):
-        unlike = character_errors(reference, hypothesis).errors
-        if unlike >= 0.6 * max(len(reference), len(hypothesis)):
+        shorter, longer = sorted((len(reference), len(hypothesis)))
+        unlike = character_errors(reference, hypothesis).errors >= 0.6 * longer
+        if unlike and shorter > TOO_SHORT:
             return [f"hardly a {name} in common: transcript of another recording?"]
         return []
     found = []

@@ -113,6 +113,7 @@ SENTENCE = "PLEASE HOLD WHILE I TRY THAT EXTENSION"
             ["hardly a word in common: transcript of another recording?"],
         ),
         (SENTENCE, "PLEESE HOLT WYLE EYE TRAI TAT EXTENTION", []),  # badly heard, not another
+        ("W", "D", []),
         (SENTENCE, "", ["nothing was recognised: no speech in the recording?"]),
         (
             "请稍等我正在尝试",
