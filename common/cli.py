@@ -6,6 +6,7 @@ Bad input ends in one line on stderr and exit code 1, Ctrl-C in exit code 130.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,14 @@ from common.text import Vocabulary
 from common.validation import readable, validate
 
 _PORTION = 16  # batches that transcribe.py reads, recognises and prints at a time
+# What validate.py may override beside a checkpoint.
+_CHECKING = {
+    f"DataConfig.{key}"
+    for key in (
+        *("train_manifest", "val_manifest", "test_manifest"),
+        *("batch_size", "min_duration", "max_duration", "workers"),
+    )
+}
 
 
 def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None:
@@ -40,8 +49,8 @@ def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None
 def train(recipe: Recipe, argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="train.py",
-        description=f"Train {recipe.name}. Writes train.log, metrics.csv and curves.png into the "
-        "current folder, and checkpoints into CheckpointConfig.ckpt_path.",
+        description=f"Train {recipe.name}. Writes train.log, metrics.csv, curves.png and "
+        "emissions.gif into the current folder, and checkpoints into CheckpointConfig.ckpt_path.",
     )
     _add_config(parser, recipe)
     _add_device(parser)
@@ -107,7 +116,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         description=f"Score a {recipe.name} checkpoint. Writes eval.log, and with --set "
         "report=FILE a page to look at and listen to.",
     )
-    _add_checkpoint(parser, "--pretrain_ckpt", recipe.pretrained)
+    _add_checkpoint(parser, "--pretrain_ckpt", pretrained=recipe.pretrained)
     _add_eval_config(parser)
     _add_device(parser)
     arguments = parser.parse_args(argv)
@@ -225,7 +234,7 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         "file and text parted by a tab.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="any format that soundfile reads")
-    _add_checkpoint(parser, "--pretrain_ckpt", recipe.pretrained)
+    _add_checkpoint(parser, "--pretrain_ckpt", pretrained=recipe.pretrained)
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
     )
@@ -301,32 +310,67 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="validate.py",
         description="List the utterances of manifests that cannot be trained on, and why. Exit "
-        "code 1 where there are any.",
+        "code 1 where there are any. With a checkpoint, also rank the others by how improbable "
+        "their transcripts are: wrong texts and cut recordings come first.",
     )
-    parser.add_argument("manifests", nargs="*", help="manifests; none: those of the configuration")
-    parser.add_argument("--limit", type=int, default=20, help="ids shown for each reason; 0: all")
+    parser.add_argument(
+        "manifests",
+        nargs="*",
+        help="manifests; none: those of the configuration, or the training manifest of the "
+        "checkpoint",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=20, help="ids shown for each reason, and suspects; 0: all"
+    )
+    _add_checkpoint(parser, "--pretrain_ckpt", required=False)
+    parser.add_argument(
+        "--suspects", metavar="FILE", help="write all ranked utterances as CSV, worst first"
+    )
     _add_config(parser, recipe)
+    _add_device(parser)
     arguments = parser.parse_args(argv)
-    config = _config(arguments, recipe)
+    limit = arguments.limit or None
+
+    if arguments.pretrain_ckpt:
+        recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
+        config, vocabulary = _checked_config(arguments, recogniser), recogniser.vocabulary
+        manifests = [config.DataConfig.train_manifest]
+    elif arguments.suspects:
+        raise UserError(f"--suspects {arguments.suspects}: needs a network, give --pretrain_ckpt")
+    else:
+        config = _config(arguments, recipe)
+        vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+        groups = config.DataConfig
+        manifests = [groups.train_manifest, groups.val_manifest, groups.test_manifest]
     data = config.DataConfig
-    manifests = arguments.manifests or [
-        path for path in (data.train_manifest, data.val_manifest, data.test_manifest) if path
-    ]
-    bad = 0
+    manifests = arguments.manifests or [path for path in manifests if path]
+    if not manifests:
+        raise UserError("no manifest to validate: name one, or set DataConfig.train_manifest")
+    good, bad = [], 0
     for manifest in manifests:
         report = validate(
             read_manifest(manifest),
-            Vocabulary.from_file(labels_file(recipe, config)),
+            vocabulary,
             recipe.build_featurizer(data),
             lambda frames: recipe.output_frames(config.ModelConfig, frames),
             data.min_duration,
             data.max_duration,
             data.workers,
         )
+        good += report.ok
         bad += report.total - len(report.ok)
         print(manifest)
-        for line in report.lines(arguments.limit or None):
+        for line in report.lines(limit):
             print(f"  {line}")
+    if arguments.pretrain_ckpt and good:
+        from common.suspects import rank_suspects, summary, write_suspects
+
+        suspects = rank_suspects(recogniser, good, data.batch_size, data.workers)
+        for rank, suspect in enumerate(suspects[:limit], 1):
+            print("\n".join(suspect.lines(rank)))
+        print(summary(suspects))
+        if arguments.suspects:
+            write_suspects(arguments.suspects, suspects)
     return 1 if bad else 0
 
 
@@ -373,13 +417,16 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_checkpoint(
-    parser: argparse.ArgumentParser, flag: str, pretrained: Path | None = None
+    parser: argparse.ArgumentParser,
+    flag: str,
+    required: bool = True,
+    pretrained: Path | None = None,
 ) -> None:
-    """pretrained: the checkpoint that ships with the model, where one may be left out."""
+    """pretrained: the checkpoint that ships with the model, used where none is named."""
     usual = "" if pretrained is None else f"; none given: {pretrained.name}, which ships here"
     parser.add_argument(
         flag,
-        required=pretrained is None,
+        required=required and pretrained is None,
         default=pretrained and os.path.relpath(pretrained),
         metavar="CKPT",
         help=f"checkpoint{usual}",
@@ -433,6 +480,20 @@ def _load(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
     return Recogniser.from_checkpoint(
         recipe, path, device, fallback, log=lambda line: print(line, file=sys.stderr)
     )
+
+
+def _checked_config(arguments: argparse.Namespace, recogniser: Any) -> Any:
+    """The configuration of a checkpoint with what may be overridden when data are checked."""
+    config = _overridden(copy.deepcopy(recogniser.config), arguments, recogniser.recipe)
+    before = configs.leaves(recogniser.config)
+    for key, value in configs.leaves(config).items():
+        ours = key.startswith(("DataConfig.", "ModelConfig.")) and key not in _CHECKING
+        if ours and value != before[key]:
+            raise UserError(
+                f"{key} is {value!r}, and {arguments.pretrain_ckpt} has {before[key]!r}: with "
+                "--pretrain_ckpt, features, labels and network are the checkpoint's"
+            )
+    return config
 
 
 def _printer(log: Any) -> Callable[[Any], None]:

@@ -134,10 +134,12 @@ def evaluate(
     progress: str | None = "evaluating",
     each: Callable[[Scored], None] | None = None,
     save_output: str | Path = "",
+    watch: Callable[[Recognised], None] | None = None,
 ) -> Evaluation:
     """Recognises and scores a source.
 
-    each: called with every utterance as it is scored. save_output: a folder that gets each
+    each: called with every utterance as it is scored. watch: before that, with what the network
+    gave; its arrays are views that are good until it returns. save_output: a folder that gets each
     utterance's log-probabilities (T', C) as `<id>.npy`.
     """
     folder = _output_folder(save_output)
@@ -145,6 +147,8 @@ def evaluate(
     frame_seconds = recogniser.frame_seconds
     scored = {}
     for found in recognise(recogniser, forward, source, decoder, batch_size, workers, progress):
+        if watch is not None:
+            watch(found)
         reference = source.texts[found.index]
         path = found.log_probs.argmax(axis=1)
         begins = emission_frames(path, recogniser.vocabulary.blank)

@@ -209,4 +209,4 @@ class Reporter:
         if progress.skipped:
             line += f"; {progress.skipped} steps were skipped"
         self.log.info(f"{line}; last state in {keeper.last}")
-        self.log.info(f"figures and picture in {', '.join(str(file) for file in files)}")
+        self.log.info(f"figures and pictures in {', '.join(str(file) for file in files)}")

@@ -28,6 +28,7 @@ from common.dataset import Batch, batches
 from common.decoding import make_decoder
 from common.errors import UserError
 from common.evaluation import evaluate
+from common.film import Film
 from common.history import History
 from common.memory import GIB, forecast_memory
 from common.planner import Planner, identity_of, trainable
@@ -38,7 +39,7 @@ from common.schedules import make_schedule
 from common.steps import TrainStep
 from common.text import Vocabulary
 
-METRICS, CURVES = "metrics.csv", "curves.png"
+METRICS, CURVES, FILM = "metrics.csv", "curves.png", "emissions"  # .gif, .png, .npz
 
 # Keys that may change between a run and its resumption: they do not touch what is computed (the
 # number of epochs does under a cosine schedule: see `_resume`).
@@ -122,6 +123,7 @@ def fit(job: Job) -> Progress:
     elif job.rank == 0 and (moved := keeper.set_aside()):
         log.info(f"a new run: the earlier one's are now {', '.join(map(str, moved))}")
     history = History(METRICS, progress.step)
+    film = Film(FILM, validation, recogniser.featurizer, vocabulary, progress.step)
     reporter = Reporter(log, recogniser, planner, job.rank)
     reporter.start(validation, step.forecast, progress)
 
@@ -146,23 +148,28 @@ def fit(job: Job) -> Progress:
         if validation is not None:
             data, label = config.DataConfig, "evaluating" if job.rank == 0 else None
             found = evaluate(
-                recogniser, forward, validation, decoder, data.batch_size, data.workers, label
+                recogniser,
+                forward,
+                validation,
+                decoder,
+                data.batch_size,
+                data.workers,
+                label,
+                watch=film.watch,
             )
         better = found is not None and progress.better(found)
         figures = progress.figures(planner, rates, found)
         progress.reset_window()
         # Before the checkpoint, since resuming drops a row too many; a full disk or a file in the
         # way costs the figures, not the run.
-        unwritten = None
+        unwritten = []
         if job.rank == 0:
-            try:
-                history.add(figures)
-                history.draw(CURVES, f"{recogniser.recipe.name}: {len(source)} utterances")
-            except UserError as error:
-                unwritten = error
+            title = f"{recogniser.recipe.name}: {len(source)} utterances"
+            calls = (history.add, figures), (history.draw, CURVES, title), (film.add, figures)
+            unwritten = _failures(*calls, (film.draw,))
         save(best=better)
-        if unwritten:
-            log.warning(f"figures not written: {unwritten}")
+        for error in unwritten:
+            log.warning(f"figures not written: {error}")
         left = progress.seconds / progress.step * (len(rates) - progress.step)
         reporter.evaluated(figures, left, found, better, training.hypotheses)
         return 0 < training.patience <= progress.stale
@@ -210,8 +217,20 @@ def fit(job: Job) -> Progress:
                 reporter.bar.close()
                 made.close()
     if job.rank == 0:
-        reporter.end(progress, keeper, [Path(METRICS).resolve(), Path(CURVES).resolve()])
+        files = [Path(METRICS), Path(CURVES), *film.files]
+        reporter.end(progress, keeper, [file.resolve() for file in files])
     return progress
+
+
+def _failures(*calls: tuple) -> list[UserError]:
+    """Functions with their arguments, called one after the other: what went wrong."""
+    failures = []
+    for call, *arguments in calls:
+        try:
+            call(*arguments)
+        except UserError as error:
+            failures.append(error)
+    return failures
 
 
 def _grouped(made: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:

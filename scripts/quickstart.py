@@ -102,6 +102,7 @@ def quickstart(arguments: argparse.Namespace, out: Path) -> None:
         checkpoint,
         "--set",
         "verbose=false",
+        "report=report.html",
     )
 
     model = "deepspeech2.mindir"
@@ -119,7 +120,8 @@ def quickstart(arguments: argparse.Namespace, out: Path) -> None:
     print(
         f"\nquickstart: {corpus}: WER {wer:.1f} %, CER {cer:.1f} % on "
         f"{len(read_manifest(manifests['test']))} unseen utterances, {minutes:.1f} minutes; "
-        f"files in {out} (checkpoint/, {model}, curves.png, train.log, eval.log, metrics.csv)"
+        f"files in {out} (checkpoint/, {model}, report.html, curves.png, emissions.gif, "
+        "train.log, eval.log, metrics.csv)"
     )
 
 

@@ -21,15 +21,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from tones import LABELS, make_corpus, record, settings
 
 from common import checkpoint, training
 from common.config import override, override_from_options
-from common.conversion import convert_split
+from common.conversion import convert_split, open_split
+from common.decoding import GreedyDecoder
 from common.errors import UserError
+from common.evaluation import recognise
+from common.film import Film
 from common.history import History
 from common.logs import open_log
-from common.recogniser import Recogniser
+from common.recogniser import Forward, Recogniser
 from common.sources import Source
 from common.text import Vocabulary
 from common.training import Job, Progress, fit
@@ -87,6 +91,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
         ]
 
 
+def film(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "emissions.npz") as found:
+        return dict(found)
+
+
 def last(folder: Path) -> checkpoint.Checkpoint:
     return checkpoint.load(folder / "checkpoint" / "tiny-last.ckpt")
 
@@ -104,6 +113,13 @@ def assert_same_state(folder: Path, other: Path) -> None:
     }
 
 
+def assert_same_film(folder: Path, other: Path) -> None:
+    found, expected = film(folder), film(other)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
 @pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory) -> Path:
     """A run of four epochs that nothing disturbed."""
@@ -115,6 +131,7 @@ def whole(corpus, tmp_path_factory) -> Path:
 @pytest.fixture
 def no_pictures(monkeypatch):
     monkeypatch.setattr(History, "draw", lambda *arguments: None)
+    monkeypatch.setattr(Film, "draw", lambda *arguments: None)
 
 
 # ---- what a run leaves
@@ -145,6 +162,32 @@ def test_the_metrics_have_a_row_for_each_epoch(whole):
     assert [int(row["step"]) for row in found] == [6, 12, 18, 24]
     assert all(float(row["val_wer"]) >= 0 and row["skipped"] == "0" for row in found)
     assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_the_film_shows_what_the_network_emitted_at_each_epoch(whole, epoch):
+    path = whole / "checkpoint" / f"tiny-{epoch}_{STEPS * epoch}.ckpt"
+    recogniser = Recogniser.from_checkpoint(RECIPE, path, "CPU")
+    source = open_split(recogniser, "val")
+    decoder = GreedyDecoder(recogniser.vocabulary)
+    alone = recognise(recogniser, Forward(recogniser), source, decoder, batch_size=1)
+    index = sorted(range(4), key=lambda index: source.frames[index])[2]
+    found = film(whole)
+    assert found["step"].tolist() == [6, 12, 18, 24]
+    assert found["id"] == source.ids[index] and found["reference"] == source.texts[index]
+    np.testing.assert_allclose(found["wer"], [float(row["val_wer"]) for row in rows(whole)])
+    expected = {each.index: each for each in alone}[index]
+    np.testing.assert_allclose(found["log_probs"][epoch - 1], expected.log_probs, atol=0.01)
+    assert found["text"][epoch - 1] == expected.text
+    with Image.open(whole / "emissions.gif") as image:
+        assert image.n_frames == 4
+
+
+def test_what_a_run_leaves_in_its_folder(whole):
+    figures = {"metrics.csv", "curves.png", "emissions.gif", "emissions.png", "emissions.npz"}
+    assert {path.name for path in whole.iterdir()} == {"train.log", "checkpoint"} | figures
+    assert "figures and pictures in " in lines(whole)[-1]
+    assert all(str(whole / name) in lines(whole)[-1] for name in figures)
 
 
 def test_the_checkpoints_of_a_run(whole):
@@ -188,6 +231,7 @@ def test_two_epochs_and_two_more_equal_four(corpus, whole, tmp_path, no_pictures
     assert (progress.epoch, progress.step) == (4, 24)
     assert_same_state(tmp_path, whole)
     assert rows(tmp_path) == rows(whole)
+    assert_same_film(tmp_path, whole)
     assert "resumed at epoch 3, step 12" in lines(tmp_path)
 
 
@@ -265,6 +309,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(corpus, whole, tmp_path):
     for name, value in expected.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], value, err_msg=name)
     assert [int(row["step"]) for row in rows(tmp_path)] == list(range(2, 25, 2))
+    assert film(tmp_path)["step"].tolist() == list(range(2, 25, 2))
 
 
 @pytest.mark.parametrize(
@@ -509,8 +554,13 @@ def test_a_new_run_sets_the_earlier_ones_best_aside(corpus, tmp_path, no_picture
     assert any(line.startswith("a new run: the earlier one's are now") for line in lines(tmp_path))
 
 
-def test_figures_that_cannot_be_written_do_not_cost_the_run(corpus, tmp_path, no_pictures):
-    (tmp_path / "metrics.csv").mkdir()
+@pytest.mark.parametrize("name", ["metrics.csv", "emissions.npz", "emissions.gif"])
+def test_figures_that_cannot_be_written_do_not_cost_the_run(corpus, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(History, "draw", lambda *arguments: None)
+    (tmp_path / name).mkdir()
     assert train(corpus, tmp_path, "epochs=1").epoch == 1
     assert (tmp_path / "checkpoint" / "tiny-last.ckpt").is_file()
-    assert any("figures not written" in line for line in lines(tmp_path))
+    told = [line for line in lines(tmp_path) if line.startswith("figures not written: ")]
+    assert len(told) == 1 and told[0].startswith(f"figures not written: {name}: cannot be written")
+    others = {"metrics.csv", "emissions.npz", "emissions.gif"} - {name}
+    assert all((tmp_path / other).is_file() for other in others)
