@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from common.manifest import read_manifest
-from common.mindrecord import ConversionReport, convert, open_dataset
+from common.mindrecord import ConversionReport, convert, open_dataset, other_origin
 from common.recipe import Recipe, labels_file
 from common.recogniser import Recogniser
 from common.sources import Source
@@ -25,7 +26,7 @@ def shard_files(data: Any, split: str) -> tuple[Path, str]:
     if pattern.name.count("{}") != 1 or "{}" in str(pattern.parent):
         raise UserError(
             f"DataConfig.mindrecord_format={pattern}: expected one {{}} for the shard's number, "
-            "in the file's name, such as mindrecord/{split}/ds2_{}.md"
+            "in the file's name, such as mindrecord/mine_{split}/mine{}.md"
         )
     folder, name = (str(part).replace("{split}", split) for part in (pattern.parent, pattern.name))
     if "{split}" not in str(pattern.parent):
@@ -39,8 +40,9 @@ def convert_split(
     """Converts the manifest of a split; what is there already and fits is kept."""
     data = config.DataConfig
     directory, stem = shard_files(data, split)
+    manifest = getattr(data, f"{split}_manifest")
     return convert(
-        read_manifest(getattr(data, f"{split}_manifest")),
+        read_manifest(manifest),
         directory,
         stem,
         shards=data.shards,
@@ -51,13 +53,42 @@ def convert_split(
         workers=data.workers,
         min_duration=data.min_duration,
         max_duration=data.max_duration,
+        origin=os.path.abspath(manifest),
         log=log,
     )
 
 
 def open_split(recogniser: Recogniser, split: str) -> Source:
-    """The converted utterances of a split, checked against the features and vocabulary in use."""
+    """The converted utterances of a split, checked against the features and vocabulary in use, and
+    against the split's manifest where that is at hand."""
     data = recogniser.config.DataConfig
     directory, _ = shard_files(data, split)
     files = data.mindrecord_files if split == "train" else None
-    return open_dataset(directory, files, recogniser.featurizer, recogniser.vocabulary)
+    source = open_dataset(directory, files, recogniser.featurizer, recogniser.vocabulary)
+    _check_manifest(data, split, directory)
+    return source
+
+
+def _check_manifest(data: Any, split: str, directory: Path) -> None:
+    """Refuses records of other ids or texts than the split's manifest has."""
+    key = f"{split}_manifest"
+    manifest = getattr(data, key)
+    if not manifest:
+        return
+    try:
+        utterances = read_manifest(manifest)
+    except UserError:  # not here: the records are all that training needs
+        return
+    origin = other_origin(directory, utterances)
+    if origin is None:
+        return
+    same = origin == os.path.abspath(manifest)
+    found = "which has changed since" if same else f"and {key} is {manifest}"
+    otherwise = {
+        "train": "set train_manifest= (nothing) to train on it as it is",
+        "val": "set val_manifest to what it was converted from",
+    }
+    raise UserError(
+        f"{directory} was converted from {origin}, {found}: convert again (create_mindrecord.py), "
+        f"or {otherwise[split]}"
+    )

@@ -21,7 +21,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from common.files import damage, read_json, write_text
 from common.manifest import Utterance
 from common.records import FINISHED_SUFFIX, Reader, finished, write_shards
 from common.sources import Entry, RecordSource
-from common.staging import beside, publish, recover, staging
+from common.staging import beside, interrupted, publish, recover, staging
 from common.text import Vocabulary
 from common.validation import CATEGORIES, Problem
 
@@ -80,6 +80,7 @@ def convert(
     workers: int = 1,
     min_duration: float = 0.0,
     max_duration: float = math.inf,
+    origin: str = "",
     log: Callable[[str], None] = print,
 ) -> ConversionReport:
     """Writes `utterances` to MindRecord files in `directory`.
@@ -89,13 +90,15 @@ def convert(
     output_frames: output frames of the network for so many feature frames.
     workers: processes that read recordings; 1, or where there are few to read: this one alone.
     min_duration, max_duration: seconds.
+    origin: the manifest that holds the utterances, for `other_origin` to tell.
 
     What `validation.find_problems` objects to is left out and reported. If `directory` holds the
     same already, nothing is done. An interrupted conversion of the same is continued, file by file;
     of anything else it is begun again, and the log says why. An earlier one stays in place
     until the new one is whole.
 
-    Raises UserError if no utterance is good, or if the directory cannot be written.
+    Raises UserError if no utterance is good, if the directory cannot be written, and if it holds
+    files of another `pattern`, which is another corpus's.
     """
     if store not in STORES:
         raise UserError(f"store: {store!r} is unknown; choose {' or '.join(STORES)}")
@@ -129,7 +132,8 @@ def convert(
                 for number, share in enumerate(shares)
             }
             write_shards(partial, parts, reader, output_frames, workers, log)
-            _describe(partial, directory, made_from, parts)
+            told = {"origin": origin, "texts": _texts_digest(utterances)} if origin else {}
+            _describe(partial, directory, made_from | told, parts)
             publish(partial, directory, leftovers=f"*{FINISHED_SUFFIX}")
     except OSError as error:
         where = error.filename or directory
@@ -174,6 +178,18 @@ def open_dataset(
     return RecordSource(entries, [directory / name for name in chosen], made["store"])
 
 
+def other_origin(directory: str | Path, utterances: Iterable[Utterance]) -> str | None:
+    """The manifest that a directory was converted from, if its ids or texts were not those of
+    `utterances`; None if they were, or if the directory does not say.
+
+    Recordings are not looked at: where the records are, they need not be.
+    """
+    made = _description(Path(directory)) or {}
+    if made.get("texts") in (None, _texts_digest(utterances)):
+        return None
+    return made["origin"]
+
+
 def _chosen(directory: Path, names: list[str], files: Iterable[str | Path] | None) -> list[str]:
     """Those of `names` that are among `files`, all if there are none; in their own order."""
     wanted = [Path(file) for file in files or names]
@@ -193,6 +209,7 @@ def _chosen(directory: Path, names: list[str], files: Iterable[str | Path] | Non
 def _is_up_to_date(directory: Path, made_from: dict, log: Callable[[str], None]) -> bool:
     """Whether `directory` holds what is made from the same; the log says why not."""
     recover(directory)
+    _refuse_another_corpus(directory, made_from["pattern"])
     if not directory.exists():
         return False
     made = _description(directory)
@@ -209,6 +226,17 @@ def _is_up_to_date(directory: Path, made_from: dict, log: Callable[[str], None])
     else:
         log(f"{directory}: up to date, nothing to convert")
     return not reason
+
+
+def _refuse_another_corpus(directory: Path, pattern: str) -> None:
+    """Files of another name, whole or in the making, are not this conversion's to replace."""
+    partial = beside(directory, ".partial")
+    for place, made in ((directory, _description(directory)), (partial, interrupted(directory))):
+        if made is not None and made.get("pattern", pattern) != pattern:
+            raise UserError(
+                f"{place}: holds another corpus, made as {made['pattern']}; choose another "
+                "directory in DataConfig.mindrecord_format, or remove this one"
+            )
 
 
 def _describe(partial: Path, directory: Path, made_from: dict, names: Iterable[str]) -> None:
@@ -269,13 +297,32 @@ def _difference(made: dict, wanted: dict) -> str | None:
             return "the manifest or a recording has changed"
         if key == "output_frames":
             return "the network's output frames have changed"
+        if key == "labels":
+            return _labels_difference(found or [], value)
         if isinstance(value, dict) and isinstance(found, dict):
             name = next(name for name in value if found.get(name) != value[name])
             key, found, value = f"{key}.{name}", found.get(name), value[name]
-        if key == "labels":
-            found, value = ("".join(labels) for labels in (found, value))
         return f"{key} is {found!r} in the files, {value!r} is wanted"
     return None
+
+
+def _labels_difference(found: Sequence[str], wanted: Sequence[str]) -> str:
+    """In a line, however many there are."""
+    pairs = enumerate(zip_longest(found, wanted))
+    number, (one, other) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    there, here = ("none" if label is None else repr(label) for label in (one, other))
+    return (
+        f"labels differ: {len(found)} in the files, {len(wanted)} are wanted; the first that "
+        f"differs, number {number}, is {there} in the files, {here} is wanted"
+    )
+
+
+def _texts_digest(utterances: Iterable[Utterance]) -> str:
+    """Changes with what the manifest says, wherever it and the recordings lie."""
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        digest.update(json.dumps((utterance.id, utterance.text)).encode())
+    return digest.hexdigest()
 
 
 def _digest(utterances: Iterable[Utterance]) -> str:

@@ -55,6 +55,12 @@ def staging(
         os.close(handle)
 
 
+def interrupted(directory: Path) -> dict | None:
+    """What the content of `<directory>.partial` is made from, None where nothing says so."""
+    path = beside(directory, ".partial") / _MADE_FROM
+    return read_json(path) if path.exists() else None
+
+
 def recover(directory: Path) -> None:
     """Puts the old directory back after a kill between the two renames of `publish`."""
     old = beside(directory, ".old")

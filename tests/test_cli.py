@@ -89,11 +89,19 @@ REFUSED = {
     ),
     "other labels": Refused(
         TRAIN + " --set labels_path=reordered.json",
-        r"labels is 'ABCD _' in the files, '_ DCBA' is wanted",
+        r"6 are wanted; the first that differs, number 0, is 'A' in the files, '_' is wanted",
     ),
     "a truncated shard": Refused(
         TRAIN + " --set mindrecord_format=cut/{split}/tones{}.md",
         r"cut/train/tones1\.md: 1000 bytes where \d+ were written, truncated",
+    ),
+    "records of another manifest": Refused(
+        TRAIN + " --set train_manifest=cut.csv",
+        r".*records/train was converted from .*/train\.csv, and train_manifest is cut\.csv:",
+    ),
+    "the folder of another corpus": Refused(
+        CONVERT + " --set mindrecord_format=cut/{split}/x{}.md",
+        r"cut/train: holds another corpus, made as tones\{\}\.md; choose another directory",
     ),
     "labels without blank": Refused(
         CONVERT + " --set labels_path=blankless.json",

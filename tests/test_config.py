@@ -30,6 +30,7 @@ from common.config import (
     override_from_options,
     override_from_yaml,
 )
+from common.conversion import shard_files
 from common.errors import UserError
 from common.history import History
 from common.mindrecord import open_dataset
@@ -688,6 +689,20 @@ def test_no_training_key_is_dead(key, corpus, unchanged, tmp_path):
         assert after.get("error", "") == "" or effect.probe is train_on_nan
         assert before[effect.where], "nothing to compare"
     assert differ(after[effect.where], before[effect.where])
+
+
+def test_no_two_presets_convert_into_one_folder():
+    folders = {}
+    for name in RECIPE.presets():
+        config = RECIPE.train_config()
+        override_from_yaml(config, RECIPE.preset(name))
+        folders[name] = [shard_files(config.DataConfig, split) for split in ("train", "val")]
+    assert folders["an4"] == [
+        (Path("mindrecord/an4_train"), "an4_train{}.md"),
+        (Path("mindrecord/an4_val"), "an4_val{}.md"),
+    ]
+    every = [folder for pairs in folders.values() for folder, _ in pairs]
+    assert len(set(every)) == len(every) == 6
 
 
 def eval_options(corpus: Path, values: dict[str, str]) -> list[str]:

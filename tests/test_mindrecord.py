@@ -50,6 +50,7 @@ def run(utterances, directory: Path, **changes) -> tuple[mindrecord.ConversionRe
     """Converts, and returns the report with what was logged."""
     said: list[str] = []
     settings = {
+        "pattern": "part{}.md",
         "shards": 3,
         "featurizer": FEATURIZER,
         "vocabulary": VOCABULARY,
@@ -57,7 +58,7 @@ def run(utterances, directory: Path, **changes) -> tuple[mindrecord.ConversionRe
         "store": "features",
         "log": said.append,
     }
-    return convert(utterances, directory, "part{}.md", **(settings | changes)), said
+    return convert(utterances, directory, **(settings | changes)), said
 
 
 def contents(directory: Path) -> list[tuple]:
@@ -276,8 +277,8 @@ def test_converting_again_does_nothing(utterances, tmp_path):
         ),
         (
             {"vocabulary": Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-"))},
-            'labels is "\'ABCDEFGHIJKLMNOPQRSTUVWXYZ _" in the files,'
-            ' "\'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-" is wanted',
+            "labels differ: 29 in the files, 30 are wanted; the first that differs, number 29,"
+            " is none in the files, '-' is wanted",
         ),
         ({"min_duration": 0.3}, "min_duration is 0.0 in the files, 0.3 is wanted"),
         ({"output_frames": lambda n: n}, "the network's output frames have changed"),
@@ -429,6 +430,25 @@ def test_a_directory_with_other_things_is_not_replaced(utterances, tmp_path):
     assert (tmp_path / "set" / "thesis.txt").exists()
 
 
+def test_another_corpus_is_not_replaced_whole_or_interrupted(utterances, tmp_path):
+    run(utterances, tmp_path / "set", pattern="an4_{}.md")
+    before = contents(tmp_path / "set")
+    message = r"set: holds another corpus, made as an4_\{\}\.md; choose another .*mindrecord_format"
+    with pytest.raises(UserError, match=message):
+        run(utterances, tmp_path / "set", pattern="libri_{}.md")
+    assert contents(tmp_path / "set") == before
+
+    with pytest.raises(KeyboardInterrupt):
+        run(utterances, tmp_path / "new", pattern="an4_{}.md", output_frames=interrupt_after(4))
+    files = sorted(path.name for path in (tmp_path / "new.partial").iterdir())
+    assert "an4_0.md" in files
+    with pytest.raises(UserError, match=r"new\.partial: holds another corpus, made as an4_"):
+        run(utterances, tmp_path / "new", pattern="libri_{}.md")
+    assert sorted(path.name for path in (tmp_path / "new.partial").iterdir()) == files
+    run(utterances, tmp_path / "new", pattern="an4_{}.md")
+    assert contents(tmp_path / "new") == before
+
+
 def test_a_place_that_cannot_be_written_is_named(utterances, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/.*cannot be written: Not a directory"):
@@ -459,8 +479,14 @@ def test_other_features_and_labels_are_refused_by_name(utterances, tmp_path):
     other = Featurizer(FeatureConfig(kind="logmel", bands=10))
     with pytest.raises(UserError, match="set: features.bands is 8 in the files, 10 is wanted;"):
         open_dataset(tmp_path / "set", featurizer=other)
-    with pytest.raises(UserError, match="labels is .* in the files, 'AB_' is wanted"):
-        open_dataset(tmp_path / "set", vocabulary=Vocabulary(tuple("AB_")))
+    for labels, difference in (
+        ("AB_", """3 are wanted; the first that differs, number 0, is "'" in the files, 'A' is"""),
+        ("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _Ä", "30 are .* number 29, is none in the files, 'Ä' is"),
+        ("'AB_" + "".join(map(chr, range(0x4E00, 0x6000))), "4612 are .* 3, is 'C' .*, '_' is"),
+    ):
+        with pytest.raises(UserError, match=f"29 in the files, {difference} wanted") as refused:
+            open_dataset(tmp_path / "set", vocabulary=Vocabulary(tuple(labels)))
+        assert len(str(refused.value)) < 250 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["part1.md", "part1.md.db", "utterances.jsonl"])

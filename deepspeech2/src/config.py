@@ -30,7 +30,7 @@ class DataConfig(shared.DataConfig):
     train_manifest: str = "data/libri_train_manifest.csv"
     val_manifest: str = "data/libri_val_manifest.csv"
     test_manifest: str = "data/libri_test_clean_manifest.csv"
-    mindrecord_format: str = "mindrecord/{split}/libri_{split}{}.md"
+    mindrecord_format: str = "mindrecord/libri_{split}/libri_{split}{}.md"
     SpectConfig: SpectConfig = field(default_factory=SpectConfig)
 
 

@@ -1,0 +1,95 @@
+"""Converted splits beside the manifests they are said to hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tones import LABELS, make_corpus, record, tiny
+
+from common.conversion import convert_split, open_split
+from common.errors import UserError
+from common.manifest import read_manifest
+from common.sources import Source
+from common.text import Vocabulary
+from deepspeech2.src.recipe import RECIPE
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    """Three utterances to train on and two to evaluate on, converted."""
+    make_corpus(tmp_path, train=3, val=2, test=1)
+    for split in ("train", "val"):
+        convert(tmp_path, split)
+    return tmp_path
+
+
+def convert(corpus: Path, split: str = "train", **changes: str) -> None:
+    said = []
+    convert_split(RECIPE, tiny(corpus, **changes), split, log=said.append)
+
+
+def opened(corpus: Path, split: str = "train", **changes: str) -> Source:
+    config = tiny(corpus, **changes)
+    features = RECIPE.build_featurizer(config.DataConfig)
+    vocabulary = Vocabulary(tuple(LABELS))
+    return open_split(
+        SimpleNamespace(config=config, featurizer=features, vocabulary=vocabulary), split
+    )
+
+
+def respell(manifest: Path) -> None:
+    manifest.write_text(manifest.read_text().replace("A", "B"))
+
+
+def test_the_manifest_it_was_converted_from_is_accepted_wherever_it_lies(corpus):
+    texts = [utterance.text for utterance in read_manifest(corpus / "train.csv")]
+    assert opened(corpus).texts == texts
+    (corpus / "far").mkdir()
+    copied = shutil.copy(corpus / "train.csv", corpus / "far")
+    assert opened(corpus, Data__train_manifest=str(copied)).texts == texts
+
+
+def test_without_manifest_or_recordings_the_records_are_enough(corpus):
+    shutil.rmtree(corpus / "train")
+    assert len(opened(corpus)) == 3
+    (corpus / "train.csv").unlink()
+    assert len(opened(corpus)) == 3
+
+
+def test_a_manifest_that_has_changed_is_refused_until_converted_again(corpus):
+    respell(corpus / "train.csv")
+    path = corpus / "train.csv"
+    with pytest.raises(UserError) as refused:
+        opened(corpus)
+    assert str(refused.value) == (
+        f"{corpus}/records/train was converted from {path}, which has changed since: convert again "
+        "(create_mindrecord.py), or set train_manifest= (nothing) to train on it as it is"
+    )
+    assert len(opened(corpus, Data__train_manifest="")) == 3
+    convert(corpus)
+    assert opened(corpus).texts == [utterance.text for utterance in read_manifest(path)]
+
+
+def test_another_manifest_is_refused(corpus):
+    other = record(corpus, "other", 3, seed=9)
+    for split, way in (("train", "set train_manifest="), ("val", "set val_manifest to what it")):
+        with pytest.raises(UserError) as refused:
+            opened(corpus, split, **{f"Data__{split}_manifest": str(other)})
+        assert str(refused.value).startswith(
+            f"{corpus}/records/{split} was converted from {corpus}/{split}.csv, and "
+            f"{split}_manifest is {other}: convert again (create_mindrecord.py), or {way}"
+        )
+
+
+def test_files_that_do_not_say_what_they_were_converted_from_are_trusted(corpus):
+    path = corpus / "records" / "train" / "dataset.json"
+    made = json.loads(path.read_text())
+    assert made.pop("origin") == str(corpus / "train.csv")
+    del made["texts"]
+    path.write_text(json.dumps(made))
+    respell(corpus / "train.csv")
+    assert len(opened(corpus)) == 3
