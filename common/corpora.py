@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.archives import unpack
@@ -24,13 +24,12 @@ def build_an4(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
     archive = Path(root, AN4_ARCHIVE)
     if archive.is_file() and not any(Path(root, name).is_dir() for name in ("an4", "etc")):
         unpack(archive, "an4", Path(root))
-    root = _find(
-        root,
-        "an4",
-        lambda folder: (folder / "etc/an4_train.fileids").is_file(),
-        "etc/an4_train.fileids and wav/",
-    )
-    train, test = (_an4_set(root, name) for name in ("train", "test"))
+    for place in _places(root, "an4"):
+        if (place / "etc/an4_train.fileids").is_file():
+            break
+    else:
+        raise _absent(root, "an4", "etc/an4_train.fileids and wav/")
+    train, test = (_an4_set(place, name) for name in ("train", "test"))
     speakers = sorted({u.audio.parent.name for u in train})
     aside = set(speakers[::15])
     parts = {
@@ -62,6 +61,7 @@ def _an4_set(root: Path, name: str) -> list[Utterance]:
 def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
     """CSV manifests of the LibriSpeech sets (`train-*`, `dev-*`, `test-*`) found in a folder.
 
+    Sets may lie in the folder and in `LibriSpeech/` in it; the former's is taken of two alike.
     One for each set (`libri_test_clean_manifest.csv`), and all train and all dev sets together as
     `libri_train_manifest.csv` and `libri_val_manifest.csv`. Returns {manifest: utterances}. Of the
     official archives in the folder, those that are not yet unpacked are, to `LibriSpeech/` in it.
@@ -71,13 +71,12 @@ def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
         there = any(Path(root, folder, name).is_dir() for folder in ("", "LibriSpeech"))
         if name.startswith(_LIBRISPEECH_SETS) and not there:
             unpack(archive, f"LibriSpeech/{name}", Path(root))
-    root = _find(
-        root,
-        "LibriSpeech",
-        lambda folder: any(_librispeech_sets(folder)),
-        "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt",
-    )
-    sets = {folder.name: _librispeech_set(folder) for folder in _librispeech_sets(root)}
+    places = _places(root, "LibriSpeech")
+    found = {folder.name: folder for place in places[::-1] for folder in _librispeech_sets(place)}
+    if not found:
+        layout = "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt"
+        raise _absent(root, "LibriSpeech", layout)
+    sets = {name: _librispeech_set(found[name]) for name in sorted(found)}
     parts = {f"libri_{name.replace('-', '_')}": part for name, part in sets.items()}
     for name, prefix in (("libri_train", "train-"), ("libri_val", "dev-")):
         joined = [u for set_name, part in sets.items() if set_name.startswith(prefix) for u in part]
@@ -87,7 +86,7 @@ def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
 
 
 def _librispeech_sets(root: Path) -> Iterator[Path]:
-    for folder in sorted(root.glob("*-*")):
+    for folder in root.glob("*-*"):
         if folder.name.startswith(_LIBRISPEECH_SETS) and next(folder.glob("*/*/*.trans.txt"), None):
             yield folder
 
@@ -109,13 +108,15 @@ def _librispeech_set(folder: Path) -> list[Utterance]:
     return utterances
 
 
-def _find(root: str | Path, name: str, holds: Callable[[Path], bool], layout: str) -> Path:
-    """`root` or `root/name`, as an absolute path, whichever `holds` the corpus."""
+def _places(root: str | Path, name: str) -> tuple[Path, Path]:
+    """Where a corpus may lie, as absolute paths: in `root`, or in a folder of its own there."""
     root = Path(os.path.abspath(root))
-    for folder in (root, root / name):
-        if holds(folder):
-            return folder
-    raise UserError(f"{root}: no {name} found, expected a folder that holds {layout}")
+    return root, root / name
+
+
+def _absent(root: str | Path, name: str, layout: str) -> UserError:
+    root = os.path.abspath(root)
+    return UserError(f"{root}: no {name} found, expected a folder that holds {layout}")
 
 
 def _write_parts(parts: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:

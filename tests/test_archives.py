@@ -12,6 +12,7 @@ import soundfile
 from common.archives import unpack
 from common.corpora import build_an4, build_librispeech
 from common.errors import UserError
+from common.manifest import read_manifest
 
 
 def pack(path: Path, files: dict[str, bytes], link: str = "") -> Path:
@@ -79,6 +80,34 @@ def test_librispeech_from_its_archives(tmp_path):
     assert not (tmp_path / "other").exists()
     (tmp_path / "train-clean-5.tar.gz").write_text("is not looked at again")
     assert build_librispeech(tmp_path, tmp_path / "data") == made
+
+
+def test_librispeech_unpacked_in_part_beside_archives(tmp_path):
+    """dev-clean unpacked in the folder, test-clean in LibriSpeech/, train-clean-5 still packed."""
+
+    def files(name: str) -> dict[str, bytes]:
+        stem = f"{name}/1/2/1-2"
+        text = f"1-2-0000 {name.upper()}\n".encode()
+        return {f"{stem}.trans.txt": text, f"{stem}-0000.flac": flac()}
+
+    for name, place in (("dev-clean", tmp_path), ("test-clean", tmp_path / "LibriSpeech")):
+        for path, content in files(name).items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_bytes(content)
+    packed = {f"LibriSpeech/{path}": content for path, content in files("train-clean-5").items()}
+    pack(tmp_path / "train-clean-5.tar.gz", packed)
+    made = build_librispeech(tmp_path, tmp_path / "data")
+    assert {path.name: read_manifest(path)[0].audio for path in made} == {
+        f"libri_{name}_manifest.csv": tmp_path / folder / "1/2/1-2-0000.flac"
+        for name, folder in {
+            "dev_clean": "dev-clean",
+            "test_clean": "LibriSpeech/test-clean",
+            "train_clean_5": "LibriSpeech/train-clean-5",
+            "train": "LibriSpeech/train-clean-5",
+            "val": "dev-clean",
+        }.items()
+    }
+    assert list(made.values()) == [1] * 5
 
 
 def test_an4_from_its_archive(tmp_path):
