@@ -15,7 +15,7 @@ from common.beam import Hypothesis
 from common.dataset import batches
 from common.decoding import Decoder, emission_frames
 from common.errors import UserError
-from common.metrics import EditCounts, blank_share, character_errors, word_errors
+from common.metrics import EditCounts, alignment, blank_share, character_errors, word_errors
 from common.recogniser import Forward, Recogniser
 from common.sources import Source
 
@@ -47,6 +47,7 @@ class Scored:
     duration: float  # s
     letters: str  # what the best label of each frame spells, spaces as they come ...
     times: np.ndarray  # ... and when each letter begins, s
+    pairs: list[tuple[str | None, str | None]]  # words of reference and hypothesis side by side
 
     def lines(self) -> list[str]:
         alternatives = [f"{each.score:9.3f} {each.text}" for each in self.hypotheses]
@@ -144,7 +145,7 @@ def evaluate(
     """
     folder = _output_folder(save_output)
     result, blanks, frames = Evaluation(), 0.0, 0
-    frame_seconds = recogniser.frame_seconds
+    frame_seconds, words = recogniser.frame_seconds, recogniser.vocabulary.words
     scored = {}
     for found in recognise(recogniser, forward, source, decoder, batch_size, workers, progress):
         if watch is not None:
@@ -156,12 +157,13 @@ def evaluate(
             found.id,
             reference,
             found.text,
-            word_errors(reference, found.text),
+            word_errors(reference, found.text, words),
             character_errors(reference, found.text),
             found.hypotheses,
             float(source.durations[found.index]),
             recogniser.vocabulary.decode(path[begins].tolist()),
             begins * frame_seconds,
+            alignment(words(reference), words(found.text)),
         )
         scored[found.index] = utterance
         result.words += utterance.words

@@ -7,7 +7,7 @@ the length N of the reference. Over a corpus, edits and lengths are added first 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import Levenshtein
@@ -47,9 +47,11 @@ def edit_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> EditCoun
     return EditCounts(kinds["replace"], kinds["delete"], kinds["insert"], len(reference))
 
 
-def word_errors(reference: str, hypothesis: str) -> EditCounts:
-    """Edits in words, which white space separates."""
-    return edit_counts(reference.split(), hypothesis.split())
+def word_errors(
+    reference: str, hypothesis: str, words: Callable[[str], list[str]] = str.split
+) -> EditCounts:
+    """Edits in `words` of the texts: by white space, or as a `Vocabulary` tells them apart."""
+    return edit_counts(words(reference), words(hypothesis))
 
 
 def character_errors(reference: str, hypothesis: str) -> EditCounts:

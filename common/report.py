@@ -22,7 +22,7 @@ import numpy as np
 from common.audio import encode_opus
 from common.features import Featurizer
 from common.files import write_text
-from common.metrics import EditCounts, alignment
+from common.metrics import EditCounts
 from common.sources import Source
 
 if TYPE_CHECKING:  # it loads mindspore, which a page can do without
@@ -128,7 +128,7 @@ def confusions(utterances: Iterable[Scored]) -> dict[str, Counter]:
     and `inserted` words."""
     found: dict[str, Counter] = {kind: Counter() for kind in ("substituted", "deleted", "inserted")}
     for each in utterances:
-        for wanted, heard in alignment(each.reference.split(), each.hypothesis.split()):
+        for wanted, heard in each.pairs:
             if heard is None:
                 found["deleted"][wanted] += 1
             elif wanted is None:
@@ -199,14 +199,14 @@ def _card(utterance: Scored, heard: str) -> str:
         f"<h3>{escape(utterance.id)}</h3><p><span>{errors}</span> "
         f"<span>WER {_percent(words.rate)}</span> <span>CER {_percent(characters.rate)}</span> "
         f"<span>{utterance.duration:.2f} s</span></p>\n"
-        f"{aligned(utterance.reference, utterance.hypothesis)}{heard}</article>"
+        f"{aligned(utterance.pairs)}{heard}</article>"
     )
 
 
-def aligned(reference: str, hypothesis: str) -> str:
+def aligned(pairs: Iterable[tuple[str | None, str | None]]) -> str:
     """Columns of the reference's word above the hypothesis's, each marked with what befell it."""
     columns = []
-    for wanted, heard in alignment(reference.split(), hypothesis.split()):
+    for wanted, heard in pairs:
         if heard is None:
             columns.append(f"<span><del>{escape(wanted)}</del><i></i></span>")
         elif wanted is None:

@@ -74,7 +74,7 @@ def rank_suspects(
                 found.id,
                 utterances[found.index].audio,
                 loss / max(len(labels), 1),
-                100 * word_errors(reference, found.text).rate,
+                100 * word_errors(reference, found.text, vocabulary.words).rate,
                 reference,
                 found.text,
             )

@@ -77,6 +77,13 @@ class Vocabulary:
         text = self._fold(unicodedata.normalize("NFC", text.replace("\ufeff", "")))
         return (" " if " " in self._index else "").join(text.split())
 
+    def words(self, text: str) -> list[str]:
+        """What error rates count as the words of a normalised text: what stands between spaces.
+
+        Where no label is a space, as for Mandarin, by custom each character; WER then equals CER.
+        """
+        return text.split() if " " in self._index else list(text)
+
     def unknown(self, text: str) -> set[str]:
         """Characters of a normalised text that have no label."""
         return set(text) - self._index.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from common.manifest import read_manifest
 from common.metrics import blank_share
 from common.recogniser import Forward, Recogniser
 from common.sources import ManifestSource
+from common.text import Vocabulary
 from deepspeech2.src.recipe import RECIPE
 
 GARBLED = ["AB CD", "", "DDA BB AA", "ABCD", "C", "B A D C", "AA"]
@@ -96,6 +98,22 @@ def test_the_figures_of_bad_hypotheses_are_jiwers(recogniser, forward, source):
     assert_like_jiwer(found, source.texts)
     assert found.words.insertions > 0 and found.words.deletions > 0
     assert found.words.substitutions > 0 and found.wer > 80
+
+
+def test_without_a_space_among_the_labels_wer_is_cer(recogniser, forward):
+    """The same network with E where the space was: texts without spaces, in and out."""
+    unspaced = replace(recogniser, vocabulary=Vocabulary(tuple("ABCDE_")))
+    utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
+    assert any(" " in utterance.text for utterance in utterances)
+    source = ManifestSource(utterances, unspaced.featurizer, unspaced.vocabulary)
+    found = scored(unspaced, forward, source)
+    hypotheses = [utterance.hypothesis for utterance in found.utterances]
+    assert not any(" " in text for text in [*source.texts, *hypotheses])
+    assert found.wer == found.cer == pytest.approx(100 * jiwer.cer(source.texts, hypotheses))
+    assert found.words == found.characters and 0 < found.wer < 100
+    for each in found.utterances:
+        assert [wanted for wanted, _ in each.pairs if wanted] == list(each.reference)
+        assert sum(wanted != heard for wanted, heard in each.pairs) == each.words.errors
 
 
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])

@@ -16,6 +16,7 @@ from common.metrics import (
     edit_counts,
     word_errors,
 )
+from common.text import Vocabulary
 
 
 def random_text(rng: random.Random, alphabet: str, fewest: int = 1) -> str:
@@ -34,6 +35,16 @@ def test_words_agree_with_jiwer():
         expected = as_counts(jiwer.process_words(reference, hypothesis), len(reference.split()))
         assert word_errors(reference, hypothesis) == expected
         assert word_errors(reference, hypothesis).rate == jiwer.wer(reference, hypothesis)
+
+
+def test_words_without_spaces_are_characters_as_jiwer_counts_them():
+    words = Vocabulary(("你", "好", "世", "界", "_")).words
+    rng = random.Random(4)
+    for _ in range(500):
+        reference, hypothesis = (random_text(rng, "你好世界") for _ in range(2))
+        expected = as_counts(jiwer.process_characters(reference, hypothesis), len(reference))
+        assert word_errors(reference, hypothesis, words) == expected
+        assert word_errors(reference, hypothesis, words).rate == jiwer.cer(reference, hypothesis)
 
 
 def test_characters_agree_with_jiwer():

@@ -24,7 +24,7 @@ from common.evaluation import Evaluation, Scored
 from common.features import FeatureConfig, Featurizer
 from common.files import check_writable
 from common.manifest import Utterance
-from common.metrics import EditCounts, character_errors, word_errors
+from common.metrics import EditCounts, alignment, character_errors, word_errors
 from common.report import aligned, confusions, spectrogram, worst_first, write_report
 from common.sources import ManifestSource
 from common.text import Vocabulary
@@ -88,6 +88,10 @@ def parse(html: str) -> Element:
     return parser.open[0]
 
 
+def pairs(reference: str, hypothesis: str) -> list[tuple[str | None, str | None]]:
+    return alignment(reference.split(), hypothesis.split())
+
+
 def scored(name: str, reference: str, hypothesis: str, duration: float = 1.0, **more) -> Scored:
     return Scored(
         name,
@@ -99,6 +103,7 @@ def scored(name: str, reference: str, hypothesis: str, duration: float = 1.0, **
         duration,
         more.get("letters", ""),
         np.array(more.get("times", [])),
+        pairs(reference, hypothesis),
     )
 
 
@@ -176,7 +181,7 @@ def test_columns_count_what_jiwer_counts_and_spell_both_texts():
     words = ["ONE", "TEN", "<B>", "A&B"]
     for _ in range(300):
         reference, hypothesis = (" ".join(rng.choices(words, k=rng.randint(1, 8))) for _ in "rh")
-        found = columns(aligned(reference, hypothesis))
+        found = columns(aligned(pairs(reference, hypothesis)))
         theirs = jiwer.process_words(reference, hypothesis)
         counts = Counter(kind for _, _, kind in found)
         assert (counts["sub"], counts["del"], counts["ins"]) == (
@@ -200,11 +205,11 @@ def test_columns_count_what_jiwer_counts_and_spell_both_texts():
     ],
 )
 def test_differing_characters_are_marked_where_words_agree_in_part(reference, hypothesis, marked):
-    found = parse(aligned(reference, hypothesis))
+    found = parse(aligned(pairs(reference, hypothesis)))
     assert [mark.text for mark in found.find("mark")] == marked
-    assert [above + "/" + below for above, below, _ in columns(aligned(reference, hypothesis))] == [
-        f"{reference}/{hypothesis}"
-    ]
+    assert [
+        above + "/" + below for above, below, _ in columns(aligned(pairs(reference, hypothesis)))
+    ] == [f"{reference}/{hypothesis}"]
 
 
 def test_the_worst_come_first():
@@ -384,8 +389,8 @@ def test_no_utterance_with_sound(tmp_path):
 
 
 def test_nothing_said_nothing_heard():
-    assert columns(aligned("", "")) == []
-    assert columns(aligned("", "A")) == [("", "A", "ins")]
+    assert columns(aligned(pairs("", ""))) == []
+    assert columns(aligned(pairs("", "A"))) == [("", "A", "ins")]
 
 
 def test_a_place_that_cannot_be_written_is_told_and_a_file_that_is_there_stays(tmp_path):

@@ -20,7 +20,9 @@ from tones import trained
 from common import cli
 from common.errors import UserError
 from common.manifest import Utterance, read_manifest, write_jsonl
-from common.suspects import ctc_loss, hints, threshold
+from common.recogniser import Recogniser
+from common.suspects import ctc_loss, hints, rank_suspects, threshold
+from common.text import Vocabulary
 from deepspeech2.src.recipe import RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,6 +213,16 @@ def test_what_cannot_be_trained_on_is_not_scored(here, capsys):
     ]
     assert printed[-1].startswith("11 utterances: ")
     assert "train2" not in (here / "worse.csv").read_text()
+
+
+def test_words_are_characters_where_no_label_is_a_space(here):
+    recogniser = Recogniser.from_checkpoint(RECIPE, "good.ckpt", "CPU")
+    recogniser.vocabulary = Vocabulary(tuple("ABCDE_"))  # E where the space was
+    suspects = rank_suspects(recogniser, read_manifest(trained() / "train.csv"), batch_size=12)
+    for suspect in suspects:
+        expected = 100 * jiwer.cer(suspect.reference, suspect.hypothesis)
+        assert suspect.wer == pytest.approx(expected)
+    assert any(suspect.wer % 100 for suspect in suspects)
 
 
 def test_without_manifests_the_training_set_is_ranked(here, capsys):

@@ -76,6 +76,13 @@ def test_chinese_labels_from_a_file_with_bom(tmp_path):
     assert chinese.decode([3, 4]) == "世界"
 
 
+def test_words_are_characters_where_no_label_is_a_space(english):
+    assert english.words("DON'T STOP") == ["DON'T", "STOP"]
+    chinese = Vocabulary(("你", "好", "世", "界", "_"))
+    assert chinese.words(chinese.normalise(" 你好 世界 ")) == ["你", "好", "世", "界"]
+    assert english.words("") == chinese.words("") == []
+
+
 def test_decomposed_labels_in_a_file(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text('["e\u0301", "_"]', "utf-8")
