@@ -85,6 +85,11 @@ def load(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
+    if path.suffix != ".ckpt":
+        raise UserError(
+            f"checkpoint {path}: MindSpore reads checkpoints from files named *.ckpt alone; "
+            "rename it if it is one"
+        )
     try:
         with path.open("rb"):
             pass

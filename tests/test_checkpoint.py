@@ -38,6 +38,17 @@ def visible(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
+def test_a_file_by_another_name_is_refused_for_its_name(tmp_path):
+    save(tmp_path / "x.ckpt", weights(1.5), {})
+    (tmp_path / "x.ckpt").rename(tmp_path / "x")
+    with pytest.raises(
+        UserError, match=r"checkpoint .*/x: MindSpore .* named \*\.ckpt alone; rename"
+    ):
+        load(tmp_path / "x")
+    (tmp_path / "x").rename(tmp_path / "y.ckpt")
+    assert values(tmp_path / "y.ckpt") == {1.5}
+
+
 def test_what_is_saved_is_loaded(tmp_path):
     path = tmp_path / "deep" / "er" / "x.ckpt"
     metadata = {"labels": ["Ä", "_"], "progress": {"step": 3}}

@@ -46,6 +46,7 @@ def place(tmp_path_factory) -> Path:
 
     content = (folder / "good.ckpt").read_bytes()
     (folder / "cut.ckpt").write_bytes(content[: len(content) // 2])
+    (folder / "good.model").write_bytes(content)
     (folder / "text.ckpt").write_text("not a checkpoint\n" * 20)
     found = checkpoint.load(folder / "good.ckpt")
     weights = {
@@ -142,6 +143,10 @@ REFUSED = {
     "a truncated checkpoint": Refused(
         "eval --pretrain_ckpt cut.ckpt",
         r"checkpoint cut\.ckpt: not a readable MindSpore checkpoint, truncated .*\(\d+ bytes\)",
+    ),
+    "a checkpoint by another name": Refused(
+        "eval --pretrain_ckpt good.model",
+        r"checkpoint good\.model: MindSpore reads checkpoints from files named \*\.ckpt alone",
     ),
     "a text file for a checkpoint": Refused(
         "export --pre_trained_model_path text.ckpt", r"text\.ckpt: not a readable MindSpore"

@@ -340,6 +340,11 @@ def test_what_does_not_fit_is_refused_by_name(case, package, tmp_path):
     assert not (tmp_path / "c.ckpt").exists()
 
 
+def test_a_checkpoint_that_could_not_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(UserError, match=r"--ckpt .*/model: .*\*\.ckpt alone; write .*/model\.ckpt"):
+        pt2mind(RECIPE, ["--pth", str(tmp_path / "none.pth"), "--ckpt", str(tmp_path / "model")])
+
+
 def test_a_network_that_the_package_has_not_is_refused_by_key(tmp_path):
     ckpt = ours(tmp_path, norm="layer", conv_bias=False)
     with pytest.raises(UserError, match=r"norm=layer \(expected batch\), .*conv_bias=False"):

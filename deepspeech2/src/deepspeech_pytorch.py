@@ -56,6 +56,11 @@ def pt2mind(recipe: Recipe, argv: Sequence[str]) -> None:
     parser.add_argument("--pth", required=True, metavar="P", help="the file to read")
     parser.add_argument("--ckpt", required=True, metavar="C", help="the checkpoint to write")
     arguments = parser.parse_args(argv)
+    if Path(arguments.ckpt).suffix != ".ckpt":
+        raise UserError(
+            f"--ckpt {arguments.ckpt}: MindSpore reads checkpoints from files named *.ckpt alone; "
+            f"write {arguments.ckpt}.ckpt"
+        )
     content = torch_weights.read(arguments.pth)
     weights = state_dict(content, arguments.pth)
     config, labels = described(content, weights, arguments.pth)
