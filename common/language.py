@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,9 +132,10 @@ def _load(path: str | Path) -> tuple[Any, Any]:
     try:
         import kenlm
     except ImportError:
+        setup = os.path.relpath(Path(__file__).resolve().parents[1] / "scripts" / "setup.sh")
         raise UserError(
             f"LMConfig.lm_path {path}: language models need the package kenlm, which is not "
-            "installed: pip install -r requirements-lm.txt (it takes a C++ compiler)"
+            f"installed: bash {setup} requirements-lm.txt (it takes a C++ compiler)"
         ) from None
     try:
         with open(path, "rb"):

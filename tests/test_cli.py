@@ -180,7 +180,7 @@ REFUSED = {
     ),
     "no language model": Refused(
         "transcribe test/test0.wav --pretrain_ckpt good.ckpt --set decoder_type=beam lm_path=none",
-        r"LMConfig\.lm_path none: (No such file|.*pip install -r requirements-lm\.txt)",
+        r"LMConfig\.lm_path none: (No such file|.*bash \S*scripts/setup\.sh requirements-lm\.txt)",
     ),
     "no beam": Refused(
         "eval --pretrain_ckpt good.ckpt --config beamless.yaml",

@@ -106,5 +106,8 @@ def test_files_that_are_no_models_are_named(arpa, tmp_path):
 
 def test_a_missing_kenlm_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kenlm", None)
+    monkeypatch.chdir(tmp_path)
     message = refused(tmp_path / "any.arpa")
-    assert re.search("package kenlm.* pip install -r requirements-lm.txt", message)
+    setup = re.search("package kenlm.*: bash ([^ ]*) requirements-lm.txt", message)[1]
+    assert Path(setup).resolve() == DATA.parents[1] / "scripts" / "setup.sh"
+    assert Path(setup).resolve().parents[1].joinpath("requirements-lm.txt").is_file()
