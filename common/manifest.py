@@ -2,7 +2,7 @@
 
 | format | content |
 | --- | --- |
-| csv | `audio,transcript` a line, no header needed; a transcript ending in `.txt` is a text file |
+| csv | `audio,transcript` a line, with or without a header; a transcript in `.txt` is a file |
 | deepspeech | deepspeech.pytorch's JSON: `root_path`, `samples: [{wav_path, transcript_path}]` |
 | jasper | JSON list: `transcript`, `files: [{fname, duration, speed}]`, `original_duration` |
 | jsonl | JSON lines: `audio` (or `audio_filepath`), `text`; `id`, `duration`, `speed` if known |
@@ -86,8 +86,8 @@ def _from_csv(path: Path, text: str, base: Path) -> Iterator[Utterance]:
             audio, transcript = row[0].strip(), row[1].strip()
             if not audio:
                 raise UserError(f"{where}: no audio path")
-            if rows.line_num == 1 and audio.lower() in ("audio", "audio_path", "wav_path"):
-                continue  # a header
+            if rows.line_num == 1 and not Path(audio).suffix and not (base / audio).is_file():
+                continue  # a header, such as path,text
             if transcript.lower().endswith(".txt"):
                 transcript = read_text(base / transcript, f"{where}: transcript file")
             yield make_utterance(base, audio, transcript)

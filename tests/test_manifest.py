@@ -48,7 +48,9 @@ def brief(utterances: list[Utterance]) -> list[tuple]:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("header", ["", "audio,text\n"])
+@pytest.mark.parametrize(
+    "header", ["", "audio,text\n", "wav,transcript\n", "path,text\n", "filename,transcript.txt\n"]
+)
 def test_csv_of_texts_and_transcript_files(tmp_path, encoding, header):
     write(tmp_path / "txt/b.txt", "ZWEI  DREI\n", encoding)
     content = f'{header}wav/a.wav,ÉÎN\n\n wav/b.wav , txt/b.txt\n/far/c.flac,"JA, GUT"\n'
@@ -58,6 +60,20 @@ def test_csv_of_texts_and_transcript_files(tmp_path, encoding, header):
         ("b", tmp_path / "wav/b.wav", "ZWEI DREI"),
         ("c", Path("/far/c.flac"), "JA, GUT"),
     ]
+
+
+def test_a_first_line_is_no_header_where_it_may_be_a_recording(tmp_path):
+    (tmp_path / "wav").mkdir()  # named as the header is
+    write(tmp_path / "spoken", "")
+    for first, expected in {
+        "spoken": ["spoken", "a"],  # a file
+        "gone.wav": ["gone", "a"],  # a suffix
+        "wav": ["a"],
+    }.items():
+        path = write(tmp_path / "m.csv", f"{first},text\na.wav,A\n")
+        assert [utterance.id for utterance in read_manifest(path)] == expected
+    path = write(tmp_path / "m.csv", "a.wav,A\nspeech,B\n")  # not the first line
+    assert [utterance.id for utterance in read_manifest(path)] == ["a", "speech"]
 
 
 def test_relative_paths_follow_the_manifest_or_data_dir(tmp_path, monkeypatch):
