@@ -102,6 +102,7 @@ def test_the_cutoffs_take_labels_away_from_frames(top_n, prob):
         assert_same(search(log_probs), ranked(all_texts(cut, vocabulary)))
 
 
+@pytest.mark.usefixtures("forgetting")
 def test_impossible_and_broken_frames_give_an_answer():
     vocabulary = Vocabulary(tuple("AB _"))
     search = BeamSearch(vocabulary, 10, top_paths=5)
