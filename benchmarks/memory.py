@@ -1,8 +1,9 @@
 """Peak memory of a train step beside its forecast (`common.memory`), over batch and length.
 
-    python benchmarks/memory.py [--preset NAME] [--set KEY=VALUE ...]
+    python benchmarks/memory.py [--forward] [--preset NAME] [--set KEY=VALUE ...]
 
-A process for each size; the forecast is what train.py says before the start.
+A process for each size; the forecast is what train.py says before the start. --forward: of a
+forward pass instead, and what eval.py and transcribe.py reckon with.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from common.memory import GIB  # noqa: E402
 from deepspeech2.src.recipe import RECIPE  # noqa: E402
 
 SIZES = ((1, 200), (1, 1600), (4, 400), (4, 800), (8, 800))  # utterances, feature frames
+FORWARD_SIZES = ((1, 2000), (1, 8000), (8, 1000))
 
 
 def measure(config, rows: int, frames: int) -> tuple[float, float]:
@@ -60,8 +62,27 @@ def measure(config, rows: int, frames: int) -> tuple[float, float]:
     return peak / GIB, forecast.peak(rows, frames) / GIB
 
 
+def measure_forward(config, rows: int, frames: int) -> tuple[float, float]:
+    """(measured, forecast) peak in GiB after two forward passes."""
+    from common import runtime
+    from common.memory import forecast_forward
+    from common.recipe import labels_file
+    from common.recogniser import Forward, Recogniser
+    from common.text import Vocabulary
+
+    vocabulary = Vocabulary.from_file(labels_file(RECIPE, config))
+    recogniser = Recogniser.create(RECIPE, config, vocabulary, runtime.set_device("CPU"))
+    forward, rng = Forward(recogniser), np.random.default_rng(0)
+    shape = rows, recogniser.featurizer.dimension, frames
+    for _ in range(2):
+        forward(rng.standard_normal(shape).astype(np.float32), np.full(rows, frames, np.int32))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak / GIB, forecast_forward(recogniser).peak(rows * frames) / GIB
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--forward", action="store_true", help="of a forward pass alone")
     parser.add_argument("--preset")
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)
@@ -71,10 +92,11 @@ def main() -> None:
         configs.override_from_yaml(config, RECIPE.preset(arguments.preset))
     configs.override_from_options(config, arguments.set)
     if arguments.measure:
-        print(json.dumps(measure(config, *arguments.measure)))
+        measured = measure_forward if arguments.forward else measure
+        print(json.dumps(measured(config, *arguments.measure)))
         return
     print(f"{'utterances':>10} {'frames':>7} {'measured':>9} {'forecast':>9} GiB")
-    for rows, frames in SIZES:
+    for rows, frames in FORWARD_SIZES if arguments.forward else SIZES:
         result = subprocess.run(
             [sys.executable, *sys.argv, "--measure", str(rows), str(frames)],
             check=True,

@@ -121,20 +121,26 @@ def static_shapes(
 
 
 def split(
-    plan: Sequence[PlannedBatch], frames: Sequence[int] | np.ndarray, most: int
+    plan: Sequence[PlannedBatch],
+    frames: Sequence[int] | np.ndarray,
+    most: int,
+    static: bool = False,
 ) -> list[PlannedBatch]:
     """The same utterances in the same order, in batches of at most `most` padded frames.
 
     An utterance that is longer by itself makes a batch of its own. `frames` (N,) as in
-    `plan_epoch`; for plans without static shapes.
+    `plan_epoch`. static: batches keep their frames, and those of one shape have equally many rows,
+    the last ones repeats; what holds nothing but repeats is left out.
     """
     parts = []
     for batch in plan:
-        rows = max(1, most // max(batch.frames, 1))
-        for start in range(0, len(batch.indices), rows):
+        rows = min(max(1, most // max(batch.frames, 1)), len(batch.indices))
+        for start in range(0, batch.valid if static else len(batch.indices), rows):
             indices = batch.indices[start : start + rows]
             longest = int(max(frames[index] for index in indices))
             valid = int(np.clip(batch.valid - start, 0, len(indices)))
+            if static:
+                indices, longest = tuple(np.resize(indices, rows).tolist()), batch.frames
             parts.append(PlannedBatch(indices, longest, batch.labels, valid))
     return parts
 

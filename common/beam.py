@@ -20,6 +20,8 @@ import numpy as np
 from common.language import WordModel
 from common.text import Vocabulary
 
+_SPARE_PREFIXES = 20_000  # new ones after which those that nothing refers to are forgotten
+
 
 class Hypothesis(NamedTuple):
     text: str
@@ -48,9 +50,11 @@ class BeamSearch:
         log_probs = np.asarray(log_probs, dtype=np.float64)
         for frame in np.where(np.isnan(log_probs), -np.inf, log_probs):
             beam = beam.advanced(self._cut(frame), prefixes, self.beam_width)
+            if prefixes.crowded:
+                beam.renumber(prefixes.forget_all_but(beam.nodes))
         found: dict[str, float] = {}
         for node, score in zip(beam.nodes.tolist(), beam.scores().tolist()):
-            text = prefixes.texts[node].rstrip(" ")
+            text = prefixes.text(node).rstrip(" ")
             found[text] = np.logaddexp(found.get(text, -np.inf), score + prefixes.ending(node))
         best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[: self.top_paths]
         return [Hypothesis(text, float(score)) for text, score in best or [("", -np.inf)]]
@@ -69,19 +73,27 @@ class BeamSearch:
 
 @dataclass
 class _Prefixes:
-    """The tree of all prefixes met in an utterance; a node is a number, the root, "", is 0."""
+    """The tree of the prefixes met in an utterance; a node is a number, the root, "", is 0.
+
+    A node has a greater number than its parent. Its text is spelled when it is asked for: kept at
+    each node, texts would fill memory with the square of the utterance's length.
+    """
 
     vocabulary: Vocabulary
     language: WordModel | None
-    texts: list[str] = field(default_factory=lambda: [""])
+    parents: list[int] = field(default_factory=lambda: [0])
+    labels: list[int] = field(default_factory=lambda: [-1])  # the last one of each prefix
     children: dict[int, int] = field(default_factory=dict)  # node * labels + label -> node
-    histories: list[Any] = field(default_factory=list)  # before the unfinished word
+    words: list[str] = field(default_factory=list)  # with a language model: the unfinished word ...
+    histories: list[Any] = field(default_factory=list)  # ... and what precedes it
     endings: dict[int, tuple[float, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         labels = self.vocabulary.labels
         self.space = labels.index(" ") if " " in labels else -1
+        self.room = _SPARE_PREFIXES
         if self.language is not None:
+            self.words.append("")
             self.histories.append(self.language.start())
             if self.language.outlook.full:
                 self.language.outlook.forget()
@@ -89,16 +101,58 @@ class _Prefixes:
     def child(self, node: int, label: int) -> int:
         key = node * len(self.vocabulary) + label
         if key not in self.children:
-            self.children[key] = len(self.texts)
-            self.texts.append(self.texts[node] + self.vocabulary.labels[label])
+            self.children[key] = len(self.parents)
+            self.parents.append(node)
+            self.labels.append(label)
             if self.language is not None:
-                history = self._end(node)[1] if label == self.space else self.histories[node]
-                self.histories.append(history)
+                ended = label == self.space
+                self.words.append("" if ended else self.words[node] + self.vocabulary.labels[label])
+                self.histories.append(self._end(node)[1] if ended else self.histories[node])
         return self.children[key]
+
+    def text(self, node: int) -> str:
+        labels = []
+        while node > 0:
+            labels.append(self.labels[node])
+            node = self.parents[node]
+        return self.vocabulary.decode(labels[::-1])
+
+    @property
+    def crowded(self) -> bool:
+        return len(self.parents) > self.room
+
+    def forget_all_but(self, nodes: np.ndarray) -> np.ndarray:
+        """Keeps these nodes (N,) and those they descend from, in the same order.
+
+        Returns the new number of each old node; those of forgotten ones mean nothing.
+        """
+        parents = np.array(self.parents)
+        kept = np.zeros(len(parents), dtype=bool)
+        while nodes.size:
+            kept[nodes] = True
+            nodes = parents[nodes]
+            nodes = np.unique(nodes[~kept[nodes]])
+        numbers = np.cumsum(kept) - 1
+        old = np.flatnonzero(kept).tolist()
+        self.parents = numbers[parents[old]].tolist()
+        self.labels, self.words, self.histories = (
+            [values[node] for node in old] if values else values
+            for values in (self.labels, self.words, self.histories)
+        )
+        self.children = {
+            parent * len(self.vocabulary) + label: node
+            for node, (parent, label) in enumerate(zip(self.parents, self.labels))
+            if node
+        }
+        self.endings = {
+            node: self.endings[before] for node, before in enumerate(old) if before in self.endings
+        }
+        self.room = len(old) + _SPARE_PREFIXES
+        return numbers
 
     def row(self, node: int) -> int:
         """The unfinished word in the language model's outlook."""
-        return 0 if self.language is None else self.language.outlook.row(self._word(node))
+        return 0 if self.language is None else self.language.outlook.row(self.words[node])
 
     def ending(self, node: int) -> float:
         """What the language model adds when the unfinished word ends here."""
@@ -106,12 +160,9 @@ class _Prefixes:
 
     def _end(self, node: int) -> tuple[float, Any]:
         if node not in self.endings:
-            word, history = self._word(node), self.histories[node]
+            word, history = self.words[node], self.histories[node]
             self.endings[node] = self.language.score(history, word) if word else (0.0, history)
         return self.endings[node]
-
-    def _word(self, node: int) -> str:
-        return self.texts[node].rpartition(" ")[2]
 
 
 @dataclass
@@ -134,6 +185,10 @@ class _Beam:
         nodes, parents, labels, rows = (np.array([n]) for n in (0, -1, last, prefixes.row(0)))
         nothing = np.zeros(1)
         return cls(nodes, parents, labels, nothing, nothing - np.inf, nothing, nothing, rows)
+
+    def renumber(self, numbers: np.ndarray) -> None:
+        self.nodes = numbers[self.nodes]
+        self.parents = np.where(self.parents < 0, -1, numbers[self.parents])
 
     def scores(self) -> np.ndarray:
         """(N,), without the unfinished words."""

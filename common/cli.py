@@ -10,6 +10,7 @@ import copy
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from common.recipe import Recipe, labels_file
 from common.text import Vocabulary
 from common.validation import readable, validate
 
+# Of the keys of eval.py, those that transcribe.py follows.
+_TRANSCRIBING = {"DataConfig.batch_size", "DataConfig.workers"} | {
+    f"LMConfig.{entry.name}" for entry in fields(configs.LMConfig) if entry.name != "top_paths"
+}
 _PORTION = 16  # batches that transcribe.py reads, recognises and prints at a time
 # What validate.py may override beside a checkpoint.
 _CHECKING = {
@@ -43,6 +48,8 @@ def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+        if "mindspore._c_expression" in sys.modules and "mindspore" not in sys.modules:
+            os._exit(code)  # MindSpore's exit handlers fail where it was half imported
     sys.exit(code or 0)
 
 
@@ -76,6 +83,8 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
         raise UserError("--resume goes on with a run, --pre_trained_model_path begins one: choose")
 
     config = _config(arguments, recipe)  # what is wrong with it is said before mindspore loads
+    if not arguments.is_distributed:  # or else each rank has its own
+        check_writable("train.log")
 
     from common import training
     from common.logs import open_log
@@ -129,13 +138,14 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     from common.decoding import describe, make_decoder
     from common.evaluation import evaluate as score
     from common.logs import open_log
+    from common.memory import forecast_forward
     from common.recogniser import Forward
     from common.report import write_report
     from common.sources import ManifestSource
 
     recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
     decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
-    log = open_log("eval.log")
+    log = open_log("eval.log", needed=False)
     manifest = config.DataConfig.test_manifest or recogniser.config.DataConfig.test_manifest
     if not manifest:
         raise UserError(
@@ -149,9 +159,8 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, manifest)
     data = config.DataConfig
     everything = read_manifest(manifest)
-    good, unread = readable(
-        everything, recogniser.featurizer.config.sample_rate, workers=data.workers
-    )
+    check_length = forecast_forward(recogniser).check
+    good, unread = readable(everything, recogniser.featurizer, check_length, data.workers)
     for problem in unread:
         log.error("%s", problem)
     if not good:
@@ -244,16 +253,22 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
 
     config = recipe.eval_config()
     _override(config, arguments)
-    batch_size = arguments.batch_size or config.DataConfig.batch_size
+    _check_effect(arguments, recipe)
+    batch_size = arguments.batch_size
+    if batch_size is None:
+        batch_size = config.DataConfig.batch_size
+    if batch_size < 1:
+        raise UserError(f"--batch_size {batch_size}: expected at least 1")
 
     from common.decoding import make_decoder
     from common.evaluation import recognise
+    from common.memory import forecast_forward
     from common.recogniser import Forward
     from common.sources import ManifestSource
 
     recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
     decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
-    forward = Forward(recogniser)
+    forward, check_length = Forward(recogniser), forecast_forward(recogniser).check
     names = arguments.files
     failed = 0
     # In portions, so that texts come soon and an interruption loses little.
@@ -262,7 +277,7 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
             Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]
         ]
         good, unread = readable(
-            utterances, recogniser.featurizer.config.sample_rate, config.DataConfig.workers
+            utterances, recogniser.featurizer, check_length, config.DataConfig.workers
         )
         for problem in unread:
             print(f"error: {problem}", file=sys.stderr)
@@ -337,6 +352,8 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
         manifests = [config.DataConfig.train_manifest]
     elif arguments.suspects:
         raise UserError(f"--suspects {arguments.suspects}: needs a network, give --pretrain_ckpt")
+    elif arguments.train_config:
+        raise UserError("--train_config is for --pretrain_ckpt, which is not given: use --config")
     else:
         config = _config(arguments, recipe)
         vocabulary = Vocabulary.from_file(labels_file(recipe, config))
@@ -470,11 +487,22 @@ def _override(config: Any, arguments: argparse.Namespace) -> None:
     configs.check(config)
 
 
+def _check_effect(arguments: argparse.Namespace, recipe: Recipe) -> None:
+    """Refuses single keys that transcribe.py does not follow; a YAML file may be eval.py's too."""
+    config = recipe.eval_config()
+    usual = configs.leaves(config)
+    configs.override_from_options(config, arguments.set)
+    for key, value in configs.leaves(config).items():
+        if value != usual[key] and key not in _TRANSCRIBING:
+            raise UserError(f"--set {key}={value}: of no effect on transcribe.py, leave it out")
+
+
 def _load(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
     from common.recogniser import Recogniser
 
-    fallback = recipe.train_config()
+    fallback = None
     if arguments.train_config:
+        fallback = recipe.train_config()
         configs.override_from_yaml(fallback, arguments.train_config)
     device = runtime.set_device(arguments.device_target, arguments.device_id)
     return Recogniser.from_checkpoint(

@@ -15,6 +15,7 @@ from common.beam import Hypothesis
 from common.dataset import batches
 from common.decoding import Decoder, emission_frames
 from common.errors import UserError
+from common.memory import forecast_forward
 from common.metrics import EditCounts, alignment, blank_share, character_errors, word_errors
 from common.recogniser import Forward, Recogniser
 from common.sources import Source
@@ -97,10 +98,14 @@ def recognise(
 ) -> Iterator[Recognised]:
     """Every utterance of a source once, batched by length, from short to long.
 
-    Batches of long recordings are smaller: memory follows their frames, not their number.
+    Batches of long recordings are smaller: memory follows their frames, not their number. Raises
+    UserError, naming the utterance, for one that the machine's memory cannot take by itself.
 
     progress: what the progress bar is called; None: no bar.
     """
+    forecast = forecast_forward(recogniser)
+    for name, frames in zip(source.ids, source.frames.tolist()):
+        forecast.check(f"utterance {name}", frames)
     shapes = None
     if recogniser.static:
         count = recogniser.config.DataConfig.static_shapes
@@ -108,8 +113,8 @@ def recognise(
     plan = plan_epoch(
         source.frames, source.label_counts, batch_size=batch_size, shapes=shapes, shuffle=False
     )
-    if not recogniser.static:
-        plan = split(plan, source.frames, MOST_FRAMES)
+    most = min(MOST_FRAMES, forecast.most_frames)
+    plan = split(plan, source.frames, most, recogniser.static)
     hidden = None if progress else True  # None: where nobody looks at a terminal
     bar = tqdm(total=len(source), desc=progress, unit="utt", disable=hidden, leave=False)
     with bar:

@@ -15,6 +15,7 @@ from mindspore import Tensor, nn
 from common.errors import UserError
 from common.files import write_text
 from common.recogniser import Forward, Inference, Recogniser
+from common.sources import mindspore_reason
 
 FORMATS = ("MINDIR", "AIR")
 TOLERANCE = 1e-4  # on log-probabilities, between the file and the checkpoint
@@ -37,7 +38,7 @@ def export(
     is written last, so that a file with a description is a good one.
 
     Raises UserError for a format or shapes that the device cannot have, and for a folder that
-    cannot be written.
+    cannot be written, and where MindSpore cannot export the network.
     """
     _check(recogniser, file_format, batch_size, frames)
     path, ending = Path(path), ".mindir" if file_format == "MINDIR" else ".air"
@@ -62,9 +63,12 @@ def export(
         _remove(path)
         for part in _parts(made):
             part.rename(path.parent / part.name)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except OSError as error:
+        reason = error.strerror or repr(error)
         raise UserError(f"{path}: could not be written ({reason})") from error
+    except RuntimeError as error:
+        reason = mindspore_reason(error)
+        raise UserError(f"{path}: MindSpore could not export it ({reason})") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     write_text(description, json.dumps(content, indent=2) + "\n")

@@ -18,10 +18,11 @@ class _Console(logging.Handler):
         stream.flush()
 
 
-def open_log(path: str | Path, quiet: bool = False) -> logging.Logger:
+def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logging.Logger:
     """A logger that appends to `path`; INFO and above is printed as well, unless quiet.
 
-    Lines logged at DEBUG (each training step) go to the file alone.
+    Lines logged at DEBUG (each training step) go to the file alone. A file that cannot be written
+    is a UserError, or, if it is not needed, a warning.
     """
     logger = logging.getLogger("speech")
     logger.setLevel(logging.DEBUG)
@@ -29,14 +30,18 @@ def open_log(path: str | Path, quiet: bool = False) -> logging.Logger:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    try:
-        file = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"log file {path}: cannot be written ({error.strerror})") from error
-    file.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(file)
     if not quiet:
         console = _Console(logging.INFO)
         console.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(console)
+    try:
+        file = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        problem = f"log file {path}: cannot be written ({error.strerror})"
+        if needed:
+            raise UserError(problem) from error
+        logger.warning(f"{problem}; going on without it")
+        return logger
+    file.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(file)
     return logger

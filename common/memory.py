@@ -1,4 +1,4 @@
-"""How much memory a train step takes: said before the start, and kept below what there is."""
+"""How much memory a train step, or a forward pass, takes, kept below what there is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any
 # Weights, gradients, clipped gradients, two moments, what the operators pack, and what MindSpore's
 # memory pool keeps between graphs: 13.5 copies of the weights, measured by benchmarks/memory.py.
 WEIGHT_COPIES = 13.5
+# A forward pass: copies of the weights (a checkpoint's own among them), and a share of a train
+# step's activations. Peaks in GiB, measured and forecast, by benchmarks/memory.py --forward: full
+# size, 1 x 2000 frames 2.5 and 3.2, 1 x 8000 4.3 and 6.2; the quickstart's, 1 x 8000 1.2 and 1.5,
+# 1 x 32 000 2.4 and 3.7; where it is closest, full size in one direction with batch
+# normalisation, 1 x 6000 3.5 and 3.6.
+FORWARD_COPIES = 5
+FORWARD_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -74,3 +81,45 @@ def forecast_memory(recogniser: Recogniser) -> Forecast:
     per_frame = recogniser.recipe.activation_bytes(config.ModelConfig, dimension)
     micro_batch = config.TrainingConfig.micro_batch
     return Forecast(recogniser.parameters(), per_frame, limit, micro_batch)
+
+
+@dataclass(frozen=True)
+class ForwardForecast:
+    """Peak memory of recognising, in bytes, as a straight line in the padded frames of a batch."""
+
+    fixed: float  # what it takes with no frame in it
+    per_frame: float
+    limit: float  # what it may take
+    frame_seconds: float  # from one feature frame to the next
+
+    @property
+    def most_frames(self) -> int:
+        """Of all utterances of a batch together, padded."""
+        return max(0, int((self.limit - self.fixed) / self.per_frame))
+
+    def peak(self, frames: int) -> float:
+        return self.fixed + self.per_frame * frames
+
+    def check(self, what: str, frames: int) -> None:
+        """Refuses an utterance, called `what`, that is too long by itself."""
+        if frames > self.most_frames:
+            raise UserError(
+                f"{what}: {frames * self.frame_seconds:.0f} s take about "
+                f"{self.peak(frames) / GIB:.1f} GiB to recognise, and {self.limit / GIB:.1f} GiB, "
+                "80 % of this machine's memory, are allowed: cut it into pieces of at most "
+                f"{self.most_frames * self.frame_seconds:.0f} s"
+            )
+
+
+def forecast_forward(recogniser: Recogniser) -> ForwardForecast:
+    """Memory of recognising with this network."""
+    features = recogniser.featurizer
+    per_frame = recogniser.recipe.activation_bytes(
+        recogniser.config.ModelConfig, features.dimension
+    )
+    return ForwardForecast(
+        PROCESS + 4 * FORWARD_COPIES * recogniser.parameters(),
+        FORWARD_SHARE * per_frame,
+        0.8 * runtime.machine_memory(),
+        features.config.hop_length / features.config.sample_rate,
+    )

@@ -61,7 +61,8 @@ class Recogniser:
         """The network that a checkpoint describes, with its weights.
 
         fallback: the configuration for a checkpoint of another origin, which describes nothing
-        (the MindSpore model zoo's); None: the recipe's defaults.
+        (the MindSpore model zoo's); None: the recipe's defaults. Refused for one that describes
+        its network itself.
         """
         found = checkpoints.load(path)
         if found.metadata is None:
@@ -70,6 +71,10 @@ class Recogniser:
             log(
                 f"{path} names no configuration: taking that of --train_config, or else the "
                 f"default of {recipe.name}, and the labels of {config.DataConfig.labels_path}"
+            )
+        elif fallback is not None:
+            raise UserError(
+                f"--train_config: checkpoint {path} carries its own configuration; leave it out"
             )
         else:
             config, vocabulary = described(recipe, found)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from common.audio import load_audio
+from common.audio import audio_info, load_audio
 from common.errors import UserError
 from common.features import Featurizer
 from common.manifest import Utterance
+from common.sources import resampled_length
 from common.text import Vocabulary, ctc_frames_needed
 
 CATEGORIES = (
@@ -144,13 +145,24 @@ def validate(
 
 
 def readable(
-    utterances: Sequence[Utterance], sample_rate: int, workers: int = 2
+    utterances: Sequence[Utterance],
+    featurizer: Featurizer,
+    check_length: Callable[[str, int], None],
+    workers: int = 2,
 ) -> tuple[list[Utterance], list[str]]:
-    """Those whose recordings can be decoded to their end, and what is wrong with the others."""
+    """Those whose recordings can be decoded to their end, and what is wrong with the others.
+
+    check_length: given what a recording is called and its feature frames, raises UserError where
+    there are too many; before it is decoded.
+    """
+    rate = featurizer.config.sample_rate
 
     def check(utterance: Utterance) -> str | None:
         try:
-            load_audio(utterance.audio, sample_rate)
+            info = audio_info(utterance.audio)
+            frames = featurizer.frames(resampled_length(info.samples, info.sample_rate, rate))
+            check_length(f"audio file {utterance.audio}", frames)
+            load_audio(utterance.audio, rate)
         except UserError as error:
             return str(error)
         return None

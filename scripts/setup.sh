@@ -42,12 +42,22 @@ package_of() { "$1" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'
 stamp_of() { echo ".venv/.installed-$(basename "$1")"; }
 installed() { [ -x .venv/bin/python ] && [ "$(cat "$(stamp_of "$1")" 2>/dev/null)" = "$2" ]; }
 
+# Nothing is written where nothing is to be installed: the clone may be read-only.
+complete=true
+for requirements in "$@"; do
+    [ -r "$requirements" ] || fail "$requirements: no such file in $PWD"
+    installed "$requirements" "$(sha256sum <"$requirements")" || complete=false
+done
+if "$complete"; then exit 0; fi
+
 # Two set-ups at once: the second waits, and then finds everything in place.
+{ : >.venv.lock; } 2>/dev/null ||
+    fail "$* must be installed into .venv, and $PWD cannot be written:" \
+        "start from a copy of it that is yours, or have its owner run scripts/setup.sh"
 exec 9>.venv.lock
 if command -v flock >/dev/null; then flock 9; fi
 
 for requirements in "$@"; do
-    [ -r "$requirements" ] || fail "$requirements: no such file in $PWD"
     hash=$(sha256sum <"$requirements")
     if installed "$requirements" "$hash"; then continue; fi
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then

@@ -23,6 +23,24 @@ def test_split_keeps_order_and_bounds_the_padded_frames():
         assert len(part.indices) * part.frames <= 100 or len(part.indices) == 1
 
 
+def test_static_batches_are_split_into_equally_many_rows_of_a_shape():
+    frames, labels = [10, 10, 10, 40, 40, 95, 400], [1] * 7
+    shapes = [(16, 1), (48, 1), (400, 1)]
+    plan = plan_epoch(frames, labels, batch_size=4, shapes=shapes, shuffle=False)
+    assert [(batch.frames, len(batch.indices)) for batch in plan] == [(16, 4), (48, 4), (400, 4)]
+    found = [
+        (part.indices, part.frames, part.valid) for part in split(plan, frames, 100, static=True)
+    ]
+    assert found == [
+        ((0, 1, 2, 0), 16, 3),
+        ((3, 4), 48, 2),
+        ((5,), 400, 1),
+        ((6,), 400, 1),
+    ]
+    found = [(part.indices, part.valid) for part in split(plan, frames, 32, static=True)]
+    assert found[:2] == [((0, 1), 2), ((2, 0), 1)]  # as many rows as before, one of them a repeat
+
+
 def random_corpus(seed: int) -> tuple[np.ndarray, np.ndarray, dict]:
     """frames, labels and plan settings: any size, few or many ties, one rank or several."""
     rng = np.random.default_rng(seed)

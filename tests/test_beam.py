@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from words import log_prob, write_arpa
 
-from common.beam import BeamSearch, Hypothesis
+from common import beam
+from common.beam import BeamSearch, Hypothesis, _Beam
 from common.decoding import collapse
 from common.text import Vocabulary
 
@@ -44,6 +45,12 @@ def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
     np.testing.assert_allclose(*scores, rtol=1e-6)  # KenLM computes in float32
 
 
+@pytest.fixture(params=[beam._SPARE_PREFIXES, 0], ids=["", "forgetting after each frame"])
+def forgetting(request, monkeypatch):
+    monkeypatch.setattr(beam, "_SPARE_PREFIXES", request.param)
+
+
+@pytest.mark.usefixtures("forgetting")
 @pytest.mark.parametrize("alphabet", ALPHABETS)
 @pytest.mark.parametrize("frames", [0, 1, 4, 6])
 def test_a_wide_beam_finds_every_text_with_its_probability(alphabet, frames):
@@ -57,6 +64,7 @@ def test_a_wide_beam_finds_every_text_with_its_probability(alphabet, frames):
         assert BeamSearch(vocabulary, EVERYTHING, top_paths=count)(log_probs) == found[:count]
 
 
+@pytest.mark.usefixtures("forgetting")
 @pytest.mark.parametrize("width", [1, 2, 5, 20])
 def test_a_narrow_beam_loses_probability_and_invents_none(width):
     vocabulary = Vocabulary(tuple("AB _"))
@@ -94,6 +102,7 @@ def test_the_cutoffs_take_labels_away_from_frames(top_n, prob):
         assert_same(search(log_probs), ranked(all_texts(cut, vocabulary)))
 
 
+@pytest.mark.usefixtures("forgetting")
 def test_impossible_and_broken_frames_give_an_answer():
     vocabulary = Vocabulary(tuple("AB _"))
     search = BeamSearch(vocabulary, 10, top_paths=5)
@@ -104,6 +113,28 @@ def test_impossible_and_broken_frames_give_an_answer():
         broken = random_log_probs(5, 4)
         broken[2] = value
         assert search(broken) == [("", -inf)]
+
+
+def test_only_prefixes_of_what_is_followed_are_kept(monkeypatch):
+    vocabulary = Vocabulary(tuple("ABCDEFG _"))
+    search = BeamSearch(vocabulary, 20, top_paths=20)
+    inputs = [random_log_probs(200, 9, seed, spread=3.0) for seed in range(3)]
+    expected = [search(log_probs) for log_probs in inputs]
+    advanced, seen = _Beam.advanced, []
+
+    def watched(beam, frame, prefixes, width):
+        texts = [prefixes.text(node) for node in beam.nodes.tolist()]
+        assert len(set(texts)) == len(texts)
+        needed = {text[:end] for text in texts for end in range(len(text) + 1)}
+        kept = [prefixes.text(node) for node in range(len(prefixes.parents))]
+        assert len(kept) == len(needed) and set(kept) == needed
+        seen.append(len(needed))
+        return advanced(beam, frame, prefixes, width)
+
+    monkeypatch.setattr(_Beam, "advanced", watched)
+    monkeypatch.setattr(beam, "_SPARE_PREFIXES", 0)
+    assert [search(log_probs) for log_probs in inputs] == expected
+    assert len(seen) == 600 and max(seen) > 100
 
 
 # ---- with a language model
@@ -121,6 +152,7 @@ def model(arpa: str, vocabulary: Vocabulary, alpha: float, beta: float, unk_offs
     return WordModel(arpa, vocabulary, alpha, beta, unk_offset)
 
 
+@pytest.mark.usefixtures("forgetting")
 @pytest.mark.parametrize(
     ("alpha", "beta", "unk_offset"),
     [(1.0, 0.0, 0.0), (0.0, 0.0, -10.0), (0.7, 1.3, -2.0), (1.8, -0.5, -10.0)],

@@ -15,11 +15,13 @@ from types import SimpleNamespace
 import mindspore as ms
 import numpy as np
 import pytest
+import soundfile as sf
 import yaml
-from tones import LABELS, settings, trained
+from tones import LABELS, RATE, memory_for, settings, trained
 
 from common import checkpoint, cli, runtime, training
 from common.errors import UserError
+from common.recogniser import Recogniser
 from deepspeech2.src.recipe import RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,6 +188,22 @@ REFUSED = {
         "eval --pretrain_ckpt good.ckpt --config beamless.yaml",
         r"LMConfig\.beam_width=0: expected at least 1",
     ),
+    "no batch": Refused(
+        "transcribe test/test0.wav --pretrain_ckpt good.ckpt --batch_size -1",
+        r"--batch_size -1: expected at least 1",
+    ),
+    "a key that transcribe.py does not follow": Refused(
+        "transcribe test/test0.wav --pretrain_ckpt good.ckpt --set batch_size=2 report=x.html",
+        r"--set report=x\.html: of no effect on transcribe\.py, leave it out",
+    ),
+    "a configuration beside a checkpoint that has one": Refused(
+        "eval --pretrain_ckpt good.ckpt --train_config tiny.yaml",
+        r"--train_config: checkpoint good\.ckpt carries its own configuration; leave it out",
+    ),
+    "a configuration without a checkpoint": Refused(
+        "validate --config tiny.yaml --train_config tiny.yaml",
+        r"--train_config is for --pretrain_ckpt, which is not given",
+    ),
     "nothing to resume": Refused(
         TRAIN + " --resume --set ckpt_path=none", r"--resume: no checkpoint none/tiny-last\.ckpt"
     ),
@@ -275,6 +293,83 @@ def test_transcribe_prints_the_good_ones_and_names_the_bad(place):
     assert re.match(r"error: .*cut\.wav: truncated: ", cut)
     assert re.match(r"error: .*words\.wav: ", words)
     assert summary == "error: 2 of 5 files were not read"
+
+
+@pytest.fixture
+def short_of_memory(place, cpu, monkeypatch) -> Path:
+    """A recording longer than the machine can take; the others are not."""
+    long = np.concatenate([sf.read(place / "test" / "test0.wav")[0]] * 20)
+    sf.write(place / "long.wav", long, RATE)
+    recogniser = Recogniser.from_checkpoint(RECIPE, place / "good.ckpt", cpu)
+    memory = memory_for(10 * 100, recogniser)  # 10 s
+    monkeypatch.setattr(runtime, "machine_memory", lambda: memory)
+    monkeypatch.chdir(place)
+    return place / "long.wav"
+
+
+TOO_LONG = (
+    r"audio file .*long\.wav: (\d\d) s take about 0\.\d GiB to recognise, and 0\.\d GiB, 80 % of "
+    r"this machine's memory, are allowed: cut it into pieces of at most 10 s"
+)
+
+
+def test_transcribe_names_a_recording_that_is_too_long_and_goes_on(short_of_memory, capsys):
+    files = ["long.wav", "test/test0.wav", "test/test1.wav"]
+    assert cli.transcribe(RECIPE, [*files, "--pretrain_ckpt", "good.ckpt"]) == 1
+    printed = capsys.readouterr()
+    assert [line.split("\t")[0] for line in printed.out.splitlines()] == files[1:]
+    refused, summary = printed.err.splitlines()
+    seconds = round(sf.info(short_of_memory).duration)
+    assert int(re.fullmatch("error: " + TOO_LONG, refused)[1]) == pytest.approx(seconds, abs=1)
+    assert summary == "error: 1 of 3 files were not read"
+
+
+def test_eval_names_a_recording_that_is_too_long_and_scores_the_others(short_of_memory, capsys):
+    Path("long.csv").write_text(f"test/test1.wav,AB\n{short_of_memory},CD\n")
+    arguments = ["--pretrain_ckpt", "good.ckpt", "--set", "test_manifest=long.csv"]
+    with pytest.raises(UserError, match="1 of 2 recordings were not read, as said above"):
+        cli.evaluate(RECIPE, arguments)
+    printed = capsys.readouterr()
+    assert re.fullmatch(TOO_LONG, printed.err.strip())
+    assert "utterances: 1, " in printed.out and "Test Summary" in printed.out
+
+
+def test_eval_goes_on_without_a_log_file(place, tmp_path):
+    (tmp_path / "eval.log").mkdir()
+    done = start("eval", "--pretrain_ckpt", str(place / "good.ckpt"), cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "log file eval.log: cannot be written (Is a directory); going on without it\n"
+    )
+    assert done.stdout.splitlines()[-1].startswith("Test Summary")
+
+
+def test_train_says_at_once_that_it_cannot_write_its_log(tmp_path):
+    """Before anything else is looked at that needs MindSpore, such as what to resume."""
+    (tmp_path / "train.log").mkdir()
+    done = start("train", "--resume", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: train.log: cannot be written (Is a directory)\n"
+
+
+def test_ctrl_c_while_mindspore_is_imported(tmp_path):
+    """MindSpore's own exit handlers would print a traceback, and end the process by SIGABRT."""
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'mindspore.train.callback': raise KeyboardInterrupt\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from common import cli\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from deepspeech2.src.recipe import RECIPE\n"
+        "sys.argv = ['eval.py', '--pretrain_ckpt', 'none.ckpt']\n"
+        "cli.run(cli.evaluate, RECIPE)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_transcribe_prints_the_text_of_one_file_alone(place, monkeypatch, capsys):

@@ -10,14 +10,16 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
-from tones import LABELS, trained
+from tones import LABELS, memory_for, trained
 
+from common import runtime
 from common.beam import Hypothesis
 from common.config import LMConfig
 from common.decoding import Decoder, GreedyDecoder, make_decoder
 from common.errors import UserError
 from common.evaluation import Evaluation, _file_name, evaluate, recognise
 from common.manifest import read_manifest
+from common.memory import GIB, ForwardForecast, forecast_forward
 from common.metrics import blank_share
 from common.recogniser import Forward, Recogniser
 from common.sources import ManifestSource
@@ -134,6 +136,52 @@ def test_each_utterance_is_scored_once_and_alike_in_any_batch(
         assert each.log_probs.shape == log_probs.shape
         np.testing.assert_allclose(each.log_probs, log_probs, atol=1e-4)
         assert each.text == text
+
+
+@pytest.mark.parametrize("shapes", ["dynamic", "static"])
+def test_batches_fit_the_memory(recogniser, forward, source, alone, shapes, monkeypatch):
+    monkeypatch.setattr(recogniser.config.DataConfig, "batch_shapes", shapes)
+    monkeypatch.setattr(recogniser.config.DataConfig, "static_shapes", 2)
+    forward = Forward(recogniser) if recogniser.static else forward
+    longest = -(-int(source.frames.max()) // 8) * 8  # what static shapes are rounded to
+    memory = memory_for(2 * longest, recogniser)
+    monkeypatch.setattr(runtime, "machine_memory", lambda: memory)
+    assert forecast_forward(recogniser).most_frames == 2 * longest
+    sizes = []
+
+    def watched(features, lengths):
+        sizes.append((len(features), features.shape[2]))
+        return forward(features, lengths)
+
+    decoder = GreedyDecoder(recogniser.vocabulary)
+    found = list(recognise(recogniser, watched, source, decoder, batch_size=8))
+    assert {each.index: each.text for each in found} == {
+        index: text for index, (text, _) in alone.items()
+    }
+    assert len(found) == len(source)
+    assert max(rows * frames for rows, frames in sizes) <= 2 * longest
+    assert max(rows for rows, _ in sizes) >= 2
+    if shapes == "static":
+        assert len(set(sizes)) == 2
+
+    memory = memory_for(int(source.frames.max()) - 1, recogniser)
+    name = source.ids[int(source.frames.argmax())]
+    with pytest.raises(UserError, match=rf"^utterance {name}: . s take about .* cut it into"):
+        next(recognise(recogniser, watched, source, decoder, batch_size=8))
+
+
+def test_a_recording_that_the_memory_cannot_take_is_told_the_figures():
+    forecast = ForwardForecast(
+        fixed=2 * GIB, per_frame=GIB / 4096, limit=12 * GIB, frame_seconds=0.01
+    )
+    assert forecast.most_frames == 40960
+    forecast.check("a.wav", 40960)
+    with pytest.raises(UserError) as refused:
+        forecast.check("a.wav", 61440)
+    assert str(refused.value) == (
+        "a.wav: 614 s take about 17.0 GiB to recognise, and 12.0 GiB, 80 % of this machine's "
+        "memory, are allowed: cut it into pieces of at most 410 s"
+    )
 
 
 def test_log_probabilities_are_kept(recogniser, forward, source, alone, tmp_path):

@@ -179,6 +179,28 @@ def test_dynamic_shapes_are_refused_where_there_are_none():
         recogniser.static  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("\n\nFor 'LSTM', no such thing.\n----\nmore"), "For 'LSTM', no such thing"),
+        (RuntimeError(""), "RuntimeError"),
+    ],
+)
+def test_what_mindspore_cannot_export_is_told_as_such(error, says, trained, tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(ms, "export", failing)
+    with pytest.raises(UserError) as refusal:
+        export(trained[0], tmp_path / "speech", batch_size=1, frames=20)
+    assert f"speech.mindir: MindSpore could not export it ({says}" in str(refusal.value)
+    assert "\n" not in str(refusal.value) and not list(tmp_path.iterdir())
+
+    error = OSError()  # as zipfile and shutil raise them, without a number
+    with pytest.raises(UserError, match=r"speech\.mindir: could not be written \(OSError"):
+        export(trained[0], tmp_path / "speech", batch_size=1, frames=20)
+
+
 @pytest.mark.parametrize("place", ["file/speech", "folder"])
 def test_where_nothing_can_be_written(place, trained, tmp_path):
     (tmp_path / "file").write_text("not a folder")

@@ -200,6 +200,26 @@ def test_setup_is_made_once_and_redone_when_the_requirements_change(clone):
         assert "pip could not install requirements.txt" in failed.stderr
 
 
+def test_setup_writes_nothing_where_nothing_is_to_be_installed(clone):
+    """A folder in the way of the lock stands for a read-only clone: root may write anywhere."""
+    (clone / "requirements.txt").write_text("# nothing\n")
+    (clone / ".venv.lock").mkdir()
+    refused = run(clone, "scripts/setup.sh", PYTHON=sys.executable)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"error: requirements.txt must be installed into .venv, and {clone} cannot be written: "
+        "start from a copy of it that is yours, or have its owner run scripts/setup.sh\n"
+    )
+    assert not (clone / ".venv").exists()
+
+    (clone / ".venv.lock").rmdir()
+    assert run(clone, "scripts/setup.sh", PYTHON=sys.executable).returncode == 0
+    (clone / ".venv.lock").unlink()
+    (clone / ".venv.lock").mkdir()
+    done = run(clone, "scripts/setup.sh", PYTHON="/no/such/python")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_setup_refuses_another_python_by_version(clone):
     (clone / "requirements.txt").touch()
     old = executable(clone / "old", '#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.2\nexit 1\n')

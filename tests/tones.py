@@ -80,6 +80,14 @@ def tiny(corpus: Path, **overrides: Any) -> TrainConfig:
     return config
 
 
+def memory_for(frames: int, recogniser: Any) -> int:
+    """Bytes of a machine that can recognise so many feature frames at once, and not one more."""
+    from common.memory import forecast_forward
+
+    forecast = forecast_forward(recogniser)
+    return round((forecast.fixed + forecast.per_frame * (frames + 0.5)) / 0.8)
+
+
 def settings(corpus: Path) -> dict[str, dict[str, Any]]:
     """What makes DeepSpeech2 small and points it at the corpus, as in a YAML file."""
     return {
