@@ -22,9 +22,16 @@ _INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 _WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 
 
+# oneDNN keeps 1024 kernels with their memory, one for each shape, and every batch has another
+# length: training the quickstart's network grew to 6 GiB. Without, 120 steps of random lengths took
+# 2.6 instead of 3.5 GiB, and 5 % more of the processor's time.
+_KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
+
 def set_environment() -> None:
     """Sets what must be set before mindspore is imported. A user's own setting wins."""
     os.environ.setdefault("GLOG_v", "3")  # warnings speak to MindSpore's developers; errors stay
+    os.environ.setdefault(_KERNELS_KEPT, "0")
     if _is_x86() and _cpu_flags() is None:  # which kernels it would take cannot be told
         os.environ.setdefault(_INSTRUCTIONS, "AVX2")
 
