@@ -84,7 +84,7 @@ NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)*(?:[ex]-?\d+(?:\.\d+)*)*", re.ASC
 CODE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)")
 LISTING = re.compile(r"(\S+/) {2,}(.+)")  # a line of a listing of folders
-FILE = re.compile(r"(?:\w+/)*\w+\.\w+|(?:\w+/)+", re.ASCII)
+FILE = re.compile(r"[\w{},.*/-]*(?:/|\.\w)[\w{},.*/-]*", re.ASCII)
 
 
 def parts_of(document: Path) -> list[tuple[str, str]]:
@@ -161,13 +161,18 @@ def untranslated(kind: str, text: str, anchors: list[str]) -> list:
 
 
 def _untranslated_block(kind: str, lines: list[str]) -> list:
-    if kind != "```":  # a language: without comments, and lines that are nothing else
-        code = (re.sub(r"(?:^|\s+)#.*", "", line).rstrip() for line in lines)
-        return [line for line in code if line]
+    if kind != "```":  # code, and of its comments no more than files and figures
+        parts = [re.split(r"(?:^|\s+)#", line, maxsplit=1) for line in lines]
+        return [(code, *map(_names, comment)) for code, *comment in parts]
     found = [LISTING.fullmatch(line) for line in lines]
     if all(found):  # folders, and the files that their descriptions name
-        return [(line[1], sorted(FILE.findall(line[2]))) for line in found]
+        return [(line[1], _names(line[2])) for line in found]
     return lines
+
+
+def _names(text: str) -> list[str]:
+    files = [name.rstrip(",.") for name in FILE.findall(text)]
+    return sorted([*files, *NUMBER.findall(text)])
 
 
 def test_each_readme_begins_with_a_link_to_the_other():
