@@ -47,8 +47,18 @@ class Augmentation:
 
     @property
     def noise_files(self) -> tuple[Path, ...]:
-        """Recordings under `noise_dir`; UserError if it has none, so ask before training."""
+        """Recordings under `noise_dir`; UserError if it has none, or one that cannot be read."""
         return _audio_files(str(self.config.noise_dir)) if self.config.noise_dir else ()
+
+    def check(self, store: str) -> None:
+        """Raises UserError where this cannot be done to a source that holds `store`, audio or
+        features: to be asked before training."""
+        if self.varies_waveform and store == "features":
+            raise UserError(
+                "speed_volume_perturb and noise_dir need waveforms, and the MindRecord files hold"
+                " features: convert with DataConfig.store=audio, or switch both off"
+            )
+        _ = self.noise_files
 
     def active(self, epoch: int) -> bool:
         """Whether anything is varied in this epoch, counted from 0."""
@@ -126,4 +136,9 @@ def _audio_files(directory: str) -> tuple[Path, ...]:
     files = sorted(path for path in Path(directory).rglob("*") if path.suffix.lower() in _AUDIO)
     if not files:
         raise UserError(f"noise_dir {directory}: no audio files in it; expected recordings")
+    for path in files:
+        try:
+            audio_info(path)
+        except UserError as error:
+            raise UserError(f"noise_dir {directory}: {error}") from error
     return tuple(files)

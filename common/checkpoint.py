@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from common.errors import UserError
-from common.files import sync
+from common.files import replacing
 
 METADATA = "speech_recipe_json"
 FORMAT = 1  # of the metadata
@@ -57,34 +57,30 @@ class MatchReport:
 
 
 def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Writes a checkpoint under another name, syncs it, and renames it: whole or not there."""
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial.ckpt")
+    """Writes a checkpoint: whole or not there. Raises UserError where it cannot be written."""
     entries = [
         {"name": name, "data": value} for name, value in parameters.items() if STATELESS not in name
     ]
+    text = json.dumps(metadata)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        ms.save_checkpoint(entries, str(partial), append_dict={METADATA: json.dumps(metadata)})
-        partial.chmod(0o644)  # mindspore leaves it read-only
-        sync(partial)
-        os.replace(partial, path)
-        sync(path.parent)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(
-            f"checkpoint {path}: could not be written ({_first_line(error)}); "
-            "the earlier checkpoints are untouched"
-        ) from error
+        with replacing(path) as partial:
+            try:
+                ms.save_checkpoint(entries, str(partial), append_dict={METADATA: text})
+            except RuntimeError as error:  # mindspore's word for a full disk
+                raise OSError(_first_line(error)) from error
+            partial.chmod(0o644)  # mindspore leaves it read-only
+    except UserError as error:
+        raise UserError(f"checkpoint {error}; the earlier checkpoints are untouched") from error
 
 
 def load(path: str | Path) -> Checkpoint:
     """Reads a checkpoint; a missing, foreign or damaged file is a UserError that names it."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
+        earlier = [found for found in path.parent.glob(f"earlier-*/{path.name}") if found.is_file()]
+        newest = max(earlier, key=lambda found: found.stat().st_mtime_ns, default=None)
+        hint = f"; a run begun anew has moved an earlier one's to {newest}" if newest else ""
+        raise UserError(f"checkpoint {path}: no such file{hint}")
     if path.suffix != ".ckpt":
         raise UserError(
             f"checkpoint {path}: MindSpore reads checkpoints from files named *.ckpt alone; "
@@ -231,27 +227,40 @@ class CheckpointKeeper:
                 "set CheckpointConfig.ckpt_path to a folder that can"
             ) from error
 
-    def set_aside(self) -> list[Path]:
-        """Renames `last` and `best` of an earlier run, whose place a new run takes."""
-        moved = []
-        for path in (self.last, self.best):
-            if path.exists():
-                moved.append(path.with_suffix(".earlier.ckpt"))
-                os.replace(path, moved[-1])
-        return moved
+    def set_aside(self, *others: Path) -> Path | None:
+        """Moves what an earlier run left, its checkpoints and `others` as far as they are files,
+        into a folder of its own: `earlier-1`, or the next number that is free. Returns the folder,
+        None where there was nothing to move.
+
+        Raises UserError where that cannot be done.
+        """
+        # `last` goes last: up to then --resume continues the earlier run.
+        left = [*others, *self.numbered(), self.best, self.last]
+        left = [path for path in left if path.is_file()]
+        if not left:
+            return None
+        number = 1
+        while (folder := self.folder / f"earlier-{number}").exists():
+            number += 1
+        try:
+            folder.mkdir()
+            for path in left:
+                shutil.move(path, folder / path.name)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: the files of the earlier run cannot be moved there ({error.strerror}); "
+                "move them away, or set CheckpointConfig.ckpt_path to another folder"
+            ) from error
+        return folder
 
     def save_last(self, parameters: dict, metadata: dict, epoch: int, step: int) -> Path:
         path = self.folder / f"{self.prefix}-{epoch}_{step}.ckpt"
         save(path, parameters, metadata)
-        link = self.last.with_name(f".{self.last.stem}.partial")
-        link.unlink(missing_ok=True)
         try:
-            os.link(path, link)
-        except OSError:  # a file system without hard links
+            with replacing(self.last) as link:
+                os.link(path, link)
+        except UserError:  # a file system without hard links
             save(self.last, parameters, metadata)
-        else:
-            os.replace(link, self.last)
-            sync(self.folder)
         self._drop_oldest()
         return path
 
@@ -259,12 +268,12 @@ class CheckpointKeeper:
         save(self.best, parameters, metadata)
 
     def numbered(self) -> list[Path]:
-        """The numbered checkpoints, oldest first: by time, a folder may hold an earlier run's."""
+        """The numbered checkpoints, oldest first. They are of one run: see `set_aside`."""
         found = []
         for path in self.folder.glob(f"{self.prefix}-*_*.ckpt"):
             epoch, _, step = path.stem.removeprefix(f"{self.prefix}-").partition("_")
             if epoch.isdigit() and step.isdigit():
-                found.append((path.stat().st_mtime_ns, int(epoch), int(step), path))
+                found.append((int(epoch), int(step), path))
         return [path for *_, path in sorted(found)]
 
     def _drop_oldest(self) -> None:

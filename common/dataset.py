@@ -61,14 +61,11 @@ def batches(
     workers: threads, each of which makes a batch at a time.
     prefetch: batches made ahead, or being made.
 
-    Close the iterator to stop early. Raises UserError where waveforms are to be augmented and
-    `source` holds features; what goes wrong with an utterance is raised with its id.
+    Close the iterator to stop early. Raises UserError where `source` cannot be augmented like that;
+    what goes wrong with an utterance is raised with its id.
     """
-    if augmentation is not None and augmentation.varies_waveform and source.store == "features":
-        raise UserError(
-            "speed_volume_perturb and noise_dir need waveforms, and the MindRecord files hold"
-            " features: convert with DataConfig.store=audio, or switch both off"
-        )
+    if augmentation is not None:
+        augmentation.check(source.store)
     if augmentation is not None and not augmentation.active(epoch):
         augmentation = None
     maker = _Maker(featurizer, augmentation, seed, epoch, static, output_frames)

@@ -25,7 +25,7 @@ def sync(path: Path) -> None:
 def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """Yields another name to write to, which becomes `path` when all went well.
 
-    durable: on the disk before it is renamed; costs milliseconds.
+    durable: on the disk before it is renamed, and its new name after that; costs milliseconds.
 
     Raises UserError, naming `path`, where the folder or the file cannot be written.
     """
@@ -33,6 +33,7 @@ def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
     partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # left by a kill, and perhaps read-only
         yield partial
         if durable:
             sync(partial)
@@ -42,6 +43,9 @@ def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+    if durable:  # as far as the file system can do it for folders: the file is there by now
+        with suppress(OSError):
+            sync(path.parent)
 
 
 def check_writable(path: str | Path) -> None:

@@ -293,7 +293,8 @@ class CTCLoss(nn.Cell):
 
     log_probs (T, B, C), lengths (B,), targets (B, L), target_lengths (B,) -> negative
     log-likelihood in nats (B,). Utterances whose labels do not fit their frames must not get
-    here: the operator stops the process (see `common.text.ctc_frames_needed`).
+    here: the operator stops the process (see `common.text.ctc_frames_needed`). Rows of no frames,
+    which must have no labels, are given one: the operator reads past the end of nothing.
     """
 
     def __init__(self, blank: int):
@@ -304,7 +305,7 @@ class CTCLoss(nn.Cell):
         losses, _ = ops.ctc_loss(
             log_probs.astype(ms.float32),
             targets,
-            lengths,
+            ops.maximum(lengths, 1),
             target_lengths,
             blank=self.blank,
             reduction="none",

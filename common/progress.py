@@ -38,8 +38,8 @@ class Progress:
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent training
     # Since the last evaluation:
-    loss_sum: float = 0.0
-    loss_steps: int = 0
+    loss_sum: float = 0.0  # over the utterances of finite steps
+    loss_utterances: int = 0
     speech: float = 0.0  # seconds
     busy: float = 0.0  # seconds
     waiting: float = 0.0  # seconds, for data
@@ -62,15 +62,19 @@ class Progress:
         self.waiting += waited
         self.speech += sum(batch.seconds for batch in group)
         if result.applied:
-            self.loss_sum += result.loss
-            self.loss_steps += 1
+            utterances = sum(batch.valid for batch in group)
+            self.loss_sum += result.loss * utterances
+            self.loss_utterances += utterances
             self.skipped_in_a_row = 0
         else:
             self.skipped += 1
             self.skipped_in_a_row += 1
 
     def due(self, training: Any) -> bool:
-        """Whether to evaluate now: every so many steps or after each epoch, and at the very end."""
+        """Whether to evaluate now: every so many steps or after each epoch, and at the very end;
+        not twice after the same step."""
+        if self.busy == 0:
+            return False
         if self.batch == 0 and (not training.eval_every or self.epoch == training.epochs):
             return True
         return training.eval_every > 0 and self.step % training.eval_every == 0
@@ -87,6 +91,9 @@ class Progress:
         self.stale += 1
         return False
 
+    def out_of_patience(self, training: Any) -> bool:
+        return 0 < training.patience <= self.stale
+
     def figures(self, planner: Planner, rates: np.ndarray, found: Evaluation | None) -> Figures:
         """A row of the history."""
         spent = max(self.busy + self.waiting, 1e-9)
@@ -95,7 +102,7 @@ class Progress:
             step=self.step,
             minutes=round(self.seconds / 60, 3),
             learning_rate=float(rates[self.step - 1]),
-            train_loss=self.loss_sum / max(self.loss_steps, 1),
+            train_loss=self.loss_sum / max(self.loss_utterances, 1),
             val_wer=found.wer if found else None,
             val_cer=found.cer if found else None,
             blank_share=100 * found.blank_share if found else None,
@@ -105,7 +112,8 @@ class Progress:
         )
 
     def reset_window(self) -> None:
-        self.loss_sum, self.loss_steps, self.speech, self.busy, self.waiting = 0.0, 0, 0.0, 0.0, 0.0
+        self.loss_sum, self.loss_utterances = 0.0, 0
+        self.speech = self.busy = self.waiting = 0.0
 
 
 class Reporter:
@@ -194,8 +202,7 @@ class Reporter:
             self.log.info(f"  hyp: {utterance.hypothesis}")
 
     def end(self, progress: Progress, keeper: CheckpointKeeper, files: Sequence[Path]) -> None:
-        patience = self.recogniser.config.TrainingConfig.patience
-        if 0 < patience <= progress.stale:
+        if progress.out_of_patience(self.recogniser.config.TrainingConfig):
             self.log.info(
                 f"stopped early: {progress.stale} evaluations without a better WER than "
                 f"{progress.best_wer:.2f}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 
 from common.dataset import Batch
 from common.errors import UserError
@@ -31,7 +31,8 @@ class TrainStep:
 
     The loss is the mean over the utterances of a step: cutting a batch into micro-batches, or
     making a step of several batches, changes memory and time but not the gradient (but for batch
-    normalisation, whose statistics are those of a micro-batch).
+    normalisation, whose statistics are those of a micro-batch). Rows that are repeats enter the
+    network as utterances of no frames and no labels, so that its statistics leave them out too.
     """
 
     def __init__(self, recogniser: Recogniser, forecast: Forecast, ranks: int = 1):
@@ -75,25 +76,26 @@ class TrainStep:
         averages = [parameter.asnumpy().copy() for parameter in self.averages]
         gradients, losses, ids = None, [], []
         for part, micro in enumerate(
-            micro for batch in batches for micro in self._micro_batches(batch)
+            micro for batch in batches for micro in self._micro_batches(batch) if micro.valid
         ):
             self._draw_dropout(number, part)
-            weights = np.zeros(len(micro.ids), np.float32)
-            weights[: micro.valid] = 1 / total
+            counts = np.arange(len(micro.ids)) < micro.valid
             found, fresh = self.gradients(
                 Tensor(micro.features),
-                Tensor(micro.lengths),
+                Tensor(micro.lengths * counts),
                 Tensor(micro.targets),
-                Tensor(micro.target_lengths),
-                Tensor(weights),
+                Tensor(micro.target_lengths * counts),
+                Tensor(np.float32(counts / total)),
             )
             losses.append(found.asnumpy()[: micro.valid])
             ids += micro.ids[: micro.valid]
             gradients = fresh if gradients is None else self.add(gradients, fresh)
+        if gradients is None:  # this rank only keeps step with the others
+            gradients = tuple(ops.zeros_like(weight) for weight in self.update.weights)
         if self.reduce is not None:
             gradients = self.reduce(gradients)
 
-        losses = np.concatenate(losses)
+        losses = np.concatenate(losses) if losses else np.zeros(0, np.float32)
         norm = float(self.norm(gradients).asnumpy()) / self.loss_scale
         loss = float(losses.mean()) if len(losses) else 0.0
         # Of several ranks all must decide alike: on the norm, which they share.
@@ -107,6 +109,12 @@ class TrainStep:
         self.update.set_learning_rate(learning_rate)
         self.update(gradients, Tensor(factor / self.loss_scale, ms.float32))
         return StepResult(loss, norm, True)
+
+    def anywhere(self, asked: bool) -> bool:
+        """Whether something is asked of any rank: each must call this at the same place."""
+        if self.reduce is None:
+            return asked
+        return self.reduce([Tensor([asked], ms.float32)])[0].asnumpy().any()
 
     def _micro_batches(self, batch: Batch):
         rows = len(batch.ids)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
+from common.files import replacing
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # opens the files of PyTorch before 1.6
 _BFLOAT16 = "BFloat16Storage"  # numpy has no such type
@@ -301,26 +302,14 @@ def write(path: str | Path, content: Any) -> None:
     content: dictionaries, lists, tuples, strings, numbers, None, numpy arrays (they become
     tensors), `Named` classes and objects (references, which the reader must have installed).
     """
-    path = Path(path)
     writer = _Writer()
     writer.save(content)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr("archive/data.pkl", bytes(writer.pickle) + b".")
-                archive.writestr("archive/byteorder", b"little")
-                for key, array in enumerate(writer.arrays):
-                    archive.writestr(f"archive/data/{key}", array.tobytes())
-                archive.writestr("archive/version", b"3\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{path}: could not be written ({error.strerror})") from error
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", bytes(writer.pickle) + b".")
+        archive.writestr("archive/byteorder", b"little")
+        for key, array in enumerate(writer.arrays):
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+        archive.writestr("archive/version", b"3\n")
 
 
 class _Writer:

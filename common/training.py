@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from common.conversion import open_split
 from common.dataset import Batch, batches
 from common.decoding import make_decoder
 from common.errors import UserError
-from common.evaluation import evaluate
+from common.evaluation import Recognised, evaluate
 from common.film import Film
 from common.history import History
 from common.memory import GIB, forecast_memory
@@ -90,9 +91,13 @@ def resumed_config(recipe: Recipe, config: Any) -> Any:
     return described(recipe, found)[0]
 
 
+class Diverged(UserError):
+    """Too many steps in a row were not finite: the checkpoint before them is the one to keep."""
+
+
 def fit(job: Job) -> Progress:
     """Trains, and returns where the run ended. Raises KeyboardInterrupt after a stopping signal,
-    when the checkpoint is written."""
+    and UserError where something fails, when the checkpoint is written."""
     config, log = job.config, job.log
     training = config.TrainingConfig
     keeper = _keeper(config)
@@ -106,7 +111,7 @@ def fit(job: Job) -> Progress:
     source = trainable(recogniser, open_split(recogniser, "train"), log)
     validation = open_split(recogniser, "val") if config.DataConfig.val_manifest else None
     augmentation = Augmentation(config.DataConfig.AugmentationConfig)
-    _ = augmentation.noise_files  # a folder that is missing or empty is told now
+    augmentation.check(source.store)
     planner = Planner(recogniser, source, job.rank, job.ranks)
     rates = make_schedule(config.OptimConfig, training.epochs, planner.steps_per_epoch)
 
@@ -120,12 +125,16 @@ def fit(job: Job) -> Progress:
     progress, identity = Progress(), identity_of(source, job.ranks)
     if job.resume:
         progress = _resume(recogniser, step, keeper, identity, log)
-    elif job.rank == 0 and (moved := keeper.set_aside()):
-        log.info(f"a new run: the earlier one's are now {', '.join(map(str, moved))}")
     history = History(METRICS, progress.step)
     film = Film(FILM, validation, recogniser.featurizer, vocabulary, progress.step)
     reporter = Reporter(log, recogniser, planner, job.rank)
     reporter.start(validation, step.forecast, progress)
+
+    # ---- a new run, which nothing has refused: an earlier one in this folder makes room
+    if job.rank == 0 and not job.resume:
+        drawn = Path(METRICS), Path(CURVES), film.gif, film.png, film.npz
+        if folder := keeper.set_aside(*drawn):
+            log.info(f"a new run: the earlier one's checkpoints and figures are now in {folder}")
 
     def save(best: bool) -> None:
         if job.rank != 0:
@@ -134,16 +143,21 @@ def fit(job: Job) -> Progress:
             progress=asdict(progress), data=identity, memory_limit=step.forecast.limit
         )
         weights = dict(recogniser.network.parameters_dict().items())
+        if best:  # before `last`, which says how good the best is: a kill may come in between
+            scores = {"wer": progress.best_wer, "cer": progress.best_cer}
+            keeper.save_best(weights, {**metadata, "scores": scores})
         path = keeper.save_last(
             {**weights, **step.update.state()}, metadata, progress.epoch, progress.step
         )
         log.debug(f"checkpoint {path}")
-        if best:
-            metadata["scores"] = {"wer": progress.best_wer, "cer": progress.best_cer}
-            keeper.save_best(weights, metadata)
 
-    def measure() -> bool:
-        """Evaluates, notes the figures, saves; returns whether to stop early."""
+    def watch(utterance: Recognised) -> None:
+        if stopping.asked:
+            raise _Stop
+        film.watch(utterance)
+
+    def measure() -> None:
+        """Evaluates, notes the figures, saves."""
         found = None
         if validation is not None:
             data, label = config.DataConfig, "evaluating" if job.rank == 0 else None
@@ -155,7 +169,7 @@ def fit(job: Job) -> Progress:
                 data.batch_size,
                 data.workers,
                 label,
-                watch=film.watch,
+                watch=watch,
             )
         better = found is not None and progress.better(found)
         figures = progress.figures(planner, rates, found)
@@ -172,12 +186,24 @@ def fit(job: Job) -> Progress:
             log.warning(f"figures not written: {error}")
         left = progress.seconds / progress.step * (len(rates) - progress.step)
         reporter.evaluated(figures, left, found, better, training.hypotheses)
-        return 0 < training.patience <= progress.stale
+
+    def between_steps() -> None:
+        """Evaluates if it is time to, and ends the run if that is asked for, in an evaluation too:
+        that one is then still due, and the first thing that a resumed run does."""
+        with suppress(_Stop):
+            if progress.due(training):
+                measure()
+        if step.anywhere(stopping.asked):
+            save(best=False)
+            due = ", before its evaluation" if progress.due(training) else ""
+            log.info(f"stopped at step {progress.step}{due}; go on with --resume")
+            raise KeyboardInterrupt
 
     # ---- epochs
-    with _Stopping() as stopping:
+    with _Stopping() as stopping, _saving(save, progress, log):
+        between_steps()
         for epoch in range(progress.epoch, training.epochs):
-            if 0 < training.patience <= progress.stale:
+            if progress.out_of_patience(training):
                 break
             plan = planner.plan(epoch)[progress.batch :]
             reporter.open_bar(epoch, len(plan))
@@ -201,18 +227,15 @@ def fit(job: Job) -> Progress:
                     progress.advance(group, result, elapsed, waited, len(planner))
                     reporter.step(progress, epoch, result, len(group))
                     if progress.skipped_in_a_row >= max(training.max_nonfinite, 1):
-                        raise UserError(
+                        raise Diverged(
                             f"{progress.skipped_in_a_row} steps in a row were not finite, up to "
                             f"step {progress.step} (utterances {', '.join(result.blamed[:5])}); "
                             f"the last good checkpoint is {keeper.last}; lower "
                             "OptimConfig.learning_rate or TrainingConfig.clip_norm"
                         )
-                    if progress.due(training) and measure():
+                    between_steps()
+                    if progress.out_of_patience(training):
                         break
-                    if stopping.asked:
-                        save(best=False)
-                        log.info(f"stopped at step {progress.step}; go on with --resume")
-                        raise KeyboardInterrupt
             finally:
                 reporter.bar.close()
                 made.close()
@@ -247,6 +270,29 @@ def _grouped(made: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], fl
             group, waited = [], 0.0
         if batch is None:
             return
+
+
+@contextmanager
+def _saving(
+    save: Callable[[bool], None], progress: Progress, log: logging.Logger
+) -> Iterator[None]:
+    """Writes a checkpoint before a UserError leaves: a damaged recording, or an evaluation that
+    failed, costs none of the steps that were done."""
+    try:
+        yield
+    except Diverged:
+        raise
+    except UserError:
+        if progress.step:
+            if unwritten := _failures((save, False)):
+                log.warning(str(unwritten[0]))
+            else:
+                log.info(f"stopped at step {progress.step}; go on with --resume")
+        raise
+
+
+class _Stop(Exception):
+    """Leaves an evaluation that a stopping signal has come into."""
 
 
 class _Stopping:
@@ -303,8 +349,8 @@ def _warn_of_features(
     if found.metadata is None:
         return
     before = recogniser.recipe.build_featurizer(described(recogniser.recipe, found)[0].DataConfig)
-    now = recogniser.featurizer.config.to_dict()
-    for key, value in before.config.to_dict().items():
+    now = asdict(recogniser.featurizer.config)
+    for key, value in asdict(before.config).items():
         if now[key] != value:
             log.warning(f"{found.path} was trained with {key}={value}, this run has {now[key]}")
 

@@ -120,6 +120,16 @@ def test_without_noise_files_it_says_so(tmp_path):
             _ = augmentation.noise_files
 
 
+def test_a_damaged_noise_recording_is_named_before_training(noises):
+    Augmentation(noise_dir=str(noises)).check("audio")
+    other = noises.parent / f"{noises.name}-damaged"
+    other.mkdir()
+    (other / "fine.wav").write_bytes((noises / "hiss.wav").read_bytes())
+    (other / "half.wav").write_bytes((noises / "hiss.wav").read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"noise_dir .*-damaged: .*half\.wav: truncated"):
+        Augmentation(noise_dir=str(other), noise_prob=0.01).check("audio")
+
+
 def test_masks_are_bands_and_spans_of_zeros_no_wider_than_asked():
     augmentation = Augmentation(
         spec_augment=True, freq_masks=1, freq_width=12, time_masks=1, time_width=0.125

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +77,7 @@ class Killed(BaseException):
     """Ends the process at a certain call, as SIGKILL would: nothing tidies up after it."""
 
 
-STEPS = {ms: ["save_checkpoint"], os: ["replace", "link", "fsync"]}
+STEPS = {ms: ["save_checkpoint"], os: ["replace", "link", "fsync"], Path: ["unlink"]}
 
 
 def killed_after(calls: int, monkeypatch) -> None:
@@ -167,13 +170,65 @@ def test_only_the_newest_numbered_ones_are_kept(tmp_path):
     assert values(keeper.last) == {55} and values(keeper.best) == {10}
 
 
-def test_a_new_run_in_the_folder_of_an_older_one_keeps_its_own_newest(tmp_path):
-    keeper = CheckpointKeeper(tmp_path, "m", keep=2)
-    for step in (60, 70):
-        os.utime(keeper.save_last(weights(step), {}, 7, step), (1e9 + step, 1e9 + step))
-    for step in (1, 2):
+def test_runs_begun_anew_in_a_folder_leave_each_earlier_one_whole(tmp_path):
+    keeper, figures = CheckpointKeeper(tmp_path / "c", "m", keep=2), tmp_path / "metrics.csv"
+    assert keeper.set_aside(figures) is None
+    (tmp_path / "emissions.gif").mkdir()
+    for run, expected in ((1, "earlier-1"), (2, "earlier-2")):
+        for step in (70 - run, 80 - run):
+            keeper.save_last(weights(step), {}, 7, step)
+        keeper.save_best(weights(run), {})
+        figures.write_text(f"of run {run}")
+        found = keeper.set_aside(figures, tmp_path / "emissions.gif", tmp_path / "none.png")
+        assert found == tmp_path / "c" / expected
+    for step in (1, 2, 3):  # fewer steps than the earlier runs made
         keeper.save_last(weights(step), {}, 0, step)
-    assert [path.name for path in keeper.numbered()] == ["m-0_1.ckpt", "m-0_2.ckpt"]
+    keeper.save_best(weights(3), {})
+    third = {"m-0_2.ckpt", "m-0_3.ckpt", "m-last.ckpt", "m-best.ckpt"}
+    assert visible(tmp_path / "c") == third | {"earlier-1", "earlier-2"}
+    for run in (1, 2):
+        folder = tmp_path / "c" / f"earlier-{run}"
+        numbered = {f"m-7_{70 - run}.ckpt", f"m-7_{80 - run}.ckpt"}
+        assert visible(folder) == {"m-last.ckpt", "m-best.ckpt", "metrics.csv"} | numbered
+        assert values(folder / "m-last.ckpt") == {80 - run}
+        assert values(folder / "m-best.ckpt") == {run}
+        assert (folder / "metrics.csv").read_text() == f"of run {run}"
+
+
+def test_a_killed_move_leaves_a_run_that_can_be_resumed_or_moved(tmp_path):
+    keeper = CheckpointKeeper(tmp_path, "m", keep=2)
+    keeper.save_last(weights(5), {}, 1, 5)
+    keeper.save_best(weights(4), {})
+    with pytest.MonkeyPatch.context() as patch:
+        calls = itertools.count()
+        moved = shutil.move
+
+        def dying(*arguments):
+            if next(calls) == 2:
+                raise Killed
+            return moved(*arguments)
+
+        patch.setattr(shutil, "move", dying)
+        with pytest.raises(Killed):
+            keeper.set_aside()
+    assert visible(tmp_path) == {"m-last.ckpt", "earlier-1"} and values(keeper.last) == {5}
+    assert keeper.set_aside() == tmp_path / "earlier-2"
+    assert values(tmp_path / "earlier-1" / "m-best.ckpt") == {4}
+    assert values(tmp_path / "earlier-2" / "m-last.ckpt") == {5}
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path, monkeypatch):
+    synced = os.fsync
+
+    def refused(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        synced(handle)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    keeper = CheckpointKeeper(tmp_path, "m", keep=1)
+    keeper.save_last(weights(1), {}, 0, 1)
+    assert values(keeper.last) == {1} and visible(tmp_path) == {"m-last.ckpt", "m-0_1.ckpt"}
 
 
 def test_others_files_are_left_alone(tmp_path):
@@ -201,16 +256,23 @@ def test_what_cannot_be_written_or_kept_is_said_at_the_start():
         CheckpointKeeper("/dev/null/x", "m", 1).check_writable()
     with pytest.raises(UserError, match="keep_checkpoint_max=0: expected at least 1"):
         CheckpointKeeper("x", "m", 0)
-    with pytest.raises(UserError, match=r"x\.ckpt: could not be written.*earlier .* untouched"):
+    with pytest.raises(UserError, match=r"x\.ckpt: cannot be written.*earlier .* untouched"):
         save(Path("/dev/null/x.ckpt"), weights(1), {})
 
 
 # ---- what cannot be loaded
 
 
-def test_a_missing_file():
-    with pytest.raises(UserError, match=r"nowhere\.ckpt: no such file"):
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.ckpt: no such file$"):
         load("nowhere.ckpt")
+    keeper = CheckpointKeeper(tmp_path, "m", keep=1)
+    for step in (1, 2):
+        keeper.save_best(weights(step), {})
+        folder = keeper.set_aside()
+        os.utime(folder / "m-best.ckpt", (1e9 + step, 1e9 + step))
+    with pytest.raises(UserError, match=r"no such file; .* moved .*earlier-2/m-best\.ckpt$"):
+        load(keeper.best)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "folder"])

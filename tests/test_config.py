@@ -322,6 +322,7 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
         def __init__(self, recogniser, forecast, ranks=1):
             seen["initial"] = next(iter(recogniser.network.get_parameters())).asnumpy().tolist()
             self.update, self.forecast = SimpleNamespace(state=dict), forecast
+            self.anywhere = bool
 
         def __call__(self, group, rate, number, total):
             seen["features"].append([batch.features.astype(float).tolist() for batch in group])

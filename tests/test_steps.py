@@ -223,6 +223,76 @@ def test_repeats_do_not_count(bench):
         assert_equal(same, weights, rtol=1e-4)
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_repeats_enter_neither_gradients_nor_the_statistics_of_normalisation(
+    small_model, bidirectional
+):
+    model = dataclasses.replace(small_model, norm="batch", bidirectional=bidirectional)
+    step, network = deepspeech2(model)
+    gradients, seen = step.gradients, []
+
+    class Recorder:
+        def set_train(self):
+            gradients.set_train()
+
+        def __call__(self, *inputs):
+            losses, found = gradients(*inputs)
+            seen.append([each.asnumpy() / step.loss_scale for each in found])
+            return losses, found
+
+    step.gradients = Recorder()
+    start, averages = values(network), []
+    for repeats in (0, 5):
+        for parameter in network.get_parameters():
+            if parameter.name in start:
+                parameter.set_data(Tensor(start[parameter.name]))
+        batch = make_batch((20, 16, 18), repeats=repeats, dimension=12)
+        assert len(batch.ids) == 3 + repeats
+        assert step([batch], 0.0, number=1).applied
+        after = values(network)
+        averages.append({name: after[name] for name in after if "moving" in name})
+    alone, padded = averages
+    assert len(alone) == 2 * 4 and all((alone[name] != start[name]).all() for name in alone)
+    for name in alone:
+        np.testing.assert_allclose(padded[name], alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    for parameter, found, expected in zip(step.update.weights, seen[1], seen[0], strict=True):
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=parameter.name)
+
+
+def test_a_rank_that_only_keeps_step_gives_nothing_and_takes_what_the_others_found(normalised):
+    normalised(make_batch(), total=5)
+    step, before, given = normalised.step, values(normalised.network), []
+
+    def reduce(gradients):
+        given.extend(each.asnumpy() for each in gradients)
+        return tuple(each + step.loss_scale for each in gradients)
+
+    step.reduce = reduce
+    try:
+        idle = dataclasses.replace(make_batch(seed=3), valid=0)
+        result = step([idle], 0.5, number=2, total=5)
+    finally:
+        step.reduce = None
+    assert result.applied and result.loss == 0
+    assert [each.shape for each in given] == [each.shape for each in step.update.weights]
+    assert not any(each.any() for each in given)
+    after = values(normalised.network)
+    for name in before:
+        moved = after[name] - before[name]
+        assert (moved < 0).all() if "moving" not in name else not moved.any(), name
+
+
+def test_what_is_asked_of_one_rank_is_known_to_all(bench):
+    assert (bench.step.anywhere(True), bench.step.anywhere(False)) == (True, False)
+    for others in (0.0, 1.0):
+        bench.step.reduce = lambda flags, others=others: [flag + others for flag in flags]
+        try:
+            assert bench.step.anywhere(True) and bench.step.anywhere(False) == bool(others)
+        finally:
+            bench.step.reduce = None
+
+
 def test_the_mean_is_over_the_utterances_of_all_ranks(bench):
     alone, _ = bench(make_batch())
     shared_step, _ = bench(make_batch(), total=20)

@@ -248,7 +248,7 @@ def test_names_are_written_as_references(tmp_path):
 
 def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         write(tmp_path / "file" / "w.pth", {})
 
 

@@ -312,6 +312,137 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(corpus, whole, tmp_path):
     assert film(tmp_path)["step"].tolist() == list(range(2, 25, 2))
 
 
+class Killed(BaseException):
+    """Ends the process, as SIGKILL would: nothing saves after it."""
+
+
+def test_a_kill_between_two_checkpoints_costs_no_best(
+    corpus, whole, tmp_path, monkeypatch, no_pictures
+):
+    scores = [(float(row["val_wer"]), float(row["val_cer"])) for row in rows(whole)]
+    better = [number for number in (1, 2, 3) if scores[number] < min(scores[:number])]
+    step, saves = STEPS * (better[0] + 1), []
+
+    def dying(name):
+        real = getattr(checkpoint.CheckpointKeeper, name)
+
+        def save(keeper, weights, metadata, *where):
+            if metadata["progress"]["step"] == step:
+                saves.append(name)
+                if len(saves) == 2:
+                    raise Killed
+            real(keeper, weights, metadata, *where)
+
+        return save
+
+    with monkeypatch.context() as patch:
+        for name in ("save_best", "save_last"):
+            patch.setattr(checkpoint.CheckpointKeeper, name, dying(name))
+        with pytest.raises(Killed):
+            train(corpus, tmp_path, *RANDOM)
+    best = tmp_path / "checkpoint" / "tiny-best.ckpt"
+    found = checkpoint.load(best).metadata
+    assert (found["progress"]["step"], found["scores"]["wer"]) == (step, scores[better[0]][0])
+    assert last(tmp_path).metadata["progress"]["step"] == step - STEPS
+    train(corpus, tmp_path, *RANDOM, resume=True)
+    assert_same_state(tmp_path, whole)
+    found = checkpoint.load(best)
+    expected = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
+    assert found.metadata["scores"] == expected.metadata["scores"]
+    for name, value in expected.parameters.items():
+        np.testing.assert_array_equal(found.parameters[name], value, err_msg=name)
+
+
+def stopped_in_an_evaluation(patch) -> list[int]:
+    """Ctrl-C at the first utterance of the second evaluation; the utterances that were watched."""
+    watched, watch = [], Film.watch
+
+    def interrupted(film, found):
+        watched.append(found.index)
+        if len(watched) == 4 + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        watch(film, found)
+
+    patch.setattr(Film, "watch", interrupted)
+    return watched
+
+
+def test_a_run_stopped_in_an_evaluation_makes_up_for_it(
+    corpus, whole, tmp_path, monkeypatch, no_pictures
+):
+    with monkeypatch.context() as patch:
+        watched = stopped_in_an_evaluation(patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(corpus, tmp_path, *RANDOM)
+    assert len(watched) == 4 + 1
+    assert lines(tmp_path)[-1] == "stopped at step 12, before its evaluation; go on with --resume"
+    stopped = last(tmp_path).metadata["progress"]
+    assert (stopped["epoch"], stopped["batch"], stopped["step"]) == (2, 0, 12)
+    assert [row["step"] for row in rows(tmp_path)] == ["6"]
+    train(corpus, tmp_path, *RANDOM, resume=True)
+    assert_same_state(tmp_path, whole)
+    assert rows(tmp_path) == rows(whole)
+    assert_same_film(tmp_path, whole)
+
+
+class Damaging(Source):
+    """An utterance's recording is damaged after it was read once."""
+
+    def __init__(self, source: Source):
+        self.source, self.store, self.reads = source, source.store, 0
+        super().__init__(source.entries)
+
+    def read(self, indices):
+        for row in self.source.read(indices):
+            self.reads += row.id == "train7"
+            broken = row.id == "train7" and self.reads == 2
+            yield replace(row, audio=b"RIFF, once") if broken else row
+
+
+def failing_evaluation(patch) -> None:
+    calls, real = [], training.evaluate
+
+    def evaluate(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == 2:
+            raise UserError("a decoding process was killed")
+        return real(*arguments, **keywords)
+
+    patch.setattr(training, "evaluate", evaluate)
+
+
+def damaged_recording(patch) -> None:
+    opened = training.open_split
+
+    def damaging(recogniser, split):
+        source = opened(recogniser, split)
+        return Damaging(source) if split == "train" else source
+
+    patch.setattr(training, "open_split", damaging)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message", "steps"),
+    [
+        (failing_evaluation, "a decoding process was killed", [12]),
+        (damaged_recording, "utterance train7: audio of train7: damaged", range(7, 12)),
+    ],
+)
+def test_what_fails_costs_no_step_that_was_done(
+    corpus, whole, tmp_path, monkeypatch, no_pictures, failure, message, steps
+):
+    with monkeypatch.context() as patch:
+        failure(patch)
+        with pytest.raises(UserError, match=message):
+            train(corpus, tmp_path, *RANDOM)
+    step = last(tmp_path).metadata["progress"]["step"]
+    assert step in steps
+    assert lines(tmp_path)[-1] == f"stopped at step {step}; go on with --resume"
+    train(corpus, tmp_path, *RANDOM, resume=True)
+    assert_same_state(tmp_path, whole)
+    assert rows(tmp_path) == rows(whole)
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -389,6 +520,30 @@ def test_fine_tuning_with_another_vocabulary_starts_the_head_anew(corpus, whole,
     np.testing.assert_array_equal(head.asnumpy(), fresh)
     conv = recogniser.network.conv.conv1.weight
     np.testing.assert_array_equal(conv.asnumpy(), best.parameters["conv.conv1.weight"])
+
+
+@pytest.mark.parametrize("there", ["plain", "deepspeech.pytorch"])
+def test_fine_tuning_says_how_the_features_differ(corpus, tmp_path, caplog, there):
+    here = {"plain": "deepspeech.pytorch", "deepspeech.pytorch": "plain"}[there]
+    spectrograms = ["features=spectrogram", "SpectConfig.convention="]
+    made = [
+        Recogniser.create(
+            RECIPE,
+            configured(corpus, spectrograms[0], spectrograms[1] + convention),
+            Vocabulary(tuple(LABELS)),
+            "CPU",
+        )
+        for convention in (there, here)
+    ]
+    path = tmp_path / "other.ckpt"
+    checkpoint.save(path, made[0].network.parameters_dict(), made[0].metadata())
+    log = logging.getLogger("features")
+    training._fine_tune(made[1], str(path), log)
+    told = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert told == [f"{path} was trained with convention={there}, this run has {here}"]
+    caplog.clear()
+    training._fine_tune(made[0], str(path), log)
+    assert not caplog.records
 
 
 def test_fine_tuning_a_network_of_another_size_is_refused(corpus, whole):
@@ -545,13 +700,64 @@ def test_more_epochs_are_refused_under_a_cosine_schedule(corpus, tmp_path, no_pi
         train(corpus, tmp_path, "schedule=cosine", "epochs=2", resume=True)
 
 
-def test_a_new_run_sets_the_earlier_ones_best_aside(corpus, tmp_path, no_pictures):
-    train(corpus, tmp_path, "epochs=1")
-    before = (tmp_path / "checkpoint" / "tiny-best.ckpt").read_bytes()
-    train(corpus, tmp_path, "epochs=1", "val_manifest=")
-    assert not (tmp_path / "checkpoint" / "tiny-best.ckpt").exists()
-    assert (tmp_path / "checkpoint" / "tiny-best.earlier.ckpt").read_bytes() == before
-    assert any(line.startswith("a new run: the earlier one's are now") for line in lines(tmp_path))
+def contents(folder: Path) -> dict[str, bytes]:
+    files = {path for path in folder.rglob("*") if path.is_file() and path.name != "train.log"}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_new_run_sets_an_earlier_one_aside(corpus, whole, tmp_path, no_pictures):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    before = {Path(name).name: content for name, content in contents(tmp_path).items()}
+    best = "checkpoint/tiny-best.ckpt"
+    train(corpus, tmp_path, "norm=batch", "epochs=0", "val_manifest=", start_from=best)
+    earlier = tmp_path / "checkpoint" / "earlier-1"
+    assert {name: (earlier / name).read_bytes() for name in before} == before
+    assert len(contents(tmp_path)) == len(before) == 6 + 5
+    assert (
+        "a new run: the earlier one's checkpoints and figures are now in checkpoint/earlier-1"
+        in lines(tmp_path)
+    )
+    with pytest.raises(UserError, match=r"no such file; .* to checkpoint/earlier-1/tiny-best"):
+        train(corpus, tmp_path, "norm=batch", "epochs=0", start_from=best)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["memory_gib=0.01"], "one utterance of .* frames needs"),
+        (["speed_volume_perturb=true"], "the MindRecord files hold features"),
+        (["noise_dir=noises"], r"noise_dir noises: .*hum\.wav: empty"),
+        (["decoder_type=beam", "lm_path=none.arpa"], "none.arpa"),
+        (["freeze=[cnv]"], "no parameter begins with 'cnv'"),
+    ],
+)
+def test_a_run_that_is_refused_moves_nothing(
+    corpus, whole, tmp_path, monkeypatch, options, message
+):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "noises").mkdir()
+    (tmp_path / "noises" / "hum.wav").write_bytes(b"")
+    before = contents(tmp_path)
+    if options == ["speed_volume_perturb=true"]:
+        opened = training.open_split
+
+        def of_features(recogniser, split):
+            source = opened(recogniser, split)
+            source.store = "features"
+            return source
+
+        monkeypatch.setattr(training, "open_split", of_features)
+    with pytest.raises(UserError, match=message):
+        train(corpus, tmp_path, *options)
+    assert contents(tmp_path) == before
+
+
+def test_the_training_loss_is_a_mean_over_utterances(corpus, tmp_path, no_pictures):
+    train(corpus, tmp_path, "epochs=1", "batch_size=5", "val_manifest=")
+    losses = [float(line.split()[-1]) for line in lines(tmp_path) if ", loss is " in line]
+    expected = np.average(losses, weights=[5, 5, 2])
+    assert abs(expected - np.mean(losses)) > 1e-3 * expected
+    assert float(rows(tmp_path)[0]["train_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "emissions.npz", "emissions.gif"])
