@@ -130,7 +130,7 @@ def load_into(
     for name, value in checkpoint.parameters.items():
         target = _match(rename(name), wanted)
         if target is None:
-            if not _is_training_state(name):
+            if not is_training_state(name):
                 report.unused.append(name)
         elif wanted[target].shape != value.shape:
             report.reshaped.append(target)
@@ -164,7 +164,7 @@ def load_into(
 
 def _match(name: str, wanted: dict) -> str | None:
     """The network's name for a checkpoint's: equal, or equal behind wrapper prefixes."""
-    if _is_training_state(name):
+    if is_training_state(name):
         return None
     parts = name.split(".")
     for start in range(len(parts)):
@@ -174,7 +174,8 @@ def _match(name: str, wanted: dict) -> str | None:
     return None
 
 
-def _is_training_state(name: str) -> bool:
+def is_training_state(name: str) -> bool:
+    """Whether a parameter is the optimizer's, of this project or of the MindSpore model zoo."""
     parts = name.split(".")  # wrapper prefixes may come before the optimizer's
     state = {"moment1", "moment2", "moments", "accum", "stat"}
     return not state.isdisjoint(parts) or parts[-1] in (

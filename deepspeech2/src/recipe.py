@@ -68,4 +68,5 @@ RECIPE = Recipe(
     head="fc.module",
     rename_parameter=rename_parameter,
     needs_static_shapes=lambda model: model.rnn_type != "LSTM",
+    pretrained=Path(__file__).resolve().parents[1] / "pretrained" / "an4.ckpt",
 )

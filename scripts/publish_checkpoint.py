@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""A checkpoint to hand on: weights, configuration, labels and scores, without optimizer state and
+without the folders of the machine that it was trained on.
+
+    python ../scripts/publish_checkpoint.py checkpoint/DeepSpeech-best.ckpt OUT.ckpt
+
+Manifests below the current folder stay as paths from there, others become mere names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.errors import UserError  # noqa: E402
+
+KEPT = ("format", "model", "config", "labels", "versions", "scores")
+
+
+def publish(source: str, out: str) -> None:
+    import mindspore as ms
+
+    from common import checkpoint
+
+    found = checkpoint.load(source)
+    if found.metadata is None:
+        raise UserError(f"checkpoint {source}: names no configuration, so there is none to keep")
+    metadata = {key: value for key, value in found.metadata.items() if key in KEPT}
+    data = metadata["config"]["DataConfig"]
+    for key in ("train_manifest", "val_manifest", "test_manifest"):
+        if data[key]:
+            inside = Path(data[key]).is_relative_to(Path.cwd())
+            data[key] = os.path.relpath(data[key]) if inside else Path(data[key]).name
+    weights = {
+        name: ms.Tensor(value)
+        for name, value in found.parameters.items()
+        if not checkpoint.is_training_state(name)
+    }
+    checkpoint.save(Path(out), weights, metadata)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("source", metavar="CKPT")
+    parser.add_argument("out", metavar="OUT")
+    arguments = parser.parse_args()
+    try:
+        publish(arguments.source, arguments.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The checkpoint that ships, and the command that makes one fit to be handed on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import checkpoint
+from deepspeech2.src.recipe import RECIPE
+
+pytestmark = pytest.mark.usefixtures("cpu")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_it_turns_a_recording_into_text_where_none_is_named(tmp_path):
+    recordings = [ROOT / f"data/telephone_prompts/audio/digits/{n}.opus" for n in (2, 9)]
+    done = subprocess.run(
+        [sys.executable, RECIPE.folder / "transcribe.py", *recordings, "--device_target", "CPU"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{recordings[0]}\tTWO\n{recordings[1]}\tNINE\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_holds_weights_and_no_folder_of_another_machine():
+    found = checkpoint.load(RECIPE.pretrained)
+    assert RECIPE.pretrained.stat().st_size < 20e6
+    assert not any(map(checkpoint.is_training_state, found.parameters))
+    data = found.metadata["config"]["DataConfig"]
+    for split in ("train", "val", "test"):
+        assert data[f"{split}_manifest"] == f"data/an4_{split}_manifest.csv"
+    assert "progress" not in found.metadata
+
+
+def test_publishing_keeps_the_weights_and_drops_the_rest(tmp_path):
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    data = {
+        "train_manifest": f"{tmp_path}/data/train.csv",
+        "val_manifest": "/far/away/val.csv",
+        "test_manifest": "",
+    }
+    metadata = {"format": 1, "model": "deepspeech2", "config": {"DataConfig": data}, "data": {}}
+    import mindspore as ms
+
+    parameters = {"fc.weight": ms.Tensor(weight), "moment1.fc.weight": ms.Tensor(weight)}
+    checkpoint.save(tmp_path / "last.ckpt", parameters, metadata)
+    command = [sys.executable, ROOT / "scripts" / "publish_checkpoint.py"]
+    subprocess.run([*command, "last.ckpt", "out/mine.ckpt"], cwd=tmp_path, check=True)
+    found = checkpoint.load(tmp_path / "out" / "mine.ckpt")
+    assert list(found.parameters) == ["fc.weight"]
+    np.testing.assert_array_equal(found.parameters["fc.weight"], weight)
+    assert found.metadata == {
+        "format": 1,
+        "model": "deepspeech2",
+        "config": {
+            "DataConfig": {
+                "train_manifest": os.path.join("data", "train.csv"),
+                "val_manifest": "val.csv",
+                "test_manifest": "",
+            }
+        },
+    }
+    done = subprocess.run(
+        [*command, "none.ckpt", "x.ckpt"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
