@@ -150,8 +150,9 @@ def _opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[sf.S
         except (sf.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
             reason = getattr(error, "error_string", str(error))
             raise UserError(
-                f"{label}: damaged, truncated or not audio ({reason.strip().rstrip('.')});"
-                " fetch it again, convert it to FLAC or WAV, or leave it out"
+                f"{label}: damaged, truncated or not audio that libsndfile reads"
+                f" ({reason.strip().rstrip('.')}); fetch it again, convert it to FLAC or WAV, or"
+                " leave it out"
             ) from None
 
 

@@ -153,8 +153,9 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         )
     if not config.DataConfig.test_manifest and not Path(manifest).is_file():
         raise UserError(
-            f"{arguments.pretrain_ckpt} names {manifest} as its test set, which is not here: go "
-            "where it is, or give --set test_manifest=FILE"
+            f"{arguments.pretrain_ckpt} names {manifest} as its test set, which is not in "
+            f"{Path.cwd()}: make it there with scripts/manifest.py, or give --set "
+            "test_manifest=FILE"
         )
     log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, manifest)
     data = config.DataConfig
@@ -165,6 +166,9 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         log.error("%s", problem)
     if not good:
         raise UserError(f"{manifest}: not one of its recordings can be read")
+    if unknown := recogniser.vocabulary.unknown_in(utterance.text for utterance in good):
+        counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
+        log.warning("references hold characters without a label, which are errors: %s", counts)
     source = ManifestSource(
         good, recogniser.featurizer, recogniser.vocabulary, labelled=False, log=log.info
     )

@@ -53,7 +53,10 @@ def _an4_set(root: Path, name: str) -> list[Utterance]:
             raise UserError(f"{transcription}: no line for {stem}, which the file list holds")
         audio = root / "wav" / f"{fileid}.sph"
         if not audio.is_file():
-            raise UserError(f"AN4 recording {audio} is missing: unpack the archive again")
+            raise UserError(
+                f"AN4 recording {audio} is missing: unpack {AN4_ARCHIVE} again (not the archive of "
+                "raw recordings)"
+            )
         utterances.append(make_utterance(root, str(audio), texts[stem]))
     return utterances
 

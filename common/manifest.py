@@ -194,10 +194,14 @@ def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{what} {path}: not UTF-8 text (byte {error.start})") from None
+        raise UserError(
+            f"{what} {path}: not UTF-8 text (byte {error.start}); convert it, for instance with "
+            "iconv -f gbk -t utf-8"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{what} {path}: cannot be read: {reason}") from None
+        where = "" if path.is_absolute() else f" (in {Path.cwd()})"
+        raise UserError(f"{what} {path}: cannot be read: {reason}{where}") from None
 
 
 # ---- writing; audio paths are written absolute, so a manifest can lie anywhere

@@ -155,7 +155,7 @@ def open_dataset(
     directory = Path(directory)
     made = _description(directory)
     if made is None:
-        hint = "run create_mindrecord.py"
+        hint = "run create_mindrecord.py here, with the same --preset, --config and --set"
         if beside(directory, ".partial").exists():
             hint += ", it continues the conversion that was interrupted"
         raise UserError(f"{directory}: no converted corpus here (no {_DESCRIPTION}); {hint}")

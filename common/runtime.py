@@ -111,7 +111,8 @@ def init_distributed() -> tuple[int, int]:
     if "MS_ROLE" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
         raise UserError(
             "--is_distributed true, but this process was not started by msrun or mpirun "
-            "(MS_ROLE is not set): try msrun --worker_num=2 --local_worker_num=2 train.py ..."
+            "(MS_ROLE is not set): try msrun "
+            "--worker_num=2 --local_worker_num=2 train.py --is_distributed true ..."
         )
     init()
     return get_rank(), get_group_size()

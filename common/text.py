@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +41,8 @@ class Vocabulary:
         try:
             labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
-            raise UserError(f"labels file {path}: {error.strerror}") from None
+            where = "" if Path(path).is_absolute() else f" (in {Path.cwd()})"
+            raise UserError(f"labels file {path}: {error.strerror}{where}") from None
         except ValueError as error:  # not UTF-8 or not JSON
             raise UserError(f"labels file {path}: not JSON in UTF-8: {error}") from None
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -88,6 +90,10 @@ class Vocabulary:
         """Characters of a normalised text that have no label."""
         return set(text) - self._index.keys()
 
+    def unknown_in(self, texts: Iterable[str]) -> Counter[str]:
+        """Characters that have no label, with the number of texts that hold them."""
+        return Counter(char for text in texts for char in self.unknown(self.normalise(text)))
+
     def encode(self, text: str) -> list[int]:
         """Label indices of a normalised text; UserError names characters that have none."""
         if unknown := self.unknown(text):
@@ -100,6 +106,14 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of label indices without blanks; the inverse of `encode`."""
         return "".join(self.labels[i] for i in ids)
+
+
+def labels_of(texts: Iterable[str]) -> list[str]:
+    """The labels that spell some texts: their characters (NFC) as they stand, sorted, a space if
+    there is any, and the blank."""
+    found = {char for text in texts for char in unicodedata.normalize("NFC", text)} - {BLANK}
+    spaces = {char for char in found if char.isspace()}
+    return [*sorted(found - spaces), *([" "] if spaces else []), BLANK]
 
 
 def ctc_frames_needed(ids: Sequence[int]) -> int:

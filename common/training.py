@@ -101,8 +101,6 @@ def fit(job: Job) -> Progress:
     config, log = job.config, job.log
     training = config.TrainingConfig
     keeper = _keeper(config)
-    if job.rank == 0:
-        keeper.check_writable()
 
     # ---- data
     vocabulary = Vocabulary.from_file(labels_file(job.recipe, config))
@@ -112,6 +110,8 @@ def fit(job: Job) -> Progress:
     validation = open_split(recogniser, "val") if config.DataConfig.val_manifest else None
     augmentation = Augmentation(config.DataConfig.AugmentationConfig)
     augmentation.check(source.store)
+    if job.rank == 0:
+        keeper.check_writable()
     planner = Planner(recogniser, source, job.rank, job.ranks)
     rates = make_schedule(config.OptimConfig, training.epochs, planner.steps_per_epoch)
 

@@ -27,6 +27,7 @@ CATEGORIES = (
     "too long",
     "CTC-infeasible",  # more labels than output frames: no CTC path spells the text
 )
+_LISTED = 50  # unknown characters told, the most frequent
 SILENCE = 1e-4  # a recording whose peak stays below this share of full scale is silent
 
 
@@ -54,8 +55,9 @@ class ValidationReport:
                 continue
             found.append(f"{category}: {len(those)}")
             if category == "unknown characters":
-                counts = self.characters.most_common()
-                found[-1] += f" ({', '.join(f'{c!r} in {n}' for c, n in counts)})"
+                counts = self.characters.most_common(_LISTED)
+                more = ", ..." if len(self.characters) > _LISTED else ""
+                found[-1] += f" ({', '.join(f'{c!r} in {n}' for c, n in counts)}{more})"
             found += [f"  {problem.id}: {problem.detail}" for problem in those[:limit]]
             if limit is not None and len(those) > limit:
                 found.append(f"  and {len(those) - limit} more")
@@ -133,14 +135,11 @@ def validate(
         return replace(utterance, duration=len(samples) / rate), found
 
     checked = list(_each(check, utterances, workers, "validate"))
-    characters = Counter(
-        c for u in utterances for c in vocabulary.unknown(vocabulary.normalise(u.text))
-    )
     return ValidationReport(
         total=len(utterances),
         ok=[utterance for utterance, found in checked if not found],
         problems=[problem for _, found in checked for problem in found],
-        characters=characters,
+        characters=vocabulary.unknown_in(utterance.text for utterance in utterances),
     )
 
 

@@ -50,7 +50,8 @@ if [ -n "$flag" ] && [ -n "${1:-}" ] && [ "${1#-}" = "$1" ]; then
     arguments+=("$flag" "$(absolute "$1")")
     shift
 elif [ "$required" = true ]; then
-    misused "no checkpoint given: its path is the first argument, options follow"
+    misused "no checkpoint given: its path is the first argument, options follow" \
+        "(one that ships may lie in $model/pretrained)"
 fi
 arguments+=("$@")
 

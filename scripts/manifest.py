@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import corpora, manifest  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.files import write_text  # noqa: E402
+from common.text import labels_of  # noqa: E402
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "deepspeech"}
 
@@ -38,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     for command in (an4, librispeech):
         command.add_argument("out", metavar="OUT", help="folder for the manifests")
 
+    labels = commands.add_parser(
+        "labels", help="a labels file (JSON) of all characters in the texts of manifests"
+    )
+    labels.add_argument("source", nargs="+", metavar="IN", help="manifests")
+    labels.add_argument("out", metavar="OUT", help="labels file to write")
+
     to_csv = commands.add_parser("json_to_csv", help="a JSON manifest of any kind to CSV")
     convert = commands.add_parser("convert", help="a manifest in any format to any other")
     for command in (to_csv, convert):
@@ -55,12 +64,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[Path, int]:
-    """What was written: {manifest: utterances}."""
+    """What was written: {manifest: utterances}, or {labels file: labels}."""
     if args.command == "an4":
         return corpora.build_an4(args.source, args.out)
     if args.command == "librispeech":
         return corpora.build_librispeech(args.source, args.out)
     out = Path(args.out)
+    if args.command == "labels":
+        labels = labels_of(u.text for u in manifest.read_manifest(args.source))
+        write_text(out, json.dumps(labels, ensure_ascii=False) + "\n")
+        return {out: len(labels)}
     if args.command == "json_to_csv":
         return {out: manifest.json_to_csv(args.source, out, args.data_dir)}
     kind = args.format or FORMATS.get(out.suffix.lower())
@@ -73,12 +86,13 @@ def run(args: argparse.Namespace) -> dict[Path, int]:
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        written = run(parser().parse_args(argv))
+        args = parser().parse_args(argv)
+        written = run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for path, count in written.items():
-        print(f"{path}: {count} utterances")
+        print(f"{path}: {count} {'labels' if args.command == 'labels' else 'utterances'}")
     return 0
 
 

@@ -64,8 +64,8 @@ def main() -> int:
         return 1
     except subprocess.CalledProcessError as error:
         print(
-            f"error: the step above failed; what is done is kept in {out}. After a change of "
-            "options or of the project, start over with another --out or without that folder",
+            f"error: the step above failed; what was done before is kept in {out}. After a change "
+            "of options or of the project, start over with another --out or without that folder",
             file=sys.stderr,
         )
         return error.returncode if error.returncode > 0 else 1

@@ -64,7 +64,7 @@ def place(tmp_path_factory) -> Path:
     (folder / "empty.csv").write_text("")
     recording = (folder / "test" / "test0.wav").read_bytes()
     (folder / "cut.wav").write_bytes(recording[: len(recording) // 2])
-    (folder / "cut.csv").write_text(f"test/test1.wav,AB\n{folder / 'cut.wav'},CD\n")
+    (folder / "cut.csv").write_text(f"test/test1.wav,AB!\n{folder / 'cut.wav'},CD\n")
     (folder / "words.wav").write_text("not a recording\n")
     shard = folder / "cut" / "train" / "tones1.md"
     shard.write_bytes(shard.read_bytes()[:1000])
@@ -254,6 +254,7 @@ def test_a_cut_recording_is_named_and_the_others_are_scored(place):
     errors = done.stderr.splitlines()
     assert re.match(r"audio file .*cut\.wav: truncated: \d+ bytes where", errors[0])
     assert errors[1:] == [
+        "references hold characters without a label, which are errors: '!' in 1",
         "error: 1 of 2 recordings were not read, as said above; the figures are those of the others"
     ]
     assert "utterances: 1, 0.00 hours" in done.stdout

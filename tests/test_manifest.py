@@ -393,6 +393,16 @@ def test_command_works_from_any_directory(tmp_path):
     assert (tmp_path / "test.csv").read_text() == original
 
 
+def test_command_writes_the_labels_of_manifests(tmp_path):
+    write(tmp_path / "a.csv", "x.wav,\u4f60 \u597d\n")
+    write(tmp_path / "b.csv", "y.wav,\u597de\u0301_\n")
+    done = run("labels", "a.csv", "b.csv", "labels.json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "labels.json: 5 labels\n")
+    labels = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
+    assert labels == ["\u00e9", "\u4f60", "\u597d", " ", "_"]
+    assert Vocabulary.from_file(tmp_path / "labels.json").labels == tuple(labels)
+
+
 def test_command_reports_bad_input_in_one_line(tmp_path):
     for args in (
         ("librispeech", tmp_path, "out"),
