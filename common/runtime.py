@@ -23,8 +23,8 @@ _WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 
 
 # oneDNN keeps 1024 kernels with their memory, one for each shape, and every batch has another
-# length: training the quickstart's network grew to 6 GiB. Without, 120 steps of random lengths took
-# 2.6 instead of 3.5 GiB, and 5 % more of the processor's time.
+# length. Without, 120 steps of the quickstart's network at random lengths peaked at 2.7 instead of
+# 2.9 to 3.5 GiB, and took the same time.
 _KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
