@@ -149,7 +149,9 @@ class Reporter:
             self.log.info(f"static shapes (frames, labels): {planner.shapes}")
         if validation is not None:
             self.log.info(f"validation: {len(validation)} utterances")
-        longest = int(source.frames.max())
+        varied = network.config.DataConfig.AugmentationConfig
+        slowest = min(varied.speed_min, 1.0) if varied.speed_volume_perturb else 1.0
+        longest = int(source.frames.max() / slowest)
         forecast.check(longest)
         self.log.info(forecast.line(batch_size, longest))
         if progress.step:
