@@ -62,9 +62,9 @@ class Reader:
     def __call__(self, utterance: Utterance) -> Record:
         try:
             return self._record(utterance)
-        except Exception as error:
-            error.add_note(f"utterance {utterance.id}, {utterance.audio}")
-            raise
+        except Exception as error:  # our own fault, or memory
+            name = f"utterance {utterance.id}, {utterance.audio}"
+            raise RuntimeError(f"{name}: {error!r}") from error
 
     def _record(self, utterance: Utterance) -> Record:
         featurizer = _featurizer(self.features)

@@ -10,11 +10,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 fail() { echo "error: $*" >&2; exit 1; }
 
 supported() {
-    "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11), (3, 12)])' 2>/dev/null
 }
 
 find_python() {
-    local candidate candidates=(python3.11 python3.12 python3 python)
+    local candidate candidates=(python3.11 python3.12 python3.10 python3 python)
     if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
     for candidate in "${candidates[@]}"; do
         if supported "$candidate"; then
@@ -22,7 +22,7 @@ find_python() {
             return
         fi
     done
-    fail "the pinned packages need Python 3.11 or 3.12, and ${PYTHON:-python3} is" \
+    fail "the pinned packages need Python 3.10, 3.11 or 3.12, and ${PYTHON:-python3} is" \
         "$("${PYTHON:-python3}" -V 2>/dev/null || echo missing);" \
         "install one (Debian 12: sudo apt-get install python3 python3-venv) or name it in PYTHON="
 }
@@ -66,7 +66,7 @@ for requirements in "$@"; do
         echo "setup: making .venv with $("$python" -V)"
         "$python" -m venv .venv
     elif ! supported .venv/bin/python; then
-        fail ".venv holds $(.venv/bin/python -V), the pinned packages need Python 3.11 or 3.12:" \
+        fail ".venv holds $(.venv/bin/python -V), the pinned packages need Python 3.10, 3.11 or 3.12:" \
             "remove .venv and start again"
     fi
     echo "setup: installing $requirements into .venv"

@@ -225,7 +225,7 @@ def test_setup_refuses_another_python_by_version(clone):
     old = executable(clone / "old", '#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.2\nexit 1\n')
     done = run(clone, "scripts/setup.sh", PYTHON=str(old))
     assert done.returncode == 1
-    assert "need Python 3.11 or 3.12" in done.stderr
+    assert "need Python 3.10, 3.11 or 3.12" in done.stderr
     assert "is Python 3.9.2" in done.stderr
     assert not (clone / ".venv").exists()
 

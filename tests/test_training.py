@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tones import LABELS, make_corpus, record, settings
+from tones import LABELS, chdir, make_corpus, record, settings
 
 from common import checkpoint, training
 from common.config import override, override_from_options

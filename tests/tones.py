@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import os
 import shutil
 import tempfile
-from contextlib import chdir
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ RATE = 8000  # Hz
 LABELS = ["A", "B", "C", "D", " ", "_"]
 TONES = {"A": 500.0, "B": 1000.0, "C": 1700.0, "D": 2600.0}  # Hz
 CHARACTER, GAP, PAUSE = 0.12, 0.03, 0.15  # seconds: a tone, after a tone, after a word
+
+
+@contextmanager
+def chdir(folder: Path) -> Iterator[None]:
+    """contextlib.chdir, which Python 3.10 lacks."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def spoken(text: str, rng: np.random.Generator) -> np.ndarray:
