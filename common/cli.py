@@ -30,11 +30,13 @@ _TRANSCRIBING = {"DataConfig.batch_size", "DataConfig.workers"} | {
 _PORTION = 16  # batches that transcribe.py reads, recognises and prints at a time
 # What validate.py may override beside a checkpoint.
 _CHECKING = {
-    f"DataConfig.{key}"
-    for key in (
-        *("train_manifest", "val_manifest", "test_manifest"),
-        *("batch_size", "min_duration", "max_duration", "workers"),
-    )
+    "DataConfig.train_manifest",
+    "DataConfig.val_manifest",
+    "DataConfig.test_manifest",
+    "DataConfig.batch_size",
+    "DataConfig.min_duration",
+    "DataConfig.max_duration",
+    "DataConfig.workers",
 }
 
 
@@ -273,10 +275,9 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
     decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
     forward, check_length = Forward(recogniser), forecast_forward(recogniser).check
-    names = arguments.files
-    failed = 0
+    names, portion, failed = arguments.files, _PORTION * batch_size, 0
     # In portions, so that texts come soon and an interruption loses little.
-    for start in range(0, len(names), portion := _PORTION * batch_size):
+    for start in range(0, len(names), portion):
         utterances = [
             Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]
         ]

@@ -18,9 +18,9 @@ PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any
 WEIGHT_COPIES = 13.5
 # A forward pass: copies of the weights (a checkpoint's own among them), and a share of a train
 # step's activations. Peaks in GiB, measured and forecast, by benchmarks/memory.py --forward: full
-# size, 1 x 2000 frames 2.5 and 3.1, 1 x 8000 4.3 and 5.4; the quickstart's, 1 x 8000 1.2 and 1.5,
+# size, 1 x 2000 frames 2.5 and 3.1, 1 x 8000 4.3 and 5.4; the quickstart's, 1 x 8000 1.2 and 1.4,
 # 1 x 32 000 2.4 and 3.6; where it is closest, full size in one direction with batch
-# normalisation, 1 x 6000 3.5 and 3.6.
+# normalisation, 1 x 6000 3.5 and 3.7.
 FORWARD_COPIES = 5
 FORWARD_SHARE = 0.4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ class Row:
         return load_audio(self.audio, sample_rate, name=name)
 
 
-class Source:
+class Source(ABC):
     """A corpus: its entries as arrays, and its utterances in any order.
 
     `frames` and `label_counts` (N,) are what `batching.plan_epoch` plans with; an utterance can be
@@ -65,9 +66,9 @@ class Source:
     def __len__(self) -> int:
         return len(self.entries)
 
+    @abstractmethod
     def read(self, indices: Iterable[int]) -> Iterator[Row]:
         """The utterances in exactly this order; an index may come more than once."""
-        raise NotImplementedError
 
     def subset(self, indices: Iterable[int]) -> Source:
         """A source of these utterances only, in this order; its indices count from 0 again."""

@@ -255,7 +255,8 @@ def test_a_cut_recording_is_named_and_the_others_are_scored(place):
     assert re.match(r"audio file .*cut\.wav: truncated: \d+ bytes where", errors[0])
     assert errors[1:] == [
         "references hold characters without a label, which are errors: '!' in 1",
-        "error: 1 of 2 recordings were not read, as said above; the figures are those of the others",
+        "error: 1 of 2 recordings were not read, as said above; "
+        "the figures are those of the others",
     ]
     assert "utterances: 1, 0.00 hours" in done.stdout
     report, *_, summary = done.stdout.splitlines()[-4:]

@@ -57,6 +57,14 @@ def test_every_module_of_common_is_on_one_side_or_the_other():
     assert names == {*NUMPY_HALF, *heavy}
 
 
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_the_code_is_clean(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, ROOT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_documents_have_no_gaps_left():
     documents = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
     assert documents

@@ -15,18 +15,23 @@ from common.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = (
     "import common, os, sys; assert 'mindspore' not in sys.modules; "
-    "print(os.environ.get('ONEDNN_MAX_CPU_ISA'), os.environ['GLOG_v'])"
+    "print(os.environ.get('ONEDNN_MAX_CPU_ISA'), os.environ['GLOG_v'], "
+    "os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
 )
-INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
+INSTRUCTIONS, KERNELS = "ONEDNN_MAX_CPU_ISA", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="what the processor can do is known")
 @pytest.mark.parametrize(
     ("own", "expected"),
-    [({}, "None 3"), ({INSTRUCTIONS: "SSE41", "GLOG_v": "1"}, "SSE41 1")],
+    [
+        ({}, "None 3 0"),
+        ({INSTRUCTIONS: "SSE41", "GLOG_v": "1", KERNELS: "64"}, "SSE41 1 64"),
+    ],
 )
 def test_the_environment_is_settled_before_mindspore_and_a_users_setting_wins(own, expected):
-    bare = {key: value for key, value in os.environ.items() if key not in (INSTRUCTIONS, "GLOG_v")}
+    ours = (INSTRUCTIONS, KERNELS, "GLOG_v")
+    bare = {key: value for key, value in os.environ.items() if key not in ours}
     done = subprocess.run(
         [sys.executable, "-c", SHOW],
         cwd=ROOT,

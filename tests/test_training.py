@@ -32,6 +32,7 @@ from common.evaluation import recognise
 from common.film import Film
 from common.history import History
 from common.logs import open_log
+from common.memory import Forecast
 from common.recogniser import Forward, Recogniser
 from common.sources import Source
 from common.text import Vocabulary
@@ -153,6 +154,17 @@ def test_the_log_says_what_is_trained_and_what_it_needs(whole):
     assert re.search(r"memory: about \d.\d GiB at the peak, of \d+.\d GiB allowed", text)
     assert re.search(r"epoch 4: loss .*validation WER \d+\.\d+ CER \d+\.\d+ blanks \d+ %", text)
     assert len(re.findall(r"^  ref: [A-D ]+\n  hyp: [A-D ]*$", text, re.MULTILINE)) == 4 * 3
+
+
+def test_the_forecast_is_for_the_longest_utterance_at_its_slowest(
+    corpus, tmp_path, monkeypatch, no_pictures
+):
+    asked = []
+    monkeypatch.setattr(Forecast, "check", lambda self, longest: asked.append(longest))
+    for perturbed in ("false", "true"):
+        options = [f"speed_volume_perturb={perturbed}", "speed_min=0.5", "max_utterances=2"]
+        train(corpus, tmp_path / perturbed, *options, "epochs=1")
+    assert asked[1] == 2 * asked[0]
 
 
 def test_the_metrics_have_a_row_for_each_epoch(whole):
