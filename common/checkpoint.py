@@ -218,10 +218,10 @@ class CheckpointKeeper:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob(f".{self.prefix}-*.partial*"):  # by a kill while saving
-                left.unlink()
+                left.unlink(missing_ok=True)
             probe = self.folder / ".writable"
             probe.write_bytes(b"")
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"checkpoint folder {self.folder}: cannot be written ({error.strerror}); "

@@ -57,7 +57,7 @@ def check_writable(path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = _partial(path)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may be trying the same
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
