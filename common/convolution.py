@@ -1,8 +1,9 @@
 """Convolutions as matrix products, for processors on which oneDNN has no kernel for convolutions.
 
-Both cells fold a few neighbouring outputs into one product: a kernel of K taps that makes r outputs
-at once is an r x (K + r - 1) staircase matrix, and the input is copied (K + r - 1) / (K r) times as
-often as by the usual im2col, for (K + r - 1) / K times the arithmetic.
+Where copies of the input would cost more than the product, a few neighbouring outputs are folded
+into one: a kernel of K taps that makes r outputs at once is an r x (K + r - 1) staircase matrix,
+and the input is copied (K + r - 1) / (K r) times as often as by the usual im2col, for
+(K + r - 1) / K times the arithmetic.
 """
 
 from __future__ import annotations
@@ -35,6 +36,98 @@ def convolution(
             bias_init=None if bias is None else _tensor(bias),
         )
     return MatmulConvolution(weight, stride, bias)
+
+
+def time_convolution(
+    weight: np.ndarray,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    native: bool = True,
+    bias: np.ndarray | None = None,
+) -> nn.Cell:
+    """A convolution over frames, padded by half a kernel: T -> ceil(T / stride).
+
+    weight (O, C / groups, 1, K), K odd, and bias (O,): initial values of the parameters so named.
+    native: by the device's own operator, x (B, C, 1, T) -> (B, O, 1, T'), else by matrix products,
+    x (1, C, B, T) -> (1, O, B, T'): one product serves a whole batch where channels come first.
+    """
+    if weight.shape[3] % 2 == 0:
+        raise ValueError(f"kernel of {weight.shape[3]} frames: expected an odd size")
+    if not native:
+        return MatmulTimeConvolution(weight, stride, dilation, groups, bias)
+    half = weight.shape[3] // 2 * dilation
+    return nn.Conv2d(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        (1, weight.shape[3]),
+        (1, stride),
+        pad_mode="pad",
+        padding=(0, 0, half, half),
+        dilation=(1, dilation),
+        group=groups,
+        has_bias=bias is not None,
+        weight_init=_tensor(weight),
+        bias_init=None if bias is None else _tensor(bias),
+    )
+
+
+class MatmulTimeConvolution(nn.Cell):
+    """x (1, C, B, T) -> (1, O, B, ceil(T / stride)): im2col and one product; one channel at a time
+    (groups = C = O) by `MatmulRowConvolution`, which copies the input twice, not K times."""
+
+    def __init__(
+        self,
+        weight: np.ndarray,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: np.ndarray | None = None,
+    ):
+        super().__init__()
+        if groups > 1 and not weight.shape[0] == groups or groups > 1 and weight.shape[1] != 1:
+            raise ValueError(f"weight {weight.shape} in {groups} groups: expected 1 or C = O")
+        self.weight = Parameter(_tensor(weight), name="weight")
+        self.has_bias = bias is not None
+        if self.has_bias:
+            self.bias = Parameter(_tensor(bias), name="bias")
+        self.outputs, _, _, self.width = weight.shape
+        self.stride, self.dilation, self.by_channel = stride, dilation, groups > 1
+        self.product, self.rows = ops.MatMul(), MatmulRowConvolution()
+
+    def construct(self, x):
+        x = self._by_channel(x) if self.by_channel else self._dense(x)
+        return x + self.bias.reshape((1, -1, 1, 1)) if self.has_bias else x
+
+    def _dense(self, x):
+        _, channels, batch, frames = x.shape
+        if self.width > 1 or self.stride > 1:
+            half = self.width // 2 * self.dilation
+            x = ops.unfold(x, (1, self.width), (1, self.dilation), (0, half), (1, self.stride))
+            frames = (frames - 1) // self.stride + 1
+        x = x.reshape((channels * self.width, batch * frames))
+        x = self.product(self.weight.reshape((self.outputs, -1)), x)
+        return x.reshape((1, self.outputs, batch, frames))
+
+    def _by_channel(self, x):
+        _, channels, batch, frames = x.shape
+        x, step = x.reshape((channels, batch, frames)), self.dilation
+        half = self.width // 2
+        if step > 1:  # frames t, t + step, ... are utterances of their own
+            long = _ceil(frames, step)
+            x = _pad(x, 2, 0, long * step - frames)
+            x = x.reshape((channels, batch, long, step)).transpose((0, 1, 3, 2))
+            x = x.reshape((channels, batch * step, long))
+        x = self.rows(_pad(x, 2, half, half), self.weight.reshape((channels, self.width)))
+        x = x[:, :, : x.shape[2] - 2 * half]
+        if step > 1:
+            x = x.reshape((channels, batch, step, long)).transpose((0, 1, 3, 2))
+            x = x.reshape((channels, batch, long * step))[:, :, :frames]
+        if self.stride > 1:
+            long = _ceil(frames, self.stride)
+            x = _pad(x, 2, 0, long * self.stride - frames)
+            x = x.reshape((channels, batch, long, self.stride))[:, :, :, 0]
+        return x.expand_dims(0)
 
 
 class MatmulConvolution(nn.Cell):

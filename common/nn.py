@@ -27,17 +27,18 @@ def uniform(rng: np.random.Generator, bound: float, *shape: int) -> Tensor:
 class MaskedBatchNorm(nn.Cell):
     """Batch normalisation (Ioffe & Szegedy 2015) whose statistics leave padded frames out.
 
-    layout "BCFT": x (B, C, F, T), mask (B, T); layout "TBC": x (T, B, C), mask (T, B).
-    The parameters are named, and the moving averages kept, as in mindspore.nn.BatchNorm2d.
+    layout "BCFT": x (B, C, F, T), mask (B, T); "1CBT": x (1, C, B, T), mask (B, T);
+    "TBC": x (T, B, C), mask (T, B). The parameters are named, and the moving averages kept, as in
+    mindspore.nn.BatchNorm2d.
     """
 
     def __init__(
         self, channels: int, layout: str = "BCFT", momentum: float = 0.9, eps: float = 1e-5
     ):
         super().__init__()
-        if layout not in ("BCFT", "TBC"):
-            raise ValueError(f"layout {layout!r}: expected BCFT or TBC")
-        self.spatial = layout == "BCFT"
+        if layout not in ("BCFT", "1CBT", "TBC"):
+            raise ValueError(f"layout {layout!r}: expected BCFT, 1CBT or TBC")
+        self.layout = layout
         self.channels, self.momentum, self.eps = channels, momentum, eps
         self.gamma = Parameter(Tensor(np.ones(channels, np.float32)), name="gamma")
         self.beta = Parameter(Tensor(np.zeros(channels, np.float32)), name="beta")
@@ -61,7 +62,7 @@ class MaskedBatchNorm(nn.Cell):
             mean, variance = self.moving_mean, self.moving_variance
         scale = self.gamma * ops.rsqrt(variance + self.eps)
         shift = self.beta - mean * scale
-        if self.spatial:
+        if self.layout != "TBC":
             scale, shift = scale.reshape((1, -1, 1, 1)), shift.reshape((1, -1, 1, 1))
         return x * scale + shift
 
@@ -70,7 +71,12 @@ class MaskedBatchNorm(nn.Cell):
 
         Matrix products with the mask: on the CPU 1.7 times faster than masking and summing.
         """
-        if self.spatial:
+        if self.layout == "1CBT":
+            count = ops.sum(mask)
+            column, flat = mask.reshape((-1, 1)), x.reshape((self.channels, -1))
+            total = ops.matmul(flat, column).reshape((-1,))
+            squares = ops.matmul(flat * flat, column).reshape((-1,))
+        elif self.layout == "BCFT":
             batch, channels, bins, frames = x.shape
             count = ops.sum(mask) * bins
             column = mask.reshape((batch, frames, 1))
@@ -86,31 +92,47 @@ class MaskedBatchNorm(nn.Cell):
 
 
 class Dropout(nn.Cell):
-    """Dropout over x (T, B, H) whose mask is a pure function of a seed that the training step sets.
+    """Dropout over x whose mask is a pure function of a seed that the training step sets.
+
+    layout "TBC": x (T, B, C); "1CBT": x (1, C, B, T); "BC1T": x (B, C, 1, T). The mask of a frame,
+    utterance and channel is the same in each.
 
     mindspore's own keeps its random state inside the kernel, where no checkpoint reaches it; with
     this one a resumed run draws the very masks that the undisturbed run draws. Each position gets
     the product of an odd number and its row's hash xor its column's: three cheap operations.
     """
 
-    def __init__(self, rate: float, width: int, stream: int):
+    # Of each layout: the axes of frames and utterances; shapes along frames, utterances, channels.
+    LAYOUTS = {
+        "TBC": (0, 1, (-1, 1, 1), (1, -1, 1), (1, 1, -1)),
+        "1CBT": (3, 2, (1, 1, 1, -1), (1, 1, -1, 1), (1, -1, 1, 1)),
+        "BC1T": (3, 0, (1, 1, 1, -1), (-1, 1, 1, 1), (1, -1, 1, 1)),
+    }
+
+    def __init__(self, rate: float, width: int, stream: int, layout: str = "TBC"):
         super().__init__()
         if not 0 <= rate < 1:
             raise ValueError(f"dropout {rate}: expected 0 <= rate < 1")
+        if layout not in self.LAYOUTS:
+            raise ValueError(f"layout {layout!r}: expected one of {', '.join(self.LAYOUTS)}")
+        self.frames, self.utterances, self.along_frames, self.along_utterances, along_channels = (
+            self.LAYOUTS[layout]
+        )
         self.rate = rate
         self.threshold = int(rate * 2**32) - 2**31  # of a uniform int32
         self.stream = stream  # sets this layer apart from the others
         self.dropout_seed = Parameter(Tensor(0, ms.int32), name="dropout_seed", requires_grad=False)
-        self.column = Tensor(np.arange(width, dtype=np.int32).reshape(1, 1, -1) * 104_729)
+        self.column = Tensor(np.arange(width, dtype=np.int32).reshape(along_channels) * 104_729)
 
     def construct(self, x):
         if not self.training or self.rate == 0:
             return x
-        frames, batch, _ = x.shape
+        frames, batch = x.shape[self.frames], x.shape[self.utterances]
         seed = self.dropout_seed * 613 + self.stream * 15_485_863
-        utterance = ops.arange(batch).astype(ms.int32).reshape((1, -1, 1)) * 7_919
-        row = _hash(ops.arange(frames).astype(ms.int32).reshape((-1, 1, 1)) * 1_000_003 + seed)
-        column = _hash(self.column + utterance + seed * 31)  # (1, B, H)
+        utterance = ops.arange(batch).astype(ms.int32).reshape(self.along_utterances) * 7_919
+        row = ops.arange(frames).astype(ms.int32).reshape(self.along_frames) * 1_000_003
+        row = _hash(row + seed)
+        column = _hash(self.column + utterance + seed * 31)  # of all utterances and channels
         drawn = ops.bitwise_xor(row, column) * 1_540_483_477
         return ops.select(drawn >= self.threshold, x / (1 - self.rate), ops.zeros_like(x))
 
@@ -255,6 +277,13 @@ class FrameLoop(nn.Cell):
                 hidden = ops.tanh(arriving + returning)
             outputs.append(hidden)
         return ops.stack(outputs)
+
+
+class Clip(nn.Cell):
+    """Hardtanh(0, 20), the clipped rectifier of DeepSpeech2; on the CPU 3 times a clamp's speed."""
+
+    def construct(self, x):
+        return ops.minimum(ops.relu(x), 20.0)
 
 
 class Lookahead(nn.Cell):

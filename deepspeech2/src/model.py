@@ -14,7 +14,7 @@ from mindspore import nn, ops
 from common import runtime
 from common.convolution import convolution
 from common.errors import UserError
-from common.nn import Dropout, Lookahead, MaskedBatchNorm, Recurrent, frame_mask, uniform
+from common.nn import Clip, Dropout, Lookahead, MaskedBatchNorm, Recurrent, frame_mask, uniform
 from deepspeech2.src.config import ModelConfig
 
 
@@ -153,13 +153,6 @@ class SequenceWise(nn.Cell):
 
     def construct(self, x):
         return self.module(x)
-
-
-class Clip(nn.Cell):
-    """Hardtanh(0, 20), the clipped rectifier of the paper; on the CPU 3 times faster than clamp."""
-
-    def construct(self, x):
-        return ops.minimum(ops.relu(x), 20.0)
 
 
 def check(config: ModelConfig) -> None:

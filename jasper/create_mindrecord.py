@@ -1,0 +1,12 @@
+"""Convert manifests to MindRecord files: python create_mindrecord.py --preset an4"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import cli  # noqa: E402
+from jasper.src.recipe import RECIPE  # noqa: E402
+
+if __name__ == "__main__":
+    cli.run(cli.create_mindrecord, RECIPE)

@@ -1,0 +1,90 @@
+"""Jasper's configuration: what a user edits, or overrides by `--config` and `--set`.
+
+The groups and keys are those of the MindSpore model zoo's Jasper; the defaults are Jasper 10x5 with
+dense residuals for LibriSpeech, as NVIDIA's and the model zoo's recipe train it. Smaller ones ship
+in `presets/`. Keys that every model shares are documented in `common/config.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common import config as shared
+
+
+@dataclass
+class Block:
+    """`repeat` convolutions of one kind, each normalised, activated and dropped out."""
+
+    filters: int = 256  # channels that leave each convolution
+    repeat: int = 1
+    kernel_size: int = 11  # frames, odd
+    stride: int = 1  # frames; not with residual
+    dilation: int = 1  # frames from one tap of the kernel to the next; not with stride
+    dropout: float = 0.2
+    residual: bool = False  # what enters the block is added before its last activation
+    residual_dense: bool = False  # ... with what entered each of the dense blocks before it
+    separable: bool = False  # one channel at a time over frames, then across channels (QuartzNet)
+
+
+def jasper(blocks: int, repeat: int) -> list[Block]:
+    """Jasper BxR with dense residuals, B / 5 blocks of each width (Li et al. 2019, table 1)."""
+    middle = [(256, 11, 0.2), (384, 13, 0.2), (512, 17, 0.2), (640, 21, 0.3), (768, 25, 0.3)]
+    return [
+        Block(256, 1, 11, stride=2, dropout=0.2),
+        *(
+            Block(filters, repeat, kernel, dropout=dropout, residual=True, residual_dense=True)
+            for filters, kernel, dropout in middle
+            for _ in range(blocks // 5)
+        ),
+        Block(896, 1, 29, dilation=2, dropout=0.4),
+        Block(1024, 1, 1, dropout=0.4),
+    ]
+
+
+@dataclass
+class ModelConfig:
+    blocks: list[Block] = field(default_factory=lambda: jasper(10, 5))
+    activation: str = "relu"  # relu, elu or selu
+    weight_init: str = "xavier_uniform"  # or xavier_normal, kaiming_uniform, kaiming_normal
+
+
+@dataclass
+class SpectConfig:
+    sample_rate: int = 16000  # Hz; recordings at another rate are resampled
+    window_size: float = 0.02  # seconds
+    window_stride: float = 0.01  # seconds: the hop
+    window: str = "hann"
+    features: str = "logmel"
+    bands: int = 64
+    convention: str = "plain"
+
+
+@dataclass
+class DataConfig(shared.DataConfig):
+    train_manifest: str = "data/librispeech-train-clean-100-wav.json"
+    val_manifest: str = "data/librispeech-dev-clean-wav.json"
+    test_manifest: str = "data/librispeech-dev-clean-wav.json"
+    mindrecord_format: str = "mindrecord/{split}/jasper_tr{}.md"
+    batch_size: int = 64
+    max_duration: float = 16.7
+    SpectConfig: SpectConfig = field(default_factory=SpectConfig)
+
+
+@dataclass
+class CheckpointConfig(shared.CheckpointConfig):
+    ckpt_file_name_prefix: str = "Jasper"
+
+
+@dataclass
+class TrainConfig:
+    TrainingConfig: shared.TrainingConfig = field(default_factory=shared.TrainingConfig)
+    DataConfig: DataConfig = field(default_factory=DataConfig)
+    ModelConfig: ModelConfig = field(default_factory=ModelConfig)
+    OptimConfig: shared.OptimConfig = field(default_factory=shared.OptimConfig)
+    CheckpointConfig: CheckpointConfig = field(default_factory=CheckpointConfig)
+    LMConfig: shared.LMConfig = field(default_factory=shared.LMConfig)  # while training
+
+
+train_config = TrainConfig()
+eval_config = shared.EvalConfig()

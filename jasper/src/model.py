@@ -1,0 +1,254 @@
+"""The Jasper network (Li et al. 2019, arXiv 1904.03288) and, with separable convolutions, QuartzNet
+(Kriman et al. 2019, arXiv 1910.10261).
+
+Parameters are named as in the MindSpore model zoo's Jasper, so that its checkpoints load:
+`encoder.layers.0.conv.0.conv1.weight`, `encoder.layers.1.res.0.1.batchnorm.gamma`,
+`decoder.layers.bias`. The numbers count the cells without parameters, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from mindspore import nn, ops
+
+from common import runtime
+from common.convolution import time_convolution
+from common.errors import UserError
+from common.nn import Dropout, MaskedBatchNorm, frame_mask
+from jasper.src.config import Block, ModelConfig
+
+EPSILON = 1e-3  # of the batch normalisation, as in both references
+ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "selu": nn.SeLU}
+
+
+class Jasper(nn.Cell):
+    """features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), output lengths (B,)."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dimension: int,
+        classes: int,
+        rng: np.random.Generator,
+        device: str = "CPU",
+    ):
+        super().__init__()
+        check(config)
+        make = Maker(config, rng, runtime.native_convolutions(device))
+        self.native = make.native
+        self.encoder = Encoder(config.blocks, dimension, make)
+        self.decoder = Decoder(make.convolution(config.blocks[-1].filters, classes, bias=True))
+
+    def construct(self, features, lengths):
+        if self.native:
+            x, lengths = self.encoder(features.expand_dims(2), lengths)
+            x = self.decoder(x).squeeze(2).transpose((2, 0, 1))
+        else:
+            x, lengths = self.encoder(features.transpose((1, 0, 2)).expand_dims(0), lengths)
+            x = self.decoder(x).squeeze(0).transpose((2, 1, 0))
+        return ops.log_softmax(x, -1), lengths
+
+
+class Maker:
+    """Makes the parts of a network: with the same initial weights, for whatever device."""
+
+    def __init__(self, config: ModelConfig, rng: np.random.Generator, native: bool):
+        self.config, self.rng, self.native = config, rng, native
+        self.dropouts = 0
+
+    def convolution(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> nn.Cell:
+        shape = (outputs, inputs // groups, 1, kernel_size)
+        weight = INITIAL[self.config.weight_init](self.rng, shape)
+        zeros = np.zeros(outputs) if bias else None
+        return time_convolution(weight, stride, dilation, groups, self.native, zeros)
+
+    def norm(self, channels: int) -> nn.Cell:
+        return MaskedBatchNorm(channels, "BCFT" if self.native else "1CBT", eps=EPSILON)
+
+    def activation(self) -> nn.Cell:
+        return ACTIVATIONS[self.config.activation]()
+
+    def dropout(self, rate: float, channels: int) -> nn.Cell:
+        self.dropouts += 1
+        return Dropout(rate, channels, self.dropouts, "BC1T" if self.native else "1CBT")
+
+
+class Encoder(nn.Cell):
+    """Blocks, one after the other: x (B, F, 1, T) or (1, F, B, T) as `time_convolution` takes it,
+    lengths (B,) -> the same form."""
+
+    def __init__(self, blocks: list[Block], dimension: int, make: Maker):
+        super().__init__()
+        layers, panes, inputs = [], [], dimension
+        for block in blocks:
+            panes = [*panes, inputs] if block.residual_dense else [inputs]
+            layers.append(JasperBlock(block, inputs, panes if block.residual else [], make))
+            if not block.residual_dense:
+                panes = []
+            inputs = block.filters
+        self.layers = nn.CellList(layers)
+        self.native = make.native
+
+    def construct(self, x, lengths):
+        panes = (x * _spread(frame_mask(lengths, x.shape[3]), self.native),)
+        for layer in self.layers:
+            panes, lengths = layer(panes, lengths)
+        return panes[-1], lengths
+
+
+class JasperBlock(nn.Cell):
+    """`repeat` times convolution, batch normalisation, activation and dropout. Before the last
+    activation comes the residual: what entered this block, or if it is dense what entered each of
+    the dense blocks up to this one, through a convolution of one frame and a normalisation.
+
+    panes: what enters this block, after what entered the dense blocks before it. Padded frames are
+    zero in them, and before every convolution, as they are outside a lone utterance.
+    """
+
+    def __init__(self, block: Block, inputs: int, panes: list[int], make: Maker):
+        super().__init__()
+        self.repeat, self.separable, self.stride = block.repeat, block.separable, block.stride
+        self.dense, self.native = block.residual_dense, make.native
+        kernel, filters = (block.kernel_size, block.stride, block.dilation), block.filters
+        cells: list[nn.Cell] = []
+        for _ in range(block.repeat):
+            if block.separable:
+                depthwise = make.convolution(inputs, inputs, *kernel, groups=inputs)
+                cells += [Convolution(depthwise), Convolution(make.convolution(inputs, filters))]
+            else:
+                cells += [Convolution(make.convolution(inputs, filters, *kernel))]
+            cells += [Normalisation(make.norm(filters)), make.activation()]
+            cells += [make.dropout(block.dropout, filters)]
+            inputs = filters
+        self.conv = nn.CellList(cells)
+        self.each = len(cells) // block.repeat
+        branches = [
+            [Convolution(make.convolution(width, filters)), Normalisation(make.norm(filters))]
+            for width in panes
+        ]
+        self.res = nn.CellList([nn.CellList(branch) for branch in branches])
+
+    def construct(self, panes, lengths):
+        x = panes[-1]
+        for number in range(self.repeat):
+            first = number * self.each
+            x = self.conv[first](x)
+            if self.separable:
+                x = self.conv[first + 1](x)
+            lengths = (lengths - 1) // self.stride + 1
+            mask = frame_mask(lengths, x.shape[3])
+            x = self.conv[first + self.each - 3](x, mask)
+            if number == self.repeat - 1:
+                for index in range(len(self.res)):
+                    branch = self.res[index]
+                    x = x + branch[1](branch[0](panes[index]), mask)
+            x = self.conv[first + self.each - 1](self.conv[first + self.each - 2](x))
+            x = x * _spread(mask, self.native)
+        return (panes + (x,) if self.dense else (x,)), lengths
+
+
+class Convolution(nn.Cell):
+    """Gives a convolution its name in checkpoints."""
+
+    def __init__(self, convolution: nn.Cell):
+        super().__init__()
+        self.conv1 = convolution
+
+    def construct(self, x):
+        return self.conv1(x)
+
+
+class Normalisation(nn.Cell):
+    """Gives a batch normalisation its name in checkpoints."""
+
+    def __init__(self, norm: nn.Cell):
+        super().__init__()
+        self.batchnorm = norm
+
+    def construct(self, x, mask):
+        return self.batchnorm(x, mask)
+
+
+class Decoder(nn.Cell):
+    """The output layer, which gives each frame a value for each label."""
+
+    def __init__(self, convolution: nn.Cell):
+        super().__init__()
+        self.layers = convolution
+
+    def construct(self, x):
+        return self.layers(x)
+
+
+def _spread(mask, native):
+    """mask (B, T) for x (B, C, 1, T) or (1, C, B, T)."""
+    return mask.expand_dims(1).expand_dims(1) if native else mask.expand_dims(0).expand_dims(0)
+
+
+def _bounds(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Values that enter an output, and outputs that an input value enters."""
+    receptive = math.prod(shape[2:])
+    return shape[1] * receptive, shape[0] * receptive
+
+
+def _uniform(bound: Callable[[int, int], float]) -> Callable:
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return (2 * rng.random(shape, np.float32) - 1) * np.float32(bound(*_bounds(shape)))
+
+    return draw
+
+
+def _normal(deviation: Callable[[int, int], float]) -> Callable:
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32) * np.float32(deviation(*_bounds(shape)))
+
+    return draw
+
+
+# Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks";
+# He et al. 2015, arXiv 1502.01852.
+INITIAL = {
+    "xavier_uniform": _uniform(lambda ins, outs: math.sqrt(6 / (ins + outs))),
+    "xavier_normal": _normal(lambda ins, outs: math.sqrt(2 / (ins + outs))),
+    "kaiming_uniform": _uniform(lambda ins, outs: math.sqrt(6 / ins)),
+    "kaiming_normal": _normal(lambda ins, outs: math.sqrt(2 / ins)),
+}
+
+
+def check(config: ModelConfig) -> None:
+    """Refuses what cannot be built, naming the key, what was found and what was expected."""
+    for key, allowed in (("activation", ACTIVATIONS), ("weight_init", INITIAL)):
+        value = getattr(config, key)
+        if value not in allowed:
+            raise UserError(f"ModelConfig.{key}={value}: expected one of {', '.join(allowed)}")
+    if not config.blocks:
+        raise UserError("ModelConfig.blocks: expected at least one block")
+    for number, block in enumerate(config.blocks):
+        where = f"ModelConfig.blocks[{number}]"
+        for key in ("filters", "repeat", "kernel_size", "stride", "dilation"):
+            if getattr(block, key) < 1:
+                raise UserError(f"{where}.{key}={getattr(block, key)}: expected at least 1")
+        if block.kernel_size % 2 == 0:
+            raise UserError(f"{where}.kernel_size={block.kernel_size}: expected an odd size")
+        if block.stride > 1 and block.dilation > 1:
+            raise UserError(
+                f"{where}: stride {block.stride} and dilation {block.dilation}, one is 1"
+            )
+        if not 0 <= block.dropout < 1:
+            raise UserError(f"{where}.dropout={block.dropout}: expected 0 <= dropout < 1")
+        if block.residual and block.stride > 1:
+            raise UserError(f"{where}: residual with stride {block.stride}; expected stride 1")
+        if block.residual_dense and not block.residual:
+            raise UserError(f"{where}: residual_dense without residual; expected residual: true")

@@ -1,0 +1,72 @@
+"""Jasper, as the shared code of `common` sees it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from common.features import FeatureConfig, Featurizer
+from common.recipe import Recipe
+from jasper.src import config
+from jasper.src.config import DataConfig, ModelConfig
+
+
+def build_network(model: ModelConfig, *arguments: Any) -> Any:
+    from jasper.src.model import Jasper  # mindspore loads here, not in every process
+
+    return Jasper(model, *arguments)
+
+
+def build_featurizer(data: DataConfig) -> Featurizer:
+    spect = data.SpectConfig
+    return Featurizer(
+        FeatureConfig(
+            kind=spect.features,
+            sample_rate=spect.sample_rate,
+            window_size=spect.window_size,
+            window_stride=spect.window_stride,
+            window=spect.window,
+            bands=spect.bands,
+            convention=spect.convention,
+        )
+    )
+
+
+def output_frames(model: ModelConfig, frames):
+    """Output frames for `frames` feature frames: an int, a numpy array or a Tensor."""
+    for block in model.blocks:
+        for _ in range(block.repeat):
+            frames = (frames - 1) // block.stride + 1  # odd kernels, padded by half on both sides
+    return frames
+
+
+def activation_bytes(model: ModelConfig, dimension: int) -> float:
+    """Memory of a train step per feature frame; the factors are fitted to benchmarks/memory.py."""
+    frames, inputs, values = 1.0, dimension, 0.0
+    panes: list[int] = []
+    for block in model.blocks:
+        panes = [*panes, inputs] if block.residual_dense else [inputs]
+        for _ in range(block.repeat):
+            frames /= block.stride
+            copies = 4 if block.separable else block.kernel_size * (block.kernel_size > 1)
+            values += frames * (copies * inputs + 14 * block.filters)
+            inputs = block.filters
+        if block.residual:
+            values += frames * 6 * block.filters * len(panes)
+        if not block.residual_dense:
+            panes = []
+    return 4 * values
+
+
+RECIPE = Recipe(
+    name="jasper",
+    folder=Path(__file__).resolve().parents[1],
+    train_config=lambda: copy.deepcopy(config.train_config),
+    eval_config=lambda: copy.deepcopy(config.eval_config),
+    build_network=build_network,
+    build_featurizer=build_featurizer,
+    output_frames=output_frames,
+    activation_bytes=activation_bytes,
+    head="decoder.layers",
+)
