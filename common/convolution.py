@@ -85,7 +85,7 @@ class MatmulTimeConvolution(nn.Cell):
         bias: np.ndarray | None = None,
     ):
         super().__init__()
-        if groups > 1 and not weight.shape[0] == groups or groups > 1 and weight.shape[1] != 1:
+        if groups > 1 and (weight.shape[0] != groups or weight.shape[1] != 1):
             raise ValueError(f"weight {weight.shape} in {groups} groups: expected 1 or C = O")
         self.weight = Parameter(_tensor(weight), name="weight")
         self.has_bias = bias is not None
@@ -111,22 +111,20 @@ class MatmulTimeConvolution(nn.Cell):
 
     def _by_channel(self, x):
         _, channels, batch, frames = x.shape
-        x, step = x.reshape((channels, batch, frames)), self.dilation
-        half = self.width // 2
+        x, step, half = x.reshape((channels, batch, frames)), self.dilation, self.width // 2
+        long = _ceil(frames, step)
         if step > 1:  # frames t, t + step, ... are utterances of their own
-            long = _ceil(frames, step)
-            x = _pad(x, 2, 0, long * step - frames)
-            x = x.reshape((channels, batch, long, step)).transpose((0, 1, 3, 2))
-            x = x.reshape((channels, batch * step, long))
+            x = _pad(x, 2, 0, long * step - frames).reshape((channels, batch, long, step))
+            x = x.transpose((0, 1, 3, 2)).reshape((channels, batch * step, long))
         x = self.rows(_pad(x, 2, half, half), self.weight.reshape((channels, self.width)))
-        x = x[:, :, : x.shape[2] - 2 * half]
+        x = x[:, :, :long]
         if step > 1:
             x = x.reshape((channels, batch, step, long)).transpose((0, 1, 3, 2))
             x = x.reshape((channels, batch, long * step))[:, :, :frames]
         if self.stride > 1:
-            long = _ceil(frames, self.stride)
-            x = _pad(x, 2, 0, long * self.stride - frames)
-            x = x.reshape((channels, batch, long, self.stride))[:, :, :, 0]
+            kept = _ceil(frames, self.stride)
+            x = _pad(x, 2, 0, kept * self.stride - frames)
+            x = x.reshape((channels, batch, kept, self.stride))[:, :, :, 0]
         return x.expand_dims(0)
 
 

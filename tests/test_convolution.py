@@ -8,7 +8,12 @@ import pytest
 import reference
 from mindspore import Tensor, nn, ops
 
-from common.convolution import MatmulConvolution, MatmulRowConvolution, convolution
+from common.convolution import (
+    MatmulConvolution,
+    MatmulRowConvolution,
+    convolution,
+    time_convolution,
+)
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
@@ -116,6 +121,80 @@ def test_matrix_products_export(frames, tmp_path):
         found = graph(tensor(x)).asnumpy()
         np.testing.assert_array_equal(found, cell(tensor(x)).asnumpy())
         np.testing.assert_allclose(found, expected(x, weight, (2, 2)), atol=1e-4)
+
+
+def over_time(x: np.ndarray, weight: np.ndarray, stride: int, dilation: int) -> np.ndarray:
+    """x (B, C, T), weight (O, C / G, K) -> (B, O, T'), tap by tap; G is C where there is one."""
+    taps, (batch, _, frames) = weight.shape[2], x.shape
+    half = taps // 2 * dilation
+    padded = np.pad(x, ((0, 0), (0, 0), (half, half)))
+    output = np.zeros((batch, len(weight), frames))
+    for tap in range(taps):
+        shifted = padded[:, :, tap * dilation : tap * dilation + frames]
+        if weight.shape[1] == 1 and x.shape[1] > 1:
+            output += shifted * weight[:, 0, tap].reshape(1, -1, 1)
+        else:
+            output += np.einsum("oc,bct->bot", weight[:, :, tap], shifted)
+    return output[:, :, ::stride]
+
+
+# weight (O, C / groups, 1, K), stride, dilation, groups
+IN_TIME = {
+    "of one frame": ((4, 3, 1, 1), 1, 1, 1),
+    "plain": ((4, 3, 1, 5), 1, 1, 1),
+    "stride": ((4, 3, 1, 5), 2, 1, 1),
+    "stride of one frame": ((4, 3, 1, 1), 2, 1, 1),
+    "dilation": ((4, 3, 1, 5), 1, 2, 1),
+    "by channel": ((3, 1, 1, 5), 1, 1, 3),
+    "by channel, stride": ((3, 1, 1, 5), 2, 1, 3),
+    "by channel, dilation": ((3, 1, 1, 5), 1, 2, 3),
+    "with a bias": ((4, 3, 1, 3), 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("case", IN_TIME)
+def test_time_convolution(case, native):
+    shape, stride, dilation, groups = IN_TIME[case]
+    rng = np.random.default_rng(len(case))
+    weight, bias = rng.standard_normal(shape), rng.standard_normal(shape[0])
+    with_bias = "bias" in case
+    cell = time_convolution(weight, stride, dilation, groups, native, bias if with_bias else None)
+    assert cell.weight.shape == shape
+    channels = shape[1] * groups
+
+    def given(x: np.ndarray) -> Tensor:
+        return tensor(np.expand_dims(x, 2) if native else np.expand_dims(x.swapaxes(0, 1), 0))
+
+    def taken(x: Tensor) -> np.ndarray:
+        return x.asnumpy().squeeze(2) if native else x.asnumpy().squeeze(0).swapaxes(0, 1)
+
+    graph = Differentiated(cell)
+    if native:
+        graph.set_inputs(floats(None, channels, 1, None), floats(None, shape[0], 1, None))
+    else:
+        graph.set_inputs(floats(1, channels, None, None), floats(1, shape[0], None, None))
+    for batch, frames in ((2, 12), (1, 1), (3, 7)):  # one graph for all
+        x = rng.standard_normal((batch, channels, frames))
+        result = over_time(x, weight[:, :, 0], stride, dilation)
+        probe = rng.standard_normal(result.shape)
+        output, (to_x, to_weights) = graph(given(x), given(probe))
+        found = taken(output) - (bias.reshape(1, -1, 1) if with_bias else 0)
+        np.testing.assert_allclose(found, result, rtol=1e-4, atol=1e-4)
+
+        way, weight_way = rng.standard_normal(x.shape), rng.standard_normal(shape)
+        change = (over_time(way, weight[:, :, 0], stride, dilation) * probe).sum()
+        assert float((taken(to_x) * way).sum()) == pytest.approx(change, rel=1e-3, abs=1e-3)
+        change = (over_time(x, weight_way[:, :, 0], stride, dilation) * probe).sum()
+        found = float((to_weights[0].asnumpy() * weight_way).sum())
+        assert found == pytest.approx(change, rel=1e-3, abs=1e-3)
+
+
+def test_time_convolution_refuses():
+    with pytest.raises(ValueError, match="expected an odd size"):
+        time_convolution(np.zeros((3, 1, 1, 4)))
+    with pytest.raises(ValueError, match="expected 1 or C = O"):
+        time_convolution(np.zeros((4, 2, 1, 3)), groups=2, native=False)
 
 
 def test_row_convolution():

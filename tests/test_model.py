@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 from mindspore import Tensor
+from networks import batch_of, check_padding, forward, lively, named_shapes
 
 from common import checkpoint as checkpoints
 from common import config as configs
@@ -18,7 +19,7 @@ from common.dataset import Batch
 from common.errors import UserError
 from common.export import export
 from common.memory import Forecast
-from common.recogniser import Forward, Recogniser
+from common.recogniser import Recogniser
 from common.steps import TrainStep
 from common.text import Vocabulary
 from deepspeech2.src.config import ModelConfig, TrainConfig
@@ -30,40 +31,10 @@ pytestmark = pytest.mark.usefixtures("cpu")
 DIMENSION, CLASSES = 13, 5
 
 
-def forward(network: DeepSpeech2, dimension: int, static: bool = False) -> Forward:
-    """The network as evaluation runs it; `Forward` asks a recogniser for no more than this."""
-    featurizer = type("Featurizer", (), {"dimension": dimension})
-    return Forward(
-        type("Recogniser", (), {"network": network, "static": static, "featurizer": featurizer})
-    )
-
-
 def build(config: ModelConfig, dimension: int = DIMENSION, classes: int = CLASSES) -> DeepSpeech2:
     network = DeepSpeech2(config, dimension, classes, np.random.default_rng(0))
-    rng = np.random.default_rng(1)
-    for parameter in network.get_parameters():  # averages and norms that are not 0 and 1
-        leaf = parameter.name.split(".")[-1]
-        if leaf in ("moving_mean", "beta"):
-            parameter.set_data(Tensor(rng.normal(0, 0.3, parameter.shape), ms.float32))
-        elif leaf in ("moving_variance", "gamma"):
-            parameter.set_data(Tensor(rng.uniform(0.5, 2, parameter.shape), ms.float32))
+    lively(network)
     return network
-
-
-def batch_of(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    lengths = np.array([row.shape[1] for row in rows])
-    features = np.zeros((len(rows), rows[0].shape[0], lengths.max()), np.float32)
-    for index, row in enumerate(rows):
-        features[index, :, : row.shape[1]] = row
-    return features, lengths
-
-
-def named_shapes(network) -> dict[str, tuple[int, ...]]:
-    return {
-        parameter.name: parameter.shape
-        for parameter in network.get_parameters()
-        if checkpoints.STATELESS not in parameter.name
-    }
 
 
 def test_full_size_has_the_names_and_shapes_of_the_model_zoo():
@@ -107,26 +78,7 @@ STATIC = [name for name, keys in VARIANTS.items() if "rnn_type" in keys]
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in STATIC])
 def test_an_utterance_gives_the_same_alone_and_in_any_batch(variant, small_model):
     config = dataclasses.replace(small_model, **VARIANTS[variant])
-    run = forward(build(config), DIMENSION)
-    rng = np.random.default_rng(2)
-    rows = [rng.standard_normal((DIMENSION, frames)) for frames in (1, 2, 9, 14, 31)]
-    alone = []
-    for row in rows:
-        log_probs, lengths = run(*batch_of([row]))
-        # The network's real number of frames is what the length arithmetic says.
-        assert log_probs.shape == (RECIPE.output_frames(config, row.shape[1]), 1, CLASSES)
-        assert lengths.tolist() == [len(log_probs)]
-        np.testing.assert_allclose(np.exp(log_probs).sum(-1), 1, atol=1e-5)
-        alone.append(log_probs[:, 0])
-    for chosen in ([0, 1, 2, 3, 4], [4, 2], [1, 3, 0]):
-        features, lengths = batch_of([rows[index] for index in chosen])
-        features += np.where(np.arange(features.shape[2]) < lengths[:, None, None], 0, 7)
-        log_probs, found_lengths = run(features.astype(np.float32), lengths)
-        for row, index in enumerate(chosen):
-            assert found_lengths[row] == len(alone[index])
-            np.testing.assert_allclose(
-                log_probs[: found_lengths[row], row], alone[index], atol=1e-4
-            )
+    check_padding(forward(build(config), DIMENSION), DIMENSION, CLASSES, RECIPE, config)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

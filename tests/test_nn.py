@@ -76,24 +76,31 @@ LENGTHS = np.array([7, 4, 1])
 
 def padding_mask(layout: str, lengths: np.ndarray) -> np.ndarray:
     mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.float32)
-    return mask if layout == "BCFT" else mask.T
+    return mask.T if layout == "TBC" else mask
 
 
 def draw(layout: str, rng: np.random.Generator, batch: int, frames: int) -> np.ndarray:
-    shape = (batch, 3, 2, frames) if layout == "BCFT" else (frames, batch, 3)
+    shapes = {
+        "BCFT": (batch, 3, 2, frames),
+        "1CBT": (1, 3, batch, frames),
+        "TBC": (frames, batch, 3),
+    }
+    shape = shapes[layout]
     scale, offset = np.array([1.0, 0.1, 5.0]), np.array([0.5, -2.0, 3.0])
-    if layout == "BCFT":
+    if layout != "TBC":
         scale, offset = scale.reshape(3, 1, 1), offset.reshape(3, 1, 1)
     return rng.standard_normal(shape) * scale + offset
 
 
 def frames(layout: str, x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    if layout == "1CBT":
+        return x[0].transpose(1, 2, 0)[mask > 0]
     if layout == "BCFT":
         return np.moveaxis(x, 1, 3).transpose(0, 2, 1, 3)[mask > 0].reshape(-1, x.shape[1])
     return x[mask > 0]
 
 
-@pytest.mark.parametrize("layout", ["BCFT", "TBC"])
+@pytest.mark.parametrize("layout", ["BCFT", "1CBT", "TBC"])
 def test_masked_batch_norm(layout):
     rng = np.random.default_rng(1)
     norm = MaskedBatchNorm(3, layout)
@@ -102,9 +109,8 @@ def test_masked_batch_norm(layout):
     norm.beta.set_data(Tensor(beta, ms.float32))
     mask = padding_mask(layout, LENGTHS)
     x = draw(layout, rng, 3, 7)
-    probe = rng.standard_normal(x.shape) * (
-        mask.reshape(3, 1, 1, 7) if layout == "BCFT" else mask[:, :, None]
-    )
+    over = {"BCFT": (3, 1, 1, 7), "1CBT": (1, 1, 3, 7), "TBC": (7, 3, 1)}[layout]
+    probe = rng.standard_normal(x.shape) * mask.reshape(over)
     rows, probe_rows = frames(layout, x, mask), frames(layout, probe, mask)
 
     cell = WithGradient(norm).set_train()
@@ -193,6 +199,21 @@ def test_dropout():
     np.testing.assert_array_equal(run(0, 12345, x[:40, :2])[0], output[:40, :2])
     cells[0].set_train(False)
     np.testing.assert_array_equal(cells[0](*tensors(x)).asnumpy(), x.astype(np.float32))
+
+
+@pytest.mark.parametrize("layout", ["1CBT", "BC1T"])
+def test_dropout_is_the_same_in_every_layout(layout):
+    x = np.random.default_rng(0).uniform(1, 2, (9, 3, 5))  # (T, B, C)
+    there = {"1CBT": (2, 1, 0), "BC1T": (1, 2, 0)}[layout]
+    axis = layout.index("1")
+    outputs = []
+    for given, chosen in ((x, "TBC"), (np.expand_dims(x.transpose(there), axis), layout)):
+        cell = Dropout(0.4, 5, 3, chosen).set_train()
+        cell.dropout_seed.set_data(Tensor(77, ms.int32))
+        outputs.append(cell(*tensors(given)).asnumpy())
+    expected, found = outputs
+    assert 0 < (expected == 0).mean() < 1
+    np.testing.assert_array_equal(found.squeeze(axis), expected.transpose(there))
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])

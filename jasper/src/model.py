@@ -243,9 +243,7 @@ def check(config: ModelConfig) -> None:
         if block.kernel_size % 2 == 0:
             raise UserError(f"{where}.kernel_size={block.kernel_size}: expected an odd size")
         if block.stride > 1 and block.dilation > 1:
-            raise UserError(
-                f"{where}: stride {block.stride} and dilation {block.dilation}, one is 1"
-            )
+            raise UserError(f"{where}: stride and dilation above 1; expected one of them")
         if not 0 <= block.dropout < 1:
             raise UserError(f"{where}.dropout={block.dropout}: expected 0 <= dropout < 1")
         if block.residual and block.stride > 1:

@@ -1,0 +1,257 @@
+"""Jasper and QuartzNet: names, values, lengths, initial weights, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import mindspore as ms
+import numpy as np
+import pytest
+import reference
+from mindspore import Tensor, nn, ops
+from networks import batch_of, check_padding, forward, lively, named_shapes
+
+from common import runtime
+from common.errors import UserError
+from common.nn import frame_mask
+from jasper.src.config import Block, ModelConfig, jasper
+from jasper.src.model import EPSILON, INITIAL, Jasper, check
+from jasper.src.recipe import RECIPE
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+DIMENSION, CLASSES = 6, 5
+
+
+def middle(**keys) -> list[Block]:
+    """A small network around two blocks of three convolutions."""
+    return [
+        Block(4, 1, 5, stride=2),
+        Block(5, 3, 5, residual=True, **keys),
+        Block(6, 2, 3, residual=True, **keys),
+        Block(7, 1, 5, dilation=2),
+        Block(8, 1, 1),
+    ]
+
+
+NETWORKS = {
+    "dense": middle(residual_dense=True),
+    "plain": middle(),
+    "separable": [dataclasses.replace(block, separable=True) for block in middle()[:-1]]
+    + middle()[-1:],
+    "separable, dense": middle(separable=True, residual_dense=True),
+    "without residuals": [Block(4, 2, 3, stride=2), Block(4, 1, 1)],
+    "dense blocks apart": [
+        Block(4, 1, 3, residual=True, residual_dense=True),
+        Block(5, 1, 3),
+        Block(3, 1, 3, residual=True, residual_dense=True),
+        Block(3, 1, 3, residual=True, residual_dense=True),
+    ],
+}
+
+
+def build(blocks: list[Block], **keys) -> Jasper:
+    config = ModelConfig(blocks=blocks, **keys)
+    network = Jasper(config, DIMENSION, CLASSES, np.random.default_rng(0))
+    lively(network)
+    return network
+
+
+def test_full_size_has_the_names_and_shapes_of_the_model_zoo():
+    expected = {}
+
+    def convolution(conv: str, norm: str, *shape: int) -> None:
+        expected[f"{conv}.conv1.weight"] = shape
+        for leaf in ("moving_mean", "moving_variance", "gamma", "beta"):
+            expected[f"{norm}.batchnorm.{leaf}"] = shape[:1]
+
+    widths = [(256, 11), (384, 13), (512, 17), (640, 21), (768, 25)]
+    entering, inputs = [], 256
+    convolution("encoder.layers.0.conv.0", "encoder.layers.0.conv.1", 256, 64, 1, 11)
+    for number in range(10):
+        outputs, kernel = widths[number // 2]
+        layer = f"encoder.layers.{number + 1}"
+        entering.append(inputs)
+        for pane, width in enumerate(entering):
+            convolution(f"{layer}.res.{pane}.0", f"{layer}.res.{pane}.1", outputs, width, 1, 1)
+        for place in range(0, 20, 4):
+            names = f"{layer}.conv.{place}", f"{layer}.conv.{place + 1}"
+            convolution(*names, outputs, inputs, 1, kernel)
+            inputs = outputs
+    convolution("encoder.layers.11.conv.0", "encoder.layers.11.conv.1", 896, 768, 1, 29)
+    convolution("encoder.layers.12.conv.0", "encoder.layers.12.conv.1", 1024, 896, 1, 1)
+    expected |= {"decoder.layers.weight": (29, 1024, 1, 1), "decoder.layers.bias": (29,)}
+    assert len(expected) == 542
+
+    network = Jasper(ModelConfig(), 64, 29, np.random.default_rng(0))
+    assert named_shapes(network) == expected
+    trained = sum(int(np.prod(weight.shape)) for weight in network.trainable_params())
+    assert round(trained / 1e6) == 333
+
+
+def test_separable_convolutions_have_two_places():
+    shapes = named_shapes(build(NETWORKS["separable"]))
+    for place, shape in ((0, (4, 1, 1, 5)), (1, (5, 4, 1, 1)), (5, (5, 1, 1, 5))):
+        assert shapes[f"encoder.layers.1.conv.{place}.conv1.weight"] == shape
+    assert shapes["encoder.layers.1.conv.2.batchnorm.gamma"] == (5,)
+    assert shapes["encoder.layers.1.res.0.0.conv1.weight"] == (5, 4, 1, 1)
+
+
+def plainly(parameters: dict[str, np.ndarray], blocks: list[Block], x: np.ndarray) -> np.ndarray:
+    """The network once more, for one utterance x (F, T), from the paper: (T', C)."""
+
+    def convolve(name: str, x, block=None):
+        weight = parameters[f"{name}.weight"][:, :, 0]
+        stride, dilation = (block.stride, block.dilation) if block else (1, 1)
+        half = weight.shape[2] // 2 * dilation
+        padded = np.pad(x, ((0, 0), (half, half)))
+        taps = [
+            padded[:, tap * dilation : tap * dilation + x.shape[1]]
+            for tap in range(weight.shape[2])
+        ]
+        if weight.shape[1] == 1 < len(x):
+            found = sum(tap * weight[:, 0, at, None] for at, tap in enumerate(taps))
+        else:
+            found = sum(weight[:, :, at] @ tap for at, tap in enumerate(taps))
+        return found[:, ::stride]
+
+    def norm(name: str, x):
+        mean, variance, gamma, beta = (
+            parameters[f"{name}.batchnorm.{leaf}"][:, None]
+            for leaf in ("moving_mean", "moving_variance", "gamma", "beta")
+        )
+        return (x - mean) / np.sqrt(variance + EPSILON) * gamma + beta
+
+    panes = [x]
+    for number, block in enumerate(blocks):
+        layer = f"encoder.layers.{number}"
+        x, each = panes[-1], 5 if block.separable else 4
+        for place in range(0, block.repeat * each, each):
+            x = convolve(f"{layer}.conv.{place}.conv1", x, block)
+            if block.separable:
+                x = convolve(f"{layer}.conv.{place + 1}.conv1", x)
+            x = norm(f"{layer}.conv.{place + each - 3}", x)
+            if place == (block.repeat - 1) * each and block.residual:
+                for pane, entered in enumerate(panes if block.residual_dense else panes[-1:]):
+                    branch = convolve(f"{layer}.res.{pane}.0.conv1", entered)
+                    x = x + norm(f"{layer}.res.{pane}.1", branch)
+            x = np.maximum(x, 0)
+        panes = [*panes, x] if block.residual_dense else [x]
+    logits = convolve("decoder.layers", x) + parameters["decoder.layers.bias"][:, None]
+    return reference.log_softmax(logits.T)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_values_are_those_of_the_paper_in_any_batch(name, native, monkeypatch):
+    monkeypatch.setattr(runtime, "native_convolutions", lambda device: native)
+    network = build(NETWORKS[name])
+    config = ModelConfig(blocks=NETWORKS[name])
+    run = forward(network, DIMENSION)
+    check_padding(run, DIMENSION, CLASSES, RECIPE, config)
+
+    parameters = {p.name: p.asnumpy().astype(np.float64) for p in network.get_parameters()}
+    rng = np.random.default_rng(5)
+    rows = [rng.standard_normal((DIMENSION, frames)) for frames in (23, 8)]
+    log_probs, lengths = run(*batch_of(rows))
+    for index, row in enumerate(rows):
+        expected = plainly(parameters, NETWORKS[name], row)
+        np.testing.assert_allclose(log_probs[: lengths[index], index], expected, atol=1e-4)
+
+
+class OfSpoken(nn.Cell):
+    """Gradients of a sum over the frames that count, each label with a weight of its own."""
+
+    def __init__(self, network: Jasper):
+        super().__init__()
+        self.network = network
+        weights = ms.ParameterTuple(network.trainable_params())
+        self.differentiate = ops.value_and_grad(self.total, None, weights)
+        self.labels = Tensor(np.linspace(-1, 1, CLASSES).astype(np.float32))
+
+    def total(self, features, lengths):
+        log_probs, lengths = self.network(features, lengths)
+        mask = frame_mask(lengths, log_probs.shape[0]).transpose((1, 0)).expand_dims(2)
+        return ops.sum(log_probs * self.labels * mask)
+
+    def construct(self, features, lengths):
+        return self.differentiate(features, lengths)[1]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_training_leaves_padding_out_too(native, monkeypatch):
+    """Statistics and gradients of a batch do not change with what lies behind its utterances."""
+    monkeypatch.setattr(runtime, "native_convolutions", lambda device: native)
+    blocks = [dataclasses.replace(block, dropout=0.0) for block in NETWORKS["dense"]]
+    rows = [np.random.default_rng(7).standard_normal((DIMENSION, frames)) for frames in (19, 6)]
+    found = []
+    for padding in (0, 13):
+        network = build(blocks)
+        features, lengths = batch_of(rows)
+        features = np.pad(features, ((0, 0), (0, 0), (0, padding)), constant_values=9)
+        graph = OfSpoken(network).set_train()
+        gradients = graph(Tensor(features), Tensor(lengths.astype(np.int32)))
+        moving = [p for p in network.get_parameters() if p.name.endswith("moving_variance")]
+        found.append([value.asnumpy() for value in (*gradients, *moving)])
+    for first, second in zip(*found):
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
+    assert min(np.abs(gradient).max() for gradient in found[0]) > 1e-3
+
+
+@pytest.mark.parametrize("name", INITIAL)
+def test_initial_weights_have_the_deviation_of_their_paper(name):
+    shape = (300, 200, 1, 7)
+    ins, outs = 200 * 7, 300 * 7
+    weight = INITIAL[name](np.random.default_rng(3), shape)
+    variance = 2 / (ins + outs) if name.startswith("xavier") else 2 / ins
+    assert weight.dtype == np.float32 and weight.shape == shape
+    assert weight.std() == pytest.approx(np.sqrt(variance), rel=0.01)
+    assert abs(weight.mean()) < 4 * weight.std() / np.sqrt(weight.size)
+    if name.endswith("uniform"):
+        assert np.abs(weight).max() == pytest.approx(np.sqrt(3 * variance), rel=0.01)
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu", "selu"])
+def test_activations_differ(activation):
+    features, lengths = batch_of([np.random.default_rng(1).standard_normal((DIMENSION, 9))])
+    found = forward(build(NETWORKS["plain"], activation=activation), DIMENSION)(features, lengths)
+    plain = forward(build(NETWORKS["plain"]), DIMENSION)(features, lengths)
+    assert np.allclose(found[0], plain[0]) == (activation == "relu")
+
+
+REFUSALS = {
+    "filters": (0, r"blocks\[1\].filters=0: expected at least 1"),
+    "repeat": (0, r"blocks\[1\].repeat=0: expected at least 1"),
+    "kernel_size": (4, r"blocks\[1\].kernel_size=4: expected an odd size"),
+    "dilation": (0, "dilation=0: expected at least 1"),
+    "stride": (2, "residual with stride 2; expected stride 1"),
+    "dropout": (1.0, "expected 0 <= dropout < 1"),
+    "residual": (False, "residual_dense without residual"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSALS)
+def test_what_cannot_be_built_is_refused_by_name(key):
+    value, expected = REFUSALS[key]
+    blocks = [Block(), Block(residual=True, residual_dense=True)]
+    blocks[1] = dataclasses.replace(blocks[1], **{key: value})
+    with pytest.raises(UserError, match=expected):
+        check(ModelConfig(blocks=blocks))
+
+
+def test_other_refusals():
+    with pytest.raises(UserError, match="at least one block"):
+        check(ModelConfig(blocks=[]))
+    with pytest.raises(UserError, match=r"blocks\[0\]: stride and dilation above 1"):
+        check(ModelConfig(blocks=[Block(stride=2, dilation=2)]))
+    with pytest.raises(UserError, match="activation=gelu: expected one of relu, elu, selu"):
+        check(ModelConfig(activation="gelu"))
+    with pytest.raises(UserError, match="weight_init=ones: expected one of xavier_uniform"):
+        check(ModelConfig(weight_init="ones"))
+
+
+def test_the_default_is_that_of_the_paper():
+    blocks = ModelConfig().blocks
+    assert blocks == jasper(10, 5) and len(blocks) == 13
+    assert RECIPE.output_frames(ModelConfig(), 1000) == 500
+    assert RECIPE.output_frames(ModelConfig(), np.array([1, 2, 3])).tolist() == [1, 1, 2]
