@@ -1,6 +1,6 @@
 """Peak memory of a train step beside its forecast (`common.memory`), over batch and length.
 
-    python benchmarks/memory.py [--forward] [--preset NAME] [--set KEY=VALUE ...]
+    python benchmarks/memory.py [--model jasper] [--forward] [--preset NAME] [--set KEY=VALUE ...]
 
 A process for each size; the forecast is what train.py says before the start. --forward: of a
 forward pass instead, and what eval.py and transcribe.py reckon with.
@@ -9,6 +9,7 @@ forward pass instead, and what eval.py and transcribe.py reckon with.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import subprocess
@@ -22,14 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 from common import config as configs  # noqa: E402
 from common.memory import GIB  # noqa: E402
-from deepspeech2.src.recipe import RECIPE  # noqa: E402
+from common.recipe import Recipe  # noqa: E402
 
 SIZES = ((1, 200), (1, 1600), (4, 400), (4, 800), (8, 800))  # utterances, feature frames
 STEPS = 20
 FORWARD_SIZES = ((1, 2000), (1, 8000), (8, 1000))
 
 
-def measure(config, rows: int, frames: int) -> tuple[float, float]:
+def measure(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, float]:
     """(measured, forecast) peak in GiB of steps of up to `frames`."""
     from common import runtime
     from common.dataset import Batch
@@ -41,8 +42,8 @@ def measure(config, rows: int, frames: int) -> tuple[float, float]:
 
     device = runtime.set_device("CPU")
     config.TrainingConfig.micro_batch = rows
-    vocabulary = Vocabulary.from_file(labels_file(RECIPE, config))
-    recogniser = Recogniser.create(RECIPE, config, vocabulary, device)
+    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+    recogniser = Recogniser.create(recipe, config, vocabulary, device)
     forecast = forecast_memory(recogniser)
     step = TrainStep(recogniser, forecast)
     rng = np.random.default_rng(0)
@@ -65,7 +66,7 @@ def measure(config, rows: int, frames: int) -> tuple[float, float]:
     return peak / GIB, forecast.peak(rows, frames) / GIB
 
 
-def measure_forward(config, rows: int, frames: int) -> tuple[float, float]:
+def measure_forward(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, float]:
     """(measured, forecast) peak in GiB after two forward passes."""
     from common import runtime
     from common.memory import forecast_forward
@@ -73,8 +74,8 @@ def measure_forward(config, rows: int, frames: int) -> tuple[float, float]:
     from common.recogniser import Forward, Recogniser
     from common.text import Vocabulary
 
-    vocabulary = Vocabulary.from_file(labels_file(RECIPE, config))
-    recogniser = Recogniser.create(RECIPE, config, vocabulary, runtime.set_device("CPU"))
+    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+    recogniser = Recogniser.create(recipe, config, vocabulary, runtime.set_device("CPU"))
     forward, rng = Forward(recogniser), np.random.default_rng(0)
     shape = rows, recogniser.featurizer.dimension, frames
     for _ in range(2):
@@ -85,18 +86,20 @@ def measure_forward(config, rows: int, frames: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="deepspeech2", help="the name of its folder")
     parser.add_argument("--forward", action="store_true", help="of a forward pass alone")
     parser.add_argument("--preset")
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    config = RECIPE.train_config()
+    recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
+    config = recipe.train_config()
     if arguments.preset:
-        configs.override_from_yaml(config, RECIPE.preset(arguments.preset))
+        configs.override_from_yaml(config, recipe.preset(arguments.preset))
     configs.override_from_options(config, arguments.set)
     if arguments.measure:
         measured = measure_forward if arguments.forward else measure
-        print(json.dumps(measured(config, *arguments.measure)))
+        print(json.dumps(measured(recipe, config, *arguments.measure)))
         return
     print(f"{'utterances':>10} {'frames':>7} {'measured':>9} {'forecast':>9} GiB")
     for rows, frames in FORWARD_SIZES if arguments.forward else SIZES:

@@ -1,6 +1,7 @@
-"""Train step and forward pass of the full-size DeepSpeech2, beside the same network in PyTorch.
+"""Train step and forward pass of a full-size network, beside the same network in PyTorch.
 
-    python benchmarks/speed.py [--batch_size 4 --seconds 8 --rounds 3]
+    python benchmarks/speed.py [--model deepspeech2] [--batch_size 4 --seconds 8 --rounds 3]
+    python benchmarks/speed.py --model jasper --batch_size 1
 
 Each round runs ours and PyTorch's in turn, a process each, so that neither keeps threads or memory
 while the other is timed; the ratios are taken within a round, since machines drift. The train step
@@ -10,6 +11,7 @@ is that of train.py: CTC loss, gradients, clipping, Adam. PyTorch: `pip install 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import statistics
@@ -27,20 +29,23 @@ LABELS_PER_SECOND = 12
 WARM_UP = 2  # steps, the first of which compiles
 
 
-def batch(rows: int, seconds: float) -> tuple[np.ndarray, ...]:
-    """Noise in the shape of `rows` utterances of 161 bins x 10 ms, and random labels.
+BINS = {"deepspeech2": 161, "jasper": 64}
+
+
+def batch(model: str, rows: int, seconds: float) -> tuple[np.ndarray, ...]:
+    """Noise in the shape of `rows` utterances' features, a frame each 10 ms, and random labels.
 
     All of one length, which lets PyTorch do without packed sequences: its fastest way.
     """
     rng = np.random.default_rng(0)
     frames, labels = int(100 * seconds), int(LABELS_PER_SECOND * seconds)
     lengths = np.full(rows, frames, np.int32)
-    features = rng.standard_normal((rows, 161, frames)).astype(np.float32)
+    features = rng.standard_normal((rows, BINS[model], frames)).astype(np.float32)
     targets = rng.integers(0, 28, (rows, labels)).astype(np.int32)
     return features, lengths, targets, np.full(rows, labels, np.int32)
 
 
-def ours(rows: int, seconds: float):
+def ours(model: str, rows: int, seconds: float):
     """(train step, forward pass) of this project, as functions."""
     from common import runtime
     from common.dataset import Batch
@@ -49,16 +54,17 @@ def ours(rows: int, seconds: float):
     from common.recogniser import Forward, Recogniser
     from common.steps import TrainStep
     from common.text import Vocabulary
-    from deepspeech2.src.recipe import RECIPE
 
+    recipe = importlib.import_module(f"{model}.src.recipe").RECIPE
     device = runtime.set_device("CPU")
-    config = RECIPE.train_config()
+    config = recipe.train_config()
     config.TrainingConfig.micro_batch = rows
-    vocabulary = Vocabulary.from_file(labels_file(RECIPE, config))
-    recogniser = Recogniser.create(RECIPE, config, vocabulary, device)
+    config.OptimConfig.optimizer = "Adam"
+    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+    recogniser = Recogniser.create(recipe, config, vocabulary, device)
     step = TrainStep(recogniser, forecast_memory(recogniser))
     forward = Forward(recogniser)
-    features, lengths, targets, target_lengths = batch(rows, seconds)
+    features, lengths, targets, target_lengths = batch(model, rows, seconds)
     made = Batch(
         features,
         lengths,
@@ -72,19 +78,29 @@ def ours(rows: int, seconds: float):
     return lambda: step([made], 3e-4, 0), lambda: forward(features, lengths)
 
 
-def pytorch(rows: int, seconds: float):
+# Nothing of `common` in these: what it may set in the environment for MindSpore's oneDNN would slow
+# PyTorch's down.
+
+
+def torch_deepspeech2():
+    from tests import reference
+
+    rng = np.random.default_rng(0)
+    weights = reference.random_parameters(rng, 161, channels=32, size=1024, layers=5)
+    return reference.torch_deepspeech2(weights, packed=False)
+
+
+TORCH = {"deepspeech2": torch_deepspeech2}
+
+
+def pytorch(model: str, rows: int, seconds: float):
     """(train step, forward pass) of the same network in PyTorch, as functions."""
     import torch
 
-    # Nothing of `common` here: what it may set in the environment for MindSpore's oneDNN would
-    # slow PyTorch's down.
-    from tests.reference import random_parameters, torch_deepspeech2
-
     features, lengths, targets, target_lengths = (
-        torch.from_numpy(array) for array in batch(rows, seconds)
+        torch.from_numpy(array) for array in batch(model, rows, seconds)
     )
-    weights = random_parameters(np.random.default_rng(0), 161, channels=32, size=1024, layers=5)
-    network = torch_deepspeech2(weights, packed=False)
+    network = TORCH[model]()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-4)
 
     def step() -> None:
@@ -106,8 +122,8 @@ def pytorch(rows: int, seconds: float):
     return step, forward
 
 
-def measure(which: str, rows: int, seconds: float, steps: int) -> dict[str, float]:
-    step, forward = {"ours": ours, "pytorch": pytorch}[which](rows, seconds)
+def measure(which: str, size: tuple[str, int, float], steps: int) -> dict[str, float]:
+    step, forward = {"ours": ours, "pytorch": pytorch}[which](*size)
     result = {}
     for name, function in (("forward", forward), ("train step", step)):
         times = []
@@ -123,18 +139,20 @@ def measure(which: str, rows: int, seconds: float, steps: int) -> dict[str, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=TORCH, default="deepspeech2")
     parser.add_argument("--batch_size", type=int, default=4, help="utterances")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of an utterance")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="timed in a round; the median counts")
     parser.add_argument("--measure", choices=("ours", "pytorch"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    size = (arguments.batch_size, arguments.seconds)
+    size = (arguments.model, arguments.batch_size, arguments.seconds)
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, *size, arguments.steps)))
+        print(json.dumps(measure(arguments.measure, size, arguments.steps)))
         return
 
-    print(f"DeepSpeech2 5 x 1024, {size[0]} utterances of {size[1]:g} s; seconds, median of steps")
+    what = f"{size[0]} at full size, {size[1]} x {size[2]:g} s of speech"
+    print(f"{what}; seconds, median of steps")
     print(f"{'round':>5} {'':12} {'ours':>8} {'PyTorch':>8} {'ratio':>6}")
     ratios: dict[str, list[float]] = {}
     for number in range(1, arguments.rounds + 1):
