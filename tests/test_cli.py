@@ -470,7 +470,7 @@ def test_resuming_takes_the_configuration_of_the_run(jobs):
     assert jobs[0].resume and config.ModelConfig.hidden_size == 24
     assert config.TrainingConfig.epochs == 50
     assert config.DataConfig.SpectConfig.bands == 16
-    assert Path(config.DataConfig.train_manifest) == trained() / "train.csv"
+    assert config.DataConfig.train_manifest == [str(trained() / "train.csv")]
 
 
 def test_exit_codes(monkeypatch, capsys):
