@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
+from common.transcripts import normaliser
 
 
 @dataclass
@@ -205,7 +206,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 def check(config: Any) -> None:
     """Refuses numbers outside BOUNDS by name, before anything is started."""
-    for key, value in leaves(config).items():
+    values = leaves(config)
+    normaliser(values.get("DataConfig.normalize_transcripts", ""), ())
+    for key, value in values.items():
         least, most = BOUNDS.get(key, (-math.inf, math.inf))
         for number in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(number, (int, float)) and not least <= number <= most:

@@ -222,6 +222,7 @@ def test_an_empty_yaml_file_changes_nothing(tmp_path):
         ("learning_rate=nan", r"OptimConfig\.learning_rate=nan: expected"),
         ("loss_scale=0", r"OptimConfig\.loss_scale=0\.0: expected at least"),
         ("workers=0", r"DataConfig\.workers=0: expected at least 1"),
+        ("normalize_transcripts=french", r"normalize_transcripts=french: expected english, or"),
     ],
 )
 def test_numbers_out_of_bounds_are_named(option, message):

@@ -122,7 +122,7 @@ def _input(section: Section) -> tuple[dict, dict, dict]:
     limit = features.take("max_duration", math.inf)
     if max_duration != limit:
         raise UserError(
-            f"{features.path('max_duration')}: {limit}, expected {max_duration}, that of the dataset"
+            f"{features.path('max_duration')}: {limit}, and {max_duration} in audio_dataset"
         )
     spect = {
         "sample_rate": sample_rate,
@@ -141,7 +141,7 @@ def _input(section: Section) -> tuple[dict, dict, dict]:
     data = {
         "min_duration": dataset.take("min_duration", 0.1),
         "max_duration": max_duration,
-        "pad_align": features.need("pad_align"),
+        "pad_align": features.need("pad_align") or 1,
         "normalize_transcripts": "english" if normalised else "",
         "ignore_offline_speed_perturbation": dataset.take(
             "ignore_offline_speed_perturbation", False
@@ -162,7 +162,7 @@ def _input(section: Section) -> tuple[dict, dict, dict]:
     features.fixed("lowfreq", 0)
     features.fixed("highfreq", None, sample_rate / 2)
     window = round(sample_rate * spect["window_size"])  # samples
-    features.fixed("n_fft", None, 1 << (window - 1).bit_length(), why=", the next power of two")
+    features.fixed("n_fft", 1 << (window - 1).bit_length(), None, why=", the next power of two")
     dataset.end()
     features.end()
     return spect, data, augmentation
@@ -246,9 +246,11 @@ def _network(section: Section, spect: dict) -> tuple[str, dict]:
     weight_init = encoder.take(written, "xavier_uniform")
     encoder.fixed("in_feats", spect["bands"], why=", the n_filt of the features")
     encoder.fixed("frame_splicing", spect["frame_splicing"], why=", that of the features")
-    encoder.fixed(
-        "use_conv_masks", True, why=": here convolutions always honour lengths, write true"
-    )
+    if encoder.take("use_conv_masks", False) is not True:
+        raise UserError(
+            f"{encoder.path('use_conv_masks')}: expected true, here convolutions always honour the "
+            "lengths of utterances"
+        )
     blocks = encoder.need("blocks")
     if not isinstance(blocks, list) or not blocks:
         raise UserError(f"{encoder.path('blocks')}: expected a list of blocks, found {blocks!r}")
