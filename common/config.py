@@ -341,21 +341,16 @@ def _unknown(config: Any, name: str, where: str) -> UserError:
         return UserError(
             f"{where}: {name}: features and labels travel with the checkpoint, leave it out"
         )
-    *groups, last = name.split(".")
+    head, _, last = name.rpartition(".")
     keys = list(leaves(config))
-    paths = {key.rpartition(".")[0] for key in keys}
-    paths |= {path.rpartition(".")[0] for path in paths}
-    inside = [
-        path for path in paths if path and groups and _short(path) == _short(".".join(groups))
-    ]
-    inside = inside or [path for path in paths if groups and path.split(".")[-1] == groups[-1]]
-    own = [key for key in keys if inside and key.startswith(f"{inside[0]}.")]
-    for candidates in (own, [*keys, *sorted(paths - {""})]):
+    groups = {key.rpartition(".")[0] for key in keys} - {""}
+    groups = sorted(groups | {group.split(".")[0] for group in groups})
+    group = next((g for g in groups if head and f".{_short(g)}".endswith(f".{_short(head)}")), "")
+    own = [key for key in keys if key.startswith(f"{group}.")] if group else keys
+    for candidates in (own, [*keys, *groups]):
         if found := closest(last, candidates):
             return UserError(f"{where}: unknown key {name}, did you mean {found}?")
-    group = inside[0] if inside else ""
-    start = len(group) + 1 if group else 0
-    names = ", ".join(dict.fromkeys(key[start:].split(".")[0] for key in own or keys))
+    names = ", ".join(dict.fromkeys(key.removeprefix(f"{group}.").split(".")[0] for key in own))
     return UserError(f"{where}: unknown key {name}; {group or 'the configuration'} has {names}")
 
 
