@@ -18,9 +18,9 @@ from common import config as configs
 from common import runtime
 from common.errors import UserError
 from common.files import check_writable
-from common.manifest import Utterance, read_manifest
+from common.manifest import Utterance, listed, read_data
 from common.recipe import Recipe, labels_file
-from common.text import Vocabulary
+from common.text import BLANK, Vocabulary
 from common.validation import readable, validate
 
 # Of the keys of eval.py, those that transcribe.py follows.
@@ -33,6 +33,7 @@ _CHECKING = {
     "DataConfig.train_manifest",
     "DataConfig.val_manifest",
     "DataConfig.test_manifest",
+    "DataConfig.Data_dir",
     "DataConfig.batch_size",
     "DataConfig.min_duration",
     "DataConfig.max_duration",
@@ -148,26 +149,17 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
     decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
     log = open_log("eval.log", needed=False)
-    manifest = config.DataConfig.test_manifest or recogniser.config.DataConfig.test_manifest
-    if not manifest:
-        raise UserError(
-            f"{arguments.pretrain_ckpt} names no test set: give --set test_manifest=FILE"
-        )
-    if not config.DataConfig.test_manifest and not Path(manifest).is_file():
-        raise UserError(
-            f"{arguments.pretrain_ckpt} names {manifest} as its test set, which is not in "
-            f"{Path.cwd()}: make it there with scripts/manifest.py, or give --set "
-            "test_manifest=FILE"
-        )
-    log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, manifest)
     data = config.DataConfig
-    everything = read_manifest(manifest)
+    manifests, data_dir = _test_set(arguments.pretrain_ckpt, data, recogniser.config.DataConfig)
+    test_set = listed(manifests)
+    log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, test_set)
+    everything = read_data(recogniser.config.DataConfig, recogniser.vocabulary, manifests, data_dir)
     check_length = forecast_forward(recogniser).check
     good, unread = readable(everything, recogniser.featurizer, check_length, data.workers)
     for problem in unread:
         log.error("%s", problem)
     if not good:
-        raise UserError(f"{manifest}: not one of its recordings can be read")
+        raise UserError(f"{test_set}: not one of its recordings can be read")
     if unknown := recogniser.vocabulary.unknown_in(utterance.text for utterance in good):
         counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
         log.warning("references hold characters without a label, which are errors: %s", counts)
@@ -189,7 +181,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     if config.report:
         facts = {
             "Checkpoint": arguments.pretrain_ckpt,
-            "Test set": str(manifest),
+            "Test set": test_set,
             "Not read": f"{len(unread)} of {len(everything)} recordings" if unread else "",
             "Decoder": describe(config.LMConfig),
             "Device": recogniser.device,
@@ -354,7 +346,7 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     if arguments.pretrain_ckpt:
         recogniser = _load(arguments, recipe, arguments.pretrain_ckpt)
         config, vocabulary = _checked_config(arguments, recogniser), recogniser.vocabulary
-        manifests = [config.DataConfig.train_manifest]
+        sets = [config.DataConfig.train_manifest]
     elif arguments.suspects:
         raise UserError(f"--suspects {arguments.suspects}: needs a network, give --pretrain_ckpt")
     elif arguments.train_config:
@@ -363,15 +355,16 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
         config = _config(arguments, recipe)
         vocabulary = Vocabulary.from_file(labels_file(recipe, config))
         groups = config.DataConfig
-        manifests = [groups.train_manifest, groups.val_manifest, groups.test_manifest]
+        sets = [groups.train_manifest, groups.val_manifest, groups.test_manifest]
     data = config.DataConfig
-    manifests = arguments.manifests or [path for path in manifests if path]
-    if not manifests:
+    if arguments.manifests:
+        sets = [[manifest] for manifest in arguments.manifests]
+    if not any(sets):
         raise UserError("no manifest to validate: name one, or set DataConfig.train_manifest")
     good, bad = [], 0
-    for manifest in manifests:
+    for manifests in filter(None, sets):
         report = validate(
-            read_manifest(manifest),
+            read_data(data, vocabulary, manifests),
             vocabulary,
             recipe.build_featurizer(data),
             lambda frames: recipe.output_frames(config.ModelConfig, frames),
@@ -381,7 +374,7 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
         )
         good += report.ok
         bad += report.total - len(report.ok)
-        print(manifest)
+        print(listed(manifests))
         for line in report.lines(limit):
             print(f"  {line}")
     if arguments.pretrain_ckpt and good:
@@ -481,7 +474,14 @@ def _overridden(config: Any, arguments: argparse.Namespace, recipe: Recipe) -> A
                 f"{', '.join(recipe.presets())}"
             )
         configs.override_from_yaml(config, path)
-    _override(config, arguments)
+    said = [
+        (path, configs.override_from_yaml(config, path, recipe.translate_yaml))
+        for path in arguments.config
+    ]
+    configs.override_from_options(config, arguments.set)
+    configs.check(config)
+    for path, labels in said:
+        _check_labels(recipe, config, path, labels)
     return config
 
 
@@ -490,6 +490,19 @@ def _override(config: Any, arguments: argparse.Namespace) -> None:
         configs.override_from_yaml(config, path)
     configs.override_from_options(config, arguments.set)
     configs.check(config)
+
+
+def _check_labels(recipe: Recipe, config: Any, path: str, labels: list[str] | None) -> None:
+    """Refuses a file of another project whose vocabulary is not that of DataConfig.labels_path."""
+    if labels is None:
+        return
+    ours = labels_file(recipe, config)
+    if Vocabulary.from_file(ours).labels != (*labels, BLANK):
+        raise UserError(
+            f"configuration {path}: its {len(labels)} labels and the blank are not those of {ours}:"
+            f" write them to a JSON list that ends with the blank, {BLANK!r}, and give "
+            "--set labels_path=FILE"
+        )
 
 
 def _check_effect(arguments: argparse.Namespace, recipe: Recipe) -> None:
@@ -502,13 +515,30 @@ def _check_effect(arguments: argparse.Namespace, recipe: Recipe) -> None:
             raise UserError(f"--set {key}={value}: of no effect on transcribe.py, leave it out")
 
 
+def _test_set(checkpoint: str, data: Any, stored: Any) -> tuple[list[str], str]:
+    """The manifests to score and their Data_dir: those of eval_config, or else the checkpoint's."""
+    if data.test_manifest:
+        return data.test_manifest, data.Data_dir
+    if not stored.test_manifest:
+        raise UserError(f"{checkpoint} names no test set: give --set test_manifest=FILE")
+    for manifest in stored.test_manifest:
+        if not Path(manifest).is_file():
+            raise UserError(
+                f"{checkpoint} names {manifest} as its test set, which is not in {Path.cwd()}: "
+                "make it there with scripts/manifest.py, or give --set test_manifest=FILE"
+            )
+    return stored.test_manifest, data.Data_dir or stored.Data_dir
+
+
 def _load(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
     from common.recogniser import Recogniser
 
     fallback = None
     if arguments.train_config:
         fallback = recipe.train_config()
-        configs.override_from_yaml(fallback, arguments.train_config)
+        file = arguments.train_config
+        labels = configs.override_from_yaml(fallback, file, recipe.translate_yaml)
+        _check_labels(recipe, fallback, file, labels)
     device = runtime.set_device(arguments.device_target, arguments.device_id)
     return Recogniser.from_checkpoint(
         recipe, path, device, fallback, log=lambda line: print(line, file=sys.stderr)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 import typing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
+from common.transcripts import normaliser
 
 
 @dataclass
@@ -55,9 +58,12 @@ class AugmentationConfig:
 
 @dataclass
 class DataConfig:
-    train_manifest: str = ""
-    val_manifest: str = ""  # empty: no evaluation while training
-    test_manifest: str = ""  # what eval.py scores when told nothing else
+    # A path alone is a list of one.
+    train_manifest: list[str] = field(default_factory=list)
+    val_manifest: list[str] = field(default_factory=list)  # []: no evaluation while training
+    test_manifest: list[str] = field(default_factory=list)  # what eval.py scores if told nothing
+    Data_dir: str = ""  # relative paths inside manifests start here; empty: see common/manifest.py
+    normalize_transcripts: str = ""  # english: numbers, "mr.", "&" as words; empty: as they are
     labels_path: str = "labels.json"  # JSON list of labels, blank "_"
     batch_size: int = 20  # utterances in a batch
     mindrecord_format: str = "mindrecord/{split}/{split}{}.md"  # {split}: train or val
@@ -113,7 +119,8 @@ class LMConfig:
 
 @dataclass
 class EvalDataConfig:
-    test_manifest: str = ""  # empty: the one the checkpoint names
+    test_manifest: list[str] = field(default_factory=list)  # []: what the checkpoint names
+    Data_dir: str = ""  # empty: the checkpoint's, for the manifests that it names itself
     batch_size: int = 20
     workers: int = 2  # threads that load
 
@@ -129,6 +136,33 @@ class EvalConfig:
     DataConfig: EvalDataConfig = field(default_factory=EvalDataConfig)
     LMConfig: LMConfig = field(default_factory=LMConfig)
 
+
+@dataclass
+class InferDataConfig:
+    Data_dir: str = ""  # as in EvalDataConfig
+    test_manifest: list[str] = field(default_factory=list)  # []: what the checkpoint names
+
+
+@dataclass
+class InferConfig:
+    """What preprocess.py and postprocess.py, either side of a C++ inference, are free to choose."""
+
+    batch_size_infer: int = 1  # utterances in a file of features
+    result_path: str = "./preprocess_Result"  # folder that preprocess.py writes
+    result_dir: str = "./result_Files"  # folder of the network's outputs, for postprocess.py
+    post_out: str = "./infer_output.txt"  # texts that postprocess.py writes
+    DataConfig: InferDataConfig = field(default_factory=InferDataConfig)
+    LMConfig: LMConfig = field(default_factory=LMConfig)
+
+
+# Other names of keys: places where the MindSpore model zoo's Jasper has them.
+ALIASES: dict[str, str] = {
+    "DataConfig.accumulation_step": "TrainingConfig.accumulation_step",
+    "TrainingConfig.loss_scale": "OptimConfig.loss_scale",
+    "OptimConfig.epsilon": "OptimConfig.eps",
+}
+# In the DataConfig of the model zoo's eval_config, and not in ours.
+CARRIED = ("labels_path", "SpectConfig")
 
 # Keys with their least and greatest values; those of other modules are checked there.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -165,22 +199,28 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "LMConfig.cutoff_prob": (1e-6, 1),
     "LMConfig.top_paths": (1, math.inf),
     "LMConfig.lm_workers": (1, math.inf),
+    "batch_size_infer": (1, math.inf),
     "report_utterances": (0, math.inf),
 }
 
 
 def check(config: Any) -> None:
     """Refuses numbers outside BOUNDS by name, before anything is started."""
-    for key, value in leaves(config).items():
+    values = leaves(config)
+    normaliser(values.get("DataConfig.normalize_transcripts", ""), ())
+    for key, value in values.items():
         least, most = BOUNDS.get(key, (-math.inf, math.inf))
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(number, (int, float)) and not least <= number <= most:
                 limits = f"at least {least:g}" + (f", at most {most:g}" if most < math.inf else "")
                 raise UserError(f"{key}={value}: expected {limits}")
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every key with its value: {"DataConfig.SpectConfig.window": "hamming", ...}."""
+    """Every key with its value: {"DataConfig.SpectConfig.window": "hamming", ...}.
+
+    A list is one value, also one of dataclasses.
+    """
     found = {}
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
@@ -196,27 +236,54 @@ def to_dict(config: Any) -> dict:
     return dataclasses.asdict(config)
 
 
-def override(config: Any, values: dict, where: str, group: str = "") -> None:
-    """Sets `config` from nested `values` in place; errors name their source, `where`, and the key,
-    behind the `group` that `config` is."""
-    for name, value in values.items():
-        _set(config, str(name), value, where, group)
+def override(config: Any, values: dict, where: str) -> None:
+    """Sets `config` from nested `values` in place; errors name their source, `where`, and the key.
+
+    A key may have one of its other names (ALIASES), but not several that disagree.
+    """
+    given: dict[str, tuple[str, Any]] = {}
+    for key, value in _flat(config, values, where):
+        name = _true_name(config, key)
+        _set(config, name, value, where)
+        earlier, before = given.setdefault(name, (key, value))
+        if earlier != key and before != value:
+            raise UserError(
+                f"{where}: {earlier}={before} and {key}={value} are one key by two names: keep one"
+            )
 
 
-def override_from_yaml(config: Any, path: str | Path) -> None:
-    """Sets `config` from a YAML file in place."""
+def override_from_yaml(
+    config: Any,
+    path: str | Path,
+    translate: Callable[[dict], dict | None] = lambda values: None,
+) -> list[str] | None:
+    """Sets `config` from a YAML file in place.
+
+    translate: `Recipe.translate_yaml`. Returns the vocabulary of a translated file, which
+    DataConfig.labels_path should hold, or None.
+    """
+    where = f"configuration {path}"
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UserError(f"configuration {path}: {error.strerror}") from error
+        raise UserError(f"{where}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"configuration {path}: not valid YAML ({problem})") from error
+        raise UserError(f"{where}: not valid YAML ({problem})") from error
     if values is None:  # empty, or nothing but comments
-        return
+        return None
     if not isinstance(values, dict):
-        raise UserError(f"configuration {path}: expected groups of keys, found {values!r}")
-    override(config, values, f"configuration {path}")
+        raise UserError(f"{where}: expected groups of keys, found {values!r}")
+    try:
+        translated = translate(values)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    labels = None
+    if translated is not None:
+        labels = translated.get("labels")
+        values = {group: keys for group, keys in translated.items() if group != "labels"}
+    override(config, values, where)
+    return labels
 
 
 def override_from_options(config: Any, options: list[str]) -> None:
@@ -226,13 +293,15 @@ def override_from_options(config: Any, options: list[str]) -> None:
         if not equals:
             raise UserError(f"--set {option}: expected KEY=VALUE, such as DataConfig.batch_size=8")
         key = _resolve(config, name.strip(), f"--set {option}")
-        _set(config, key, _parse(text, leaves(config)[key], option), f"--set {option}")
+        _set(config, key, _parse(text, _hint(config, key), option), f"--set {option}")
 
 
-def _parse(text: str, current: Any, option: str) -> Any:
-    """The value of an option: YAML, but a key that holds text takes it as it is written."""
-    if isinstance(current, str) or not text.strip():
-        return text.strip()
+def _parse(text: str, hint: Any, option: str) -> Any:
+    """The value of an option: YAML, but a key that holds text takes it as it is written, and one
+    that holds several texts a single one."""
+    text = text.strip()
+    if hint is str or not text or (hint == list[str] and not text.startswith("[")):
+        return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -242,60 +311,111 @@ def _parse(text: str, current: Any, option: str) -> Any:
 
 def _resolve(config: Any, name: str, where: str) -> str:
     """The full dotted key that `name` means: groups may drop "Config", or be left out."""
-    keys = list(leaves(config))
+    keys = {key: key for key in leaves(config)}
+    keys = {alias: key for alias, key in ALIASES.items() if key in keys} | keys
     wanted = _short(name)
-    matching = [key for key in keys if _short(key) == wanted]
-    matching = matching or [key for key in keys if _short(key).endswith("." + wanted)]
+    matching = {keys[key] for key in keys if _short(key) == wanted}
+    matching = matching or {keys[key] for key in keys if _short(key).endswith("." + wanted)}
     if len(matching) == 1:
-        return matching[0]
+        return matching.pop()
     if matching:
-        raise UserError(f"{where}: {name} may be {' or '.join(matching)}; write it in full")
-    raise UserError(f"{where}: unknown key {name}{_nearest(name, keys)}")
+        candidates = " or ".join(sorted(matching))
+        raise UserError(f"{where}: {name} may be {candidates}; write it in full")
+    raise _unknown(config, name, where)
+
+
+def _true_name(config: Any, key: str) -> str:
+    """`key`, or the key that it is another name of, where `config` has that and not `key`."""
+    known = leaves(config)
+    return ALIASES[key] if key not in known and ALIASES.get(key) in known else key
 
 
 def _short(key: str) -> str:
     return ".".join(part.removesuffix("Config").lower() for part in key.split("."))
 
 
-def _nearest(name: str, keys: list[str]) -> str:
-    by_leaf = {key.split(".")[-1].lower(): key for key in keys}
-    by_leaf.update({_short(key): key for key in keys})
-    close = difflib.get_close_matches(_short(name), list(by_leaf), n=1, cutoff=0.4)
-    close = close or difflib.get_close_matches(
-        name.split(".")[-1].lower(), list(by_leaf), n=1, cutoff=0.0
-    )
-    return f", did you mean {by_leaf[close[0]]}?"
+def _unknown(config: Any, name: str, where: str) -> UserError:
+    """What to say of a key that `config` lacks: what it was meant to be, or what there is."""
+    first = _short(name).removeprefix("data.").split(".")[0]
+    if isinstance(config, (EvalConfig, InferConfig)) and first in map(_short, CARRIED):
+        return UserError(
+            f"{where}: {name}: features and labels travel with the checkpoint, leave it out"
+        )
+    head, _, last = name.rpartition(".")
+    keys = list(leaves(config))
+    groups = {key.rpartition(".")[0] for key in keys} - {""}
+    groups = sorted(groups | {group.split(".")[0] for group in groups})
+    group = next((g for g in groups if head and f".{_short(g)}".endswith(f".{_short(head)}")), "")
+    own = [key for key in keys if key.startswith(f"{group}.")] if group else keys
+    for candidates in (own, [*keys, *groups]):
+        if found := closest(last, candidates):
+            return UserError(f"{where}: unknown key {name}, did you mean {found}?")
+    names = ", ".join(dict.fromkeys(key.removeprefix(f"{group}.").split(".")[0] for key in own))
+    return UserError(f"{where}: unknown key {name}; {group or 'the configuration'} has {names}")
 
 
-def _set(config: Any, name: str, value: Any, where: str, group: str = "") -> None:
-    head, _, rest = name.partition(".")
-    if head not in {entry.name for entry in dataclasses.fields(config)}:
-        nearest = _nearest(name, list(leaves(config, group)))
-        raise UserError(f"{where}: unknown key {group}{name}{nearest}")
-    current = getattr(config, head)
-    if rest:
-        if not dataclasses.is_dataclass(current):
-            raise UserError(f"{where}: {group}{head} is a key, not a group of keys")
-        _set(current, rest, value, where, f"{group}{head}.")
-    elif dataclasses.is_dataclass(current):
-        if not isinstance(value, dict):
-            raise UserError(f"{where}: {group}{head} is a group of keys, found {value!r}")
-        override(current, value, where, f"{group}{head}.")
-    else:
-        hint = typing.get_type_hints(type(config))[head]
-        setattr(config, head, _convert(value, hint, f"{where}: {group}{name}"))
+def closest(name: str, keys: Iterable[str]) -> str | None:
+    """Of some keys, the one whose last part is most like `name`, if any is."""
+    by_leaf = {_short(key).split(".")[-1]: key for key in keys}
+    close = difflib.get_close_matches(_short(name), list(by_leaf), n=1, cutoff=0.6)
+    return by_leaf[close[0]] if close else None
+
+
+def _flat(config: Any, values: dict, where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested `values`, as deep as `config` has groups."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if dataclasses.is_dataclass(_get(config, key)):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}: {key} is a group of keys, found {value!r}")
+            yield from _flat(config, value, where, f"{key}.")
+        else:
+            yield key, value
+
+
+def _get(config: Any, key: str) -> Any:
+    """The group or value of a dotted key, None where there is none."""
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(config):
+            return None
+        config = getattr(config, part, None)
+    return config
+
+
+def _hint(config: Any, key: str) -> Any:
+    """The type of a dotted key's value."""
+    group, _, name = key.rpartition(".")
+    return typing.get_type_hints(type(_get(config, group) if group else config))[name]
+
+
+def _set(config: Any, key: str, value: Any, where: str) -> None:
+    if key not in leaves(config):
+        for group in itertools.accumulate(key.split(".")[:-1], "{}.{}".format):
+            if group in leaves(config):
+                raise UserError(f"{where}: {group} is a key, not a group of keys")
+        raise _unknown(config, key, where)
+    group, _, name = key.rpartition(".")
+    owner = _get(config, group) if group else config
+    setattr(owner, name, _convert(value, _hint(config, key), f"{where}: {key}"))
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint == list[str] and (value is None or isinstance(value, str)):
+        return [value] if value else []
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: expected a list such as [1, 2], found {value!r}")
         if origin is list:
-            return [_convert(item, arguments[0], where) for item in value]
-        if len(value) != len(arguments):
+            kinds = [arguments[0]] * len(value)
+        elif len(value) == len(arguments):
+            kinds = arguments
+        else:
             raise UserError(f"{where}: expected {len(arguments)} values, found {len(value)}")
-        return tuple(_convert(item, kind, where) for item, kind in zip(value, arguments))
+        items = zip(value, kinds)
+        return origin(_convert(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(items))
+    if dataclasses.is_dataclass(hint):
+        return _convert_group(value, hint, where)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):
@@ -308,3 +428,27 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+
+
+def _convert_group(value: Any, kind: type, where: str) -> Any:
+    """A dataclass of `kind` that is an item of a list, from a mapping."""
+    if isinstance(value, kind):
+        return dataclasses.replace(value)
+    entries = {entry.name: entry for entry in dataclasses.fields(kind)}
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected keys such as {next(iter(entries))}, found {value!r}")
+    for name in value:
+        if name not in entries:
+            found = closest(str(name), entries)
+            hint = f", did you mean {found}?" if found else f"; there are {', '.join(entries)}"
+            raise UserError(f"{where}.{name}: unknown key {name}{hint}")
+    for name, entry in entries.items():
+        usual = (entry.default, entry.default_factory)
+        if name not in value and usual == (dataclasses.MISSING, dataclasses.MISSING):
+            raise UserError(f"{where}: no {name}")
+    hints = typing.get_type_hints(kind)
+    given = {name: _convert(each, hints[name], f"{where}.{name}") for name, each in value.items()}
+    try:
+        return kind(**given)
+    except UserError as error:  # of its own checks
+        raise UserError(f"{where}: {error}") from None

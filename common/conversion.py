@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.manifest import read_manifest
+from common.manifest import Utterance, listed, read_data
 from common.mindrecord import ConversionReport, convert, open_dataset, other_origin
 from common.recipe import Recipe, labels_file
 from common.recogniser import Recogniser
@@ -40,22 +40,40 @@ def convert_split(
     """Converts the manifest of a split; what is there already and fits is kept."""
     data = config.DataConfig
     directory, stem = shard_files(data, split)
-    manifest = getattr(data, f"{split}_manifest")
+    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
     return convert(
-        read_manifest(manifest),
+        read_split(data, vocabulary, split),
         directory,
         stem,
         shards=data.shards,
         featurizer=recipe.build_featurizer(data),
-        vocabulary=Vocabulary.from_file(labels_file(recipe, config)),
+        vocabulary=vocabulary,
         output_frames=lambda frames: recipe.output_frames(config.ModelConfig, frames),
         store=data.store,
         workers=data.workers,
         min_duration=data.min_duration,
         max_duration=data.max_duration,
-        origin=os.path.abspath(manifest),
+        origin=_origin(data, [os.path.abspath(path) for path in _manifests(data, split)]),
         log=log,
     )
+
+
+def _manifests(data: Any, split: str) -> list[str]:
+    return getattr(data, f"{split}_manifest")
+
+
+def read_split(data: Any, vocabulary: Vocabulary, split: str) -> list[Utterance]:
+    """The utterances in the manifests of a split."""
+    manifests = _manifests(data, split)
+    if not manifests:
+        raise UserError(f"DataConfig.{split}_manifest names no manifest")
+    return read_data(data, vocabulary, manifests)
+
+
+def _origin(data: Any, manifests: list[str]) -> str:
+    """What the ids and texts of converted files come from, for messages to tell."""
+    how = data.normalize_transcripts
+    return listed(manifests) + (f" (transcripts normalised: {how})" if how else "")
 
 
 def open_split(recogniser: Recogniser, split: str) -> Source:
@@ -65,25 +83,26 @@ def open_split(recogniser: Recogniser, split: str) -> Source:
     directory, _ = shard_files(data, split)
     files = data.mindrecord_files if split == "train" else None
     source = open_dataset(directory, files, recogniser.featurizer, recogniser.vocabulary)
-    _check_manifest(data, split, directory)
+    _check_manifests(data, recogniser.vocabulary, split, directory)
     return source
 
 
-def _check_manifest(data: Any, split: str, directory: Path) -> None:
-    """Refuses records of other ids or texts than the split's manifest has."""
-    key = f"{split}_manifest"
-    manifest = getattr(data, key)
-    if not manifest:
+def _check_manifests(data: Any, vocabulary: Vocabulary, split: str, directory: Path) -> None:
+    """Refuses records of other ids or texts than the split's manifests have."""
+    manifests = _manifests(data, split)
+    if not manifests:
         return
     try:
-        utterances = read_manifest(manifest)
+        utterances = read_data(data, vocabulary, manifests)
     except UserError:  # not here: the records are all that training needs
         return
     origin = other_origin(directory, utterances)
     if origin is None:
         return
-    same = origin == os.path.abspath(manifest)
-    found = "which has changed since" if same else f"and {key} is {manifest}"
+    same = origin == _origin(data, [os.path.abspath(path) for path in manifests])
+    has = "has" if len(manifests) == 1 else "have"
+    now = f"and {split}_manifest is {_origin(data, manifests)}"
+    found = f"which {has} changed since" if same else now
     otherwise = {
         "train": "set train_manifest= (nothing) to train on it as it is",
         "val": "set val_manifest to what it was converted from",

@@ -20,10 +20,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from common.audio import audio_info
 from common.errors import UserError
 from common.files import write_text
+from common.text import Vocabulary
+from common.transcripts import normaliser
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,50 @@ def read_manifest(
 
     Relative paths inside are relative to `data_dir`, else to the JSON's `root_path`, else to the
     manifest's own folder. Ids are what the manifest says or the recording's name without suffix; a
-    second `a` becomes `a-2`. Recordings are not opened.
+    second `a` in a manifest becomes `a-2`. Recordings are not opened.
 
-    Raises UserError for a missing, empty or malformed manifest (with the line) or transcript file.
+    Raises UserError for a missing, empty or malformed manifest (with the line) or transcript file,
+    and for an id in two manifests.
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
-    return _with_unique_ids(u for path in paths for u in _read_one(Path(path), data_dir))
+    utterances: list[Utterance] = []
+    found_in: dict[str, str | Path] = {}
+    for path in paths:
+        for utterance in _with_unique_ids(_read_one(Path(path), data_dir)):
+            if utterance.id in found_in:
+                raise UserError(
+                    f"utterance {utterance.id} is in manifest {found_in[utterance.id]} and again "
+                    f"in {path}: leave one of them out, or give it another id"
+                )
+            utterances.append(utterance)
+        found_in.update((utterance.id, path) for utterance in utterances[len(found_in) :])
+    return utterances
+
+
+def read_data(
+    data: Any,
+    vocabulary: Vocabulary,
+    manifests: Sequence[str | Path],
+    data_dir: str | None = None,
+) -> list[Utterance]:
+    """The utterances of `manifests` as a DataConfig has them, `data`: what training, evaluation and
+    the checking of data see.
+
+    Transcripts are normalised as DataConfig.normalize_transcripts says; relative paths start at
+    `data_dir` ("": see `read_manifest`), or without it at DataConfig.Data_dir.
+    """
+    normalise = normaliser(data.normalize_transcripts, vocabulary.labels)
+    data_dir = data.Data_dir if data_dir is None else data_dir
+    return [
+        replace(utterance, text=normalise(utterance.text))
+        for utterance in read_manifest(manifests, data_dir or None)
+    ]
+
+
+def listed(manifests: Sequence[str | Path]) -> str:
+    """Manifests as messages name them."""
+    return ", ".join(map(str, manifests))
 
 
 def _read_one(path: Path, data_dir: str | Path | None) -> list[Utterance]:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.config import InferConfig
+
 
 @dataclass(frozen=True)
 class Recipe:
     """A model, as the entry points of `common` see it.
 
-    train_config, eval_config: make fresh configuration objects with the model's defaults.
+    train_config, eval_config, infer_config: make fresh configuration objects with the model's
+        defaults.
     build_network(model_config, dimension, classes, rng, device): an nn.Cell that keeps the
         contract features (B, F, T), lengths (B,) -> log_probs (T', B, C), lengths (B,).
     build_featurizer(data_config): samples (N,) -> features (F, T).
@@ -23,6 +26,8 @@ class Recipe:
     head: beginning of the names of the output layer's parameters, which start anew when the
         vocabulary changes.
     needs_static_shapes(model_config): whether the network cannot take dynamic shapes.
+    translate_yaml(values): the groups of keys that the YAML file of another project means, and
+        under "labels" its vocabulary without the blank; None for a file of ours.
     pretrained: checkpoint that ships with the model, used where none is named.
     """
 
@@ -38,6 +43,8 @@ class Recipe:
     rename_parameter: Callable[[str], str] = lambda name: name
     needs_static_shapes: Callable[[Any], bool] = lambda model_config: False
     pretrained: Path | None = None
+    infer_config: Callable[[], Any] = InferConfig
+    translate_yaml: Callable[[dict], dict | None] = lambda values: None
 
     def preset(self, name: str) -> Path:
         """The YAML file of a preset that ships with the model."""

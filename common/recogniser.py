@@ -24,7 +24,7 @@ from common.recipe import Recipe, labels_file
 from common.text import Vocabulary
 
 # Keys of a stored configuration that name files: stored absolute, so that they are found again.
-_PATHS = ("train_manifest", "val_manifest", "test_manifest")
+_PATHS = ("train_manifest", "val_manifest", "test_manifest", "Data_dir")
 
 
 @dataclass
@@ -85,9 +85,12 @@ class Recogniser:
     def metadata(self, **more: Any) -> dict[str, Any]:
         """What a checkpoint of this network says of it."""
         config = configs.to_dict(self.config)
+        data = config["DataConfig"]
         for key in _PATHS:
-            if config["DataConfig"].get(key):
-                config["DataConfig"][key] = os.path.abspath(config["DataConfig"][key])
+            if isinstance(data.get(key), list):
+                data[key] = [os.path.abspath(path) for path in data[key]]
+            elif data.get(key):
+                data[key] = os.path.abspath(data[key])
         return {
             "format": checkpoints.FORMAT,
             "model": self.recipe.name,

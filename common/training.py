@@ -53,6 +53,7 @@ RESUMABLE = {
     "DataConfig.train_manifest",
     "DataConfig.val_manifest",
     "DataConfig.test_manifest",
+    "DataConfig.Data_dir",
     "DataConfig.labels_path",
     "DataConfig.mindrecord_format",
     "DataConfig.workers",

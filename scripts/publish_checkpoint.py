@@ -32,15 +32,22 @@ def publish(source: str, out: str) -> None:
     metadata = {key: value for key, value in found.metadata.items() if key in KEPT}
     data = metadata["config"]["DataConfig"]
     for key in ("train_manifest", "val_manifest", "test_manifest"):
-        if data[key]:
-            inside = Path(data[key]).is_relative_to(Path.cwd())
-            data[key] = os.path.relpath(data[key]) if inside else Path(data[key]).name
+        paths = [data[key]] if isinstance(data[key], str) else data[key]
+        data[key] = [_here(path) for path in paths if path]
+    if data.get("Data_dir"):
+        data["Data_dir"] = _here(data["Data_dir"])
     weights = {
         name: ms.Tensor(value)
         for name, value in found.parameters.items()
         if not checkpoint.is_training_state(name)
     }
     checkpoint.save(Path(out), weights, metadata)
+
+
+def _here(path: str) -> str:
+    """A path without the folders of this machine."""
+    inside = Path(path).is_relative_to(Path.cwd())
+    return os.path.relpath(path) if inside else Path(path).name
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -244,6 +244,16 @@ def test_bad_input_is_one_line_and_exit_code_1(name, refusals):
     assert re.match("error: .*" + REFUSED[name].says, done.stderr), done.stderr
 
 
+def test_several_test_sets_are_scored_as_one(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    sets = [trained() / "test.csv", trained() / "val.csv"]
+    options = ["--set", f"test_manifest=[{sets[0]}, {sets[1]}]", "verbose=false"]
+    cli.evaluate(RECIPE, ["--pretrain_ckpt", "good.ckpt", *options])
+    said = capsys.readouterr().out
+    assert f"test set {sets[0]}, {sets[1]}\n" in said
+    assert "utterances: 9, " in said
+
+
 def test_a_cut_recording_is_named_and_the_others_are_scored(place):
     done = start(
         *"eval --pretrain_ckpt good.ckpt --set test_manifest=cut.csv verbose=false".split(),
@@ -462,6 +472,27 @@ def test_presets_files_and_keys_override_in_this_order(jobs, tmp_path):
     assert len(jobs) >= 3
 
 
+def test_a_file_of_another_project_is_translated_if_its_labels_are_ours(jobs, tmp_path):
+    def translate(values: dict) -> dict | None:
+        if "alphabet" not in values:
+            return None
+        return {"labels": list(values["alphabet"]), "TrainingConfig": {"epochs": values["loops"]}}
+
+    recipe = replace(RECIPE, translate_yaml=translate)
+    (tmp_path / "foreign.yaml").write_text("{alphabet: AB, loops: 7}")
+    (tmp_path / "labels.json").write_text('["A", "B", "_"]')
+    given = ["--config", "foreign.yaml", "--set", "labels_path=labels.json"]
+    cli.train(recipe, given)
+    assert jobs[0].config.TrainingConfig.epochs == 7
+    (tmp_path / "labels.json").write_text('["B", "A", "_"]')
+    with pytest.raises(UserError) as refused:
+        cli.train(recipe, given)
+    assert str(refused.value) == (
+        "configuration foreign.yaml: its 2 labels and the blank are not those of labels.json: "
+        "write them to a JSON list that ends with the blank, '_', and give --set labels_path=FILE"
+    )
+
+
 def test_resuming_takes_the_configuration_of_the_run(jobs):
     run = trained() / "checkpoint"
     flags = ["--resume", "--set", f"ckpt_path={run}", "ckpt_file_name_prefix=tiny"]
@@ -470,7 +501,7 @@ def test_resuming_takes_the_configuration_of_the_run(jobs):
     assert jobs[0].resume and config.ModelConfig.hidden_size == 24
     assert config.TrainingConfig.epochs == 50
     assert config.DataConfig.SpectConfig.bands == 16
-    assert Path(config.DataConfig.train_manifest) == trained() / "train.csv"
+    assert config.DataConfig.train_manifest == [str(trained() / "train.csv")]
 
 
 def test_exit_codes(monkeypatch, capsys):

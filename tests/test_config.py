@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+import yaml
 from tones import LABELS, RATE, make_corpus, record, tiny
 from words import write_arpa
 
@@ -24,6 +25,7 @@ from common import config as configs
 from common.config import (
     BOUNDS,
     EvalConfig,
+    InferConfig,
     check,
     leaves,
     override,
@@ -33,6 +35,7 @@ from common.config import (
 from common.conversion import shard_files
 from common.errors import UserError
 from common.history import History
+from common.manifest import read_manifest
 from common.mindrecord import open_dataset
 from deepspeech2.src.config import TrainConfig, eval_config, train_config
 from deepspeech2.src.recipe import RECIPE
@@ -87,10 +90,17 @@ def set_(*options: str, config: Any = None) -> dict[str, Any]:
         ("freeze=[conv, RNN.lstms.0]", "TrainingConfig.freeze", ["conv", "RNN.lstms.0"]),
         ("conv_kernels=[[3, 5]]", "ModelConfig.conv_kernels", [[3, 5]]),
         ("bidirectional=false", "ModelConfig.bidirectional", False),
-        ("val_manifest=", "DataConfig.val_manifest", ""),
+        ("val_manifest=", "DataConfig.val_manifest", []),
+        ("val_manifest=[a.csv, b.csv]", "DataConfig.val_manifest", ["a.csv", "b.csv"]),
+        ("freeze=conv", "TrainingConfig.freeze", ["conv"]),
+        ("accumulation_step=2", "TrainingConfig.accumulation_step", 2),
+        ("DataConfig.accumulation_step=2", "TrainingConfig.accumulation_step", 2),
+        ("training.loss_scale=128", "OptimConfig.loss_scale", 128.0),
+        ("loss_scale=128", "OptimConfig.loss_scale", 128.0),
+        ("epsilon=1e-5", "OptimConfig.eps", 1e-5),
         ("noise_dir= ", "DataConfig.AugmentationConfig.noise_dir", ""),
         ("ckpt_file_name_prefix=007", "CheckpointConfig.ckpt_file_name_prefix", "007"),
-        ("train_manifest=a: b@[c", "DataConfig.train_manifest", "a: b@[c"),
+        ("train_manifest=a: b@[c", "DataConfig.train_manifest", ["a: b@[c"]),
         ("mindrecord_format=m/{split}{}.md", "DataConfig.mindrecord_format", "m/{split}{}.md"),
     ],
 )
@@ -110,7 +120,12 @@ def test_a_single_key(option, key, value):
         ),
         ("hiden_layers=3", r"did you mean ModelConfig\.hidden_layers\?"),
         ("data.spect.windw=hann", r"did you mean DataConfig\.SpectConfig\.window\?"),
-        ("zzz=1", "unknown key zzz, did you mean"),
+        (
+            "zzz=1",
+            "unknown key zzz; the configuration has TrainingConfig, DataConfig, ModelConfig, ",
+        ),
+        ("optim.zzz=1", "unknown key optim.zzz; OptimConfig has optimizer, learning_rate, "),
+        ("DataConf.batch_size=1", r"did you mean DataConfig\.batch_size\?"),
         ("batch_size", "expected KEY=VALUE"),
         ("batch_size=many", "DataConfig.batch_size: expected int, found 'many'"),
         ("batch_size=1.5", "expected int, found 1.5"),
@@ -119,7 +134,8 @@ def test_a_single_key(option, key, value):
         ("learning_rate=fast", "expected float, found 'fast'"),
         ("betas=0.9", r"expected a list such as \[1, 2\], found 0.9"),
         ("betas=[0.9]", "expected 2 values, found 1"),
-        ("freeze=conv", r"expected a list such as \[1, 2\], found 'conv'"),
+        ("conv_kernels=3", r"expected a list such as \[1, 2\], found 3"),
+        ("freeze=[conv, 7]", r"TrainingConfig\.freeze\[1\]: expected str, found 7"),
         ("freeze=[conv", "not valid YAML"),
     ],
 )
@@ -161,7 +177,7 @@ def test_a_yaml_file_overrides_groups_of_keys(tmp_path):
     assert changed == {
         "DataConfig.batch_size": 3,
         "DataConfig.SpectConfig.window": "blackman",
-        "DataConfig.val_manifest": "",
+        "DataConfig.val_manifest": [],
         "OptimConfig.learning_rate": 1e-4,
         "OptimConfig.betas": (0.5, 0.6),
     }
@@ -206,6 +222,7 @@ def test_an_empty_yaml_file_changes_nothing(tmp_path):
         ("learning_rate=nan", r"OptimConfig\.learning_rate=nan: expected"),
         ("loss_scale=0", r"OptimConfig\.loss_scale=0\.0: expected at least"),
         ("workers=0", r"DataConfig\.workers=0: expected at least 1"),
+        ("normalize_transcripts=french", r"normalize_transcripts=french: expected english, or"),
     ],
 )
 def test_numbers_out_of_bounds_are_named(option, message):
@@ -216,8 +233,145 @@ def test_numbers_out_of_bounds_are_named(option, message):
 
 
 def test_every_bound_is_of_a_key():
-    assert set(BOUNDS) <= {*leaves(TrainConfig()), *leaves(EvalConfig())}
-    assert check(TrainConfig()) is None and check(EvalConfig()) is None
+    shipped = [TrainConfig(), EvalConfig(), InferConfig()]
+    assert set(BOUNDS) <= {key for config in shipped for key in leaves(config)}
+    assert [check(config) for config in shipped] == [None] * 3
+
+
+@pytest.mark.parametrize("kind", [EvalConfig, InferConfig])
+@pytest.mark.parametrize(
+    "values", [{"labels_path": "l.json"}, {"SpectConfig": {"window": "hanning"}}]
+)
+def test_what_travels_with_the_checkpoint_is_no_key_of_evaluation(kind, values):
+    with pytest.raises(UserError, match="travel with the checkpoint, leave it out$"):
+        override(kind(), {"DataConfig": values}, "mine.yaml")
+    with pytest.raises(UserError, match="travel with the checkpoint, leave it out$"):
+        override_from_options(kind(), [f"{next(iter(values))}=x"])
+
+
+def test_the_keys_of_the_originals_inference():
+    config = InferConfig()
+    given = {
+        "DataConfig": {"Data_dir": "/data", "test_manifest": ["a.json", "b.json"]},
+        "LMConfig": {"decoder_type": "greedy", "lm_path": "./3-gram.arpa", "beam_width": 1024},
+        "batch_size_infer": 1,
+        "result_path": "./preprocess_Result",
+        "result_dir": "./result_Files",
+        "post_out": "./infer_output.txt",
+    }
+    assert {key: value for key, value in vars(config).items() if "Config" not in key} == {
+        key: value for key, value in given.items() if "Config" not in key
+    }
+    override(config, given, "the original")
+    assert config.DataConfig.test_manifest == ["a.json", "b.json"]
+    assert RECIPE.infer_config() == InferConfig()
+
+
+def test_two_names_of_one_key_must_agree():
+    config = TrainConfig()
+    given = {"OptimConfig": {"eps": 1e-8, "epsilon": 1e-5}}
+    with pytest.raises(UserError) as refused:
+        override(config, given, "mine.yaml")
+    assert str(refused.value) == (
+        "mine.yaml: OptimConfig.eps=1e-08 and OptimConfig.epsilon=1e-05 are one key by two names: "
+        "keep one"
+    )
+    override(config, {"OptimConfig": {"eps": 1e-5, "epsilon": 1e-5}}, "mine.yaml")
+    assert config.OptimConfig.eps == 1e-5
+    assert set(configs.ALIASES.values()) <= leaves(config).keys()
+
+
+@dataclass
+class Layer:
+    width: int
+    dropout: float = 0.0
+    strides: list[int] = field(default_factory=lambda: [1])
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f"width {self.width}: expected at least 1")
+
+
+@dataclass
+class Layered:
+    layers: list[Layer] = field(default_factory=list)
+
+
+@dataclass
+class WithLayers:
+    ModelConfig: Layered = field(default_factory=Layered)
+
+
+def layered(text: str) -> WithLayers:
+    config = WithLayers()
+    override(config, {"ModelConfig": yaml.safe_load(text)}, "mine.yaml")
+    return config
+
+
+def test_a_list_of_mappings_becomes_a_list_of_dataclasses():
+    config = layered("layers: [&a {width: 3, dropout: 1}, *a, {<<: *a, strides: [2, 1]}]")
+    wide = Layer(3, 1.0)
+    assert config.ModelConfig.layers == [wide, wide, Layer(3, 1.0, [2, 1])]
+    assert config.ModelConfig.layers[0] is not config.ModelConfig.layers[1]
+    assert leaves(config) == {"ModelConfig.layers": config.ModelConfig.layers}
+    again = WithLayers()
+    override(again, json.loads(json.dumps(configs.to_dict(config))), "checkpoint")
+    assert again == config
+    override_from_options(again, ["layers=[{width: 7}]"])
+    assert again.ModelConfig.layers == [Layer(7)]
+    override(again, {"ModelConfig": {"layers": config.ModelConfig.layers}}, "another")
+    assert again == config and again.ModelConfig.layers[0] is not config.ModelConfig.layers[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "layers: [{width: 1}, {width: 1, droput: 2}]",
+            "ModelConfig.layers[1].droput: unknown key droput, did you mean dropout?",
+        ),
+        (
+            "layers: [{zzz: 1}]",
+            "ModelConfig.layers[0].zzz: unknown key zzz; there are width, dropout, strides",
+        ),
+        ("layers: [{dropout: 1}]", "ModelConfig.layers[0]: no width"),
+        ("layers: [{width: a}]", "ModelConfig.layers[0].width: expected int, found 'a'"),
+        (
+            "layers: [{width: 1, strides: [1, b]}]",
+            "ModelConfig.layers[0].strides[1]: expected int, found 'b'",
+        ),
+        ("layers: [{width: 0}]", "ModelConfig.layers[0]: width 0: expected at least 1"),
+        ("layers: [3]", "ModelConfig.layers[0]: expected keys such as width, found 3"),
+        ("layers: 3", "ModelConfig.layers: expected a list such as [1, 2], found 3"),
+    ],
+)
+def test_what_is_wrong_in_a_list_of_mappings_is_named_with_its_place(text, message):
+    with pytest.raises(UserError) as refused:
+        layered(text)
+    assert str(refused.value) == f"mine.yaml: {message}"
+
+
+def test_a_foreign_yaml_file_is_translated(tmp_path):
+    path = tmp_path / "foreign.yaml"
+    path.write_text("alphabet: [x]\nloops: 3\n")
+
+    def translate(values: dict) -> dict | None:
+        if "loops" not in values:
+            return None
+        if values["loops"] < 1:
+            raise UserError("loops: expected at least 1")
+        return {"labels": values["alphabet"], "TrainingConfig": {"epochs": values["loops"]}}
+
+    config = TrainConfig()
+    assert override_from_yaml(config, path, translate) == ["x"]
+    assert config.TrainingConfig.epochs == 3
+    path.write_text("loops: 0")
+    with pytest.raises(UserError) as refused:
+        override_from_yaml(config, path, translate)
+    assert str(refused.value) == f"configuration {path}: loops: expected at least 1"
+    path.write_text("TrainingConfig: {epochs: 5}")
+    assert override_from_yaml(config, path, translate) is None
+    assert config.TrainingConfig.epochs == 5
 
 
 def test_a_missing_yaml_file_is_named(tmp_path):
@@ -247,6 +401,15 @@ def test_configurations_share_nothing():
 def corpus(tmp_path_factory) -> Path:
     folder = make_corpus(tmp_path_factory.mktemp("corpus"), train=7, val=3, test=3)
     record(folder, "other", 4, seed=9)
+    (folder / "far" / "train").mkdir(parents=True)
+    relative, punctuated = [], []
+    for number, utterance in enumerate(read_manifest(folder / "train.csv")[:4]):
+        name = f"train/train{number}.wav"
+        (folder / "far" / name).write_bytes((folder / f"other/other{number}.wav").read_bytes())
+        relative.append(f"{name},{utterance.text}\n")
+        punctuated.append(f"{name},{utterance.text}{'.' * (number > 1)}\n")
+    (folder / "relative.csv").write_text("".join(relative))
+    (folder / "punctuated.csv").write_text("".join(punctuated))
     (folder / "reordered.json").write_text(json.dumps(LABELS[::-1]))
     write_arpa(folder / "words.arpa")
     (folder / "noise").mkdir()
@@ -519,6 +682,8 @@ ANNEAL = {"OptimConfig.schedule": "anneal"}
 STATIC = {"DataConfig.batch_shapes": "static"}
 BEAM = {"LMConfig.decoder_type": "beam"}
 WORDS = BEAM | {"LMConfig.lm_path": "{corpus}/words.arpa"}
+RELATIVE = {"DataConfig.train_manifest": "{corpus}/relative.csv"}
+PUNCTUATED = {"DataConfig.train_manifest": "{corpus}/punctuated.csv"}
 AUGMENTATION, SPECT = "DataConfig.AugmentationConfig.", "DataConfig.SpectConfig."
 
 EFFECTS = {
@@ -536,6 +701,8 @@ EFFECTS = {
     "DataConfig.train_manifest": Effect("{corpus}/other.csv", train, "ids"),
     "DataConfig.val_manifest": Effect("", train, "lines"),
     "DataConfig.test_manifest": Effect("{corpus}/other.csv", score, "lines"),
+    "DataConfig.Data_dir": Effect("{corpus}/far", train, "features", RELATIVE),
+    "DataConfig.normalize_transcripts": Effect("english", train, "ids", PUNCTUATED),
     "DataConfig.labels_path": Effect("{corpus}/reordered.json", train, "targets"),
     "DataConfig.batch_size": Effect(2, train, "ids"),
     "DataConfig.mindrecord_format": Effect("m/{split}/ds2_{}.md", train, "files"),
@@ -618,6 +785,11 @@ EVAL_EFFECTS = {
     "report": ("report.html", "files", {}),
     "report_utterances": ("1", "players", {"report": "report.html"}),
     "DataConfig.test_manifest": ("{corpus}/other.csv", "lines", {}),
+    "DataConfig.Data_dir": (
+        "{corpus}/far",
+        "lines",
+        {"DataConfig.test_manifest": "{corpus}/relative.csv"},
+    ),
     "DataConfig.batch_size": ("1", "shapes", {}),
     "DataConfig.workers": ("3", "pools", {}),
     "LMConfig.decoder_type": ("unheard of", "error", {}),

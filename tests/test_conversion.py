@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tones import LABELS, make_corpus, record, tiny
@@ -27,12 +28,12 @@ def corpus(tmp_path) -> Path:
     return tmp_path
 
 
-def convert(corpus: Path, split: str = "train", **changes: str) -> None:
+def convert(corpus: Path, split: str = "train", **changes: Any) -> None:
     said = []
     convert_split(RECIPE, tiny(corpus, **changes), split, log=said.append)
 
 
-def opened(corpus: Path, split: str = "train", **changes: str) -> Source:
+def opened(corpus: Path, split: str = "train", **changes: Any) -> Source:
     config = tiny(corpus, **changes)
     features = RECIPE.build_featurizer(config.DataConfig)
     vocabulary = Vocabulary(tuple(LABELS))
@@ -83,6 +84,43 @@ def test_another_manifest_is_refused(corpus):
             f"{corpus}/records/{split} was converted from {corpus}/{split}.csv, and "
             f"{split}_manifest is {other}: convert again (create_mindrecord.py), or {way}"
         )
+
+
+def test_several_manifests_are_one_split(corpus):
+    more = record(corpus, "more", 2, seed=9)
+    both = [str(corpus / "train.csv"), str(more)]
+    convert(corpus, Data__train_manifest=both)
+    wanted = [utterance.text for utterance in read_manifest(both)]
+    assert opened(corpus, Data__train_manifest=both).texts == wanted
+    with pytest.raises(UserError) as refused:
+        opened(corpus)
+    assert str(refused.value).startswith(
+        f"{corpus}/records/train was converted from {corpus}/train.csv, {corpus}/more.csv, and "
+        f"train_manifest is {corpus}/train.csv: convert again"
+    )
+    respell(more)
+    with pytest.raises(UserError, match="more.csv, which have changed since: convert again"):
+        opened(corpus, Data__train_manifest=both)
+
+
+def test_a_split_without_manifests_cannot_be_converted(corpus):
+    with pytest.raises(UserError, match="DataConfig.train_manifest names no manifest"):
+        convert(corpus, Data__train_manifest="")
+
+
+def test_records_know_whether_transcripts_were_normalised(corpus):
+    path = corpus / "train.csv"
+    path.write_text(path.read_text().replace("\n", "!\n"))
+    english = {"Data__normalize_transcripts": "english"}
+    convert(corpus, **english)
+    texts = [utterance.text.rstrip("!") for utterance in read_manifest(path)]
+    assert opened(corpus, **english).texts == texts
+    with pytest.raises(UserError) as refused:
+        opened(corpus)
+    assert str(refused.value).startswith(
+        f"{corpus}/records/train was converted from {path} (transcripts normalised: english), and "
+        f"train_manifest is {path}: convert again"
+    )
 
 
 def test_files_that_do_not_say_what_they_were_converted_from_are_trusted(corpus):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.config import DataConfig
 from common.corpora import build_an4, build_librispeech
 from common.errors import UserError
 from common.features import FeatureConfig, Featurizer
@@ -18,6 +19,7 @@ from common.manifest import (
     WRITERS,
     Utterance,
     json_to_csv,
+    read_data,
     read_manifest,
 )
 from common.text import Vocabulary
@@ -128,10 +130,38 @@ def test_json_lines(tmp_path, name):
 
 def test_several_manifests_join_and_ids_stay_unique(tmp_path):
     one = write(tmp_path / "one.csv", "x/a.wav,A\ny/a.wav,B\nz/a-2.wav,C\n")
-    two = write(tmp_path / "two.csv", "w/a.wav,D\n")
+    two = write(tmp_path / "two.csv", "w/b.wav,D\n")
     utterances = read_manifest([one, two])
-    assert [u.id for u in utterances] == ["a", "a-2", "a-2-2", "a-3"]
+    assert [u.id for u in utterances] == ["a", "a-2", "a-2-2", "b"]
     assert [u.text for u in utterances] == ["A", "B", "C", "D"]
+
+
+def test_an_id_in_two_manifests_is_refused_by_both_their_names(tmp_path):
+    one = write(tmp_path / "one.csv", "x/a.wav,A\n")
+    two = write(tmp_path / "two.csv", "x/b.wav,B\n")
+    three = write(tmp_path / "three.csv", "x/c.wav,C\nw/b.wav,D\n")
+    with pytest.raises(UserError) as refused:
+        read_manifest([one, two, three])
+    assert str(refused.value) == (
+        f"utterance b is in manifest {two} and again in {three}: leave one of them out, or give it "
+        "another id"
+    )
+
+
+def test_data_are_read_as_their_configuration_says(tmp_path):
+    data = DataConfig(Data_dir=str(tmp_path / "far"), normalize_transcripts="english")
+    vocabulary = Vocabulary(tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ '_"))
+    paths = [
+        write(tmp_path / "one.csv", "a.wav,Mr. 1\n"),
+        write(tmp_path / "two.csv", f"{tmp_path}/b.wav,b?\n"),
+    ]
+    assert brief(read_data(data, vocabulary, paths)) == [
+        ("a", tmp_path / "far/a.wav", "mister one"),
+        ("b", tmp_path / "b.wav", "b"),
+    ]
+    assert read_data(data, vocabulary, paths[:1], "")[0].audio == tmp_path / "a.wav"
+    data.normalize_transcripts = ""
+    assert read_data(data, vocabulary, paths)[0].text == "Mr. 1"
 
 
 @pytest.mark.parametrize("kind", sorted(WRITERS))

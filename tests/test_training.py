@@ -210,7 +210,7 @@ def test_the_checkpoints_of_a_run(whole):
     wers = [float(row["val_wer"]) for row in rows(whole)]
     assert best.metadata["scores"]["wer"] == pytest.approx(min(wers))
     assert best.metadata["labels"] == LABELS
-    assert Path(best.metadata["config"]["DataConfig"]["test_manifest"]).is_absolute()
+    assert Path(best.metadata["config"]["DataConfig"]["test_manifest"][0]).is_absolute()
     assert [name for name in last(whole).parameters if name.startswith("moment1.")]
     assert not [name for name in last(whole).parameters if "dropout_seed" in name]
 

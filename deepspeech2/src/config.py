@@ -27,9 +27,9 @@ class SpectConfig:
 
 @dataclass
 class DataConfig(shared.DataConfig):
-    train_manifest: str = "data/libri_train_manifest.csv"
-    val_manifest: str = "data/libri_val_manifest.csv"
-    test_manifest: str = "data/libri_test_clean_manifest.csv"
+    train_manifest: list[str] = field(default_factory=lambda: ["data/libri_train_manifest.csv"])
+    val_manifest: list[str] = field(default_factory=lambda: ["data/libri_val_manifest.csv"])
+    test_manifest: list[str] = field(default_factory=lambda: ["data/libri_test_clean_manifest.csv"])
     mindrecord_format: str = "mindrecord/libri_{split}/libri_{split}{}.md"
     SpectConfig: SpectConfig = field(default_factory=SpectConfig)
 
@@ -68,3 +68,4 @@ class TrainConfig:
 
 train_config = TrainConfig()
 eval_config = shared.EvalConfig()
+infer_config = shared.InferConfig()

@@ -204,7 +204,7 @@ def described(
         raise UserError(f"{where}: its contents are malformed: {error}") from None
     config.DataConfig.SpectConfig.convention = convention
     for key in ("train_manifest", "val_manifest", "test_manifest"):
-        setattr(config.DataConfig, key, "")  # they stayed elsewhere
+        setattr(config.DataConfig, key, [])  # they stayed elsewhere
     return config, tuple(labels)
 
 

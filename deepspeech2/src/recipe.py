@@ -65,6 +65,7 @@ RECIPE = Recipe(
     folder=Path(__file__).resolve().parents[1],
     train_config=lambda: copy.deepcopy(config.train_config),
     eval_config=lambda: copy.deepcopy(config.eval_config),
+    infer_config=lambda: copy.deepcopy(config.infer_config),
     build_network=build_network,
     build_featurizer=build_featurizer,
     output_frames=output_frames,

@@ -1,0 +1,284 @@
+"""The YAML files of NVIDIA's Jasper and QuartzNet and of the MindSpore original, read as they are.
+
+Their top level is name, labels, input_val, input_train and jasper (or quartznet) with encoder and
+decoder; `translate_yaml` says the same in our groups of keys. What an absent key means is what it
+means in NVIDIA's code (DeepLearningExamples, PyTorch/SpeechRecognition/Jasper and QuartzNet).
+Whatever has no counterpart here is refused by name.
+
+One thing cannot be said in their files: they perturb the speed of only one utterance in ten
+(SpeedPerturbation's p=0.1), the paper and this project that of every one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from common.errors import UserError
+
+NETWORKS = ("jasper", "quartznet")
+# The one difference between the two originals' files says whose features are meant.
+CONVENTIONS = {"init": "jasper-nvidia", "weight_init": "jasper-mindspore"}
+BLOCK = {  # keys of a block, with what they are where they are not given
+    "repeat": 3,
+    "kernel_size": 11,
+    "stride": 1,
+    "dilation": 1,
+    "dropout": 0.2,
+    "residual": True,
+    "residual_dense": False,
+    "separable": False,
+}
+FIXED_IN_BLOCK = {  # of QuartzNet's code; no file that it comes with has other values
+    "padding": "same",
+    "kernel_size_factor": 1,
+    "groups": 1,
+    "heads": -1,
+    "normalization": "batch",
+    "norm_groups": 1,
+}
+
+
+class Section:
+    """A mapping of the file, whose keys are taken out one by one; `end` refuses what is left."""
+
+    def __init__(self, values: Any, name: str):
+        if not isinstance(values, dict):
+            raise UserError(f"{name}: expected a group of keys, found {values!r}")
+        self.values, self.name = dict(values), name
+
+    def take(self, key: str, absent: Any = None) -> Any:
+        return self.values.pop(key, absent)
+
+    def need(self, key: str) -> Any:
+        if key not in self.values:
+            raise UserError(f"{self.path(key)}: missing")
+        return self.values.pop(key)
+
+    def fixed(self, key: str, *allowed: Any, why: str = "") -> None:
+        """Refuses every value but those `allowed`, of which the first is that of an absent key."""
+        value = self.take(key, allowed[0])
+        if value not in allowed:
+            raise UserError(f"{self.path(key)}: {value!r}, expected {allowed[0]!r}{why}")
+
+    def section(self, key: str) -> Section:
+        return Section(self.need(key), self.path(key))
+
+    def optional(self, key: str) -> Section | None:
+        found = self.take(key)
+        return None if found is None else Section(found, self.path(key))
+
+    def path(self, key: str) -> str:
+        return f"{self.name}.{key}" if self.name else key
+
+    def end(self) -> None:
+        for key, value in self.values.items():
+            raise UserError(f"{self.path(key)}: {value!r} has no counterpart here: take it out")
+
+
+def translate_yaml(values: dict) -> dict | None:
+    """Groups of our keys that mean what `values`, the content of an original's file, say, and under
+    "labels" its labels, without the blank; None for a file of another kind.
+
+    Raises UserError, with the key as it stands in the file, for what is missing, contradictory or
+    has no counterpart.
+    """
+    if not {"input_train", "input_val", *NETWORKS} & set(values):
+        return None
+    file = Section(values, "")
+    file.take("name")
+    labels = file.need("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"labels: expected a list of characters, found {labels!r}")
+    spect, data, augmentation = _input(file.section("input_train"))
+    if (evaluation := file.optional("input_val")) is not None:
+        _check_evaluation(evaluation, spect, data)
+    found = [name for name in NETWORKS if name in file.values]
+    if len(found) != 1:
+        raise UserError(f"expected one network, {' or '.join(NETWORKS)}; found {len(found)}")
+    convention, model = _network(file.section(found[0]), spect)
+    file.end()
+    return {
+        "labels": labels,
+        "ModelConfig": model,
+        "DataConfig": {
+            **data,
+            "SpectConfig": {**spect, "convention": convention},
+            "AugmentationConfig": augmentation,
+        },
+    }
+
+
+# ---- input_train and input_val
+
+
+def _input(section: Section) -> tuple[dict, dict, dict]:
+    """Keys of SpectConfig, of DataConfig and of AugmentationConfig."""
+    dataset, features = section.section("audio_dataset"), section.section("filterbank_features")
+    section.end()
+    sample_rate = features.need("sample_rate")
+    dataset.fixed("sample_rate", sample_rate, why=", that of the features")
+    max_duration = dataset.take("max_duration", math.inf)
+    limit = features.take("max_duration", math.inf)
+    if max_duration != limit:
+        raise UserError(
+            f"{features.path('max_duration')}: {limit}, and {max_duration} in audio_dataset"
+        )
+    spect = {
+        "sample_rate": sample_rate,
+        "window_size": features.take("window_size", 0.02),
+        "window_stride": features.take("window_stride", 0.01),
+        "window": features.need("window"),
+        "features": "logmel",
+        "bands": features.take("n_filt", 64),
+        "frame_splicing": features.take("frame_splicing", 1),
+        "preemphasis": features.take("preemph", 0.97) or 0.0,
+        "trim_silence": dataset.take("trim_silence", False),
+    }
+    normalised = dataset.take("normalize_transcripts", True)
+    if not isinstance(normalised, bool):
+        raise UserError(f"{dataset.path('normalize_transcripts')}: expected true or false")
+    data = {
+        "min_duration": dataset.take("min_duration", 0.1),
+        "max_duration": max_duration,
+        "pad_align": features.need("pad_align") or 1,
+        "normalize_transcripts": "english" if normalised else "",
+        "ignore_offline_speed_perturbation": dataset.take(
+            "ignore_offline_speed_perturbation", False
+        ),
+    }
+    augmentation = {
+        "dither": features.take("dither", 1e-5),
+        **_speed(dataset.optional("speed_perturbation")),
+        **_masks(features.optional("spec_augment")),
+        **_cutout(features.optional("cutout_augment")),
+    }
+    for group in (dataset, features):
+        group.fixed("pad_to_max_duration", False)
+    dataset.fixed("max_utts", 0)
+    dataset.fixed("sort_by_duration", False)
+    features.fixed("normalize", "per_feature")
+    features.fixed("log", True)
+    features.fixed("lowfreq", 0)
+    features.fixed("highfreq", None, sample_rate / 2)
+    window = round(sample_rate * spect["window_size"])  # samples
+    features.fixed("n_fft", 1 << (window - 1).bit_length(), None, why=", the next power of two")
+    dataset.end()
+    features.end()
+    return spect, data, augmentation
+
+
+def _check_evaluation(section: Section, spect: dict, data: dict) -> None:
+    """Refuses an input_val whose features or texts are not those of training. Its durations hold
+    for no utterance that is scored, its dither for none that is evaluated."""
+    own_spect, own_data, augmentation = _input(section)
+    for key in ("max_duration", "min_duration", "ignore_offline_speed_perturbation"):
+        own_data[key] = data[key]
+    for ours, theirs in ((spect, own_spect), (data, own_data)):
+        for key, value in ours.items():
+            if theirs[key] != value:
+                raise UserError(
+                    f"{section.name}: {key} is {theirs[key]!r}, and {value!r} in input_train: "
+                    "expected the same features and texts for both"
+                )
+    for key in ("speed_volume_perturb", "speeds", "spec_augment", "cutout_masks"):
+        if augmentation[key]:
+            raise UserError(f"{section.name}: augmentation of evaluation has no counterpart here")
+
+
+def _speed(section: Section | None) -> dict:
+    keys = {"speed_volume_perturb": False, "speeds": []}
+    if section is None:
+        return keys
+    least, most = section.take("min_rate", 0.85), section.take("max_rate", 1.15)
+    discrete = section.take("discrete", False)
+    section.fixed("p", 1, 1.0, why=" or no p: here every utterance is perturbed")
+    section.end()
+    if discrete:
+        return keys | {"speeds": [least, 1.0, most]}
+    return {
+        "speed_volume_perturb": True,
+        "speed_min": least,
+        "speed_max": most,
+        "gain_min": 0.0,
+        "gain_max": 0.0,
+        "speeds": [],
+    }
+
+
+def _masks(section: Section | None) -> dict:
+    if section is None:
+        return {"spec_augment": False}
+    keys = {
+        "freq_masks": section.need("freq_masks"),
+        "freq_min": section.take("min_freq", 0),
+        "freq_width": section.need("max_freq"),
+        "time_masks": section.need("time_masks"),
+        "time_min": section.take("min_time", 0),
+        "time_frames": section.need("max_time"),
+    }
+    section.end()
+    return {"spec_augment": bool(keys["freq_masks"] or keys["time_masks"]), **keys}
+
+
+def _cutout(section: Section | None) -> dict:
+    if section is None:
+        return {"cutout_masks": 0}
+    keys = {
+        "cutout_masks": section.take("masks", 0),
+        "cutout_freq_min": section.take("min_freq", 20),
+        "cutout_freq_max": section.take("max_freq", 20),
+        "cutout_time_min": section.take("min_time", 5),
+        "cutout_time_max": section.take("max_time", 5),
+    }
+    section.end()
+    return keys
+
+
+# ---- jasper or quartznet
+
+
+def _network(section: Section, spect: dict) -> tuple[str, dict]:
+    """(convention of the features, keys of ModelConfig)."""
+    encoder, decoder = section.section("encoder"), section.section("decoder")
+    section.end()
+    written = "weight_init" if "weight_init" in encoder.values else "init"
+    weight_init = encoder.take(written, "xavier_uniform")
+    encoder.fixed("in_feats", spect["bands"], why=", the n_filt of the features")
+    encoder.fixed("frame_splicing", spect["frame_splicing"], why=", that of the features")
+    if encoder.take("use_conv_masks", False) is not True:
+        raise UserError(
+            f"{encoder.path('use_conv_masks')}: expected true, here convolutions always honour the "
+            "lengths of utterances"
+        )
+    blocks = encoder.need("blocks")
+    if not isinstance(blocks, list) or not blocks:
+        raise UserError(f"{encoder.path('blocks')}: expected a list of blocks, found {blocks!r}")
+    model = {
+        "blocks": [
+            _block(Section(block, f"{encoder.path('blocks')}[{number}]"))
+            for number, block in enumerate(blocks)
+        ],
+        "activation": encoder.need("activation"),
+        "weight_init": weight_init,
+    }
+    decoder.fixed("in_feats", model["blocks"][-1]["filters"], why=", the filters of the last block")
+    decoder.fixed("init", weight_init, why=", as in the encoder")
+    encoder.end()
+    decoder.end()
+    return CONVENTIONS[written], model
+
+
+def _block(section: Section) -> dict:
+    block = {"filters": section.need("filters")}
+    for key, absent in BLOCK.items():
+        value = section.take(key, absent)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]  # NVIDIA's files have kernel_size: [11]
+        if isinstance(value, list):
+            raise UserError(f"{section.path(key)}: {value!r}, expected one number")
+        block[key] = value
+    for key, value in FIXED_IN_BLOCK.items():
+        section.fixed(key, value)
+    section.end()
+    return block

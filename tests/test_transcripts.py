@@ -1,0 +1,91 @@
+"""Transcripts as they are spoken: a table of what is written and what is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.transcripts import normaliser
+
+LOWER = [*" abcdefghijklmnopqrstuvwxyz'", "_"]
+SAID = {
+    # of the references
+    "call me at 8:00 pm!": "call me at eight zero pm",
+    "at 8:05 and 12:30": "at eight zero five and twelve thirty",
+    "Mr. and Mrs. Smith & Co. + Dr. No": "mister and missus smith and company plus doctor no",
+    "St. Ltd. ft. costa. most.": "saint limited fort costa most",
+    "HELLO,world;\t(dear)  - you?\n": "hello world dear you",
+    "it's sure-fire_": "it's sure fire",
+    # years
+    "in 1984, 1905 and 1900": "in nineteen eighty four nineteen oh five and nineteen hundred",
+    "2000 2005 2010 2021": "two thousand two thousand five twenty ten twenty twenty one",
+    "1000 and 3000": "one thousand and three thousand",
+    "the 1980s, the 60s": "the nineteen eighties the sixties",
+    # money
+    "$3.50": "three dollars fifty cents",
+    "$3.5 for $1": "three dollars fifty cents for one dollar",
+    "$0.01, $0": "one cent zero dollars",
+    "$1,000.": "one thousand dollars",
+    "US$2.5 million": "us two point five million dollars",
+    "£1.01 or €20": "one pound one penny or twenty euros",
+    "$0.125": "zero point one two five dollars",
+    # ordinals, quantities, decimals
+    "1st 2nd, 3rd. 21st 1,000th": "first second third twenty first one thousandth",
+    "1,000 and 1,234,567": (
+        "one thousand and one million two hundred thirty four thousand five hundred sixty seven"
+    ),
+    "1,2,3": "one two three",
+    "101 dalmatians": "one hundred one dalmatians",
+    "3.14": "three point one four",
+    "0, 10, 19, 20": "zero ten nineteen twenty",
+    # digit by digit
+    "agent 007": "agent zero zero seven",
+    "5551234567": "five five five one two three four five six seven",
+    "1" + "0" * 39: "one" + " zero" * 39,
+    "20000000000": "twenty billion",
+    # letters that touch a number
+    "8pm, b2b, mp3, the 12's": "eight pm b two b mp three the twelve's",
+    # what is not ASCII
+    "Café naïve “quoted” it’s – straße": "cafe naive quoted it's strasse",
+    "cafe\u0301": "cafe",
+    "already plain": "already plain",
+    "": "",
+    "...": "",
+}
+
+
+@pytest.mark.parametrize("written", SAID)
+def test_english(written):
+    assert normaliser("english", LOWER)(written) == SAID[written]
+
+
+def test_punctuation_with_a_label_is_kept_but_not_the_blank():
+    assert normaliser("english", [*LOWER, ".", "-"])("Twenty-one, a_b.") == "twenty-one a b."
+    assert normaliser("english", ["a", "_"])("it's") == "it s"
+
+
+def test_nothing_is_left_out_in_silence():
+    assert normaliser("english", LOWER)("5 £ more") == "five £ more"
+
+
+def test_as_they_are():
+    assert normaliser("", LOWER)("Mr. 5, é") == "Mr. 5, é"
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(UserError, match="normalize_transcripts=klingon: expected english, or noth"):
+        normaliser("klingon", LOWER)
+
+
+def test_without_numbers_no_library_loads():
+    code = (
+        "import sys\nfrom common.transcripts import normaliser\n"
+        "assert normaliser('english', 'abc')('A, b') == 'a b'\n"
+        "assert not {'inflect', 'anyascii'} & set(sys.modules)\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
