@@ -133,7 +133,7 @@ def mind2pt(package: Package, recipe: Recipe, argv: Sequence[str]) -> None:
     weights: dict[str, np.ndarray] = {}
     for weight in _weights(recogniser):
         name, value = theirs[weight.name], np.ascontiguousarray(weight.asnumpy())
-        weights[name] = value.squeeze(2) if made.flat(name) else value
+        weights[name] = value.squeeze(2) if value.ndim == 4 and made.flat(name) else value
         if name.endswith("running_var"):
             weights[name.replace("running_var", COUNTER)] = np.zeros((), np.int64)
     torch_weights.write(arguments.pth, made.content(weights))
@@ -155,6 +155,12 @@ def tensors(weights: Mapping) -> dict[str, StoredTensor]:
 def batch_norm(theirs: str, ours: str) -> dict[str, str]:
     """Names of a BatchNorm's tensors -> ours, by the names of the module."""
     return {f"{theirs}.{leaf}": f"{ours}.{name}" for leaf, name in NORM.items()}
+
+
+def forget_manifests(config: Any) -> None:
+    """Empties the keys of files that stayed where a network was trained."""
+    for key in ("train_manifest", "val_manifest", "test_manifest"):
+        setattr(config.DataConfig, key, type(getattr(config.DataConfig, key))())
 
 
 def _weights(recogniser: Any) -> list[Any]:

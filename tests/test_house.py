@@ -39,7 +39,7 @@ def in_a_new_process(code: str, cwd: Path = ROOT) -> str:
 def test_the_numpy_half_and_the_recipe_import_no_mindspore():
     modules = [f"common.{name}" for name in NUMPY_HALF]
     modules += [f"deepspeech2.src.{name}" for name in ("config", "deepspeech_pytorch", "recipe")]
-    modules += [f"jasper.src.{name}" for name in ("config", "recipe")]
+    modules += [f"jasper.src.{name}" for name in ("config", "nvidia", "recipe")]
     code = (
         "import importlib, sys\n"
         f"for name in {modules!r}:\n"

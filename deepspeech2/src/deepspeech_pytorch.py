@@ -152,8 +152,7 @@ def described(
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its contents are malformed: {error}") from None
     config.DataConfig.SpectConfig.convention = convention
-    for key in ("train_manifest", "val_manifest", "test_manifest"):
-        setattr(config.DataConfig, key, "")  # they stayed elsewhere
+    porting.forget_manifests(config)
     return config, tuple(labels)
 
 
