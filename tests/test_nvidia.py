@@ -3,6 +3,7 @@ PyTorch."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -13,11 +14,13 @@ import pytest
 import yaml
 
 from common import checkpoint as checkpoints
+from common import config as configs
 from common.errors import UserError
 from common.recogniser import Forward, Recogniser
 from common.text import Vocabulary
 from jasper.src.config import Block, ModelConfig, TrainConfig
-from jasper.src.nvidia import mind2pt, pt2mind
+from jasper.src.nvidia import blocks as blocks_of
+from jasper.src.nvidia import completed, mind2pt, pt2mind
 from jasper.src.recipe import RECIPE
 
 torch = pytest.importorskip("torch")
@@ -236,6 +239,21 @@ def test_a_configuration_of_these_shapes_says_the_rest(tmp_path, capsys):
         converted(content, tmp_path, "--preset", "a", recipe=recipe)
     with pytest.raises(UserError, match="--preset c: unknown, expected one of a, b"):
         converted(content, tmp_path, "--preset", "c", recipe=recipe)
+
+
+@pytest.mark.parametrize("name", RECIPE.presets())
+def test_every_preset_is_known_by_its_shapes(name):
+    from reference_jasper import Network
+
+    expected = RECIPE.train_config()
+    configs.override_from_yaml(expected, RECIPE.preset(name))
+    model = expected.ModelConfig
+    with torch.device("meta"):  # shapes without numbers
+        network = Network([asdict(block) for block in model.blocks], 64, 29, "conv", torch.nn.ReLU)
+    options = argparse.Namespace(pth="theirs.pt", preset=None, config=None)
+    found, said = completed(RECIPE, blocks_of(network.state_dict(), "theirs.pt"), options)
+    assert found == model
+    assert f"preset {name}," in said or "the default configuration," in said
 
 
 @pytest.mark.parametrize(
