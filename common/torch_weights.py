@@ -300,7 +300,8 @@ def write(path: str | Path, content: Any) -> None:
     """Writes a file for `torch.load`: whole, or not there.
 
     content: dictionaries, lists, tuples, strings, numbers, None, numpy arrays (they become
-    tensors), `Named` classes and objects (references, which the reader must have installed).
+    tensors; one that comes twice is stored once), `Named` classes and objects (references, which
+    the reader must have installed).
     """
     writer = _Writer()
     writer.save(content)
@@ -318,6 +319,7 @@ class _Writer:
     def __init__(self) -> None:
         self.pickle = bytearray(b"\x80\x02")
         self.arrays: list[np.ndarray] = []
+        self.keys: dict[int, str] = {}  # of the arrays, by identity
 
     def save(self, value: Any) -> None:
         put = self.pickle.extend
@@ -367,8 +369,10 @@ class _Writer:
 
     def _tensor(self, array: np.ndarray) -> None:
         kinds = {np.dtype(code): name for name, code in _TYPES.items() if name != _BFLOAT16}
-        key = str(len(self.arrays))
-        self.arrays.append(array)
+        if id(array) not in self.keys:
+            self.keys[id(array)] = str(len(self.arrays))
+            self.arrays.append(array)
+        key = self.keys[id(array)]
         self.save(named("torch._utils._rebuild_tensor_v2"))
         self.pickle.extend(b"(")
         self.save(("storage", named(f"torch.{kinds[array.dtype]}"), key, "cpu", array.size))

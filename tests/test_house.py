@@ -20,8 +20,9 @@ from common.recipe import Recipe
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
     "archives audio augment batching beam cli config corpora dataset decoding errors features "
-    "files film history language manifest memory metrics mindrecord pictures processes recipe "
-    "records report runtime schedules sources staging text torch_weights transcripts validation"
+    "files film history language manifest memory metrics mindrecord pictures porting processes "
+    "recipe records report runtime schedules sources staging text torch_weights transcripts "
+    "validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905
     "create_mindrecord eval export mind2pt pt2mind train transcribe validate".split()
@@ -39,7 +40,7 @@ def in_a_new_process(code: str, cwd: Path = ROOT) -> str:
 def test_the_numpy_half_and_the_recipe_import_no_mindspore():
     modules = [f"common.{name}" for name in NUMPY_HALF]
     modules += [f"deepspeech2.src.{name}" for name in ("config", "deepspeech_pytorch", "recipe")]
-    modules += [f"jasper.src.{name}" for name in ("config", "recipe")]
+    modules += [f"jasper.src.{name}" for name in ("config", "nvidia", "original_yaml", "recipe")]
     code = (
         "import importlib, sys\n"
         f"for name in {modules!r}:\n"

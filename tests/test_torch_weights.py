@@ -235,6 +235,16 @@ def test_torch_reads_what_is_written(torch, tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "w.pth"]
 
 
+def test_an_array_that_comes_twice_is_stored_once(torch, tmp_path):
+    values = np.arange(6, dtype=np.float32)
+    write(tmp_path / "w.pth", {"raw": values, "ema": values, "other": values.copy()})
+    with zipfile.ZipFile(tmp_path / "w.pth") as archive:
+        assert sum("/data/" in name for name in archive.namelist()) == 2
+    found = torch.load(tmp_path / "w.pth", weights_only=True)
+    for tensor in found.values():
+        np.testing.assert_array_equal(tensor.numpy(), values)
+
+
 def test_names_are_written_as_references(tmp_path):
     made = named("fractions.Fraction")(3, 4)
     write(tmp_path / "w.pth", {"share": made, "kind": named("collections.Counter")})

@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import torch_weights
+from common import porting, torch_weights
 from common.errors import UserError
+from common.porting import Arriving, Leaving, Package, batch_norm
 from common.recipe import Recipe
-from common.text import Vocabulary
 from common.torch_weights import StoredTensor, named, plain
 from deepspeech2.src.config import ModelConfig, SpectConfig, TrainConfig
 
@@ -38,129 +37,83 @@ CONVENTIONS = {
     3: ("deepspeech.pytorch",),
 }
 RELEASE_2_LOOKAHEAD = 20  # frames; its files cannot say another
-COUNTER = "num_batches_tracked"  # of a torch BatchNorm, which its momentum makes superfluous
-NORM = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-}
 
 
 def pt2mind(recipe: Recipe, argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="pt2mind.py",
-        description="Convert a checkpoint of deepspeech.pytorch (release 2 or 3) to one of ours, "
-        "with its features and labels. Needs no PyTorch, and runs nothing that the file holds.",
-    )
-    parser.add_argument("--pth", required=True, metavar="P", help="the file to read")
-    parser.add_argument("--ckpt", required=True, metavar="C", help="the checkpoint to write")
-    arguments = parser.parse_args(argv)
-    if Path(arguments.ckpt).suffix != ".ckpt":
-        raise UserError(
-            f"--ckpt {arguments.ckpt}: MindSpore reads checkpoints from files named *.ckpt alone; "
-            f"write {arguments.ckpt}.ckpt"
-        )
-    content = torch_weights.read(arguments.pth)
+    porting.pt2mind(PACKAGE, recipe, argv)
+
+
+def mind2pt(recipe: Recipe, argv: Sequence[str]) -> None:
+    porting.mind2pt(PACKAGE, recipe, argv)
+
+
+def arrives(_: Recipe, content: Any, arguments: argparse.Namespace) -> Arriving:
     weights = state_dict(content, arguments.pth)
     config, labels = described(content, weights, arguments.pth)
-
-    from mindspore import Tensor
-
-    from common import checkpoint, runtime
-    from common.recogniser import Recogniser
-
-    recogniser = Recogniser.create(recipe, config, Vocabulary(labels), runtime.set_device("CPU"))
-    wanted = {weight.name: weight for weight in network_weights(recogniser)}
-    matched = torch_weights.match(
-        weights,
-        names(config.ModelConfig),
-        {name: weight.shape for name, weight in wanted.items()},
-        arguments.pth,
-    )
-    for name, tensor in matched.items():
-        value = tensor.numpy().astype(np.float32).reshape(wanted[name].shape)
-        wanted[name].set_data(Tensor(value))
-    source = f"deepspeech.pytorch, {Path(arguments.pth).name}"
-    checkpoint.save(Path(arguments.ckpt), wanted, recogniser.metadata(source=source))
     model, spect = config.ModelConfig, config.DataConfig.SpectConfig
-    print(f"{arguments.pth}: {len(matched)} of {len(wanted)} tensors match")
-    print(
+    line = (
         f"{'bidirectional' if model.bidirectional else 'unidirectional'} {model.rnn_type}, "
         f"{model.hidden_layers} x {model.hidden_size}, {len(labels)} labels, "
         f"{spect.sample_rate} Hz, {spect.window} window, spectrogram as in {spect.convention}"
     )
-    print(f"written: {arguments.ckpt}")
+    return Arriving(weights, names(model), config, labels, [line])
 
 
-def mind2pt(recipe: Recipe, argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="mind2pt.py",
-        description="Convert a checkpoint of ours, of deepspeech.pytorch's form, to one that "
-        "deepspeech.pytorch loads.",
-    )
-    parser.add_argument("--ckpt", required=True, metavar="C", help="the checkpoint to read")
-    parser.add_argument("--pth", required=True, metavar="P", help="the file to write")
-    parser.add_argument("--release", type=int, choices=(2, 3), default=3, help="of its format")
-    arguments = parser.parse_args(argv)
-
-    from common import runtime
-    from common.recogniser import Recogniser
-
-    recogniser = Recogniser.from_checkpoint(
-        recipe, arguments.ckpt, runtime.set_device("CPU"), log=print
-    )
-    config = recogniser.config
-    check_form(config, arguments.release, arguments.ckpt)
-    theirs = {ours: name for name, ours in names(config.ModelConfig).items()}
-    weights: dict[str, np.ndarray] = {}
-    for weight in network_weights(recogniser):
-        name, value = theirs[weight.name], np.ascontiguousarray(weight.asnumpy())
-        if name.startswith("lookahead"):
-            value = value.squeeze(2)  # Conv1d
-        weights[name] = value
-        if name.endswith("running_var"):
-            weights[name.replace("running_var", COUNTER)] = np.zeros((), np.int64)
-    layout = release_2 if arguments.release == 2 else release_3
-    labels = list(recogniser.vocabulary.labels)
-    content = {**layout(config, labels), "state_dict": weights}
-    convention = config.DataConfig.SpectConfig.convention
-    content["convention"] = convention  # for the way back
-    torch_weights.write(arguments.pth, content)
-    print(f"{arguments.ckpt}: {len(theirs)} of {len(theirs)} tensors match")
-    print(f"written: {arguments.pth}, for release {arguments.release} of deepspeech.pytorch")
-    computed = CONVENTIONS[arguments.release]
-    if convention not in computed:
-        print(
-            f"note: trained on spectrograms of the convention {convention}, where that release "
-            f"computes those of {' or '.join(computed)} (see SpectConfig.convention)"
+def leaves(recogniser: Any, arguments: argparse.Namespace) -> Leaving:
+    config, release = recogniser.config, arguments.release
+    check_form(config, release, arguments.ckpt)
+    layout = release_2 if release == 2 else release_3
+    convention, notes = config.DataConfig.SpectConfig.convention, []
+    if convention not in CONVENTIONS[release]:
+        notes.append(
+            f"trained on spectrograms of the convention {convention}, where that release "
+            f"computes those of {' or '.join(CONVENTIONS[release])} (see SpectConfig.convention)"
         )
 
+    def content(weights: dict[str, np.ndarray]) -> dict[str, Any]:
+        labels = list(recogniser.vocabulary.labels)
+        # The convention is for the way back.
+        return {**layout(config, labels), "state_dict": weights, "convention": convention}
 
-def network_weights(recogniser: Any) -> list[Any]:
-    from common.checkpoint import STATELESS
+    return Leaving(
+        names(config.ModelConfig),
+        content,
+        f"for release {release} of deepspeech.pytorch",
+        flat=lambda name: name.startswith("lookahead"),
+        notes=notes,
+    )
 
-    return [p for p in recogniser.network.get_parameters() if STATELESS not in p.name]
+
+def add_writing_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--release", type=int, choices=(2, 3), default=3, help="of its format")
+
+
+PACKAGE = Package(
+    name="deepspeech.pytorch",
+    reads="a checkpoint of deepspeech.pytorch (release 2 or 3)",
+    writes="one that deepspeech.pytorch loads, where its network is of that package's form",
+    arrives=arrives,
+    leaves=leaves,
+    add_writing_options=add_writing_options,
+)
 
 
 def names(config: ModelConfig) -> dict[str, str]:
     """Its names of the parameters of such a network -> ours."""
     found = {"fc.0.module.1.weight": "fc.module.weight"}
-    norms = {f"fc.0.module.0.{leaf}": (config.hidden_layers - 1, leaf) for leaf in NORM}
     for number in range(len(config.conv_kernels)):
         theirs = "conv.seq_module"
         for leaf in ("weight", "bias"):
             found[f"{theirs}.{3 * number}.{leaf}"] = f"conv.conv{number + 1}.{leaf}"
-        for leaf, ours in NORM.items():
-            found[f"{theirs}.{3 * number + 1}.{leaf}"] = f"conv.bn{number + 1}.{ours}"
+        found |= batch_norm(f"{theirs}.{3 * number + 1}", f"conv.bn{number + 1}")
     for layer in range(config.hidden_layers):
         for end in ("", "_reverse") if config.bidirectional else ("",):
             for leaf in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 name = f"{leaf}_l0{end}"
                 found[f"rnns.{layer}.rnn.{name}"] = f"RNN.lstms.{layer}.{name}"
         if layer:  # it normalises what enters a layer, we what leaves the one before
-            norms |= {f"rnns.{layer}.batch_norm.module.{leaf}": (layer - 1, leaf) for leaf in NORM}
-    found |= {name: f"RNN.norms.{layer}.{NORM[leaf]}" for name, (layer, leaf) in norms.items()}
+            found |= batch_norm(f"rnns.{layer}.batch_norm.module", f"RNN.norms.{layer - 1}")
+    found |= batch_norm("fc.0.module.0", f"RNN.norms.{config.hidden_layers - 1}")
     if not config.bidirectional:
         found["lookahead.0.conv.weight"] = "RNN.lookahead.conv.weight"
     return found
@@ -171,11 +124,7 @@ def state_dict(content: Any, where: str) -> dict[str, StoredTensor]:
     weights = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping):
         raise UserError(f"{where}: no state_dict in it: not a checkpoint of deepspeech.pytorch")
-    weights = {
-        str(name).removeprefix("module."): value
-        for name, value in weights.items()
-        if isinstance(value, StoredTensor) and not str(name).endswith(COUNTER)
-    }
+    weights = porting.tensors(weights)
     if "conv.0.weight" in weights:
         raise UserError(
             f"{where}: of release 1 of deepspeech.pytorch, whose convolutions are padded "
@@ -203,8 +152,7 @@ def described(
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its contents are malformed: {error}") from None
     config.DataConfig.SpectConfig.convention = convention
-    for key in ("train_manifest", "val_manifest", "test_manifest"):
-        setattr(config.DataConfig, key, [])  # they stayed elsewhere
+    porting.forget_manifests(config)
     return config, tuple(labels)
 
 

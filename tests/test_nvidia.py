@@ -1,0 +1,393 @@
+"""Weights from NVIDIA's Jasper and QuartzNet and back: real files of torch.save, compared with
+PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from common import checkpoint as checkpoints
+from common import config as configs
+from common.errors import UserError
+from common.recogniser import Forward, Recogniser
+from common.text import Vocabulary
+from jasper.src.config import Block, ModelConfig, TrainConfig
+from jasper.src.nvidia import blocks as blocks_of
+from jasper.src.nvidia import completed, mind2pt, pt2mind
+from jasper.src.recipe import RECIPE
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("cpu")
+
+LABELS = [*" abcdefghijklmnopqrstuvwxyz'", "_"]
+
+
+def narrow(middle: list[dict], separable: bool = False) -> list[dict]:
+    """Blocks in the form of Jasper and QuartzNet, with the first and last ones around `middle`."""
+    usual = asdict(Block(dropout=0.0, separable=separable))
+    around = [{"filters": 12, "kernel_size": 11, "stride": 2}]
+    behind = [
+        {"filters": 14, "kernel_size": 7, "dilation": 2},
+        {"filters": 16, "kernel_size": 1, "separable": False},
+    ]
+    return [{**usual, **block} for block in (*around, *middle, *behind)]
+
+
+DENSE = {"residual": True, "residual_dense": True}
+WIDTHS = ((12, 11), (16, 13), (20, 17))
+NETWORKS = {
+    "Jasper 3x2dr": narrow(
+        [
+            {"filters": width, "kernel_size": kernel, "repeat": 2, **DENSE}
+            for width, kernel in WIDTHS
+        ]
+    ),
+    "Jasper 3x3": narrow(
+        [
+            {"filters": width, "kernel_size": kernel, "repeat": 3, "residual": True}
+            for width, kernel in WIDTHS
+        ]
+    ),
+    "QuartzNet 3x2": narrow(
+        [
+            {"filters": width, "kernel_size": kernel, "repeat": 2, "residual": True}
+            for width, kernel in WIDTHS
+        ],
+        separable=True,
+    ),
+}
+SMALL = narrow([{"filters": 8, "kernel_size": 5, "repeat": 2, **DENSE}] * 2)
+SMALL_SEPARABLE = narrow(
+    [{"filters": 8, "kernel_size": 5, "repeat": 2, "residual": True}] * 2, separable=True
+)
+
+
+def theirs(blocks: list[dict], **options):
+    from reference_jasper import torch_jasper
+
+    separable = any(block["separable"] for block in blocks)
+    return torch_jasper(blocks, **{"quartznet": separable, **options})
+
+
+def saved(content, folder: Path) -> Path:
+    path = folder / "theirs.pt"
+    torch.save(content, path)
+    return path
+
+
+def converted(content, folder: Path, *options: str, recipe=RECIPE) -> checkpoints.Checkpoint:
+    ckpt = folder / "ours.ckpt"
+    path = saved(content, folder)
+    pt2mind(recipe, ["--pth", str(path), "--ckpt", str(ckpt), *options])
+    return checkpoints.load(ckpt)
+
+
+def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_log_probabilities_are_torchs(name, tmp_path):
+    network = theirs(NETWORKS[name])
+    found = converted({"state_dict": network.state_dict()}, tmp_path)
+    lengths = np.array([90, 53])
+    features = np.random.default_rng(0).standard_normal((2, 64, 90)).astype(np.float32)
+    with torch.no_grad():
+        expected, frames = network.double()(
+            torch.tensor(features, dtype=torch.float64), torch.tensor(lengths)
+        )
+    ours, ours_frames = Forward(Recogniser.from_checkpoint(RECIPE, found.path, "CPU"))(
+        features, lengths
+    )
+    assert ours_frames.tolist() == frames.tolist() == [45, 27]
+    assert expected[:27].std(0).mean() > 0.05  # deep as it is, the input still matters
+    for row, length in enumerate(frames):
+        np.testing.assert_allclose(ours[:length, row], expected[:length, row], atol=1e-4)
+
+
+def test_the_checkpoint_says_all_that_its_network_needs(tmp_path, capsys):
+    found = converted({"state_dict": theirs(SMALL).state_dict()}, tmp_path)
+    config = found.metadata["config"]
+    assert config["ModelConfig"]["blocks"] == SMALL
+    assert found.metadata["labels"] == LABELS
+    expected = {
+        "sample_rate": 16000,
+        "window_size": 0.02,
+        "window_stride": 0.01,
+        "window": "hann",
+        "features": "logmel",
+        "bands": 64,
+        "convention": "jasper-nvidia",
+        "preemphasis": 0.97,
+        "frame_splicing": 1,
+        "trim_silence": True,
+    }
+    spect = config["DataConfig"]["SpectConfig"]
+    assert {key: spect[key] for key in expected} == expected
+    assert not config["DataConfig"]["test_manifest"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("52 of 52 tensors match")
+    assert said[1] == "raw weights, 5 blocks, 7 convolutions, dense residuals, 29 labels"
+    assert said[2].startswith("assumed, as no preset has these shapes: stride 2 in the first block")
+
+
+def test_spliced_frames_and_other_bands_are_read_off_the_first_kernel(tmp_path):
+    for dimension, bands, splicing in ((128, 64, 2), (80, 80, 1)):
+        for blocks in (SMALL, SMALL_SEPARABLE):
+            content = {"state_dict": theirs(blocks, dimension=dimension).state_dict()}
+            path, ckpt = saved(content, tmp_path), tmp_path / "ours.ckpt"
+            recipe = replace(RECIPE, build_featurizer=lambda data: Wide(data.SpectConfig))
+            pt2mind(recipe, ["--pth", str(path), "--ckpt", str(ckpt)])
+            spect = checkpoints.load(ckpt).metadata["config"]["DataConfig"]["SpectConfig"]
+            assert (spect["bands"], spect["frame_splicing"]) == (bands, splicing)
+
+
+class Wide:
+    def __init__(self, spect):
+        self.dimension = spect.bands * spect.frame_splicing
+
+
+# ---- which weights, and their names
+
+
+def moved(weights: dict) -> dict:
+    return {name: value + 1 for name, value in weights.items()}
+
+
+def test_averaged_weights_come_first(tmp_path, capsys):
+    weights = theirs(SMALL).state_dict()
+    alone = converted({"state_dict": weights}, tmp_path).parameters
+    both = {"state_dict": moved(weights), "ema_state_dict": weights, "optimizer": {"state": {}}}
+    assert_equal(converted(both, tmp_path).parameters, alone)
+    assert_equal(converted(both, tmp_path, "--weights", "ema").parameters, alone)
+    capsys.readouterr()
+    raw = converted(both, tmp_path, "--weights", "raw").parameters
+    assert capsys.readouterr().out.splitlines()[1].startswith("raw weights")
+    assert_equal(raw, {name: value + 1 for name, value in alone.items()})
+    none = {"state_dict": weights, "ema_state_dict": None}
+    assert_equal(converted(none, tmp_path).parameters, alone)
+    with pytest.raises(UserError, match=r"theirs.pt: no averaged weights .*; use --weights raw"):
+        converted(none, tmp_path, "--weights", "ema")
+
+
+def older(name: str) -> str:
+    name = name.replace("encoder.layers.", "jasper_encoder.encoder.")
+    return name.replace("decoder.layers.", "jasper_decoder.decoder_layers.")
+
+
+def in_nemo(name: str, value) -> str:
+    """A module that masks holds each of its convolutions but that of the output layer."""
+    if name.startswith("encoder") and value.dim() == 3:
+        name = name.replace(".weight", ".conv.weight")
+    name = name.replace("encoder.layers.", "encoder.encoder.")
+    return name.replace("decoder.layers.", "decoder.decoder_layers.")
+
+
+def test_older_and_other_names_give_the_same_weights(tmp_path):
+    weights = theirs(SMALL).state_dict()
+    expected = converted({"state_dict": weights}, tmp_path).parameters
+    first = {older(name): value for name, value in weights.items()}
+    first["acoustic_model.anything"] = torch.zeros(3)
+    first["audio_preprocessor.featurizer.fb"] = torch.zeros(1, 64, 257)
+    assert_equal(converted({"state_dict": first}, tmp_path).parameters, expected)
+    wrapped = {f"module.{name}": value for name, value in weights.items()}
+    assert_equal(converted({"state_dict": wrapped}, tmp_path).parameters, expected)
+
+    separable = theirs(SMALL_SEPARABLE).state_dict()
+    expected = converted({"state_dict": separable}, tmp_path).parameters
+    nemo = {in_nemo(name, value): value for name, value in separable.items()}
+    assert "encoder.encoder.1.mconv.0.conv.weight" in nemo
+    assert "encoder.encoder.1.mconv.2.weight" in nemo
+    nemo["preprocessor.featurizer.window"] = torch.zeros(320)
+    assert_equal(converted(nemo, tmp_path).parameters, expected)  # a state_dict itself
+
+
+# ---- what shapes do not tell
+
+
+def settings(blocks: list[dict], folder: Path, name: str = "network.yaml") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(yaml.safe_dump({"ModelConfig": {"blocks": blocks}}))
+    return folder / name
+
+
+def test_a_configuration_of_these_shapes_says_the_rest(tmp_path, capsys):
+    content = {"state_dict": theirs(SMALL).state_dict()}
+    other = [{**block, "dropout": 0.3, "dilation": 1} for block in SMALL]
+    path = settings(other, tmp_path)
+    found = converted(content, tmp_path, "--config", str(path)).metadata["config"]
+    assert found["ModelConfig"]["blocks"] == other
+    # A preset is found by its shapes.
+    recipe = replace(RECIPE, folder=tmp_path)
+    shutil.copy(RECIPE.folder / "labels.json", tmp_path)
+    settings(SMALL_SEPARABLE, tmp_path / "presets", "a.yaml")
+    settings(other, tmp_path / "presets", "b.yaml")
+    capsys.readouterr()
+    found = converted(content, tmp_path, recipe=recipe).metadata["config"]
+    assert found["ModelConfig"]["blocks"] == other
+    assert "as in preset b, whose shapes are these" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"theirs.pt: .*preset a: block 0: separable False, expect"):
+        converted(content, tmp_path, "--preset", "a", recipe=recipe)
+    with pytest.raises(UserError, match="--preset c: unknown, expected one of a, b"):
+        converted(content, tmp_path, "--preset", "c", recipe=recipe)
+
+
+@pytest.mark.parametrize("name", RECIPE.presets())
+def test_every_preset_is_known_by_its_shapes(name):
+    from reference_jasper import Network
+
+    expected = RECIPE.train_config()
+    configs.override_from_yaml(expected, RECIPE.preset(name))
+    model = expected.ModelConfig
+    with torch.device("meta"):  # shapes without numbers
+        network = Network([asdict(block) for block in model.blocks], 64, 29, "conv", torch.nn.ReLU)
+    options = argparse.Namespace(pth="theirs.pt", preset=None, config=None)
+    found, said = completed(RECIPE, blocks_of(network.state_dict(), "theirs.pt"), options)
+    assert found == model
+    assert f"preset {name}," in said or "the default configuration," in said
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"filters": 9}, "block 1: filters 8, expected 9"),
+        ({"repeat": 3}, "block 1: repeat 2, expected 3"),
+        ({"kernel_size": 7}, "block 1: kernel_size 5, expected 7"),
+        ({"residual": False, "residual_dense": False}, "block 1: 1 residuals, expected 0"),
+    ],
+)
+def test_a_configuration_of_other_shapes_is_refused(change, message, tmp_path):
+    blocks = [{**block, **(change if number == 1 else {})} for number, block in enumerate(SMALL)]
+    path = settings(blocks, tmp_path)
+    with pytest.raises(UserError, match=message):
+        converted({"state_dict": theirs(SMALL).state_dict()}, tmp_path, "--config", str(path))
+
+
+# ---- and back
+
+
+@pytest.mark.parametrize("blocks", [SMALL, SMALL_SEPARABLE], ids=["jasper", "quartznet"])
+def test_a_network_goes_to_us_and_back(blocks, tmp_path, capsys):
+    network = theirs(blocks)
+    ckpt = converted({"ema_state_dict": network.state_dict()}, tmp_path).path
+    capsys.readouterr()
+    back = tmp_path / "back.pt"
+    mind2pt(RECIPE, ["--ckpt", str(ckpt), "--pth", str(back)])
+    kind = "QuartzNet" if blocks is SMALL_SEPARABLE else "Jasper"
+    assert capsys.readouterr().out.splitlines()[1:] == [f"written: {back}, for NVIDIA's {kind}"]
+    content = torch.load(back, weights_only=True)
+    for key in ("state_dict", "ema_state_dict"):
+        other = theirs(blocks, seed=8)
+        other.load_state_dict(content[key], strict=True)
+        for name, value in network.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                assert torch.equal(other.state_dict()[name], value), name
+
+
+def ours(folder: Path, spect: dict | None = None, **model) -> Path:
+    """A checkpoint of a network made here."""
+    config = TrainConfig(ModelConfig=ModelConfig(**model))
+    for key, value in (spect or {}).items():
+        setattr(config.DataConfig.SpectConfig, key, value)
+    made = Recogniser.create(RECIPE, config, Vocabulary(tuple("ab c_")), "CPU")
+    path = folder / "made.ckpt"
+    checkpoints.save(path, made.network.parameters_dict(), made.metadata())
+    return path
+
+
+def test_a_network_of_ours_goes_out_and_comes_back(tmp_path, capsys):
+    blocks = [
+        Block(filters=4, kernel_size=3, dropout=0.1),
+        Block(filters=4, kernel_size=3, stride=2, repeat=2),
+    ]
+    ckpt, pth = ours(tmp_path, {"window": "hamming"}, blocks=blocks, activation="selu"), "w.pt"
+    mind2pt(RECIPE, ["--ckpt", str(ckpt), "--pth", str(tmp_path / pth), "--style", "quartznet"])
+    said = capsys.readouterr().out
+    assert "for NVIDIA's QuartzNet" in said
+    assert "note: trained on features of the convention" in said
+    assert "note: activation is selu" in said
+    pt2mind(RECIPE, ["--pth", str(tmp_path / pth), "--ckpt", str(tmp_path / "back.ckpt")])
+    before, after = checkpoints.load(ckpt), checkpoints.load(tmp_path / "back.ckpt")
+    assert after.metadata["config"]["ModelConfig"] == before.metadata["config"]["ModelConfig"]
+    spect = [found.metadata["config"]["DataConfig"]["SpectConfig"] for found in (before, after)]
+    assert spect[0] == spect[1]
+    assert after.metadata["labels"] == list("ab c_")
+    assert_equal(after.parameters, before.parameters)
+
+
+def test_what_nvidia_has_not_is_refused(tmp_path):
+    ckpt = ours(tmp_path, blocks=[Block(filters=4, kernel_size=3, separable=True)])
+    command = ["--ckpt", str(ckpt), "--pth", str(tmp_path / "w.pt")]
+    with pytest.raises(UserError, match="Jasper has no separable convolutions; --style quartznet"):
+        mind2pt(RECIPE, [*command, "--style", "jasper"])
+    ours(tmp_path, blocks=[Block(filters=4, kernel_size=3)], activation="elu")
+    with pytest.raises(UserError, match="activation=elu, NVIDIA's code has hardtanh, relu, selu"):
+        mind2pt(RECIPE, command)
+    assert not (tmp_path / "w.pt").exists()
+
+
+# ---- refusals
+
+
+def malformed(case: str, weights: dict):
+    if case == "another shape":
+        weights["encoder.layers.2.res.1.0.weight"] = torch.zeros(8, 9, 1)
+    elif case == "missing":
+        del weights["encoder.layers.1.conv.1.bias"]
+    elif case == "left over":
+        weights["joint.weight"] = torch.zeros(3, 2)
+    elif case == "no block":
+        return {k: v for k, v in weights.items() if "layers.1." not in k}
+    elif case == "no convolution":
+        return {k: v for k, v in weights.items() if k.startswith("decoder")}
+    elif case == "no output layer":
+        del weights["decoder.layers.0.weight"]
+    elif case == "two names":
+        weights["encoder.encoder.0.conv.1.bias"] = torch.zeros(12)
+    elif case == "other labels":
+        weights["decoder.layers.0.weight"] = torch.zeros(46, 16, 1)
+    return weights
+
+
+REFUSALS = {
+    "another shape": r"encoder.layers.2.res.1.0.weight \(8, 9, 1\), expected \(8, 8, 1, 1\)",
+    "missing": r"51 of 52 tensors match; 1 missing \(encoder.layers.1.conv.1.bias \(8,\)\)",
+    "left over": r"1 not of this network \(joint.weight \(3, 2\)\)",
+    "no block": "no encoder.layers.1.conv.0.weight, but 5 blocks",
+    "no convolution": "no encoder.layers.0.conv.0.weight .* among 2 tensors: not a checkpoint",
+    "no output layer": "no decoder.layers.0.weight",
+    "two names": "encoder.layers.0.conv.1.bias is there by two names",
+    "other labels": "has 46 classes, and there are 29 labels, .* by --labels FILE",
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_does_not_fit_is_refused_by_name(case, tmp_path):
+    weights = malformed(case, dict(theirs(SMALL).state_dict()))
+    with pytest.raises(UserError, match=rf"theirs.pt: .*{REFUSALS[case]}"):
+        converted({"state_dict": weights}, tmp_path)
+    assert not (tmp_path / "ours.ckpt").exists()
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no state_dict in it: not a checkpoint of NVIDIA's"):
+        converted([1, 2], tmp_path)
+    with pytest.raises(UserError, match="no state_dict in it, but epoch, step: not a checkpoint"):
+        converted({"epoch": 3, "step": 4}, tmp_path)
+
+
+def test_own_labels(tmp_path):
+    network = theirs(SMALL, classes=5)
+    (tmp_path / "labels.json").write_text(json.dumps(list("ab c_")))
+    content = {"state_dict": network.state_dict()}
+    found = converted(content, tmp_path, "--labels", str(tmp_path / "labels.json"))
+    assert found.metadata["labels"] == list("ab c_")
