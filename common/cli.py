@@ -18,7 +18,7 @@ from common import config as configs
 from common import runtime
 from common.errors import UserError
 from common.files import check_writable
-from common.manifest import Utterance, read_manifest
+from common.manifest import Utterance, read_manifest, without_copies
 from common.recipe import Recipe, labels_file
 from common.text import Vocabulary
 from common.validation import readable, validate
@@ -161,7 +161,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         )
     log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, manifest)
     data = config.DataConfig
-    everything = read_manifest(manifest)
+    everything = without_copies(read_manifest(manifest), manifest)
     check_length = forecast_forward(recogniser).check
     good, unread = readable(everything, recogniser.featurizer, check_length, data.workers)
     for problem in unread:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.manifest import read_manifest
+from common.manifest import Utterance, read_manifest, without_copies
 from common.mindrecord import ConversionReport, convert, open_dataset, other_origin
 from common.recipe import Recipe, labels_file
 from common.recogniser import Recogniser
@@ -41,8 +41,12 @@ def convert_split(
     data = config.DataConfig
     directory, stem = shard_files(data, split)
     manifest = getattr(data, f"{split}_manifest")
+    everything = read_manifest(manifest)
+    utterances = _wanted(data, split, everything, manifest)
+    if copies := len(everything) - len(utterances):
+        log(f"{manifest}: {copies} of {len(everything)} recordings left out, at another speed")
     return convert(
-        read_manifest(manifest),
+        utterances,
         directory,
         stem,
         shards=data.shards,
@@ -56,6 +60,15 @@ def convert_split(
         origin=os.path.abspath(manifest),
         log=log,
     )
+
+
+def _wanted(
+    data: Any, split: str, utterances: list[Utterance], manifest: str
+) -> Sequence[Utterance]:
+    """Copies at other speeds are for training, where the configuration does not ignore them."""
+    if split == "train" and not data.ignore_offline_speed_perturbation:
+        return utterances
+    return without_copies(utterances, manifest)
 
 
 def open_split(recogniser: Recogniser, split: str) -> Source:
@@ -79,9 +92,14 @@ def _check_manifest(data: Any, split: str, directory: Path) -> None:
         utterances = read_manifest(manifest)
     except UserError:  # not here: the records are all that training needs
         return
-    origin = other_origin(directory, utterances)
-    if origin is None:
+    # Records with copies may serve without them too (`planner.trainable`).
+    candidates = [_wanted(data, split, utterances, manifest), utterances]
+    if split == "train" and not data.ignore_offline_speed_perturbation:
+        del candidates[1]
+    origins = [other_origin(directory, candidate) for candidate in candidates]
+    if None in origins:
         return
+    origin = origins[0]
     same = origin == os.path.abspath(manifest)
     found = "which has changed since" if same else f"and {key} is {manifest}"
     otherwise = {

@@ -98,7 +98,7 @@ def test_audio_of_16_bits_comes_back_exactly(utterances, tmp_path):
     assert source.store == "audio"
     for row, utterance in zip(source.read(range(7)), utterances, strict=True):
         expected, _ = sf.read(utterance.audio, dtype="float32")
-        np.testing.assert_array_equal(row.samples(RATE), expected)
+        np.testing.assert_array_equal(row.samples(FEATURIZER), expected)
 
 
 def test_compact_audio_is_stored_as_it_is_also_with_zero_bytes_at_its_end(utterances, tmp_path):
@@ -122,7 +122,7 @@ def test_another_rate_and_stereo_are_converted_and_said_once(utterances, tmp_pat
     ]
     (row,) = open_dataset(tmp_path / "set").read([7])
     expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / RATE)
-    np.testing.assert_allclose(row.samples(RATE)[500:-500], expected[500:-500], atol=2e-4)
+    np.testing.assert_allclose(row.samples(FEATURIZER)[500:-500], expected[500:-500], atol=2e-4)
 
 
 def test_rows_come_in_the_order_asked_for(utterances, tmp_path):
@@ -536,7 +536,7 @@ def test_a_manifest_is_the_same_source(utterances, tmp_path):
     order = [3, 7, 0, 3]
     for a, b in zip(manifest.subset(range(8)).read(order), records.read(order), strict=True):
         assert (a.index, a.id, a.label_ids.tolist()) == (b.index, b.id, b.label_ids.tolist())
-        np.testing.assert_allclose(a.samples(RATE), b.samples(RATE), atol=1 / 32768)
+        np.testing.assert_allclose(a.samples(FEATURIZER), b.samples(FEATURIZER), atol=1 / 32768)
 
 
 def test_a_manifest_without_labels(utterances):

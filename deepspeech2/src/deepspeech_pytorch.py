@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from common import torch_weights
+from common.config import SpectConfig
 from common.errors import UserError
 from common.recipe import Recipe
 from common.text import Vocabulary
 from common.torch_weights import StoredTensor, named, plain
-from deepspeech2.src.config import ModelConfig, SpectConfig, TrainConfig
+from deepspeech2.src.config import ModelConfig, TrainConfig
 
 # What its classes have built in, beside the keys that a file can hold.
 FORM = {
