@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,10 @@ def test_converting_again_does_nothing(utterances, tmp_path):
             "features.window is 'hamming' in the files, 'hann' is wanted",
         ),
         (
+            {"featurizer": Featurizer(replace(FEATURIZER.config, trim_silence=True))},
+            "features.trim_silence is False in the files, True is wanted",
+        ),
+        (
             {"vocabulary": Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-"))},
             "labels differ: 29 in the files, 30 are wanted; the first that differs, number 29,"
             " is none in the files, '-' is wanted",
@@ -291,6 +296,13 @@ def test_converting_otherwise_says_why_and_replaces(utterances, tmp_path, change
     run(utterances, tmp_path / "afresh", **change)
     assert contents(tmp_path / "set") == contents(tmp_path / "afresh")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["afresh", "set"]
+
+
+def test_a_feature_that_the_files_have_and_nobody_wants_is_named(utterances, tmp_path):
+    trimming = Featurizer(replace(FEATURIZER.config, trim_silence=True))
+    run(utterances, tmp_path / "set", featurizer=trimming)
+    with pytest.raises(UserError, match="features.trim_silence is True in the files, False is wan"):
+        open_dataset(tmp_path / "set", featurizer=FEATURIZER)
 
 
 def test_a_changed_recording_is_noticed(utterances, tmp_path):
