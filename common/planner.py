@@ -110,7 +110,7 @@ def trainable(recogniser: Recogniser, source: Source, log: logging.Logger) -> So
     lasts = (source.durations >= data.min_duration) & (source.durations <= data.max_duration)
     wanted = np.ones(len(source), bool)
     if data.ignore_offline_speed_perturbation:
-        wanted = np.array([not entry.copy_of for entry in source.entries])
+        wanted = np.array([not entry.copy_of for entry in source.entries], bool)
     for good, why in (
         (wanted, "at another speed (DataConfig.ignore_offline_speed_perturbation)"),
         (fits, "whose text does not fit the network's output frames"),
