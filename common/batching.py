@@ -6,8 +6,10 @@ distributed training both rest on every process computing the same plan again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +29,7 @@ class PlannedBatch:
     """One batch of one rank. Rows past the first `valid` are repeats: computed, counted nowhere."""
 
     indices: tuple[int, ...]  # utterances, a row each
-    frames: int  # feature frames to pad to
+    frames: int  # feature frames to pad to, or to a multiple from there on
     labels: int  # labels to pad to
     valid: int  # rows that count; 0 where a rank only keeps step with the others
 
@@ -86,15 +88,19 @@ def plan_epoch(
 
 
 def static_shapes(
-    frames: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray, count: int
+    frames: Sequence[int] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    count: int,
+    pad_align: int = 1,
 ) -> list[Shape]:
     """At most `count` shapes (frames, labels) that hold every utterance with the least padding.
 
-    The frame counts are the multiples of 8 that minimise the padded frames (dynamic programming
-    over where to cut the sorted lengths); each shape holds the labels of all that are no longer.
+    The frame counts are the multiples of 8 and of `pad_align` that minimise the padded frames
+    (dynamic programming over where to cut the sorted lengths); each shape holds the labels of all
+    that are no longer.
     """
     frames, labels = np.asarray(frames), np.asarray(labels)
-    rounded = -(-frames // FRAME_MULTIPLE) * FRAME_MULTIPLE
+    rounded = aligned(frames, math.lcm(FRAME_MULTIPLE, pad_align))
     sizes, members = np.unique(rounded, return_counts=True)
     if not len(sizes):
         return []
@@ -118,6 +124,11 @@ def static_shapes(
         ends.append(start - 1)
     limits = sizes[ends[::-1]].tolist()
     return [(limit, int(labels[rounded <= limit].max())) for limit in limits]
+
+
+def aligned(frames: Any, multiple: int) -> Any:
+    """The next multiple from `frames` (an int or an array) on."""
+    return -(-frames // multiple) * multiple
 
 
 def split(

@@ -18,7 +18,7 @@ from common import config as configs
 from common import runtime
 from common.errors import UserError
 from common.files import check_writable
-from common.manifest import Utterance, listed, read_data
+from common.manifest import Utterance, listed, read_data, without_copies
 from common.recipe import Recipe, labels_file
 from common.text import BLANK, Vocabulary
 from common.validation import readable, validate
@@ -154,6 +154,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     test_set = listed(manifests)
     log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, test_set)
     everything = read_data(recogniser.config.DataConfig, recogniser.vocabulary, manifests, data_dir)
+    everything = without_copies(everything, test_set)
     check_length = forecast_forward(recogniser).check
     good, unread = readable(everything, recogniser.featurizer, check_length, data.workers)
     for problem in unread:

@@ -1,7 +1,7 @@
 """Configurations: dataclasses that a YAML file and single keys on the command line can override.
 
 The groups below hold what the shared code reads. A model's `src/config.py` derives from them
-where its defaults differ, and adds its own (`SpectConfig`, `ModelConfig`).
+where its defaults differ, and adds its own (`ModelConfig`).
 """
 
 from __future__ import annotations
@@ -38,17 +38,49 @@ class TrainingConfig:
 
 
 @dataclass
+class SpectConfig:
+    """The features; what `common.features.build_featurizer` makes of them travels with records,
+    checkpoints and exports."""
+
+    sample_rate: int = 16000  # Hz; recordings at another rate are resampled
+    window_size: float = 0.02  # seconds
+    window_stride: float = 0.01  # seconds: the hop
+    window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
+    features: str = "spectrogram"  # spectrogram (log1p magnitude, 161 bins) or logmel
+    bands: int = 64  # mel bands of logmel
+    # Details (common/features.py): plain, or what networks that come from elsewhere were trained
+    # on. Spectrogram: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0; logmel:
+    # jasper-mindspore, jasper-nvidia.
+    convention: str = "plain"
+    preemphasis: float = 0.0  # times the sample before, taken from each sample; 0.97 in Jasper
+    frame_splicing: int = 1  # so many frames in a row are stacked into one, at every frame
+    trim_silence: bool = False  # cut ends that stay 60 dB below the loudest part
+
+
+@dataclass
 class AugmentationConfig:
     speed_volume_perturb: bool = False  # another speed and gain for each utterance, each epoch
     speed_min: float = 0.85  # slowest speed factor
     speed_max: float = 1.15  # fastest speed factor
     gain_min: float = -6.0  # dB
     gain_max: float = 8.0  # dB
+    speeds: list[float] = field(
+        default_factory=list
+    )  # instead: one of these factors, [0.9, 1, 1.1]
+    dither: float = 0.0  # standard deviation of noise added to samples; 1e-5 in Jasper
     spec_augment: bool = False  # mask bands and spans (Park et al. 2019, arXiv 1904.08779)
     freq_masks: int = 2  # number of masks over frequency
+    freq_min: int = 0  # narrowest, in bins
     freq_width: int = 12  # widest, in bins
     time_masks: int = 2  # number of masks over time
-    time_width: float = 0.125  # widest, as a share of the utterance
+    time_min: int = 0  # narrowest, in frames
+    time_width: float = 0.125  # widest, as a share of the utterance, ...
+    time_frames: int = 0  # ... or in frames; 0: the share
+    cutout_masks: int = 0  # rectangles masked (DeVries & Taylor 2017, arXiv 1708.04552); 0: none
+    cutout_freq_min: int = 20  # bins: least height
+    cutout_freq_max: int = 20  # greatest height
+    cutout_time_min: int = 5  # frames: least length
+    cutout_time_max: int = 5  # greatest length
     from_epoch: int = 0  # first epoch (counted from 0) with augmentation
     noise_dir: str = ""  # folder of noise recordings; empty: no noise
     noise_prob: float = 0.4  # share of utterances that get noise
@@ -70,13 +102,18 @@ class DataConfig:
     mindrecord_files: list[str] = field(default_factory=list)  # training shards; []: every one
     shards: int = 8  # MindRecord files in a split
     store: str = "audio"  # audio: waveforms, every augmentation works; features: faster epochs
+    # Copies of a recording at other speeds, which Jasper's manifests list: left out, or converted
+    # too, and each epoch trains on one version of each utterance, drawn anew.
+    ignore_offline_speed_perturbation: bool = True
     batch_shapes: str = "auto"  # dynamic (CPU, GPU), static (Ascend) or auto: by device
     static_shapes: int = 8  # number of (frames, labels) shapes when they are static
+    pad_align: int = 1  # batches are padded to a multiple of so many frames
     max_hours: float = 0.0  # train on a random part of so many hours; 0: on all
     max_utterances: int = 0  # ... or of so many utterances; 0: on all
     min_duration: float = 0.1  # seconds; shorter recordings are left out
     max_duration: float = 35.0  # seconds; longer recordings are left out
     workers: int = 2  # processes that convert (one to each 500 recordings), threads that load
+    SpectConfig: SpectConfig = field(default_factory=SpectConfig)
     AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
@@ -179,6 +216,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "DataConfig.batch_size": (1, math.inf),
     "DataConfig.shards": (1, 1000),
     "DataConfig.static_shapes": (1, math.inf),
+    "DataConfig.pad_align": (1, 4096),
     "DataConfig.max_hours": (0, math.inf),
     "DataConfig.max_utterances": (0, math.inf),
     "DataConfig.min_duration": (0, math.inf),

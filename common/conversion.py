@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.manifest import Utterance, listed, read_data
+from common.manifest import Utterance, listed, read_data, without_copies
 from common.mindrecord import ConversionReport, convert, open_dataset, other_origin
 from common.recipe import Recipe, labels_file
 from common.recogniser import Recogniser
@@ -41,8 +41,13 @@ def convert_split(
     data = config.DataConfig
     directory, stem = shard_files(data, split)
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+    everything = read_split(data, vocabulary, split)
+    utterances = _wanted(data, split, everything)
+    if copies := len(everything) - len(utterances):
+        where = listed(_manifests(data, split))
+        log(f"{where}: {copies} of {len(everything)} recordings left out, at another speed")
     return convert(
-        read_split(data, vocabulary, split),
+        utterances,
         directory,
         stem,
         shards=data.shards,
@@ -76,6 +81,13 @@ def _origin(data: Any, manifests: list[str]) -> str:
     return listed(manifests) + (f" (transcripts normalised: {how})" if how else "")
 
 
+def _wanted(data: Any, split: str, utterances: list[Utterance]) -> Sequence[Utterance]:
+    """Copies at other speeds are for training, where the configuration does not ignore them."""
+    if split == "train" and not data.ignore_offline_speed_perturbation:
+        return utterances
+    return without_copies(utterances, listed(_manifests(data, split)))
+
+
 def open_split(recogniser: Recogniser, split: str) -> Source:
     """The converted utterances of a split, checked against the features and vocabulary in use, and
     against the split's manifest where that is at hand."""
@@ -96,9 +108,14 @@ def _check_manifests(data: Any, vocabulary: Vocabulary, split: str, directory: P
         utterances = read_data(data, vocabulary, manifests)
     except UserError:  # not here: the records are all that training needs
         return
-    origin = other_origin(directory, utterances)
-    if origin is None:
+    # Records with copies may serve without them too (`planner.trainable`).
+    candidates = [_wanted(data, split, utterances), utterances]
+    if split == "train" and not data.ignore_offline_speed_perturbation:
+        del candidates[1]
+    origins = [other_origin(directory, candidate) for candidate in candidates]
+    if None in origins:
         return
+    origin = origins[0]
     same = origin == _origin(data, [os.path.abspath(path) for path in manifests])
     has = "has" if len(manifests) == 1 else "have"
     now = f"and {split}_manifest is {_origin(data, manifests)}"

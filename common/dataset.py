@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from common.augment import Augmentation
-from common.batching import PlannedBatch
+from common.batching import PlannedBatch, aligned
 from common.errors import UserError
 from common.features import Featurizer
 from common.sources import Row, Source
@@ -47,6 +47,7 @@ def batches(
     seed: int = 0,
     epoch: int = 0,
     static: bool = False,
+    pad_align: int = 1,
     output_frames: Callable[[int], int] | None = None,
     workers: int = 2,
     prefetch: int = 4,
@@ -55,6 +56,7 @@ def batches(
 
     static: pad to the planned frames, so that no shape is new to the network; otherwise to the
         longest row, which another speed may have made longer than planned.
+    pad_align: pad to a multiple of so many frames; static shapes are such multiples already.
     output_frames: the network's output frames for so many feature frames. An utterance that
         augmentation made too short for its labels (CTC), or too long for a static shape, is used
         as it was recorded.
@@ -68,7 +70,7 @@ def batches(
         augmentation.check(source.store)
     if augmentation is not None and not augmentation.active(epoch):
         augmentation = None
-    maker = _Maker(featurizer, augmentation, seed, epoch, static, output_frames)
+    maker = _Maker(featurizer, augmentation, seed, epoch, static, pad_align, output_frames)
     return _ahead(source, plan, maker, workers, max(prefetch, 1))
 
 
@@ -102,12 +104,15 @@ class _Maker:
     seed: int
     epoch: int
     static: bool
+    pad_align: int
     output_frames: Callable[[int], int] | None
 
     def __call__(self, planned: PlannedBatch, rows: Sequence[Row], seconds: float) -> Batch:
         features = [self._named_features(row, planned.frames) for row in rows]
         lengths = np.array([each.shape[1] for each in features], np.int32)
-        frames = planned.frames if self.static else int(lengths.max())
+        frames = planned.frames
+        if not self.static:
+            frames = aligned(int(lengths.max()), self.pad_align)
         padded = np.zeros((len(rows), self.featurizer.dimension, frames), np.float32)
         targets = np.zeros((len(rows), max(planned.labels, 1)), np.int32)
         for number, (row, each) in enumerate(zip(rows, features)):
@@ -137,15 +142,17 @@ class _Maker:
         rng = np.random.default_rng((self.seed, self.epoch, row.index))
         features = row.features
         if features is None:
-            sample_rate = self.featurizer.config.sample_rate
-            samples = row.samples(sample_rate)
+            samples = row.samples(self.featurizer)
             if self.augmentation is not None:
+                sample_rate = self.featurizer.config.sample_rate
                 varied = self.augmentation.waveform(samples, sample_rate, rng)
                 if self._fits(self.featurizer.frames(len(varied)), row, planned_frames):
                     samples = varied
             features = self.featurizer(samples)
         if self.augmentation is not None:
-            features = self.augmentation.features(features, rng)
+            # Of single frames: what is masked is so in every frame that it is stacked into.
+            single = features[: self.featurizer.config.bins]
+            features = self.featurizer.splice(self.augmentation.features(single, rng))
         return features
 
     def _fits(self, frames: int, row: Row, planned_frames: int) -> bool:

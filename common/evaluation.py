@@ -106,10 +106,10 @@ def recognise(
     forecast = forecast_forward(recogniser)
     for name, frames in zip(source.ids, source.frames.tolist()):
         forecast.check(f"utterance {name}", frames)
-    shapes = None
+    data, shapes = recogniser.config.DataConfig, None
     if recogniser.static:
-        count = recogniser.config.DataConfig.static_shapes
-        shapes = static_shapes(source.frames, source.label_counts, count)
+        count = data.static_shapes
+        shapes = static_shapes(source.frames, source.label_counts, count, data.pad_align)
     plan = plan_epoch(
         source.frames, source.label_counts, batch_size=batch_size, shapes=shapes, shuffle=False
     )
@@ -119,7 +119,12 @@ def recognise(
     bar = tqdm(total=len(source), desc=progress, unit="utt", disable=hidden, leave=False)
     with bar:
         for batch in batches(
-            source, plan, recogniser.featurizer, static=recogniser.static, workers=workers
+            source,
+            plan,
+            recogniser.featurizer,
+            static=recogniser.static,
+            pad_align=data.pad_align,
+            workers=workers,
         ):
             log_probs, lengths = forward(batch.features, batch.lengths)
             found = decoder.hypotheses(log_probs[:, : batch.valid], lengths[: batch.valid])

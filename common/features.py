@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -13,11 +14,19 @@ from common.errors import UserError
 
 KINDS = ("spectrogram", "logmel")
 WINDOWS = ("hamming", "hann", "blackman", "bartlett")
-CONVENTIONS = ("plain", "deepspeech.pytorch", "deepspeech.pytorch-2.0")
+CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in them
+    "spectrogram": {"plain": True, "deepspeech.pytorch": True, "deepspeech.pytorch-2.0": False},
+    "logmel": {"plain": True, "jasper-mindspore": True, "jasper-nvidia": False},
+}
 
 _POWER_FLOOR = np.float32(2.0**-24)  # above 16-bit rounding noise: silence stays within reach
 _LEAST_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
+_JASPER_FLOOR = np.float32(1e-20)  # power, in Jasper's logarithm
 _BLOCK = 512  # frames transformed at a time, so that an hour of audio fits in memory
+
+_SILENCE_DB = 60  # below the loudest frame, from which the ends are trimmed
+_SILENCE_FRAME, _SILENCE_HOP = 2048, 512  # samples
+_FAINT = 1e-5  # RMS of full scale; what is fainter counts as this loud
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,10 @@ class FeatureConfig:
     window_stride: float = 0.01  # s, from one frame to the next
     window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
     bands: int | None = 64  # mel bands; becomes None for the spectrogram, which has none
-    convention: str = "plain"  # of the spectrogram's edges, window and deviation: see Featurizer
+    convention: str = "plain"  # of edges, window and deviation: see Featurizer
+    preemphasis: float = 0.0  # times the sample before, taken from each sample
+    frame_splicing: int = 1  # frames stacked into one
+    trim_silence: bool = False  # recordings lose silence at their ends: see Featurizer.trim
 
     def __post_init__(self) -> None:
         if self.window == "hanning":
@@ -43,13 +55,16 @@ class FeatureConfig:
             raise UserError(f"window {self.window!r}: expected one of {', '.join(WINDOWS)}")
         if self.kind == "logmel" and not (self.bands and self.bands > 0):
             raise UserError(f"bands {self.bands!r}: log-mel features need at least 1 mel band")
-        if self.convention not in CONVENTIONS:
+        if self.convention not in CONVENTIONS[self.kind]:
             raise UserError(
-                f"convention {self.convention!r}: expected one of {', '.join(CONVENTIONS)}"
+                f"convention {self.convention!r}: expected one of"
+                f" {', '.join(CONVENTIONS[self.kind])} for {self.kind} features"
             )
-        if self.kind != "spectrogram" and self.convention != "plain":
+        if not 0.0 <= self.preemphasis <= 1.0:
+            raise UserError(f"preemphasis {self.preemphasis}: expected 0 (none) to 1")
+        if self.frame_splicing < 1:
             raise UserError(
-                f"convention {self.convention}: is one of spectrograms, not {self.kind}"
+                f"frame_splicing {self.frame_splicing}: expected at least 1, each frame by itself"
             )
         if self.sample_rate <= 0:
             raise UserError(f"sample_rate {self.sample_rate}: expected Hz above 0")
@@ -77,25 +92,34 @@ class FeatureConfig:
         return 1 << (self.window_length - 1).bit_length()
 
     @property
-    def dimension(self) -> int:
-        """Features in a frame: frequency bins (161 for 20 ms at 16 kHz) or mel bands."""
+    def bins(self) -> int:
+        """Of a frame by itself: frequency bins (161 for 20 ms at 16 kHz) or mel bands."""
         return self.bands or self.n_fft // 2 + 1
 
+    @property
+    def dimension(self) -> int:
+        """Features in a frame, with those that are stacked into it."""
+        return self.bins * self.frame_splicing
+
     def to_dict(self) -> dict:
-        """Without the plain convention: corpora converted before there was a choice stay valid."""
-        values = asdict(self)
-        if self.convention == "plain":
-            del values["convention"]
-        return values
+        """Without later keys at their defaults: what was converted before they came stays valid."""
+        return {key: value for key, value in asdict(self).items() if _LATER.get(key, ...) != value}
 
     @classmethod
     def from_dict(cls, values: dict) -> FeatureConfig:
-        values = {"convention": "plain", **values}
+        values = {**_LATER, **values}
         names = {f.name for f in fields(cls)}
         if values.keys() != names:
             found, expected = (", ".join(sorted(keys)) for keys in (values, names))
             raise UserError(f"feature configuration has the keys {found}; expected {expected}")
         return cls(**values)
+
+
+_LATER = {
+    f.name: f.default
+    for f in fields(FeatureConfig)
+    if f.name in ("convention", "preemphasis", "frame_splicing", "trim_silence")
+}
 
 
 class Featurizer:
@@ -109,14 +133,22 @@ class Featurizer:
     Networks that deepspeech.pytorch trained have seen other details: beyond the ends the utterance
     mirrored (librosa before 0.10), the deviation divided by N - 1, and in its release 2.0 a
     symmetric window. On speech, features move by up to 0.015, 0.0004 and 0.11.
+
+    Jasper's log-mel energies: beyond the ends the utterance mirrored, powers plus 1e-20, deviation
+    plus 1e-5, and no frame that is centred on the very end. The two that exist differ. The
+    MindSpore model zoo's normalises over that frame too; NVIDIA's has a symmetric window and
+    divides by T - 1. On speech at 16 kHz they are up to 0.17 apart.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
         self.dimension = config.dimension
-        periodic = config.convention != "deepspeech.pytorch-2.0"
+        periodic = CONVENTIONS[config.kind][config.convention]
         window = scipy.signal.get_window(config.window, config.window_length, fftbins=periodic)
         self._plain = config.convention == "plain"
+        self._jasper = config.convention.startswith("jasper")
+        self._biased = config.convention in ("plain", "jasper-mindspore")
+        self._floor = _JASPER_FLOOR if self._jasper else _POWER_FLOOR
         self._window = window.astype(np.float32)
         self._filters = None
         if config.kind == "logmel":
@@ -130,24 +162,68 @@ class Featurizer:
             self._filters = scipy.sparse.csr_array(filters)
 
     def frames(self, samples: int) -> int:
-        """Frames that so many samples give."""
+        """Frames that so many samples give: more samples never fewer."""
+        if self._jasper:
+            return -(-samples // self.config.hop_length)
         return 1 + (samples - self.config.n_fft % 2) // self.config.hop_length
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         size, hop, n_fft = self.config.window_length, self.config.hop_length, self.config.n_fft
         left = n_fft // 2 - (n_fft - size) // 2  # the window sits in the middle of a transform
         samples = np.asarray(samples, np.float32)
+        frames = self.frames(len(samples))
+        seen = frames  # those that the normalisation goes over
+        if self.config.convention == "jasper-mindspore":
+            seen = 1 + len(samples) // hop
+        if self.config.preemphasis:
+            samples = _emphasised(samples, self.config.preemphasis)
         padded = np.pad(samples, (left, size), "constant" if self._plain else "reflect")
         windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
-        features = np.empty((self.dimension, self.frames(len(samples))), np.float32)
+        features = np.empty((self.config.bins, seen), np.float32)
         for start in range(0, features.shape[1], _BLOCK):
             block = features[:, start : start + _BLOCK]
             block[:] = self._energies(windows[start : start + block.shape[1]])
         axis = None if self._filters is None else 1
         features -= features.mean(axis=axis, keepdims=True, dtype=np.float64)
-        deviation = features.std(axis=axis, keepdims=True, ddof=0 if self._plain else 1)
-        features /= np.maximum(deviation, _LEAST_DEVIATION)
-        return features
+        single = seen == 1 and axis == 1  # has no unbiased deviation
+        deviation = features.std(axis=axis, keepdims=True, ddof=0 if self._biased or single else 1)
+        if self._jasper:
+            features /= deviation + _LEAST_DEVIATION
+        else:
+            features /= np.maximum(deviation, _LEAST_DEVIATION)
+        return self.splice(features[:, :frames])
+
+    def splice(self, features: np.ndarray) -> np.ndarray:
+        """(bins, T) -> (dimension, T): below each frame those that follow, beyond the end zeros."""
+        count, bins = self.config.frame_splicing, self.config.bins
+        if count == 1:
+            return features
+        spliced = np.zeros((self.dimension, features.shape[1]), np.float32)
+        for ahead in range(min(count, features.shape[1])):
+            rows = spliced[ahead * bins : (ahead + 1) * bins]
+            rows[:, : features.shape[1] - ahead] = features[:, ahead:]
+        return spliced
+
+    def trim(self, samples: np.ndarray) -> np.ndarray:
+        """The samples (N,) of a recording as they are to be used: where the configuration says
+        trim_silence, without the silence at both ends. Not for what was trimmed before.
+
+        Silent are frames more than 60 dB below the loudest: of 2048 samples, centred on every
+        512th, as in librosa.effects.trim.
+        """
+        if not self.config.trim_silence or len(samples) == 0:
+            return samples
+        # Sums over each hop, from which those of the frames: four hops, two on either side.
+        hops = _SILENCE_FRAME // _SILENCE_HOP
+        count = 1 + len(samples) // _SILENCE_HOP
+        squares = np.zeros((count + hops - 1) * _SILENCE_HOP)
+        middle = _SILENCE_FRAME // 2
+        squares[middle : middle + len(samples)] = np.square(samples, dtype=np.float64)
+        sums = squares.reshape(-1, _SILENCE_HOP).sum(axis=1)
+        power = np.convolve(sums, np.ones(hops), "valid") / _SILENCE_FRAME
+        level = 10 * np.log10(np.maximum(power, _FAINT**2))
+        loud = np.flatnonzero(level > level.max() - _SILENCE_DB)
+        return samples[loud[0] * _SILENCE_HOP : (loud[-1] + 1) * _SILENCE_HOP]
 
     def _energies(self, windows: np.ndarray) -> np.ndarray:
         """Log energies (F, T), not normalised, of what the windows (T, window_length) see."""
@@ -155,7 +231,20 @@ class Featurizer:
         power = (spectrum.real**2 + spectrum.imag**2).T
         if self._filters is None:
             return np.log1p(np.sqrt(power))
-        return np.log(self._filters @ power + _POWER_FLOOR)
+        return np.log(self._filters @ power + self._floor)
+
+
+def build_featurizer(data: Any) -> Featurizer:
+    """By the keys of a DataConfig's SpectConfig."""
+    keys = asdict(data.SpectConfig)
+    return Featurizer(FeatureConfig(kind=keys.pop("features"), **keys))
+
+
+def _emphasised(samples: np.ndarray, share: float) -> np.ndarray:
+    """x[n] - share * x[n - 1]; the first sample stays as it is."""
+    emphasised = samples.copy()
+    emphasised[1:] -= np.float32(share) * samples[:-1]
+    return emphasised
 
 
 def mel_filters(sample_rate: int, n_fft: int, bands: int) -> np.ndarray:

@@ -156,7 +156,7 @@ class Film:
         row = next(self.source.read([self.index]))
         if row.features is not None:
             return row.features
-        return self.featurizer(row.samples(self.featurizer.config.sample_rate))
+        return self.featurizer(row.samples(self.featurizer))
 
     def _keep(self, frame: Frame) -> None:
         self.frames.append(frame)

@@ -36,6 +36,7 @@ class Utterance:
     text: str  # as it stands in the manifest, white space tidied; may be empty
     duration: float | None = None  # seconds, where the manifest says so
     speed: float = 1.0  # at which the recording already plays, for copies perturbed in advance
+    copy_of: str = ""  # id of the utterance that such a copy was made of, if that is in the list
 
 
 # ---- reading
@@ -48,7 +49,8 @@ def read_manifest(
 
     Relative paths inside are relative to `data_dir`, else to the JSON's `root_path`, else to the
     manifest's own folder. Ids are what the manifest says or the recording's name without suffix; a
-    second `a` in a manifest becomes `a-2`. Recordings are not opened.
+    second `a` in a manifest becomes `a-2`. Of several files of one Jasper entry, that of speed 1
+    comes first, the others are its copies. Recordings are not opened.
 
     Raises UserError for a missing, empty or malformed manifest (with the line) or transcript file,
     and for an id in two manifests.
@@ -152,9 +154,16 @@ def _from_jasper(path: Path, content: list, base: Path) -> Iterator[Utterance]:
     for number, record in enumerate(content, 1):
         where = f"manifest {path}, entry {number}"
         text = _field(record, ["transcript"], str, where)
-        for file in _field(record, ["files"], list, where):
-            audio = _field(file, ["fname"], str, where)
-            yield make_utterance(base, audio, text, *_duration_and_speed(file, where))
+        versions = [
+            make_utterance(
+                base, _field(file, ["fname"], str, where), text, *_duration_and_speed(file, where)
+            )
+            for file in _field(record, ["files"], list, where)
+        ]
+        versions.sort(key=lambda version: version.speed != 1.0)
+        for number, version in enumerate(versions):
+            copied = number > 0 and version.speed != 1.0
+            yield replace(version, copy_of=versions[0].id) if copied else version
 
 
 def _from_json_lines(path: Path, text: str, base: Path) -> Iterator[Utterance]:
@@ -168,7 +177,11 @@ def _from_json_lines(path: Path, text: str, base: Path) -> Iterator[Utterance]:
                 _field(record, ["text"], str, where),
                 *_duration_and_speed(record, where),
             )
-            yield replace(utterance, id=str(record.get("id") or utterance.id))
+            yield replace(
+                utterance,
+                id=str(record.get("id") or utterance.id),
+                copy_of=str(record.get("copy_of") or ""),
+            )
 
 
 def _is_json_lines(text: str) -> bool:
@@ -218,6 +231,7 @@ def make_utterance(
 
 def _with_unique_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
     taken: set[str] = set()
+    latest: dict[str, str] = {}  # what the last utterance of a name is called
     repeats: Counter[str] = Counter()
     unique = []
     for utterance in utterances:
@@ -226,7 +240,11 @@ def _with_unique_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
             repeats[utterance.id] += 1
             name = f"{utterance.id}-{repeats[utterance.id] + 1}"
         taken.add(name)
-        unique.append(utterance if name == utterance.id else replace(utterance, id=name))
+        copy_of = latest.get(utterance.copy_of, "")
+        if not utterance.copy_of:
+            latest[utterance.id] = name
+        same = (name, copy_of) == (utterance.id, utterance.copy_of)
+        unique.append(utterance if same else replace(utterance, id=name, copy_of=copy_of))
     return unique
 
 
@@ -242,6 +260,18 @@ def read_text(path: Path, what: str) -> str:
         reason = getattr(error, "strerror", None) or error
         where = "" if path.is_absolute() else f" (in {Path.cwd()})"
         raise UserError(f"{what} {path}: cannot be read: {reason}{where}") from None
+
+
+def without_copies(utterances: Sequence[Utterance], where: str | Path) -> list[Utterance]:
+    """Those of speed 1. Raises UserError, naming the manifest, `where`, if there are none."""
+    kept = [utterance for utterance in utterances if utterance.speed == 1.0]
+    if utterances and not kept:
+        raise UserError(
+            f"manifest {where}: all of its {len(utterances)} recordings have another speed than 1,"
+            " expected some as they were spoken (training takes others where"
+            " DataConfig.ignore_offline_speed_perturbation is false)"
+        )
+    return kept
 
 
 # ---- writing; audio paths are written absolute, so a manifest can lie anywhere
@@ -263,6 +293,8 @@ def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
             record["duration"] = u.duration
         if u.speed != 1.0:
             record["speed"] = u.speed
+        if u.copy_of:
+            record["copy_of"] = u.copy_of
         records.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(Path(path), "".join(records))
 
@@ -280,14 +312,22 @@ def write_deepspeech_json(utterances: Iterable[Utterance], path: str | Path) -> 
 
 
 def write_jasper_json(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Jasper's JSON list. Durations that are not known are read from the recordings."""
-    content = []
+    """Jasper's JSON list, an entry for an utterance and its copies. Durations that are not known
+    are read from the recordings."""
+    content: list[dict] = []
+    entries: dict[str, dict] = {}  # by id
     for u in utterances:
         duration = audio_info(u.audio).duration if u.duration is None else u.duration
         file = {"fname": str(u.audio), "duration": duration, "speed": u.speed}
-        content.append(
-            {"transcript": u.text, "files": [file], "original_duration": duration * u.speed}
-        )
+        if u.copy_of in entries:
+            entries[u.copy_of]["files"].append(file)
+            continue
+        entries[u.id] = {
+            "transcript": u.text,
+            "files": [file],
+            "original_duration": duration * u.speed,
+        }
+        content.append(entries[u.id])
     write_text(Path(path), json.dumps(content, ensure_ascii=False, indent=1))
 
 

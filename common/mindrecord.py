@@ -20,7 +20,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.features import Featurizer
+from common.features import FeatureConfig, Featurizer
 from common.files import damage, read_json, write_text
 from common.manifest import Utterance
 from common.records import FINISHED_SUFFIX, Reader, finished, write_shards
@@ -293,6 +293,8 @@ def _difference(made: dict, wanted: dict) -> str | None:
         found = made.get(key)
         if found == value:
             continue
+        if key == "features" and found:  # keys that either leaves out have a meaning
+            found, value = (asdict(FeatureConfig.from_dict(each)) for each in (found, value))
         if key == "manifest":
             return "the manifest or a recording has changed"
         if key == "output_frames":
@@ -335,5 +337,7 @@ def _digest(utterances: Iterable[Utterance]) -> str:
         except (OSError, ValueError):  # reading it will say so
             state = None
         line = (utterance.id, str(utterance.audio), utterance.text, state)
+        if utterance.copy_of:
+            line += (utterance.copy_of,)
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()

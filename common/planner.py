@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,21 @@ class Planner:
             )
         self.source, self.rank, self.ranks = source, rank, ranks
         self.accumulation = training.accumulation_step
+        self.versions = Versions(source, training.seed)
+        self.shapes = None
+        if recogniser.static:
+            self.shapes = static_shapes(
+                self.versions.most_frames,
+                self.versions.labels,
+                data.static_shapes,
+                data.pad_align,
+            )
         self.arguments = {
             "batch_size": data.batch_size,
             "seed": training.seed,
             "world_size": ranks,
-            "shapes": static_shapes(source.frames, source.label_counts, data.static_shapes)
-            if recogniser.static
-            else None,
+            "shapes": self.shapes,
         }
-        self.shapes = self.arguments["shapes"]
         self.batches = len(self.plan(0))
         self.steps_per_epoch = math.ceil(self.batches / self.accumulation)
         self._totals: tuple[int, np.ndarray] | None = None
@@ -43,14 +50,25 @@ class Planner:
         """Batches in an epoch of this rank."""
         return self.batches
 
+    @property
+    def utterances(self) -> int:
+        """In an epoch, of all ranks."""
+        return len(self.versions.labels)
+
     def plan(self, epoch: int, rank: int | None = None) -> list[PlannedBatch]:
-        return plan_epoch(
-            self.source.frames,
-            self.source.label_counts,
+        chosen = self.versions.draw(epoch)
+        # Shapes by the longest version: their numbers of batches are the same in every epoch.
+        frames = self.versions.most_frames if self.shapes else self.source.frames[chosen]
+        plan = plan_epoch(
+            frames,
+            self.versions.labels,
             epoch=epoch,
             rank=self.rank if rank is None else rank,
             **self.arguments,
         )
+        return [
+            replace(batch, indices=tuple(chosen[list(batch.indices)].tolist())) for batch in plan
+        ]
 
     def counting(self, epoch: int, first: int, count: int) -> int:
         """Utterances that count, over all ranks, in `count` batches from batch `first` on."""
@@ -62,27 +80,55 @@ class Planner:
         return int(self._totals[1][first : first + count].sum())
 
 
+class Versions:
+    """The recordings of each utterance of a source: one, or several at different speeds.
+
+    most_frames, labels: (U,) for each utterance the feature frames of its longest recording, and
+        its label count.
+    """
+
+    def __init__(self, source: Source, seed: int):
+        self.seed = seed
+        self.order = np.argsort(source.spoken, kind="stable")  # utterance by utterance
+        _, self.starts, self.counts = np.unique(
+            source.spoken[self.order], return_index=True, return_counts=True
+        )
+        self.most_frames = np.maximum.reduceat(source.frames[self.order], self.starts)
+        self.labels = source.label_counts[self.order[self.starts]]
+
+    def draw(self, epoch: int) -> np.ndarray:
+        """(U,) One recording of each utterance, as indices of the source, by seed and epoch."""
+        rng = np.random.default_rng((self.seed, epoch, len(self.order)))
+        return self.order[self.starts + rng.integers(self.counts)]
+
+
 def trainable(recogniser: Recogniser, source: Source, log: logging.Logger) -> Source:
     """The part of a source that is trained on: what has the wanted duration and fits CTC, then the
     subset that was asked for. Files converted with wider limits need no new conversion."""
     data = recogniser.config.DataConfig
     fits = recogniser.output_frames(source.frames) >= source.ctc_frames
     lasts = (source.durations >= data.min_duration) & (source.durations <= data.max_duration)
+    wanted = np.ones(len(source), bool)
+    if data.ignore_offline_speed_perturbation:
+        wanted = np.array([not entry.copy_of for entry in source.entries], bool)
     for good, why in (
+        (wanted, "at another speed (DataConfig.ignore_offline_speed_perturbation)"),
         (fits, "whose text does not fit the network's output frames"),
         (lasts, "shorter than DataConfig.min_duration or longer than max_duration"),
     ):
         if not good.all():
             log.info(f"left out: {np.count_nonzero(~good)} utterances {why}")
-    chosen = np.flatnonzero(fits & lasts)
+    chosen = np.flatnonzero(wanted & fits & lasts)
     if data.max_hours > 0 or data.max_utterances > 0:
-        order = np.random.default_rng(recogniser.config.TrainingConfig.seed).permutation(chosen)
+        _, firsts = np.unique(source.spoken[chosen], return_index=True)  # copies go with them
+        rng = np.random.default_rng(recogniser.config.TrainingConfig.seed)
+        order = rng.permutation(chosen[np.sort(firsts)])
         if data.max_hours > 0:
             hours = np.cumsum(source.durations[order]) / 3600
             order = order[: max(1, int(np.searchsorted(hours, data.max_hours, side="right")))]
         if data.max_utterances > 0:
             order = order[: data.max_utterances]
-        chosen = np.sort(order)
+        chosen = chosen[np.isin(source.spoken[chosen], source.spoken[order])]
     if len(chosen) == 0:
         raise UserError(
             f"nothing to train on: none of {len(source)} utterances fits the network's output "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from common.augment import Augmentation
 from common.batching import padded_share
 from common.checkpoint import CheckpointKeeper
 from common.dataset import Batch
@@ -141,17 +142,20 @@ class Reporter:
         batch_size = network.config.DataConfig.batch_size
         ranks = f" on each of {planner.ranks} ranks" if planner.ranks > 1 else ""
         self.log.info(
-            f"training: {len(source)} utterances, {source.durations.sum() / 3600:.2f} hours, "
-            f"{len(planner)} batches of {batch_size} an epoch{ranks}, "
+            f"training: {planner.utterances} utterances, {source.durations.sum() / 3600:.2f} "
+            f"hours, {len(planner)} batches of {batch_size} an epoch{ranks}, "
             f"{100 * padded_share(planner.plan(1), source.frames):.1f} % padding"
         )
+        if planner.utterances < len(source):
+            self.log.info(
+                f"one of its recordings for each utterance in each epoch, of {len(source)} in all"
+            )
         if planner.shapes:
             self.log.info(f"static shapes (frames, labels): {planner.shapes}")
         if validation is not None:
             self.log.info(f"validation: {len(validation)} utterances")
-        varied = network.config.DataConfig.AugmentationConfig
-        slowest = min(varied.speed_min, 1.0) if varied.speed_volume_perturb else 1.0
-        longest = int(source.frames.max() / slowest)
+        varied = Augmentation(network.config.DataConfig.AugmentationConfig)
+        longest = int(source.frames.max() / varied.slowest)
         forecast.check(longest)
         self.log.info(forecast.line(batch_size, longest))
         if progress.step:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import InferConfig
+from common.features import Featurizer, build_featurizer
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,14 @@ class Recipe:
         defaults.
     build_network(model_config, dimension, classes, rng, device): an nn.Cell that keeps the
         contract features (B, F, T), lengths (B,) -> log_probs (T', B, C), lengths (B,).
-    build_featurizer(data_config): samples (N,) -> features (F, T).
     output_frames(model_config, frames): the network's length arithmetic.
     activation_bytes(model_config, dimension): memory of a train step per feature frame, for the
         forecast that keeps training inside the machine (`common.memory`).
     rename_parameter: an older name of a checkpoint parameter -> today's.
     head: beginning of the names of the output layer's parameters, which start anew when the
         vocabulary changes.
+    build_featurizer(data_config): samples (N,) -> features (F, T); where none is given, by the keys
+        of DataConfig.SpectConfig.
     needs_static_shapes(model_config): whether the network cannot take dynamic shapes.
     translate_yaml(values): the groups of keys that the YAML file of another project means, and
         under "labels" its vocabulary without the blank; None for a file of ours.
@@ -36,11 +38,11 @@ class Recipe:
     train_config: Callable[[], Any]
     eval_config: Callable[[], Any]
     build_network: Callable[..., Any]
-    build_featurizer: Callable[[Any], Any]
     output_frames: Callable[[Any, Any], Any]
     activation_bytes: Callable[[Any, int], float]
     head: str
     rename_parameter: Callable[[str], str] = lambda name: name
+    build_featurizer: Callable[[Any], Featurizer] = build_featurizer
     needs_static_shapes: Callable[[Any], bool] = lambda model_config: False
     pretrained: Path | None = None
     infer_config: Callable[[], Any] = InferConfig

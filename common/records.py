@@ -32,7 +32,7 @@ FINISHED_SUFFIX = ".shard.json"  # of the file that says that a shard is whole
 _LARGEST = 31 << 20  # bytes of a record; MindRecord wants it in one page of 32 MiB
 _LOOK_AHEAD = 4  # recordings in work or waiting to be written, for each process
 _WORTH_A_PROCESS = 500  # recordings; this one reads about as many while another starts
-_COMPACT = (".flac", ".ogg", ".opus")  # mono and at the right rate, these are stored as they are
+_COMPACT = (".flac", ".ogg", ".opus")  # mono, of the right rate, untrimmed: stored as they are
 
 
 # ---- recordings to records, in the worker processes
@@ -71,9 +71,10 @@ class Reader:
         rate = self.features.sample_rate
         try:
             info = audio_info(utterance.audio)
-            samples = load_audio(utterance.audio, rate)
+            recorded = load_audio(utterance.audio, rate)
         except UserError as error:
             return Record([Problem(utterance.id, "unreadable", str(error))])
+        samples = featurizer.trim(recorded)
         limits = (self.min_duration, self.max_duration)
         problems = find_problems(utterance, samples, self.vocabulary, featurizer, None, *limits)
         if problems:
@@ -87,8 +88,10 @@ class Reader:
             frames=featurizer.frames(len(samples)),
             labels=len(label_ids),
             ctc_frames=ctc_frames_needed(label_ids),
+            copy_of=utterance.copy_of,
         )
-        stored = self._stored(utterance, info, samples)
+        whole = len(samples) == len(recorded)
+        stored = self._stored(utterance, info, samples, whole)
         size = memoryview(stored).nbytes
         if size > _LARGEST:
             detail = f"{size >> 20} MiB of {self.store}, a MindRecord record holds {_LARGEST >> 20}"
@@ -96,13 +99,13 @@ class Reader:
         return Record([], info, entry, label_ids, stored)
 
     def _stored(
-        self, utterance: Utterance, info: AudioInfo, samples: np.ndarray
+        self, utterance: Utterance, info: AudioInfo, samples: np.ndarray, whole: bool
     ) -> np.ndarray | bytes:
         if self.store == "features":
             return _featurizer(self.features)(samples)
         rate = self.features.sample_rate
         as_wanted = (info.sample_rate, info.channels) == (rate, 1)
-        if as_wanted and utterance.audio.suffix.lower() in _COMPACT:
+        if whole and as_wanted and utterance.audio.suffix.lower() in _COMPACT:
             return utterance.audio.read_bytes()
         return encode_flac(samples, rate)
 

@@ -54,7 +54,7 @@ def write_report(
     order, count = worst_first(evaluation.utterances), len(source)
     shown: dict[int, str] = {}
     for row in source.read(order[:players]):  # one at a time: encoded they are small
-        samples = row.samples(featurizer.config.sample_rate)
+        samples = row.samples(featurizer)
         shown[row.index] = _heard(evaluation.utterances[row.index], samples, featurizer)
     cards = [_card(evaluation.utterances[index], shown.get(index, "")) for index in order]
     dated = {**facts, "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")}

@@ -24,9 +24,11 @@ class Entry:
     id: str
     text: str  # as the vocabulary writes it
     duration: float  # s
-    frames: int  # feature frames, without augmentation
+    frames: int  # feature frames, without augmentation; the most that may come where
+    # recordings whose header alone was read are trimmed when they are decoded
     labels: int
     ctc_frames: int  # output frames that CTC needs for these labels
+    copy_of: str = ""  # id of the utterance that this is a copy of, at another speed
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,22 @@ class Row:
     id: str
     label_ids: np.ndarray  # (L,) int32
     features: np.ndarray | None = None  # (F, T) float32
-    audio: bytes | Path | None = None  # encoded audio, or the file that holds it
+    audio: bytes | Path | None = None  # encoded audio, or the recording
 
-    def samples(self, sample_rate: int) -> np.ndarray:
-        """The decoded audio: (N,) float32 at `sample_rate` Hz."""
-        name = self.id if isinstance(self.audio, bytes) else None
-        return load_audio(self.audio, sample_rate, name=name)
+    def samples(self, featurizer: Featurizer) -> np.ndarray:
+        """The decoded audio: (N,) float32 at the featurizer's rate, trimmed as it says."""
+        rate = featurizer.config.sample_rate
+        if isinstance(self.audio, bytes):  # trimmed when it was converted
+            return load_audio(self.audio, rate, name=self.id)
+        return featurizer.trim(load_audio(self.audio, rate))
 
 
 class Source(ABC):
     """A corpus: its entries as arrays, and its utterances in any order.
 
     `frames` and `label_counts` (N,) are what `batching.plan_epoch` plans with; an utterance can be
-    trained on while the network's output frames are at least its `ctc_frames`.
+    trained on while the network's output frames are at least its `ctc_frames`. `spoken` (N,)
+    numbers what was said: copies at other speeds have the number of what they are copies of.
     """
 
     store: str  # "features" or "audio": what a Row holds
@@ -62,6 +67,9 @@ class Source(ABC):
         self.frames = np.array([entry.frames for entry in self.entries], np.int64)
         self.label_counts = np.array([entry.labels for entry in self.entries], np.int64)
         self.ctc_frames = np.array([entry.ctc_frames for entry in self.entries], np.int64)
+        said = {}
+        numbers = [said.setdefault(e.copy_of or e.id, len(said)) for e in self.entries]
+        self.spoken = np.array(numbers, np.int64)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -175,6 +183,7 @@ class ManifestSource(Source):
                     frames=featurizer.frames(samples),
                     labels=len(label_ids),
                     ctc_frames=ctc_frames_needed(label_ids),
+                    copy_of=utterance.copy_of,
                 )
             )
             self._audio.append(utterance.audio)

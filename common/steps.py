@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
+from common.batching import aligned
 from common.dataset import Batch
 from common.errors import UserError
 from common.memory import Forecast
@@ -39,6 +40,7 @@ class TrainStep:
         config = recogniser.config
         self.network = recogniser.network
         self.static = recogniser.static
+        self.pad_align = config.DataConfig.pad_align
         self.forecast = forecast
         self.clip_norm = config.TrainingConfig.clip_norm
         self.loss_scale = config.OptimConfig.loss_scale
@@ -125,7 +127,8 @@ class TrainStep:
             yield batch
             return
         for start in range(0, rows, size):
-            yield _rows(batch, start, min(start + size, rows), trim=not self.static)
+            trim = 0 if self.static else self.pad_align
+            yield _rows(batch, start, min(start + size, rows), trim)
 
     def _draw_dropout(self, number: int, part: int) -> None:
         if self.dropouts:
@@ -147,9 +150,12 @@ def _blamed(batches: Sequence[Batch], ids: list[str], losses: np.ndarray) -> lis
     return bad or ids
 
 
-def _rows(batch: Batch, start: int, stop: int, trim: bool) -> Batch:
-    """Some rows of a batch; `trim`: padded to the longest of them, not of the whole batch."""
-    frames = int(batch.lengths[start:stop].max()) if trim else batch.frames
+def _rows(batch: Batch, start: int, stop: int, trim: int) -> Batch:
+    """Some rows of a batch; `trim`: padded to the longest of them, not of the whole batch, and to a
+    multiple of so many frames; 0: as the batch."""
+    frames = batch.frames
+    if trim:
+        frames = aligned(int(batch.lengths[start:stop].max()), trim)
     return Batch(
         features=np.ascontiguousarray(batch.features[start:stop, :, :frames]),
         lengths=batch.lengths[start:stop],

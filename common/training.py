@@ -216,6 +216,7 @@ def fit(job: Job) -> Progress:
                 seed=training.seed,
                 epoch=epoch,
                 static=recogniser.static,
+                pad_align=config.DataConfig.pad_align,
                 output_frames=recogniser.output_frames,
                 workers=config.DataConfig.workers,
             )

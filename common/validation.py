@@ -73,7 +73,8 @@ def find_problems(
     min_duration: float,
     max_duration: float,
 ) -> list[Problem]:
-    """What keeps one utterance, with its samples (N,) at the featurizer's rate, from training.
+    """What keeps one utterance, with its samples (N,) at the featurizer's rate and trimmed as it
+    says, from training.
 
     `output_frames` maps feature frames to the network's output frames; without it (it may need
     mindspore) `ctc_problem` is left to the caller. Durations are in seconds.
@@ -131,7 +132,7 @@ def validate(
         except UserError as error:
             samples, found = np.zeros(0), [Problem(utterance.id, "unreadable", str(error))]
         else:
-            found = find_problems(utterance, samples, *limits)
+            found = find_problems(utterance, featurizer.trim(samples), *limits)
         return replace(utterance, duration=len(samples) / rate), found
 
     checked = list(_each(check, utterances, workers, "validate"))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile as sf
 
 from common.augment import Augmentation, mix
@@ -149,6 +150,110 @@ def test_masks_are_bands_and_spans_of_zeros_no_wider_than_asked():
     assert (features == 1).all()
 
 
+def widths(augmentation: Augmentation, rows: int, frames: int) -> tuple[set[int], set[int]]:
+    """Bands and frames hidden by one mask of each kind, over many draws."""
+    heights, lengths = set(), set()
+    for seed in range(200):
+        masked = augmentation.features(np.ones((rows, frames), np.float32), rng(seed)) == 0
+        heights.add(int(masked.all(axis=1).sum()))
+        lengths.add(int(masked.all(axis=0).sum()))
+    return heights, lengths
+
+
+def test_masks_are_no_narrower_than_asked_and_may_be_as_wide_in_frames():
+    settings = {"freq_masks": 1, "freq_min": 3, "freq_width": 6, "time_masks": 1}
+    augmentation = Augmentation(spec_augment=True, time_min=5, time_frames=9, **settings)
+    assert widths(augmentation, 64, 200) == ({3, 4, 5, 6}, {5, 6, 7, 8, 9})
+    assert widths(augmentation, 64, 7)[1] == {5, 6, 7}  # as wide as there is room for
+    by_share = Augmentation(spec_augment=True, time_min=5, time_width=0.04, **settings)
+    assert widths(by_share, 64, 200)[1] == {5, 6, 7, 8}
+
+
+def test_cutout_is_rectangles_of_zeros():
+    augmentation = Augmentation(
+        cutout_masks=1, cutout_freq_min=4, cutout_freq_max=6, cutout_time_min=2, cutout_time_max=9
+    )
+    assert augmentation.active(0) and not augmentation.varies_waveform
+    heights, lengths, corners = set(), set(), set()
+    for seed in range(300):
+        features = augmentation.features(np.ones((16, 40), np.float32), rng(seed))
+        rows, columns = (np.flatnonzero((features == 0).any(axis=axis)) for axis in (1, 0))
+        expected = np.ones((16, 40))
+        expected[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 0
+        np.testing.assert_array_equal(features, expected)
+        heights.add(len(rows))
+        lengths.add(len(columns))
+        corners |= {(0, rows[0]), (1, columns[0])}
+    assert (heights, lengths) == ({4, 5, 6}, set(range(2, 10)))
+    assert corners >= {(0, n) for n in range(11)} | {(1, n) for n in range(32)}
+    several = Augmentation(cutout_masks=4).features(np.ones((64, 200)), rng())
+    assert 100 < (several == 0).sum() <= 4 * 20 * 5
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
+def test_discrete_speeds_change_length_and_pitch(speed):
+    speech = sine()
+    other = Augmentation(speeds=[speed]).waveform(speech, RATE, rng())
+    assert other.dtype == np.float32 and len(other) == pytest.approx(RATE / speed, abs=1)
+    assert strongest_frequency(other) == pytest.approx(440 * speed, abs=0.5)
+    assert level_db(other) == pytest.approx(level_db(speech), abs=0.05)
+
+
+def test_each_discrete_speed_is_drawn_as_often():
+    augmentation, speech = Augmentation(speeds=[0.9, 1.0, 1.1]), sine(seconds=0.1)
+    lengths = [len(augmentation.waveform(speech, RATE, rng((7, e, 0)))) for e in range(300)]
+    counts = [lengths.count(length) for length in (1778, 1600, 1455)]
+    assert sum(counts) == 300 and min(counts) > 70
+
+
+def test_dither_is_gaussian_noise_of_its_deviation():
+    speech = sine()
+    dithered = Augmentation(dither=1e-3).waveform(speech, RATE, rng())
+    added = (dithered - speech).astype(float)
+    assert dithered.dtype == np.float32
+    assert added.std() == pytest.approx(1e-3, rel=0.03) and abs(added.mean()) < 4e-5
+    assert scipy.stats.kstest(added / 1e-3, "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(added[1:], added[:-1])[0, 1]) < 0.03  # white
+
+
+def test_draws_are_those_of_before_for_configurations_of_before(noises):
+    augmentation = Augmentation(
+        speed_volume_perturb=True, spec_augment=True, noise_dir=str(noises), noise_prob=1.0
+    )
+    generator, reference = rng(5), rng(5)
+    samples = augmentation.waveform(sine(), RATE, generator)
+    reference.uniform(0.85, 1.15), reference.uniform(-6.0, 8.0), reference.random()
+    noise = [5.0, 0.3][reference.integers(2)]  # seconds
+    reference.uniform(0.0, max(noise - len(samples) / RATE, 0.0)), reference.uniform(0.0, 0.5)
+    masked = augmentation.features(np.ones((64, 200)), generator)
+    expected = np.ones((64, 200))
+    for axis, size, widest in ((0, 64, 12), (0, 64, 12), (1, 200, 25), (1, 200, 25)):
+        width = reference.integers(widest + 1)
+        start = reference.integers(size - width + 1)
+        np.moveaxis(expected, axis, 0)[start : start + width] = 0
+    np.testing.assert_array_equal(masked, expected)
+    assert generator.random() == reference.random()
+
+
+def test_what_needs_waveforms_is_refused_by_name_where_there_are_features():
+    for keys, named in (
+        ({"dither": 1e-5}, "^dither needs waveforms"),
+        ({"speeds": [0.9]}, "^speeds needs waveforms"),
+        ({"dither": 1e-5, "speed_volume_perturb": True}, "^speed_volume_perturb and dither need "),
+    ):
+        with pytest.raises(UserError, match=named):
+            Augmentation(**keys).check("features")
+        Augmentation(**keys).check("audio")
+    Augmentation(spec_augment=True, cutout_masks=1).check("features")
+
+
+def test_the_slowest_speed_makes_the_longest_utterance():
+    assert Augmentation().slowest == 1.0
+    assert Augmentation(speeds=[1.1, 1.2]).slowest == 1.0  # augmentation may begin later
+    assert Augmentation(speeds=[0.9, 1.1]).slowest == 0.9
+    assert Augmentation(speed_volume_perturb=True).slowest == 0.85
+
+
 def test_masks_fit_short_and_narrow_features():
     augmentation = Augmentation(spec_augment=True, freq_width=100, time_width=1.0)
     for shape in ((1, 1), (3, 2), (64, 5)):
@@ -207,6 +312,15 @@ def test_it_is_made_from_a_configuration_group_and_keeps_to_it():
         {"noise_prob": 1.5},
         {"time_width": 12},
         {"freq_masks": -1},
+        {"freq_min": 13},
+        {"time_min": 10, "time_frames": 9},
+        {"cutout_masks": -1},
+        {"cutout_freq_min": 21, "cutout_masks": 1},
+        {"cutout_time_max": 4, "cutout_masks": 1},
+        {"dither": -1e-5},
+        {"dither": float("nan")},
+        {"speeds": [1.0, 0.0]},
+        {"speeds": [0.9], "speed_volume_perturb": True},
     ],
 )
 def test_wrong_settings_are_named(wrong):

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +35,7 @@ from common.config import (
 from common.conversion import shard_files
 from common.errors import UserError
 from common.history import History
-from common.manifest import read_manifest
+from common.manifest import read_manifest, write_csv, write_jasper_json
 from common.mindrecord import open_dataset
 from deepspeech2.src.config import TrainConfig, eval_config, train_config
 from deepspeech2.src.recipe import RECIPE
@@ -415,6 +415,18 @@ def corpus(tmp_path_factory) -> Path:
     (folder / "noise").mkdir()
     hum = np.random.default_rng(0).uniform(-0.3, 0.3, RATE)
     sf.write(folder / "noise" / "hum.wav", hum, RATE)
+    utterances = read_manifest(folder / "other.csv")
+    copies = [
+        replace(u, id=f"{u.id}-0.9", audio=v.audio, speed=0.9, copy_of=u.id)
+        for u, v in zip(utterances, utterances[1:])
+    ]
+    write_jasper_json([*utterances, *copies], folder / "speeds.json")
+    (folder / "quiet").mkdir()
+    for number, utterance in enumerate(utterances):
+        path = folder / "quiet" / utterance.audio.name
+        sf.write(path, np.pad(sf.read(utterance.audio)[0], 4000), RATE)
+        utterances[number] = replace(utterance, audio=path)
+    write_csv(utterances, folder / "quiet.csv")
     return folder
 
 
@@ -670,6 +682,13 @@ class Effect:
 
 SPEED = {"DataConfig.AugmentationConfig.speed_volume_perturb": True}
 MASKS = {"DataConfig.AugmentationConfig.spec_augment": True}
+CUTOUT = {
+    "DataConfig.AugmentationConfig.cutout_masks": 3,
+    "DataConfig.AugmentationConfig.cutout_freq_min": 3,
+    "DataConfig.AugmentationConfig.cutout_freq_max": 4,
+}
+VERSIONS = {"DataConfig.train_manifest": "{corpus}/speeds.json"}
+QUIET = {"DataConfig.train_manifest": "{corpus}/quiet.csv"}
 SPECTROGRAM = {"DataConfig.SpectConfig.features": "spectrogram"}
 NOISE = {
     "DataConfig.AugmentationConfig.noise_dir": "{corpus}/noise",
@@ -711,6 +730,8 @@ EFFECTS = {
     "DataConfig.store": Effect("features", train, "stored"),
     "DataConfig.batch_shapes": Effect("static", train, "features"),
     "DataConfig.static_shapes": Effect(1, train, "features", STATIC),
+    "DataConfig.pad_align": Effect(16, train, "features"),
+    "DataConfig.ignore_offline_speed_perturbation": Effect(False, train, "ids", VERSIONS),
     "DataConfig.max_hours": Effect(4 / 3600, train, "ids"),
     "DataConfig.max_utterances": Effect(3, train, "ids"),
     "DataConfig.min_duration": Effect(0.6, train, "ids"),
@@ -723,16 +744,29 @@ EFFECTS = {
     SPECT + "features": Effect("spectrogram", train, "features"),
     SPECT + "bands": Effect(20, train, "features"),
     SPECT + "convention": Effect("deepspeech.pytorch", train, "features", SPECTROGRAM),
+    SPECT + "preemphasis": Effect(0.97, train, "features"),
+    SPECT + "frame_splicing": Effect(2, train, "features"),
+    SPECT + "trim_silence": Effect(True, train, "features", QUIET),
     AUGMENTATION + "speed_volume_perturb": Effect(True, train, "features"),
     AUGMENTATION + "speed_min": Effect(0.95, train, "features", SPEED),
     AUGMENTATION + "speed_max": Effect(1.05, train, "features", SPEED),
     AUGMENTATION + "gain_min": Effect(8.0, train, "features", SPEED | LOUDNESS),
     AUGMENTATION + "gain_max": Effect(-6.0, train, "features", SPEED | LOUDNESS),
+    AUGMENTATION + "speeds": Effect([0.9, 1.1], train, "features"),
+    AUGMENTATION + "dither": Effect(0.01, train, "features"),
     AUGMENTATION + "spec_augment": Effect(True, train, "features"),
     AUGMENTATION + "freq_masks": Effect(0, train, "features", MASKS),
+    AUGMENTATION + "freq_min": Effect(12, train, "features", MASKS),
     AUGMENTATION + "freq_width": Effect(2, train, "features", MASKS),
     AUGMENTATION + "time_masks": Effect(0, train, "features", MASKS),
+    AUGMENTATION + "time_min": Effect(20, train, "features", MASKS),
     AUGMENTATION + "time_width": Effect(0.5, train, "features", MASKS),
+    AUGMENTATION + "time_frames": Effect(40, train, "features", MASKS),
+    AUGMENTATION + "cutout_masks": Effect(2, train, "features"),
+    AUGMENTATION + "cutout_freq_min": Effect(1, train, "features", CUTOUT),
+    AUGMENTATION + "cutout_freq_max": Effect(8, train, "features", CUTOUT),
+    AUGMENTATION + "cutout_time_min": Effect(1, train, "features", CUTOUT),
+    AUGMENTATION + "cutout_time_max": Effect(30, train, "features", CUTOUT),
     AUGMENTATION + "from_epoch": Effect(1, train, "features", MASKS),
     AUGMENTATION + "noise_dir": Effect("{corpus}/noise", train, "features"),
     AUGMENTATION + "noise_prob": Effect(0.0, train, "features", NOISE),

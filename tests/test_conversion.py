@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from tones import LABELS, make_corpus, record, tiny
 
 from common.conversion import convert_split, open_split
 from common.errors import UserError
-from common.manifest import read_manifest
+from common.manifest import read_manifest, write_jasper_json
 from common.sources import Source
 from common.text import Vocabulary
 from deepspeech2.src.recipe import RECIPE
@@ -121,6 +122,41 @@ def test_records_know_whether_transcripts_were_normalised(corpus):
         f"{corpus}/records/train was converted from {path} (transcripts normalised: english), and "
         f"train_manifest is {path}: convert again"
     )
+
+
+@pytest.fixture
+def perturbed(corpus) -> Path:
+    """The corpus's training set as Jasper's JSON, each with a copy that claims another speed."""
+    utterances = []
+    for utterance in read_manifest(corpus / "train.csv"):
+        copy = utterance.audio.with_name(f"{utterance.id}-0.9.wav")
+        shutil.copy(utterance.audio, copy)
+        utterances += [
+            utterance,
+            replace(utterance, id=copy.stem, audio=copy, speed=0.9, copy_of=utterance.id),
+        ]
+    write_jasper_json(utterances, corpus / "speeds.json")
+    return corpus
+
+
+def test_copies_at_other_speeds_are_converted_where_they_are_wanted(perturbed):
+    manifest = {"Data__train_manifest": str(perturbed / "speeds.json")}
+    manifest["Data__val_manifest"] = manifest["Data__train_manifest"]
+    ours = manifest | {"Data__ignore_offline_speed_perturbation": False}
+    mains = ["train0", "train1", "train2"]
+    for split in ("train", "val"):
+        convert(perturbed, split, **manifest)
+        assert opened(perturbed, split, **manifest).ids == mains
+    with pytest.raises(UserError, match="convert again"):
+        opened(perturbed, **ours)  # records without the copies
+    for split in ("train", "val"):
+        convert(perturbed, split, **ours)
+    source = opened(perturbed, **ours)
+    assert source.ids == [name for main in mains for name in (main, f"{main}-0.9")]
+    assert [entry.copy_of for entry in source.entries[:2]] == ["", "train0"]
+    assert source.spoken.tolist() == [0, 0, 1, 1, 2, 2]
+    assert opened(perturbed, "val", **ours).ids == mains  # evaluated as they were spoken
+    assert opened(perturbed, **manifest).ids == source.ids  # which `trainable` leaves out
 
 
 def test_files_that_do_not_say_what_they_were_converted_from_are_trusted(corpus):

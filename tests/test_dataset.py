@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile as sf
@@ -12,7 +14,7 @@ import soxr
 
 from common.audio import load_audio
 from common.augment import Augmentation
-from common.batching import PlannedBatch, plan_epoch
+from common.batching import PlannedBatch, plan_epoch, static_shapes
 from common.dataset import Batch, batches
 from common.errors import UserError
 from common.features import FeatureConfig, Featurizer
@@ -20,6 +22,7 @@ from common.manifest import Utterance
 from common.mindrecord import convert, open_dataset
 from common.sources import ManifestSource
 from common.text import Vocabulary
+from common.validation import validate
 
 RATE = 16000
 VOCABULARY = Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
@@ -90,6 +93,17 @@ def test_a_static_batch_is_padded_as_planned_and_its_repeats_are_not_counted(sou
     assert batch.valid == 2
     assert batch.seconds == pytest.approx((5600 + 4000) / RATE)
     np.testing.assert_array_equal(batch.features[0], batch.features[3])
+
+
+@pytest.mark.parametrize("multiple", [1, 16, 56])
+def test_a_dynamic_batch_is_padded_to_a_multiple(source, multiple):
+    plan = [planned(3, 0), planned(2, 1)]
+    plain = list(batches(source, plan, FEATURIZER))
+    for batch, bare in zip(batches(source, plan, FEATURIZER, pad_align=multiple), plain):
+        assert batch.frames == multiple * -(-bare.frames // multiple)
+        assert batch.lengths.tolist() == bare.lengths.tolist()
+        np.testing.assert_array_equal(batch.features[:, :, : bare.frames], bare.features)
+        assert not batch.features[:, :, bare.frames :].any()
 
 
 def test_without_labels_targets_have_one_column_of_padding(utterances):
@@ -180,6 +194,82 @@ def test_what_is_too_short_for_its_labels_is_used_as_it_was_recorded(source, sta
     settings = {"output_frames": output_frames, "static": static}
     (batch,) = batches(source, plan, FEATURIZER, FASTER, **settings)
     assert batch.lengths.tolist() == [61, 66]  # "MN" still fits, "HIJKL" would not
+
+
+def test_what_is_masked_is_so_in_every_frame_that_it_is_stacked_into(source):
+    stacked = Featurizer(replace(FEATURIZER.config, frame_splicing=3))
+    masks = Augmentation(spec_augment=True, freq_width=4, cutout_masks=2, cutout_freq_min=1)
+    (single,) = batches(source, [planned(5)], FEATURIZER, masks, epoch=1)
+    (batch,) = batches(source, [planned(5)], stacked, masks, epoch=1)
+    assert (single.features[0] == 0).any() and batch.features.shape == (1, 24, 76)
+    np.testing.assert_array_equal(batch.features[0], stacked.splice(single.features[0]))
+
+
+# ---- silence at the ends
+
+
+@pytest.fixture
+def quiet(utterances) -> list[Utterance]:
+    """The recordings with half a second of silence before and 0.3 s behind; two are FLAC."""
+    made = []
+    for number, utterance in enumerate(utterances):
+        path = utterance.audio.with_name(f"quiet{number}.{'flac' if number < 2 else 'wav'}")
+        samples = load_audio(utterance.audio, RATE)
+        sf.write(path, np.pad(samples, (8000, 4800)), RATE, subtype="PCM_16")
+        made.append(replace(utterance, audio=path))
+    return made
+
+
+@pytest.mark.parametrize("store", ["features", "audio"])
+@pytest.mark.parametrize("static", [False, True])
+def test_recordings_are_trimmed_once_wherever_they_come_from(quiet, tmp_path, store, static):
+    trimming = Featurizer(replace(FEATURIZER.config, trim_silence=True))
+    convert(
+        quiet,
+        tmp_path / "set",
+        shards=2,
+        store=store,
+        featurizer=trimming,
+        vocabulary=VOCABULARY,
+        output_frames=lambda frames: frames,
+    )
+    records, recordings = (
+        open_dataset(tmp_path / "set"),
+        ManifestSource(quiet, trimming, VOCABULARY),
+    )
+    expected = []
+    for utterance in quiet:
+        samples, _ = librosa.effects.trim(load_audio(utterance.audio, RATE), top_db=60)
+        assert len(samples) < sf.info(utterance.audio).frames - 8000
+        expected.append(FEATURIZER(samples))
+    assert records.frames.tolist() == [each.shape[1] for each in expected]
+    assert (recordings.frames > records.frames).all()  # by their headers: the most
+    for source in (records, recordings):
+        shapes = static_shapes(source.frames, source.label_counts, 2) if static else None
+        plan = plan_epoch(source.frames, source.label_counts, batch_size=4, shapes=shapes)
+        for batch in batches(source, plan, trimming, static=static):
+            for row in range(batch.valid):
+                wanted = expected[batch.indices[row]]
+                found = batch.features[row, :, : batch.lengths[row]]
+                np.testing.assert_allclose(found, wanted, atol=1e-3)
+                assert not batch.features[row, :, batch.lengths[row] :].any()
+
+
+def test_trimming_counts_where_recordings_are_judged(quiet, tmp_path):
+    path = tmp_path / "nothing.wav"
+    sf.write(path, np.zeros(RATE), RATE)
+    utterances = [*quiet, Utterance("nothing", path, "NO")]
+    reports = [
+        validate(utterances, VOCABULARY, featurizer, lambda frames: frames, 0.1, 1.2)
+        for featurizer in (FEATURIZER, Featurizer(replace(FEATURIZER.config, trim_silence=True)))
+    ]
+    found = [[(each.id, each.category) for each in report.problems] for report in reports]
+    assert ("nothing", "silent") in found[0] and ("nothing", "silent") in found[1]
+    assert sum(category == "too long" for _, category in found[0]) == 4
+    assert len(found[1]) == 1
+
+
+# ---- augmentation and its limits
 
 
 def test_augmentation_waits_for_its_epoch(source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -100,6 +101,23 @@ def test_the_figures_of_bad_hypotheses_are_jiwers(recogniser, forward, source):
     assert_like_jiwer(found, source.texts)
     assert found.words.insertions > 0 and found.words.deletions > 0
     assert found.words.substitutions > 0 and found.wer > 80
+
+
+def test_padding_to_a_multiple_changes_nothing(recogniser, forward, source, alone):
+    config = copy.deepcopy(recogniser.config)
+    config.DataConfig.pad_align = 64
+    seen, decoder = [], GreedyDecoder(recogniser.vocabulary)
+
+    def watched(features, lengths):
+        seen.append(features.shape[2])
+        return forward(features, lengths)
+
+    aligned = replace(recogniser, config=config)
+    for found in recognise(aligned, watched, source, decoder, batch_size=4):
+        text, log_probs = alone[found.index]
+        assert found.text == text
+        np.testing.assert_allclose(found.log_probs, log_probs, atol=1e-4)
+    assert seen and all(frames % 64 == 0 for frames in seen)
 
 
 def test_without_a_space_among_the_labels_wer_is_cer(recogniser, forward):

@@ -1,10 +1,17 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import librosa
 import numpy as np
 import pytest
 import scipy.signal
 
+from common.audio import load_audio
 from common.errors import UserError
 from common.features import WINDOWS, FeatureConfig, Featurizer, mel_filters
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def voice(rate: int) -> np.ndarray:
@@ -86,6 +93,143 @@ def test_log_mel_is_librosas(rate, window):
     np.testing.assert_allclose(features, librosa_log_mel(voice(rate), config), atol=1e-4)
 
 
+def jasper_mindspore(samples, rate, preemphasis):
+    """The model zoo's: librosa throughout, normalised over all of its frames, biased."""
+    emphasised = np.append(samples[:1], samples[1:] - np.float32(preemphasis) * samples[:-1])
+    n_fft, hop = {16000: (512, 160), 8000: (256, 80)}[rate]
+    spectrum = librosa.stft(
+        emphasised,
+        n_fft=n_fft,
+        hop_length=hop,
+        win_length=2 * hop,
+        window="hann",
+        pad_mode="reflect",
+    )
+    filters = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=64 if rate == 16000 else 40)
+    features = np.log(filters @ np.abs(spectrum) ** 2 + 1e-20)
+    features -= features.mean(1, keepdims=True)
+    features /= features.std(1, keepdims=True) + 1e-5
+    return features[:, : math.ceil(len(samples) / hop)]
+
+
+def jasper_nvidia(samples, rate, preemphasis):
+    """NVIDIA's: torch throughout, normalised over ceil(N / hop) frames, unbiased."""
+    torch = pytest.importorskip("torch")
+    n_fft, hop = {16000: (512, 160), 8000: (256, 80)}[rate]
+    wave = torch.tensor(samples)
+    spectrum = torch.stft(
+        torch.cat((wave[:1], wave[1:] - preemphasis * wave[:-1])),
+        n_fft,
+        hop,
+        2 * hop,
+        torch.hann_window(2 * hop, periodic=False),
+        return_complex=True,
+    )
+    filters = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=64 if rate == 16000 else 40)
+    features = torch.log(
+        torch.tensor(filters) @ torch.view_as_real(spectrum).pow(2).sum(-1) + 1e-20
+    )
+    features = features[:, : math.ceil(len(samples) / hop)]
+    features = features - features.mean(1, keepdim=True)
+    return (features / (features.std(1, keepdim=True) + 1e-5)).numpy()
+
+
+JASPER = {"jasper-mindspore": jasper_mindspore, "jasper-nvidia": jasper_nvidia}
+
+
+def heard() -> dict[str, tuple[np.ndarray, int]]:
+    """Noise, whole hops of it and not, something like speech, and speech, with the rates."""
+    noise = 0.1 * np.random.default_rng(1).standard_normal(16000).astype(np.float32)
+    prompts = sorted((ROOT / "data" / "telephone_prompts" / "audio").glob("*.opus"))[:4]
+    return {
+        "short": (noise[:401], 16000),
+        "hops": (noise, 16000),
+        "voice": (voice(16000)[:-7], 16000),
+        "speech": (np.concatenate([load_audio(path, 8000) for path in prompts]), 8000),
+    }
+
+
+@pytest.mark.parametrize("preemphasis", [0.97, 0.0])
+@pytest.mark.parametrize("convention", JASPER)
+def test_log_mel_is_jaspers_of_either_kind(convention, preemphasis):
+    for name, (samples, rate) in heard().items():
+        bands = 64 if rate == 16000 else 40
+        config = FeatureConfig(
+            "logmel",
+            rate,
+            window="hann",
+            bands=bands,
+            convention=convention,
+            preemphasis=preemphasis,
+        )
+        featurizer = Featurizer(config)
+        features = featurizer(samples)
+        assert features.dtype == np.float32
+        assert features.shape == (bands, featurizer.frames(len(samples)))
+        expected = JASPER[convention](samples, rate, preemphasis)
+        np.testing.assert_allclose(features, expected, atol=1e-3, err_msg=name)
+        others = {"plain", *JASPER} - {convention}
+        for other in (Featurizer(replace(config, convention=other)) for other in others):
+            moved = np.abs(other(samples)[:, : features.shape[1]] - features).max()
+            assert moved > 5e-3, (name, other.config.convention)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 160, 161])
+@pytest.mark.parametrize("convention", JASPER)
+def test_jaspers_features_of_next_to_nothing_are_finite(convention, samples):
+    featurizer = Featurizer(FeatureConfig("logmel", convention=convention, preemphasis=0.97))
+    features = featurizer(np.ones(samples, np.float32))
+    assert features.shape == (64, math.ceil(samples / 160)) and np.isfinite(features).all()
+    np.testing.assert_allclose(featurizer(np.zeros(1600, np.float32)), 0.0, atol=1e-6)
+
+
+def test_preemphasis_is_a_filter_of_the_samples():
+    samples = voice(16000)
+    filtered = scipy.signal.lfilter([1, -0.9], [1], samples).astype(np.float32)
+    for kind in ("spectrogram", "logmel"):
+        expected = Featurizer(FeatureConfig(kind))(filtered)
+        found = Featurizer(FeatureConfig(kind, preemphasis=0.9))(samples)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("samples", [3000, 200])  # 19 frames, and fewer than are stacked
+def test_frames_are_stacked_with_those_that_follow(count, samples):
+    samples = voice(16000)[:samples]
+    single = Featurizer(FeatureConfig("logmel", bands=8))(samples)
+    featurizer = Featurizer(FeatureConfig("logmel", bands=8, frame_splicing=count))
+    spliced = featurizer(samples)
+    frames = single.shape[1]
+    assert spliced.shape == (featurizer.dimension, frames) == (8 * count, frames)
+    for frame in range(frames):
+        for ahead in range(count):
+            inside = frame + ahead < frames
+            expected = single[:, frame + ahead] if inside else np.zeros(8)
+            np.testing.assert_array_equal(spliced[8 * ahead : 8 * ahead + 8, frame], expected)
+
+
+def test_silence_is_trimmed_as_by_librosa():
+    featurizer = Featurizer(FeatureConfig(trim_silence=True))
+    rng, cut = np.random.default_rng(3), 0
+    for number in range(60):
+        before, between, after = rng.integers(0, 6000, 3)
+        spoken = rng.standard_normal(rng.integers(1, 5000)) * 10 ** rng.uniform(-3, 0)
+        parts = [np.zeros(before), spoken, np.zeros(between), spoken / 30, np.zeros(after)]
+        samples = np.concatenate(parts) + rng.choice([0, 1e-4, 1e-6]) * rng.standard_normal(
+            sum(map(len, parts))
+        )
+        samples = samples.astype(np.float32)
+        expected, _ = librosa.effects.trim(samples, top_db=60)
+        found = featurizer.trim(samples)
+        np.testing.assert_array_equal(found, expected, err_msg=str(number))
+        assert featurizer.frames(len(found)) <= featurizer.frames(len(samples))
+        cut += len(found) < len(samples)
+        assert Featurizer(FeatureConfig()).trim(samples) is samples
+    assert 20 < cut < 60
+    for silence in (np.zeros(3000, np.float32), np.zeros(0, np.float32)):
+        assert len(featurizer.trim(silence)) == len(silence)
+
+
 @pytest.mark.parametrize("rate, n_fft, bands", [(16000, 512, 64), (8000, 256, 40), (1500, 65, 10)])
 def test_mel_filters_are_librosas(rate, n_fft, bands):
     expected = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=bands)
@@ -142,11 +286,14 @@ def test_configuration_round_trips_and_equals_by_meaning():
         FeatureConfig(),
         FeatureConfig("logmel", 8000, 0.025, 0.0125, "hann", 40),
         FeatureConfig(convention="deepspeech.pytorch"),
+        FeatureConfig("logmel", preemphasis=0.97, frame_splicing=3, trim_silence=True),
     ):
         assert FeatureConfig.from_dict(config.to_dict()) == config
+    before = ["kind", "sample_rate", "window_size", "window_stride", "window", "bands"]
+    assert list(FeatureConfig().to_dict()) == before  # as corpora have it that were made then
     assert FeatureConfig(window="hanning") == FeatureConfig(window="hann")
     assert FeatureConfig(bands=80) == FeatureConfig(bands=64)  # a spectrogram has no bands
-    with pytest.raises(UserError, match="expected bands, convention, kind"):
+    with pytest.raises(UserError, match="expected bands, convention, frame_splicing, kind"):
         FeatureConfig.from_dict({"kind": "logmel", "colour": "red"})
 
 
@@ -160,7 +307,10 @@ def test_configuration_round_trips_and_equals_by_meaning():
         ({"window_stride": 0.0}, "window_stride 0.0"),
         ({"kind": "logmel", "bands": 0}, "bands 0"),
         ({"convention": "theirs"}, "convention 'theirs'"),
-        ({"kind": "logmel", "convention": "deepspeech.pytorch"}, "one of spectrograms, not logmel"),
+        ({"kind": "logmel", "convention": "deepspeech.pytorch"}, "plain, jasper-.* for logmel"),
+        ({"convention": "jasper-nvidia"}, "convention 'jasper-nvidia'.* for spectrogram"),
+        ({"preemphasis": 97.0}, "preemphasis 97"),
+        ({"frame_splicing": 0}, "frame_splicing 0"),
     ],
 )
 def test_wrong_settings_are_named(wrong, named):

@@ -21,6 +21,8 @@ from common.manifest import (
     json_to_csv,
     read_data,
     read_manifest,
+    without_copies,
+    write_jsonl,
 )
 from common.text import Vocabulary
 from common.validation import validate
@@ -109,9 +111,35 @@ def test_jasper_json_gives_each_file_with_its_speed(tmp_path):
     path = write(tmp_path / "m.json", json.dumps(content))
     assert read_manifest(path) == [
         Utterance("a", tmp_path / "a.wav", "go on", 2.0, 1.0),
-        Utterance("a-0.9", tmp_path / "a-0.9.wav", "go on", 2.22, 0.9),
         Utterance("b", tmp_path / "b.wav", "go on", None, 1.0),
+        Utterance("a-0.9", tmp_path / "a-0.9.wav", "go on", 2.22, 0.9, "a"),
     ]
+
+
+def test_copies_at_other_speeds_follow_what_they_are_copies_of(tmp_path):
+    paths = []
+    for folder in ("one", "two"):  # whose names are the same, as in LibriSpeech's parts
+        speeds = {"x.wav": 1.0, "x-0.9.wav": 0.9, "x-1.1.wav": 1.1}
+        files = [{"fname": name, "speed": speeds[name]} for name in ("x-0.9.wav", "x.wav")]
+        files.append({"fname": "x-1.1.wav", "duration": 1.0, "speed": 1.1})
+        (tmp_path / folder).mkdir()
+        paths.append(
+            write(tmp_path / folder / "m.json", json.dumps([{"transcript": "go", "files": files}]))
+        )
+    utterances = read_manifest(paths)
+    assert [(each.id, each.copy_of) for each in utterances] == [
+        ("x", ""),
+        ("x-0.9", "x"),
+        ("x-1.1", "x"),
+        ("x-2", ""),
+        ("x-0.9-2", "x-2"),
+        ("x-1.1-2", "x-2"),
+    ]
+    assert [each.id for each in without_copies(utterances, "m")] == ["x", "x-2"]
+    with pytest.raises(UserError, match="manifest m: all of its 2 recordings have another speed"):
+        without_copies(utterances[1:3], "m")
+    write_jsonl(utterances, tmp_path / "again.jsonl")
+    assert read_manifest(tmp_path / "again.jsonl") == utterances
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.json"])
@@ -178,6 +206,18 @@ def test_what_is_written_reads_back(tmp_path, kind):
     assert not list(tmp_path.rglob("*.partial"))
     if kind == "jasper":
         assert [u.duration for u in read_manifest(path)] == [0.5, 0.25]
+
+
+def test_jaspers_json_keeps_copies_with_their_utterance(tmp_path):
+    utterances = [
+        Utterance("a", tmp_path / "a.wav", "go", 2.0),
+        Utterance("a9", tmp_path / "a9.wav", "go", 2.22, 0.9, "a"),
+        Utterance("b", tmp_path / "b.wav", "on", 1.0),
+    ]
+    WRITERS["jasper"](utterances, tmp_path / "m.json")
+    assert read_manifest(tmp_path / "m.json") == utterances
+    content = json.loads((tmp_path / "m.json").read_text())
+    assert [len(entry["files"]) for entry in content] == [2, 1]
 
 
 def test_json_lines_keep_everything(tmp_path):

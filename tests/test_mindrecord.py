@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_audio_of_16_bits_comes_back_exactly(utterances, tmp_path):
     assert source.store == "audio"
     for row, utterance in zip(source.read(range(7)), utterances, strict=True):
         expected, _ = sf.read(utterance.audio, dtype="float32")
-        np.testing.assert_array_equal(row.samples(RATE), expected)
+        np.testing.assert_array_equal(row.samples(FEATURIZER), expected)
 
 
 def test_compact_audio_is_stored_as_it_is_also_with_zero_bytes_at_its_end(utterances, tmp_path):
@@ -122,7 +123,7 @@ def test_another_rate_and_stereo_are_converted_and_said_once(utterances, tmp_pat
     ]
     (row,) = open_dataset(tmp_path / "set").read([7])
     expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / RATE)
-    np.testing.assert_allclose(row.samples(RATE)[500:-500], expected[500:-500], atol=2e-4)
+    np.testing.assert_allclose(row.samples(FEATURIZER)[500:-500], expected[500:-500], atol=2e-4)
 
 
 def test_rows_come_in_the_order_asked_for(utterances, tmp_path):
@@ -276,6 +277,10 @@ def test_converting_again_does_nothing(utterances, tmp_path):
             "features.window is 'hamming' in the files, 'hann' is wanted",
         ),
         (
+            {"featurizer": Featurizer(replace(FEATURIZER.config, trim_silence=True))},
+            "features.trim_silence is False in the files, True is wanted",
+        ),
+        (
             {"vocabulary": Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-"))},
             "labels differ: 29 in the files, 30 are wanted; the first that differs, number 29,"
             " is none in the files, '-' is wanted",
@@ -291,6 +296,13 @@ def test_converting_otherwise_says_why_and_replaces(utterances, tmp_path, change
     run(utterances, tmp_path / "afresh", **change)
     assert contents(tmp_path / "set") == contents(tmp_path / "afresh")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["afresh", "set"]
+
+
+def test_a_feature_that_the_files_have_and_nobody_wants_is_named(utterances, tmp_path):
+    trimming = Featurizer(replace(FEATURIZER.config, trim_silence=True))
+    run(utterances, tmp_path / "set", featurizer=trimming)
+    with pytest.raises(UserError, match="features.trim_silence is True in the files, False is wan"):
+        open_dataset(tmp_path / "set", featurizer=FEATURIZER)
 
 
 def test_a_changed_recording_is_noticed(utterances, tmp_path):
@@ -536,7 +548,7 @@ def test_a_manifest_is_the_same_source(utterances, tmp_path):
     order = [3, 7, 0, 3]
     for a, b in zip(manifest.subset(range(8)).read(order), records.read(order), strict=True):
         assert (a.index, a.id, a.label_ids.tolist()) == (b.index, b.id, b.label_ids.tolist())
-        np.testing.assert_allclose(a.samples(RATE), b.samples(RATE), atol=1 / 32768)
+        np.testing.assert_allclose(a.samples(FEATURIZER), b.samples(FEATURIZER), atol=1 / 32768)
 
 
 def test_a_manifest_without_labels(utterances):

@@ -1,6 +1,7 @@
 """Training as a whole: going on exactly, standing bad luck, learning something.
 
-Most runs below have everything random switched on: dropout, SpecAugment, speed and gain.
+Most runs below have everything random switched on: dropout, SpecAugment, Cutout, speed, gain,
+dither, and recordings at other speeds that take turns.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
+import soxr
 import yaml
 from PIL import Image
 from tones import LABELS, chdir, make_corpus, record, settings
@@ -32,6 +35,7 @@ from common.evaluation import recognise
 from common.film import Film
 from common.history import History
 from common.logs import open_log
+from common.manifest import Utterance, read_manifest, write_jsonl
 from common.memory import Forecast
 from common.recogniser import Forward, Recogniser
 from common.sources import Source
@@ -43,6 +47,7 @@ from deepspeech2.src.recipe import RECIPE
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "deepspeech2" / "train.py"
 RANDOM = ["dropout=0.2", "spec_augment=true", "speed_volume_perturb=true", "norm=batch"]
+RANDOM += ["dither=1e-3", "cutout_masks=1", "pad_align=8"]
 STEPS = 6  # in an epoch: 12 utterances in batches of 2
 TIMES = {"minutes", "speech_per_second", "data_wait"}  # columns of metrics.csv that vary
 
@@ -51,12 +56,29 @@ TIMES = {"minutes", "speech_per_second", "data_wait"}  # columns of metrics.csv 
 def corpus(cpu, tmp_path_factory) -> Path:
     folder = make_corpus(tmp_path_factory.mktemp("corpus"))
     values = settings(folder)
-    values["DataConfig"] |= {"batch_size": 2}
+    values["DataConfig"] |= {
+        "batch_size": 2,
+        "train_manifest": str(with_copies(folder)),
+        "ignore_offline_speed_perturbation": False,
+    }
     values["TrainingConfig"] |= {"epochs": 4}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
     for split in ("train", "val"):
         convert_split(RECIPE, configured(folder), split, log=lambda line: None)
     return folder
+
+
+def with_copies(folder: Path) -> Path:
+    """Four of the recordings at two more speeds: the epochs have 12 utterances all the same."""
+    utterances = read_manifest(folder / "train.csv")
+    for utterance in utterances[2:10:2]:
+        samples, rate = sf.read(utterance.audio)
+        for speed in (0.9, 1.1):
+            path = utterance.audio.with_name(f"{utterance.id}-{speed}.wav")
+            sf.write(path, soxr.resample(samples, rate * speed, rate), rate)
+            utterances.append(Utterance(path.stem, path, utterance.text, None, speed, utterance.id))
+    write_jsonl(utterances, folder / "train.jsonl")
+    return folder / "train.jsonl"
 
 
 def configured(corpus: Path, *options: str) -> TrainConfig:
@@ -161,10 +183,10 @@ def test_the_forecast_is_for_the_longest_utterance_at_its_slowest(
 ):
     asked = []
     monkeypatch.setattr(Forecast, "check", lambda self, longest: asked.append(longest))
-    for perturbed in ("false", "true"):
-        options = [f"speed_volume_perturb={perturbed}", "speed_min=0.5", "max_utterances=2"]
-        train(corpus, tmp_path / perturbed, *options, "epochs=1")
-    assert asked[1] == 2 * asked[0]
+    perturbed = ["speed_volume_perturb=true", "speed_min=0.5"], ["speeds=[1.25, 0.5]"]
+    for number, options in enumerate(([], *perturbed)):
+        train(corpus, tmp_path / str(number), *options, "max_utterances=2", "epochs=1")
+    assert asked[1] == asked[2] == 2 * asked[0]
 
 
 def test_the_metrics_have_a_row_for_each_epoch(whole):

@@ -13,25 +13,11 @@ from common import config as shared
 
 
 @dataclass
-class SpectConfig:
-    sample_rate: int = 16000  # Hz; recordings at another rate are resampled
-    window_size: float = 0.02  # seconds
-    window_stride: float = 0.01  # seconds: the hop
-    window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
-    features: str = "spectrogram"  # spectrogram (log1p magnitude, 161 bins) or logmel
-    bands: int = 64  # mel bands of logmel
-    # Details of the spectrogram (common/features.py): plain, or what networks that come from
-    # elsewhere were trained on: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0.
-    convention: str = "plain"
-
-
-@dataclass
 class DataConfig(shared.DataConfig):
     train_manifest: list[str] = field(default_factory=lambda: ["data/libri_train_manifest.csv"])
     val_manifest: list[str] = field(default_factory=lambda: ["data/libri_val_manifest.csv"])
     test_manifest: list[str] = field(default_factory=lambda: ["data/libri_test_clean_manifest.csv"])
     mindrecord_format: str = "mindrecord/libri_{split}/libri_{split}{}.md"
-    SpectConfig: SpectConfig = field(default_factory=SpectConfig)
 
 
 @dataclass

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from common import porting, torch_weights
+from common.config import SpectConfig
 from common.errors import UserError
 from common.porting import Arriving, Leaving, Package, batch_norm
 from common.recipe import Recipe
 from common.torch_weights import StoredTensor, named, plain
-from deepspeech2.src.config import ModelConfig, SpectConfig, TrainConfig
+from deepspeech2.src.config import ModelConfig, TrainConfig
 
 # What its classes have built in, beside the keys that a file can hold.
 FORM = {

@@ -6,31 +6,15 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from common.features import FeatureConfig, Featurizer
 from common.recipe import Recipe
 from deepspeech2.src import config
-from deepspeech2.src.config import DataConfig, ModelConfig
+from deepspeech2.src.config import ModelConfig
 
 
 def build_network(model: ModelConfig, *arguments: Any) -> Any:
     from deepspeech2.src.model import DeepSpeech2  # mindspore loads here, not in every process
 
     return DeepSpeech2(model, *arguments)
-
-
-def build_featurizer(data: DataConfig) -> Featurizer:
-    spect = data.SpectConfig
-    return Featurizer(
-        FeatureConfig(
-            kind=spect.features,
-            sample_rate=spect.sample_rate,
-            window_size=spect.window_size,
-            window_stride=spect.window_stride,
-            window=spect.window,
-            bands=spect.bands,
-            convention=spect.convention,
-        )
-    )
 
 
 def output_frames(model: ModelConfig, frames):
@@ -67,7 +51,6 @@ RECIPE = Recipe(
     eval_config=lambda: copy.deepcopy(config.eval_config),
     infer_config=lambda: copy.deepcopy(config.infer_config),
     build_network=build_network,
-    build_featurizer=build_featurizer,
     output_frames=output_frames,
     activation_bytes=activation_bytes,
     head="fc.module",
