@@ -12,6 +12,8 @@ import math
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from common.precision import lowered
+
 
 def convolution(
     weight: np.ndarray, stride: tuple[int, int], native: bool, bias: np.ndarray | None = None
@@ -23,7 +25,7 @@ def convolution(
     """
     if native:
         half = [size // 2 for size in weight.shape[2:]]
-        return nn.Conv2d(
+        return NativeConvolution(
             weight.shape[1],
             weight.shape[0],
             weight.shape[2:],
@@ -37,6 +39,17 @@ def convolution(
     return MatmulConvolution(weight, stride, bias)
 
 
+class NativeConvolution(nn.Conv2d):
+    """The device's own operator, which `common.precision` may have in float16."""
+
+    half = False
+
+    def construct(self, x):
+        half = self.half and self.training
+        found = self.conv2d(lowered(x, half), lowered(self.weight, half)).astype(x.dtype)
+        return self.bias_add(found, self.bias.astype(x.dtype)) if self.has_bias else found
+
+
 class MatmulConvolution(nn.Cell):
     """A two-dimensional convolution as one matrix product; the axis of bins must be static.
 
@@ -45,6 +58,8 @@ class MatmulConvolution(nn.Cell):
     side of the product: copies of the input (im2col) where it is narrow, else L products of which
     each is shifted by its tap and added.
     """
+
+    half = False  # see `common.precision`
 
     def __init__(self, weight: np.ndarray, stride: tuple[int, int], bias: np.ndarray | None = None):
         super().__init__()
@@ -67,6 +82,8 @@ class MatmulConvolution(nn.Cell):
 
     def construct(self, x):
         batch, channels, bins, frames = x.shape
+        half, given = self.half and self.training, x.dtype
+        x = lowered(x, half)
         taps, step = self.taps, self.frame_stride
         out_bins, out_frames = (bins - 1) // self.bin_stride + 1, (frames - 1) // step + 1
         groups = _ceil(out_bins, self.together)
@@ -93,7 +110,7 @@ class MatmulConvolution(nn.Cell):
             rest = window - piece * block
             views += (view if rest >= block else view[:rest],)
         x = ops.concat(views, 0)  # (window, [taps,] C, stride, groups, B, T)
-        matrix = self._matrix(together, window)
+        matrix = lowered(self._matrix(together, window), half)
         x = self.product(matrix, x.reshape((matrix.shape[1], -1)))
 
         if not self.copies_input:
@@ -105,8 +122,8 @@ class MatmulConvolution(nn.Cell):
         x = x.reshape((self.outputs, together, groups, batch, out_frames))
         x = x.transpose((3, 0, 2, 1, 4))
         x = x.reshape((batch, self.outputs, groups * together, out_frames))
-        x = x if groups * together == out_bins else x[:, :, :out_bins]
-        return x + self.bias.reshape((1, -1, 1, 1)) if self.has_bias else x
+        x = (x if groups * together == out_bins else x[:, :, :out_bins]).astype(given)
+        return x + self.bias.reshape((1, -1, 1, 1)).astype(given) if self.has_bias else x
 
     def _matrix(self, together, window):
         """The weight as ([taps,] O, together) rows and (window, [taps,] C, stride) columns."""

@@ -237,7 +237,7 @@ def test_repeats_enter_neither_gradients_nor_the_statistics_of_normalisation(
 
         def __call__(self, *inputs):
             losses, found = gradients(*inputs)
-            seen.append([each.asnumpy() / step.loss_scale for each in found])
+            seen.append([each.asnumpy() / step.scaling.scale for each in found])
             return losses, found
 
     step.gradients = Recorder()
@@ -266,7 +266,7 @@ def test_a_rank_that_only_keeps_step_gives_nothing_and_takes_what_the_others_fou
 
     def reduce(gradients):
         given.extend(each.asnumpy() for each in gradients)
-        return tuple(each + step.loss_scale for each in gradients)
+        return tuple(each + step.scaling.scale for each in gradients)
 
     step.reduce = reduce
     try:
@@ -313,7 +313,7 @@ def test_clipping_and_learning_rate_scale_the_step(bench):
 
 
 def test_the_loss_scale_is_undone(bench):
-    assert bench.step.loss_scale == 1024
+    assert bench.step.scaling.scale == 1024
     expected, weights = bench(make_batch(), clip=0.5)
     found, same = Bench(loss_scale=1.0)(make_batch(), clip=0.5)
     assert found.norm == pytest.approx(expected.norm, rel=1e-5) and found.norm > 0.5
