@@ -35,6 +35,7 @@ def publish(source: str, out: str) -> None:
         if data[key]:
             inside = Path(data[key]).is_relative_to(Path.cwd())
             data[key] = os.path.relpath(data[key]) if inside else Path(data[key]).name
+    checkpoint.take_averages(found)  # what training led to, where it kept them
     weights = {
         name: ms.Tensor(value)
         for name, value in found.parameters.items()

@@ -234,28 +234,12 @@ def test_the_moving_average_is_what_is_evaluated_and_kept_as_best(corpus, whole)
     for parameter in recogniser.network.get_parameters():
         if "dropout_seed" not in parameter.name:
             np.testing.assert_array_equal(parameter.asnumpy(), best.parameters[parameter.name])
-    found = evaluate(
-        recogniser,
-        Forward(recogniser),
-        open_split(recogniser, "val"),
-        GreedyDecoder(recogniser.vocabulary),
-        2,
-        progress=None,
-    )
-    assert (found.wer, found.cer) == (
-        best.metadata["scores"]["wer"],
-        best.metadata["scores"]["cer"],
-    )
+    decoder, source = GreedyDecoder(recogniser.vocabulary), open_split(recogniser, "val")
+    found = evaluate(recogniser, Forward(recogniser), source, decoder, 2, progress=None)
+    assert {"wer": found.wer, "cer": found.cer} == best.metadata["scores"]
     log = Lines()
     training._fine_tune(recogniser, str(both.path), log)
     assert log.texts[0].startswith(f"start from {both.path}, the moving average of its weights: ")
-
-
-def test_more_epochs_may_follow_under_the_schedule_of_jasper(corpus, tmp_path, no_pictures):
-    options = ["schedule=exponential", "hold_epochs=0", "learning_decay=0.5", "warmup_epochs=0"]
-    train(corpus, tmp_path, *options, "epochs=1", "val_manifest=")
-    train(corpus, tmp_path, *options, "epochs=2", "val_manifest=", resume=True)
-    assert [float(row["learning_rate"]) for row in rows(tmp_path)] == [0.005, 0.0025]
 
 
 def test_steps_of_any_length_are_compiled_once(corpus, tmp_path, monkeypatch, no_pictures):
