@@ -517,6 +517,7 @@ NOISE = {
 LOUDNESS = {"DataConfig.SpectConfig.features": "spectrogram"}  # log-mel is normalised: no trace
 FORWARD_ONLY = {"ModelConfig.bidirectional": False}
 SGD = {"OptimConfig.optimizer": "SGD"}
+LARGE_STEPS = SGD | {"OptimConfig.learning_rate": 1.0}
 ANNEAL = {"OptimConfig.schedule": "anneal"}
 HELD = {"OptimConfig.schedule": "exponential", "OptimConfig.hold_epochs": 0.0}
 FALLING = {"OptimConfig.learning_decay": 0.5}
@@ -533,7 +534,7 @@ EFFECTS = {
     "TrainingConfig.micro_batch": Effect(1, step, "rows"),
     "TrainingConfig.memory_gib": Effect(0.5, step, "rows"),
     "TrainingConfig.clip_norm": Effect(0.01, step, "weights", SGD),
-    "TrainingConfig.precision": Effect("O2", step, "weights", SGD),
+    "TrainingConfig.precision": Effect("O2", step, "weights", LARGE_STEPS),
     "TrainingConfig.ema": Effect(0.9, step, "state"),
     "TrainingConfig.eval_every": Effect(1, train, "evaluations"),
     "TrainingConfig.patience": Effect(1, train, "rates", {"TrainingConfig.epochs": 4}),
