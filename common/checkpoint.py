@@ -24,6 +24,7 @@ from common.files import replacing
 METADATA = "speech_recipe_json"
 FORMAT = 1  # of the metadata
 STATELESS = "dropout_seed"  # set anew at every step, so it is not part of a checkpoint
+AVERAGE = "ema."  # begins the names of moving averages (TrainingConfig.ema); the weight's follows
 
 
 @dataclass
@@ -109,6 +110,17 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(path, parameters, metadata)
 
 
+def take_averages(checkpoint: Checkpoint) -> bool:
+    """Has the moving averages of a checkpoint, if it holds any, take the weights' places."""
+    averages = {
+        name.removeprefix(AVERAGE): value
+        for name, value in checkpoint.parameters.items()
+        if name.startswith(AVERAGE)
+    }
+    checkpoint.parameters.update(averages)
+    return bool(averages)
+
+
 def load_into(
     network: ms.nn.Cell,
     checkpoint: Checkpoint,
@@ -175,9 +187,10 @@ def _match(name: str, wanted: dict) -> str | None:
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a parameter is the optimizer's, of this project or of the MindSpore model zoo."""
+    """Whether a parameter is the optimizer's, of this project or of the MindSpore model zoo, or a
+    moving average of a weight."""
     parts = name.split(".")  # wrapper prefixes may come before the optimizer's
-    state = {"moment1", "moment2", "moments", "accum", "stat"}
+    state = {"moment1", "moment2", "moments", "accum", "stat", AVERAGE.rstrip(".")}
     return not state.isdisjoint(parts) or parts[-1] in (
         "beta1_power",
         "beta2_power",

@@ -30,6 +30,8 @@ class TrainingConfig:
     micro_batch: int = 0  # utterances at once through the network; 0: what the memory allows
     memory_gib: float = 0.0  # memory that training may take; 0: 80 % of the machine's
     clip_norm: float = 400.0  # gradients are scaled down to this global norm; 0: never
+    precision: str = "O0"  # O0 float32; O2 products in float16; O3 and between layers
+    ema: float = 0.0  # decay of a moving average of the weights, such as 0.999; 0: none
     eval_every: int = 0  # steps between evaluations and checkpoints; 0: after each epoch
     patience: int = 0  # evaluations without a better WER before training stops; 0: never
     freeze: list[str] = field(default_factory=list)  # beginnings of parameter names not trained
@@ -119,16 +121,22 @@ class DataConfig:
 
 @dataclass
 class OptimConfig:
-    optimizer: str = "Adam"  # Adam, AdamW or SGD
+    optimizer: str = "Adam"  # Adam, AdamW, SGD, NovoGrad or LAMB
     learning_rate: float = 3e-4
-    schedule: str = "anneal"  # anneal, cosine or constant
+    schedule: str = "anneal"  # anneal, cosine, constant or exponential
     learning_anneal: float = 1.1  # anneal: the rate is divided by this after each epoch
     warmup_epochs: float = 0.0  # linear rise from 0; any schedule
-    weight_decay: float = 1e-5  # L2 in Adam and SGD, decoupled in AdamW; not on norms and biases
+    hold_epochs: float = 140.0  # exponential: epochs at learning_rate, after the warm-up
+    learning_decay: float = 0.981  # exponential: ... then the rate is multiplied by this an epoch
+    min_learning_rate: float = 1e-5  # exponential: ... down to this
+    # L2 in Adam and SGD, decoupled in AdamW, NovoGrad and LAMB; not on norms and biases
+    weight_decay: float = 1e-5
     momentum: float = 0.9  # SGD
-    eps: float = 1e-8  # Adam, AdamW
-    betas: tuple[float, float] = (0.9, 0.999)  # Adam, AdamW
+    eps: float = 1e-8  # all but SGD
+    betas: tuple[float, float] = (0.9, 0.999)  # all but SGD; NovoGrad's paper has 0.95, 0.98
     loss_scale: float = 1024.0  # keeps float16 gradients above 0; undone before the update
+    dynamic_loss_scale: bool = False  # it is halved when gradients overflow, ...
+    scale_window: int = 2000  # ... and doubled after so many steps without
 
 
 @dataclass
@@ -209,6 +217,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "TrainingConfig.micro_batch": (0, math.inf),
     "TrainingConfig.memory_gib": (0, math.inf),
     "TrainingConfig.clip_norm": (0, math.inf),
+    "TrainingConfig.ema": (0, 0.9999999),
     "TrainingConfig.eval_every": (0, math.inf),
     "TrainingConfig.patience": (0, math.inf),
     "TrainingConfig.max_nonfinite": (1, math.inf),
@@ -225,11 +234,15 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "OptimConfig.learning_rate": (0, 1e3),
     "OptimConfig.learning_anneal": (1, math.inf),
     "OptimConfig.warmup_epochs": (0, math.inf),
+    "OptimConfig.hold_epochs": (0, math.inf),
+    "OptimConfig.learning_decay": (0, 1),
+    "OptimConfig.min_learning_rate": (0, 1e3),
     "OptimConfig.weight_decay": (0, 1e3),
     "OptimConfig.momentum": (0, 1),
     "OptimConfig.eps": (1e-30, 1),
     "OptimConfig.betas": (0, 0.9999999),
     "OptimConfig.loss_scale": (1e-3, 2**40),
+    "OptimConfig.scale_window": (1, math.inf),
     "CheckpointConfig.keep_checkpoint_max": (1, math.inf),
     "LMConfig.alpha": (0, math.inf),
     "LMConfig.beam_width": (1, math.inf),

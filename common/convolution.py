@@ -13,6 +13,8 @@ import math
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from common.precision import lowered
+
 
 def convolution(
     weight: np.ndarray, stride: tuple[int, int], native: bool, bias: np.ndarray | None = None
@@ -24,7 +26,7 @@ def convolution(
     """
     if native:
         half = [size // 2 for size in weight.shape[2:]]
-        return nn.Conv2d(
+        return NativeConvolution(
             weight.shape[1],
             weight.shape[0],
             weight.shape[2:],
@@ -36,6 +38,17 @@ def convolution(
             bias_init=None if bias is None else _tensor(bias),
         )
     return MatmulConvolution(weight, stride, bias)
+
+
+class NativeConvolution(nn.Conv2d):
+    """The device's own operator, which `common.precision` may have in float16."""
+
+    half = False
+
+    def construct(self, x):
+        half = self.half and self.training
+        found = self.conv2d(lowered(x, half), lowered(self.weight, half)).astype(x.dtype)
+        return self.bias_add(found, self.bias.astype(x.dtype)) if self.has_bias else found
 
 
 def time_convolution(
@@ -57,7 +70,7 @@ def time_convolution(
     if not native:
         return MatmulTimeConvolution(weight, stride, dilation, groups, bias)
     half = weight.shape[3] // 2 * dilation
-    return nn.Conv2d(
+    return NativeConvolution(
         weight.shape[1] * groups,
         weight.shape[0],
         (1, weight.shape[3]),
@@ -75,6 +88,8 @@ def time_convolution(
 class MatmulTimeConvolution(nn.Cell):
     """x (1, C, B, T) -> (1, O, B, ceil(T / stride)): im2col and one product; one channel at a time
     (groups = C = O) by `MatmulRowConvolution`, which copies the input twice, not K times."""
+
+    half = False  # see `common.precision`
 
     def __init__(
         self,
@@ -96,27 +111,30 @@ class MatmulTimeConvolution(nn.Cell):
         self.product, self.rows = ops.MatMul(), MatmulRowConvolution()
 
     def construct(self, x):
-        x = self._by_channel(x) if self.by_channel else self._dense(x)
-        return x + self.bias.reshape((1, -1, 1, 1)) if self.has_bias else x
+        half, given = self.half and self.training, x.dtype
+        x, weight = lowered(x, half), lowered(self.weight, half)
+        x = self._by_channel(x, weight) if self.by_channel else self._dense(x, weight)
+        x = x.astype(given)
+        return x + self.bias.reshape((1, -1, 1, 1)).astype(given) if self.has_bias else x
 
-    def _dense(self, x):
+    def _dense(self, x, weight):
         _, channels, batch, frames = x.shape
         if self.width > 1 or self.stride > 1:
             half = self.width // 2 * self.dilation
             x = ops.unfold(x, (1, self.width), (1, self.dilation), (0, half), (1, self.stride))
             frames = (frames - 1) // self.stride + 1
         x = x.reshape((channels * self.width, batch * frames))
-        x = self.product(self.weight.reshape((self.outputs, -1)), x)
+        x = self.product(weight.reshape((self.outputs, -1)), x)
         return x.reshape((1, self.outputs, batch, frames))
 
-    def _by_channel(self, x):
+    def _by_channel(self, x, weight):
         _, channels, batch, frames = x.shape
         x, step, half = x.reshape((channels, batch, frames)), self.dilation, self.width // 2
         long = _ceil(frames, step)
         if step > 1:  # frames t, t + step, ... are utterances of their own
             x = _pad(x, 2, 0, long * step - frames).reshape((channels, batch, long, step))
             x = x.transpose((0, 1, 3, 2)).reshape((channels, batch * step, long))
-        x = self.rows(_pad(x, 2, half, half), self.weight.reshape((channels, self.width)))
+        x = self.rows(_pad(x, 2, half, half), weight.reshape((channels, self.width)))
         x = x[:, :, :long]
         if step > 1:
             x = x.reshape((channels, batch, step, long)).transpose((0, 1, 3, 2))
@@ -136,6 +154,8 @@ class MatmulConvolution(nn.Cell):
     side of the product: copies of the input (im2col) where it is narrow, else L products of which
     each is shifted by its tap and added.
     """
+
+    half = False  # see `common.precision`
 
     def __init__(self, weight: np.ndarray, stride: tuple[int, int], bias: np.ndarray | None = None):
         super().__init__()
@@ -158,6 +178,8 @@ class MatmulConvolution(nn.Cell):
 
     def construct(self, x):
         batch, channels, bins, frames = x.shape
+        half, given = self.half and self.training, x.dtype
+        x = lowered(x, half)
         taps, step = self.taps, self.frame_stride
         out_bins, out_frames = (bins - 1) // self.bin_stride + 1, (frames - 1) // step + 1
         groups = _ceil(out_bins, self.together)
@@ -184,7 +206,7 @@ class MatmulConvolution(nn.Cell):
             rest = window - piece * block
             views += (view if rest >= block else view[:rest],)
         x = ops.concat(views, 0)  # (window, [taps,] C, stride, groups, B, T)
-        matrix = self._matrix(together, window)
+        matrix = lowered(self._matrix(together, window), half)
         x = self.product(matrix, x.reshape((matrix.shape[1], -1)))
 
         if not self.copies_input:
@@ -196,8 +218,8 @@ class MatmulConvolution(nn.Cell):
         x = x.reshape((self.outputs, together, groups, batch, out_frames))
         x = x.transpose((3, 0, 2, 1, 4))
         x = x.reshape((batch, self.outputs, groups * together, out_frames))
-        x = x if groups * together == out_bins else x[:, :, :out_bins]
-        return x + self.bias.reshape((1, -1, 1, 1)) if self.has_bias else x
+        x = (x if groups * together == out_bins else x[:, :, :out_bins]).astype(given)
+        return x + self.bias.reshape((1, -1, 1, 1)).astype(given) if self.has_bias else x
 
     def _matrix(self, together, window):
         """The weight as ([taps,] O, together) rows and (window, [taps,] C, stride) columns."""

@@ -16,6 +16,8 @@ PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any
 # Weights, gradients, clipped gradients, two moments, what the operators pack, and what MindSpore's
 # memory pool keeps between graphs: 13.5 copies of the weights, measured by benchmarks/memory.py.
 WEIGHT_COPIES = 13.5
+# A moving average of the weights, and the weights kept aside while the average is evaluated.
+AVERAGE_COPIES = 2
 # A forward pass: copies of the weights (a checkpoint's own among them), and a share of a train
 # step's activations. Peaks in GiB, measured and forecast, by benchmarks/memory.py --forward: full
 # size, 1 x 2000 frames 2.5 and 3.1, 1 x 8000 4.3 and 5.4; the quickstart's, 1 x 8000 1.2 and 1.4,
@@ -33,11 +35,12 @@ class Forecast:
     per_frame: float  # bytes of activations per feature frame of an utterance
     limit: float  # bytes that training may take
     micro_batch: int = 0  # utterances at once that a user wants; 0: as many as fit
+    copies: float = WEIGHT_COPIES  # of the parameters
 
     @property
     def fixed(self) -> float:
         """What training takes with no frame in it."""
-        return PROCESS + 4 * WEIGHT_COPIES * self.parameters
+        return PROCESS + 4 * self.copies * self.parameters
 
     def peak(self, rows: int, frames: int) -> float:
         return self.fixed + self.per_frame * rows * frames
@@ -80,7 +83,8 @@ def forecast_memory(recogniser: Recogniser) -> Forecast:
     dimension = recogniser.featurizer.dimension
     per_frame = recogniser.recipe.activation_bytes(config.ModelConfig, dimension)
     micro_batch = config.TrainingConfig.micro_batch
-    return Forecast(recogniser.parameters(), per_frame, limit, micro_batch)
+    copies = WEIGHT_COPIES + (AVERAGE_COPIES if config.TrainingConfig.ema else 0)
+    return Forecast(recogniser.parameters(), per_frame, limit, micro_batch, copies)
 
 
 @dataclass(frozen=True)

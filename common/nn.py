@@ -11,7 +11,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from common.convolution import MatmulRowConvolution
+from common.convolution import MatmulRowConvolution, NativeConvolution
+from common.precision import lowered
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
@@ -29,7 +30,7 @@ class MaskedBatchNorm(nn.Cell):
 
     layout "BCFT": x (B, C, F, T), mask (B, T); "1CBT": x (1, C, B, T), mask (B, T);
     "TBC": x (T, B, C), mask (T, B). The parameters are named, and the moving averages kept, as in
-    mindspore.nn.BatchNorm2d.
+    mindspore.nn.BatchNorm2d. All is computed in float32; the result has the type of x.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class MaskedBatchNorm(nn.Cell):
         )
 
     def construct(self, x, mask):
+        given = x.dtype
+        x, mask = x.astype(ms.float32), mask.astype(ms.float32)
         if self.training:
             count, total, squares = self._sums(x, mask)
             mean = total / count
@@ -64,7 +67,7 @@ class MaskedBatchNorm(nn.Cell):
         shift = self.beta - mean * scale
         if self.layout != "TBC":
             scale, shift = scale.reshape((1, -1, 1, 1)), shift.reshape((1, -1, 1, 1))
-        return x * scale + shift
+        return (x * scale + shift).astype(given)
 
     def _sums(self, x, mask):
         """Count, sum and sum of squares of each channel over the unpadded frames.
@@ -89,6 +92,27 @@ class MaskedBatchNorm(nn.Cell):
             total = ops.matmul(row, flat).reshape((-1,))
             squares = ops.matmul(row, flat * flat).reshape((-1,))
         return count, total, squares
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation (Ba et al. 2016) in float32; the result has the type of x."""
+
+    def construct(self, x):
+        found, _, _ = self.layer_norm(x.astype(ms.float32), self.gamma, self.beta)
+        return found.astype(x.dtype)
+
+
+class Dense(nn.Dense):
+    """x (..., I) -> (..., O), by a product that `common.precision` may have in float16."""
+
+    half = False
+
+    def construct(self, x):
+        half = self.half and self.training
+        weight = lowered(self.weight, half)
+        found = self.matmul(lowered(x, half).reshape((-1, self.in_channels)), weight)
+        found = found.astype(x.dtype).reshape((*x.shape[:-1], self.out_channels))
+        return found + self.bias.astype(x.dtype) if self.has_bias else found
 
 
 class Dropout(nn.Cell):
@@ -158,6 +182,7 @@ class Recurrent(nn.Cell):
     """
 
     GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+    half = False  # see `common.precision`
 
     def __init__(
         self,
@@ -193,17 +218,25 @@ class Recurrent(nn.Cell):
                 setattr(self, name + suffix, weight)
 
     def construct(self, x, lengths):
-        output = self.run(x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
+        half, given = self.half and self.training, x.dtype
+        x = lowered(x, half)
+        output = self.run(
+            x,
+            lowered(self.weight_ih_l0, half),
+            lowered(self.weight_hh_l0, half),
+            lowered(self.bias_ih_l0, half),
+            lowered(self.bias_hh_l0, half),
+        )
         if self.bidirectional:
             backward = self.run(
                 self.reverse(x, lengths),
-                self.weight_ih_l0_reverse,
-                self.weight_hh_l0_reverse,
-                self.bias_ih_l0_reverse,
-                self.bias_hh_l0_reverse,
+                lowered(self.weight_ih_l0_reverse, half),
+                lowered(self.weight_hh_l0_reverse, half),
+                lowered(self.bias_ih_l0_reverse, half),
+                lowered(self.bias_hh_l0_reverse, half),
             )
             output = output + self.reverse(backward, lengths)
-        return output
+        return output.astype(given)
 
 
 class FusedLSTM(nn.Cell):
@@ -293,10 +326,12 @@ class Lookahead(nn.Cell):
     native: by the device's own convolution, else by matrix products (`common.runtime`).
     """
 
+    half = False  # see `common.precision`
+
     def __init__(self, width: int, context: int, rng: np.random.Generator, native: bool = True):
         super().__init__()
         self.native, self.width, self.context = native, width, context
-        self.conv = nn.Conv2d(
+        self.conv = NativeConvolution(
             width,
             width,
             (1, context),
@@ -308,13 +343,14 @@ class Lookahead(nn.Cell):
         self.product = MatmulRowConvolution()
 
     def construct(self, x, mask):
-        x = x * ops.expand_dims(mask, 2)
+        x = x * ops.expand_dims(mask, 2).astype(x.dtype)
         if self.native:
             x = ops.expand_dims(x.transpose((1, 2, 0)), 2)  # (B, H, 1, T)
             return self.conv(x).squeeze(2).transpose((2, 0, 1))
         x = x.transpose((2, 1, 0))  # (H, B, T)
-        weight = self.conv.weight.reshape((self.width, self.context))
-        return self.product(x, weight).transpose((2, 1, 0))
+        half = self.half and self.training
+        weight = lowered(self.conv.weight.reshape((self.width, self.context)), half)
+        return self.product(lowered(x, half), weight).transpose((2, 1, 0)).astype(x.dtype)
 
 
 class CTCLoss(nn.Cell):

@@ -69,7 +69,7 @@ class Progress:
             self.skipped_in_a_row = 0
         else:
             self.skipped += 1
-            self.skipped_in_a_row += 1
+            self.skipped_in_a_row += not result.overflowed  # which no datum is to blame for
 
     def due(self, training: Any) -> bool:
         """Whether to evaluate now: every so many steps or after each epoch, and at the very end;
@@ -173,7 +173,12 @@ class Reporter:
     def step(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
         where = f"epoch: {epoch + 1} step: {progress.step - epoch * self.planner.steps_per_epoch}"
         self.log.debug(f"{where}, loss is {result.loss:.6g}")
-        if not result.applied:
+        if result.overflowed:
+            self.log.warning(
+                f"{where} skipped, the gradient overflowed at a loss scale of {result.scale:g}; "
+                f"{result.scale / 2:g} from here on"
+            )
+        elif not result.applied:
             self.log.warning(
                 f"{where} skipped, not finite (loss {result.loss:g}, gradient norm "
                 f"{result.norm:g}); utterances: {', '.join(result.blamed)}"

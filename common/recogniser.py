@@ -58,7 +58,8 @@ class Recogniser:
         fallback: Any = None,
         log: Callable[[str], None] = print,
     ) -> Recogniser:
-        """The network that a checkpoint describes, with its weights.
+        """The network that a checkpoint describes, with its weights: their moving average where
+        the checkpoint of a run holds one.
 
         fallback: the configuration for a checkpoint of another origin, which describes nothing
         (the MindSpore model zoo's); None: the recipe's defaults. Refused for one that describes
@@ -79,6 +80,8 @@ class Recogniser:
         else:
             config, vocabulary = described(recipe, found)
         recogniser = cls.create(recipe, config, vocabulary, device)
+        if checkpoints.take_averages(found):
+            log(f"{path}: taking the moving average of its weights (TrainingConfig.ema)")
         checkpoints.load_into(recogniser.network, found, recipe.rename_parameter)
         return recogniser
 

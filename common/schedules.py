@@ -38,11 +38,34 @@ def warmup_cosine(base: float, warmup_steps: int, total: int) -> np.ndarray:
     return warmed_up(cosine(base, total, start=warmup_steps), warmup_steps)
 
 
+def exponential(
+    base: float,
+    decay: float,
+    least: float,
+    warmup_epochs: float,
+    hold_epochs: float,
+    epochs: int,
+    steps_per_epoch: int,
+) -> np.ndarray:
+    """A climb over the warm-up, `base` over the hold, then x `decay` an epoch; never below `least`.
+
+    As Jasper's originals have it: the climb is (i + 1) / (warm-up steps + 1) at step i, which stops
+    one step short of `base`; epoch n, counted from 1, is at decay ** (n - warm-up - hold).
+    """
+    steps = np.arange(epochs * steps_per_epoch)
+    warmup, hold = round(warmup_epochs * steps_per_epoch), round(hold_epochs * steps_per_epoch)
+    past = steps // steps_per_epoch + 1 - warmup_epochs - hold_epochs
+    falling = decay ** np.where(steps < warmup + hold, 0, past)
+    shares = np.where(steps < warmup, (steps + 1) / (warmup + 1), falling)
+    return np.maximum(base * shares, least)
+
+
 def make_schedule(optim_config: Any, epochs: int, steps_per_epoch: int) -> np.ndarray:
     """The rates (epochs * steps_per_epoch,) of an OptimConfig.
 
-    Reads learning_rate, schedule ("anneal", "cosine" or "constant"), learning_anneal (of "anneal")
-    and warmup_epochs (of every schedule; may be a fraction, 0 is none).
+    Reads learning_rate, schedule, learning_anneal (of "anneal"), hold_epochs, learning_decay and
+    min_learning_rate (of "exponential") and warmup_epochs (of every schedule; may be a fraction, 0
+    is none). Those of fewer epochs begin those of more, but for "cosine".
     """
     base, total = optim_config.learning_rate, epochs * steps_per_epoch
     warmup = round(optim_config.warmup_epochs * steps_per_epoch)
@@ -53,6 +76,17 @@ def make_schedule(optim_config: Any, epochs: int, steps_per_epoch: int) -> np.nd
         return warmup_cosine(base, warmup, total)
     if optim_config.schedule == "constant":
         return warmed_up(constant(base, total), warmup)
+    if optim_config.schedule == "exponential":
+        return exponential(
+            base,
+            optim_config.learning_decay,
+            optim_config.min_learning_rate,
+            optim_config.warmup_epochs,
+            optim_config.hold_epochs,
+            epochs,
+            steps_per_epoch,
+        )
     raise UserError(
-        f"OptimConfig.schedule is {optim_config.schedule!r}; there is anneal, cosine, constant"
+        f"OptimConfig.schedule is {optim_config.schedule!r}; there is anneal, cosine, constant, "
+        "exponential"
     )

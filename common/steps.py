@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
+from common import precision
 from common.batching import aligned
 from common.dataset import Batch
-from common.errors import UserError
+from common.errors import Diverged, UserError
 from common.memory import Forecast
 from common.nn import CTCLoss, Dropout
-from common.optimizer import Add, AllReduce, GlobalNorm, Gradients, Update
+from common.optimizer import Add, AllReduce, GlobalNorm, Gradients, MovingAverage, Update
 from common.recogniser import Recogniser
+from common.scaling import LossScale
 
 
 @dataclass
@@ -25,6 +28,8 @@ class StepResult:
     norm: float  # of the gradient of that mean, before clipping
     applied: bool
     blamed: list[str] = field(default_factory=list)  # utterances of a step that was not applied
+    scale: float = 1.0  # of the loss, in this step
+    overflowed: bool = False  # not applied because of the scale, which is half from here on
 
 
 class TrainStep:
@@ -43,14 +48,16 @@ class TrainStep:
         self.pad_align = config.DataConfig.pad_align
         self.forecast = forecast
         self.clip_norm = config.TrainingConfig.clip_norm
-        self.loss_scale = config.OptimConfig.loss_scale
+        optim = config.OptimConfig
+        self.scaling = LossScale(optim.loss_scale, optim.dynamic_loss_scale, optim.scale_window)
         self.seed = config.TrainingConfig.seed
 
         self.frozen = _freeze(self.network, config.TrainingConfig.freeze)
         weights: list[Parameter] = list(self.network.trainable_params())
-        self.gradients = Gradients(
-            self.network, CTCLoss(recogniser.vocabulary.blank), weights, self.loss_scale
-        )
+        level = config.TrainingConfig.precision
+        precision.apply(self.network, level)
+        loss = CTCLoss(recogniser.vocabulary.blank)
+        self.gradients = Gradients(self.network, loss, weights, half=level == "O3")
         if not self.static:
             self.gradients.set_inputs(*_dynamic_inputs(recogniser.featurizer.dimension))
         self.add, self.norm = Add(), GlobalNorm()
@@ -59,11 +66,15 @@ class TrainStep:
         self.dropouts = [
             cell for _, cell in self.network.cells_and_names() if isinstance(cell, Dropout)
         ]
-        self.averages = [
+        self.statistics = [
             parameter
             for parameter in self.network.get_parameters()
             if parameter.name.endswith(("moving_mean", "moving_variance"))
         ]
+        # The statistics are averaged too: those of the newest weights are not those of a mean
+        # over the last thousand.
+        decay = config.TrainingConfig.ema
+        self.average = MovingAverage(decay, weights + self.statistics) if decay else None
 
     def __call__(
         self, batches: Sequence[Batch], learning_rate: float, number: int, total: int | None = None
@@ -75,7 +86,8 @@ class TrainStep:
             cell.set_train(False)
         counting = sum(batch.valid for batch in batches)
         total = total or counting
-        averages = [parameter.asnumpy().copy() for parameter in self.averages]
+        statistics = [parameter.asnumpy().copy() for parameter in self.statistics]
+        scale = self.scaling.scale
         gradients, losses, ids = None, [], []
         for part, micro in enumerate(
             micro for batch in batches for micro in self._micro_batches(batch) if micro.valid
@@ -87,7 +99,7 @@ class TrainStep:
                 Tensor(micro.lengths * counts),
                 Tensor(micro.targets),
                 Tensor(micro.target_lengths * counts),
-                Tensor(np.float32(counts / total)),
+                Tensor(np.float32(counts / total * scale)),
             )
             losses.append(found.asnumpy()[: micro.valid])
             ids += micro.ids[: micro.valid]
@@ -98,19 +110,47 @@ class TrainStep:
             gradients = self.reduce(gradients)
 
         losses = np.concatenate(losses) if losses else np.zeros(0, np.float32)
-        norm = float(self.norm(gradients).asnumpy()) / self.loss_scale
+        norm = float(self.norm(gradients).asnumpy()) / scale
         loss = float(losses.mean()) if len(losses) else 0.0
         # Of several ranks all must decide alike: on the norm, which they share.
         sound = math.isfinite(norm) and (self.reduce is not None or np.isfinite(losses).all())
         if not sound:
-            for parameter, value in zip(self.averages, averages):
+            for parameter, value in zip(self.statistics, statistics):
                 parameter.set_data(Tensor(value))
-            return StepResult(loss, norm, False, _blamed(batches, ids, losses))
+            spoilt = not np.isfinite(losses).all() or bool(_spoilt(batches))
+            overflowed = self.scaling.dynamic and not self.anywhere(spoilt)
+            blamed = _blamed(batches, ids, losses)
+            if overflowed and self.scaling.exhausted:
+                raise Diverged(
+                    f"the loss scale has fallen to {scale:g}, and gradients are still not finite "
+                    f"(utterances {', '.join(blamed[:5])}): lower OptimConfig.learning_rate, or "
+                    "train with TrainingConfig.precision=O0"
+                )
+            if overflowed:
+                self.scaling.overflow()
+            return StepResult(loss, norm, False, blamed, scale, overflowed)
         clip = self.clip_norm
         factor = clip / norm if 0 < clip < norm else 1.0
         self.update.set_learning_rate(learning_rate)
-        self.update(gradients, Tensor(factor / self.loss_scale, ms.float32))
-        return StepResult(loss, norm, True)
+        self.update(gradients, Tensor(factor / scale, ms.float32))
+        if self.average is not None:
+            self.average.take(number)
+        self.scaling.finite()
+        return StepResult(loss, norm, True, scale=scale)
+
+    def state(self) -> dict[str, Parameter]:
+        """What a checkpoint holds beside the network for training to go on, by name."""
+        return {**self.update.state(), **(self.average.state() if self.average else {})}
+
+    def result(self) -> dict[str, Tensor]:
+        """The network's parameters that training has led to: their moving average, if there is
+        one."""
+        weights = dict(self.network.parameters_dict().items())
+        return {**weights, **(self.average.values() if self.average else {})}
+
+    def result_in_place(self) -> AbstractContextManager[None]:
+        """Meanwhile the network's parameters are those of `result`."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def anywhere(self, asked: bool) -> bool:
         """Whether something is asked of any rank: each must call this at the same place."""
@@ -140,14 +180,18 @@ class TrainStep:
 def _blamed(batches: Sequence[Batch], ids: list[str], losses: np.ndarray) -> list[str]:
     """Utterances with non-finite features, which spoil the loss of a whole batch through its
     normalisation; else those with a non-finite loss; else all."""
-    bad = [
+    bad = _spoilt(batches) or [name for name, value in zip(ids, losses) if not math.isfinite(value)]
+    return bad or ids
+
+
+def _spoilt(batches: Sequence[Batch]) -> list[str]:
+    """Utterances with non-finite features."""
+    return [
         name
         for batch in batches
         for name, features in zip(batch.ids[: batch.valid], batch.features)
         if not np.isfinite(features).all()
     ]
-    bad = bad or [name for name, value in zip(ids, losses) if not math.isfinite(value)]
-    return bad or ids
 
 
 def _rows(batch: Batch, start: int, stop: int, trim: int) -> Batch:

@@ -27,7 +27,7 @@ from common.checkpoint import CheckpointKeeper
 from common.conversion import open_split
 from common.dataset import Batch, batches
 from common.decoding import make_decoder
-from common.errors import UserError
+from common.errors import Diverged, UserError
 from common.evaluation import Recognised, evaluate
 from common.film import Film
 from common.history import History
@@ -92,10 +92,6 @@ def resumed_config(recipe: Recipe, config: Any) -> Any:
     return described(recipe, found)[0]
 
 
-class Diverged(UserError):
-    """Too many steps in a row were not finite: the checkpoint before them is the one to keep."""
-
-
 def fit(job: Job) -> Progress:
     """Trains, and returns where the run ended. Raises KeyboardInterrupt after a stopping signal,
     and UserError where something fails, when the checkpoint is written."""
@@ -141,14 +137,17 @@ def fit(job: Job) -> Progress:
         if job.rank != 0:
             return
         metadata = recogniser.metadata(
-            progress=asdict(progress), data=identity, memory_limit=step.forecast.limit
+            progress=asdict(progress),
+            data=identity,
+            memory_limit=step.forecast.limit,
+            loss_scale=step.scaling.state(),
         )
-        weights = dict(recogniser.network.parameters_dict().items())
         if best:  # before `last`, which says how good the best is: a kill may come in between
             scores = {"wer": progress.best_wer, "cer": progress.best_cer}
-            keeper.save_best(weights, {**metadata, "scores": scores})
+            keeper.save_best(step.result(), {**metadata, "scores": scores})
+        weights = dict(recogniser.network.parameters_dict().items())
         path = keeper.save_last(
-            {**weights, **step.update.state()}, metadata, progress.epoch, progress.step
+            {**weights, **step.state()}, metadata, progress.epoch, progress.step
         )
         log.debug(f"checkpoint {path}")
 
@@ -162,16 +161,17 @@ def fit(job: Job) -> Progress:
         found = None
         if validation is not None:
             data, label = config.DataConfig, "evaluating" if job.rank == 0 else None
-            found = evaluate(
-                recogniser,
-                forward,
-                validation,
-                decoder,
-                data.batch_size,
-                data.workers,
-                label,
-                watch=watch,
-            )
+            with step.result_in_place():
+                found = evaluate(
+                    recogniser,
+                    forward,
+                    validation,
+                    decoder,
+                    data.batch_size,
+                    data.workers,
+                    label,
+                    watch=watch,
+                )
         better = found is not None and progress.better(found)
         figures = progress.figures(planner, rates, found)
         progress.reset_window()
@@ -326,6 +326,7 @@ def _keeper(config: Any) -> CheckpointKeeper:
 
 def _fine_tune(recogniser: Recogniser, path: str, log: logging.Logger) -> None:
     found = checkpoints.load(path)
+    averaged = checkpoints.take_averages(found)
     _warn_of_features(recogniser, found, log)
     new_head = recogniser.recipe.head
     if found.metadata and tuple(found.metadata["labels"]) == recogniser.vocabulary.labels:
@@ -339,7 +340,8 @@ def _fine_tune(recogniser: Recogniser, path: str, log: logging.Logger) -> None:
     report = checkpoints.load_into(
         recogniser.network, found, recogniser.recipe.rename_parameter, new_head
     )
-    log.info(f"start from {path}: {report}")
+    of = ", the moving average of its weights" if averaged else ""
+    log.info(f"start from {path}{of}: {report}")
     if any(name.startswith(recogniser.recipe.head) for name in report.missing + report.reshaped):
         log.info(f"another vocabulary: the output layer {recogniser.recipe.head} starts anew")
 
@@ -385,10 +387,12 @@ def _resume(
             f"found {identity}; go back to the data it was started with"
         )
     checkpoints.load_into(recogniser.network, found, recogniser.recipe.rename_parameter)
-    for name, parameter in step.update.state().items():
+    for name, parameter in step.state().items():
         if name not in found.parameters:
             raise UserError(f"--resume: {keeper.last} lacks the optimizer's {name}")
         parameter.set_data(Tensor(found.parameters[name], parameter.dtype))
+    if state := found.metadata.get("loss_scale"):
+        step.scaling.restore(state)
     # The micro-batches of the run so far, whatever this machine's memory: they enter the
     # statistics of batch normalisation.
     limit = found.metadata["memory_limit"]

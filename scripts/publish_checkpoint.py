@@ -36,6 +36,7 @@ def publish(source: str, out: str) -> None:
         data[key] = [_here(path) for path in paths if path]
     if data.get("Data_dir"):
         data["Data_dir"] = _here(data["Data_dir"])
+    checkpoint.take_averages(found)  # what training led to, where it kept them
     weights = {
         name: ms.Tensor(value)
         for name, value in found.parameters.items()

@@ -353,6 +353,7 @@ def test_the_optimizers_state_is_passed_over(tmp_path):
         accum__RNN__weight=(2, 3),
         stat__fc__bias=(4,),
         momentum=(1,),
+        ema__RNN__weight=(2, 3),
     )
     assert load_into(network, found).unused == []
 

@@ -7,10 +7,9 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from common.errors import UserError
 from common.history import History
 from common.manifest import read_manifest, write_csv, write_jasper_json
 from common.mindrecord import open_dataset
+from common.scaling import LossScale
 from deepspeech2.src.config import TrainConfig, eval_config, train_config
 from deepspeech2.src.recipe import RECIPE
 
@@ -496,8 +496,9 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
     class FakeStep:
         def __init__(self, recogniser, forecast, ranks=1):
             seen["initial"] = next(iter(recogniser.network.get_parameters())).asnumpy().tolist()
-            self.update, self.forecast = SimpleNamespace(state=dict), forecast
-            self.anywhere = bool
+            self.forecast, self.scaling = forecast, LossScale(1.0)
+            self.anywhere, self.state, self.result = bool, dict, recogniser.network.parameters_dict
+            self.result_in_place = nullcontext
 
         def __call__(self, group, rate, number, total):
             seen["features"].append([batch.features.astype(float).tolist() for batch in group])
@@ -607,9 +608,10 @@ def step(config: Any, folder: Path) -> dict[str, Any]:
         }
         return {
             "weights": weights,
-            "state": sorted(train_step.update.state()),
+            "state": sorted(train_step.state()),
             "rows": rows,
             "applied": [result.applied for result in results],
+            "scales": [result.scale for result in results],
         }
 
 
@@ -697,7 +699,11 @@ NOISE = {
 LOUDNESS = {"DataConfig.SpectConfig.features": "spectrogram"}  # log-mel is normalised: no trace
 FORWARD_ONLY = {"ModelConfig.bidirectional": False}
 SGD = {"OptimConfig.optimizer": "SGD"}
+LARGE_STEPS = SGD | {"OptimConfig.learning_rate": 1.0}
 ANNEAL = {"OptimConfig.schedule": "anneal"}
+HELD = {"OptimConfig.schedule": "exponential", "OptimConfig.hold_epochs": 0.0}
+FALLING = {"OptimConfig.learning_decay": 0.5}
+DYNAMIC = {"OptimConfig.dynamic_loss_scale": True}
 STATIC = {"DataConfig.batch_shapes": "static"}
 BEAM = {"LMConfig.decoder_type": "beam"}
 WORDS = BEAM | {"LMConfig.lm_path": "{corpus}/words.arpa"}
@@ -712,6 +718,8 @@ EFFECTS = {
     "TrainingConfig.micro_batch": Effect(1, step, "rows"),
     "TrainingConfig.memory_gib": Effect(0.5, step, "rows"),
     "TrainingConfig.clip_norm": Effect(0.01, step, "weights", SGD),
+    "TrainingConfig.precision": Effect("O2", step, "weights", LARGE_STEPS),
+    "TrainingConfig.ema": Effect(0.9, step, "state"),
     "TrainingConfig.eval_every": Effect(1, train, "evaluations"),
     "TrainingConfig.patience": Effect(1, train, "rates", {"TrainingConfig.epochs": 4}),
     "TrainingConfig.freeze": Effect(["fc"], step, "weights"),
@@ -789,11 +797,18 @@ EFFECTS = {
     "OptimConfig.schedule": Effect("cosine", train, "rates"),
     "OptimConfig.learning_anneal": Effect(2.0, train, "rates", ANNEAL),
     "OptimConfig.warmup_epochs": Effect(2.0, train, "rates"),
+    "OptimConfig.hold_epochs": Effect(1.0, train, "rates", HELD),
+    "OptimConfig.learning_decay": Effect(0.5, train, "rates", HELD),
+    "OptimConfig.min_learning_rate": Effect(0.009, train, "rates", HELD | FALLING),
     "OptimConfig.weight_decay": Effect(0.5, step, "weights"),
     "OptimConfig.momentum": Effect(0.5, step, "weights", SGD),
     "OptimConfig.eps": Effect(0.1, step, "weights"),
     "OptimConfig.betas": Effect([0.5, 0.6], step, "weights"),
     "OptimConfig.loss_scale": Effect(1e38, step, "applied"),
+    "OptimConfig.dynamic_loss_scale": Effect(
+        True, step, "scales", {"OptimConfig.loss_scale": 1e38}
+    ),
+    "OptimConfig.scale_window": Effect(1, step, "scales", DYNAMIC),
     "CheckpointConfig.ckpt_file_name_prefix": Effect("mine", train, "files"),
     "CheckpointConfig.ckpt_path": Effect("elsewhere", train, "files"),
     "CheckpointConfig.keep_checkpoint_max": Effect(1, train, "files"),

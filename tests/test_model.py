@@ -280,7 +280,7 @@ def test_forward_and_gradient_are_those_of_torch(narrow):
     gradients = {name: value.grad.numpy() for name, value in theirs.named_parameters()}
 
     weights = network.trainable_params()
-    cell = Gradients(network, CTCLoss(28), weights, loss_scale=1.0).set_train()
+    cell = Gradients(network, CTCLoss(28), weights).set_train()
     integers = [Tensor(array, ms.int32) for array in (lengths, targets, counts)]
     losses, found = cell(Tensor(features), *integers, Tensor([0.5, 0.5], ms.float32))
     np.testing.assert_allclose(losses.asnumpy(), expected_losses.detach().numpy(), rtol=1e-4)

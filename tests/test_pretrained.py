@@ -54,7 +54,11 @@ def test_publishing_keeps_the_weights_and_drops_the_rest(tmp_path):
     metadata = {"format": 1, "model": "deepspeech2", "config": {"DataConfig": data}, "data": {}}
     import mindspore as ms
 
-    parameters = {"fc.weight": ms.Tensor(weight), "moment1.fc.weight": ms.Tensor(weight)}
+    parameters = {
+        "fc.weight": ms.Tensor(weight - 1),
+        "ema.fc.weight": ms.Tensor(weight),
+        "moment1.fc.weight": ms.Tensor(weight),
+    }
     checkpoint.save(tmp_path / "last.ckpt", parameters, metadata)
     command = [sys.executable, ROOT / "scripts" / "publish_checkpoint.py"]
     subprocess.run([*command, "last.ckpt", "out/mine.ckpt"], cwd=tmp_path, check=True)

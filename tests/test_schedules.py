@@ -55,6 +55,52 @@ def test_warmup_longer_than_the_run_just_climbs():
     np.testing.assert_allclose(make_schedule(config, 1, 2), [1 / 8, 2 / 8])
 
 
+def originals(base: float, epochs: int, steps: int, warmup: int, hold: int) -> list[float]:
+    """The schedule of Jasper in the MindSpore model zoo (lr_generator.py), stated anew."""
+    rates = []
+    for step in range(epochs * steps):
+        epoch = step // steps + 1  # counted from 1
+        if step < warmup * steps:
+            share = (step + 1) / (warmup * steps + 1)
+        elif epoch <= warmup + hold:
+            share = 1.0
+        else:
+            share = 0.981 ** (epoch - hold - warmup)
+        rates.append(max(share * base, 1e-5))
+    return rates
+
+
+@pytest.mark.parametrize(("warmup", "hold"), [(2, 140), (2, 3), (0, 0), (1, 0), (0, 4)])
+def test_exponential_is_that_of_the_originals(warmup, hold):
+    config = OptimConfig(
+        schedule="exponential", learning_rate=3e-4, warmup_epochs=warmup, hold_epochs=hold
+    )
+    rates = make_schedule(config, epochs=300, steps_per_epoch=7)
+    np.testing.assert_allclose(rates, originals(3e-4, 300, 7, warmup, hold), rtol=1e-12)
+    assert (rates[-1] == 1e-5) == (hold < 140)  # a floor that some of them reach
+
+
+def test_exponential_by_its_keys():
+    config = OptimConfig(
+        schedule="exponential",
+        learning_rate=1.0,
+        warmup_epochs=0.5,
+        hold_epochs=0.5,
+        learning_decay=0.5,
+        min_learning_rate=0.2,
+    )
+    rates = make_schedule(config, epochs=4, steps_per_epoch=4)
+    expected = [1 / 3, 2 / 3, 1, 1, *[0.5] * 4, *[0.25] * 4, *[0.2] * 4]
+    np.testing.assert_allclose(rates, expected)
+
+
+@pytest.mark.parametrize("schedule", ["anneal", "constant", "exponential"])
+def test_more_epochs_do_not_change_the_rates_of_those_before(schedule):
+    config = OptimConfig(schedule=schedule, warmup_epochs=1.5, hold_epochs=1)
+    short, long = make_schedule(config, 4, 6), make_schedule(config, 9, 6)
+    np.testing.assert_array_equal(short, long[: len(short)])
+
+
 def test_unknown_schedule_is_refused_by_name():
-    with pytest.raises(UserError, match="'step'.*anneal, cosine, constant"):
+    with pytest.raises(UserError, match="'step'.*anneal, cosine, constant, exponential"):
         make_schedule(OptimConfig(schedule="step"), 1, 1)

@@ -15,11 +15,13 @@ from mindspore import Tensor, nn, ops
 from common import config as shared
 from common.checkpoint import STATELESS
 from common.dataset import Batch
-from common.errors import UserError
-from common.memory import Forecast
+from common.errors import Diverged, UserError
+from common.memory import Forecast, forecast_memory
 from common.nn import Dropout, MaskedBatchNorm, frame_mask, uniform
+from common.progress import Progress
 from common.recipe import Recipe
 from common.recogniser import Forward, Recogniser
+from common.scaling import LossScale
 from common.steps import TrainStep
 from common.text import Vocabulary
 from deepspeech2.src.config import TrainConfig as DeepSpeech2Config
@@ -137,10 +139,11 @@ def assert_equal(found: dict, expected: dict, rtol: float = 0.0) -> None:
 class Bench:
     """One compiled step whose weights and optimizer state go back before every use."""
 
-    def __init__(self, model: LinearConfig | None = None, **optim):
+    def __init__(self, model: LinearConfig | None = None, ema: float = 0.0, **optim):
         config = TrainConfig(
             ModelConfig=model or LinearConfig(), OptimConfig=dataclasses.replace(OPTIMISER, **optim)
         )
+        config.TrainingConfig.ema = ema
         self.recogniser = Recogniser.create(RECIPE, config, VOCABULARY, "CPU")
         self.network = self.recogniser.network
         self.step = TrainStep(self.recogniser, ENDLESS)
@@ -237,7 +240,7 @@ def test_repeats_enter_neither_gradients_nor_the_statistics_of_normalisation(
 
         def __call__(self, *inputs):
             losses, found = gradients(*inputs)
-            seen.append([each.asnumpy() / step.loss_scale for each in found])
+            seen.append([each.asnumpy() / step.scaling.scale for each in found])
             return losses, found
 
     step.gradients = Recorder()
@@ -266,7 +269,7 @@ def test_a_rank_that_only_keeps_step_gives_nothing_and_takes_what_the_others_fou
 
     def reduce(gradients):
         given.extend(each.asnumpy() for each in gradients)
-        return tuple(each + step.loss_scale for each in gradients)
+        return tuple(each + step.scaling.scale for each in gradients)
 
     step.reduce = reduce
     try:
@@ -313,7 +316,7 @@ def test_clipping_and_learning_rate_scale_the_step(bench):
 
 
 def test_the_loss_scale_is_undone(bench):
-    assert bench.step.loss_scale == 1024
+    assert bench.step.scaling.scale == 1024
     expected, weights = bench(make_batch(), clip=0.5)
     found, same = Bench(loss_scale=1.0)(make_batch(), clip=0.5)
     assert found.norm == pytest.approx(expected.norm, rel=1e-5) and found.norm > 0.5
@@ -332,6 +335,83 @@ def test_a_non_finite_utterance_is_named_and_nothing_moves(micro_batch, bench):
     assert_equal(values(bench.step.update), state)
     again = bench.step([make_batch()], 0.1, number=3)
     assert again.applied and not again.blamed
+
+
+@pytest.fixture
+def dynamic(bench, monkeypatch):
+    """The bench with a loss scale that adapts."""
+    bench(make_batch())
+    monkeypatch.setattr(bench.step, "scaling", LossScale(8.0, dynamic=True, window=2))
+    return bench
+
+
+def test_a_gradient_that_overflows_lowers_the_scale_and_moves_nothing(dynamic, monkeypatch):
+    step, norm, progress = dynamic.step, dynamic.step.norm, Progress()
+    before, state = values(dynamic.network), values(step.update)
+    found = []
+    for finite in (False, False, True, True, True):
+        monkeypatch.setattr(step, "norm", norm if finite else lambda gradients: Tensor(np.inf))
+        found.append(step([make_batch()], 0.0 if finite else 0.1, number=len(found)))
+        progress.advance([make_batch()], found[-1], 1.0, 0.0, 10)
+        if not finite:
+            assert_equal(values(dynamic.network), before)
+            assert_equal(values(step.update), state)
+    assert [result.scale for result in found] == [8, 4, 2, 2, 4]
+    assert [result.overflowed for result in found] == [True, True, False, False, False]
+    assert [result.applied for result in found] == [False, False, True, True, True]
+    norms = [result.norm for result in found if result.applied]
+    np.testing.assert_allclose(norms, norms[0], rtol=1e-5)  # the scale is undone
+    assert (progress.skipped, progress.skipped_in_a_row, progress.step) == (2, 0, 5)
+
+
+def test_a_scale_that_cannot_be_lowered_ends_the_run(dynamic, monkeypatch):
+    monkeypatch.setattr(dynamic.step, "norm", lambda gradients: Tensor(np.inf))
+    for scale in (8, 4, 2):
+        assert dynamic.step([make_batch()], 0.1, number=1).scale == scale
+    message = r"loss scale has fallen to 1, .* not finite \(utterances 0-0, .*precision=O0"
+    with pytest.raises(Diverged, match=message):
+        dynamic.step([make_batch()], 0.1, number=1)
+
+
+def test_bad_data_do_not_lower_the_scale(dynamic):
+    result = dynamic.step([poisoned(make_batch(), 3)], 0.1, number=1)
+    assert (result.applied, result.overflowed, result.blamed) == (False, False, ["0-3"])
+    assert dynamic.step([make_batch()], 0.1, number=2).scale == 8
+
+
+def test_several_ranks_agree_on_what_an_overflow_is(dynamic, monkeypatch):
+    """An utterance of another rank is bad: the norm says so to all, the flag says why."""
+    for elsewhere in (0.0, 1.0):
+        flags = []
+
+        def reduce(given, elsewhere=elsewhere, flags=flags):
+            if given[0].shape == (1,) and len(given) == 1:
+                flags.append(float(given[0].asnumpy()[0]))
+                return [given[0] + elsewhere]
+            return tuple(each + np.float32(np.inf) for each in given)
+
+        monkeypatch.setattr(dynamic.step, "reduce", reduce)
+        result = dynamic.step([make_batch()], 0.1, number=1, total=10)
+        assert (result.applied, result.overflowed, flags) == (False, not elsewhere, [0.0])
+
+
+def test_the_moving_average_follows_the_steps_that_are_applied():
+    bench = Bench(LinearConfig(norm=True), ema=0.5)
+    step, network = bench.step, bench.network
+    expected = values(network)
+    for number, batch in enumerate([make_batch(), poisoned(make_batch(), 1), make_batch(seed=2)]):
+        if step([batch], 0.1, number).applied:
+            decay = min(0.5, (1 + number) / (10 + number))
+            for name, value in values(network).items():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+        found = {name: value.asnumpy() for name, value in step.result().items()}
+        assert_equal({name: found[name] for name in expected}, expected, rtol=1e-4)
+    own = values(network)
+    assert (own["norm.moving_mean"] != expected["norm.moving_mean"]).all()
+    with step.result_in_place():
+        assert_equal(values(network), expected, rtol=1e-4)
+    assert_equal(values(network), own)
+    assert {f"ema.{name}" for name in expected} <= set(step.state())
 
 
 @pytest.fixture(scope="module")
@@ -454,6 +534,14 @@ def test_freezing_refuses_what_it_cannot_mean():
     training.freeze = ["out"]
     with pytest.raises(UserError, match="nothing is left to train"):
         TrainStep(recogniser, ENDLESS)
+
+
+def test_a_moving_average_is_in_the_forecast():
+    recogniser = Recogniser.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
+    without = forecast_memory(recogniser)
+    recogniser.config.TrainingConfig.ema = 0.9
+    more = forecast_memory(recogniser).fixed - without.fixed
+    assert more == pytest.approx(2 * 4 * recogniser.parameters())  # two copies in float32
 
 
 def test_the_forecast_is_a_line_in_frames():

@@ -1,7 +1,8 @@
 """Training as a whole: going on exactly, standing bad luck, learning something.
 
 Most runs below have everything random switched on: dropout, SpecAugment, Cutout, speed, gain,
-dither, and recordings at other speeds that take turns.
+dither, and recordings at other speeds that take turns. And what else has a state: a moving average
+of the weights, a loss scale that adapts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from common.config import override, override_from_options
 from common.conversion import convert_split, open_split
 from common.decoding import GreedyDecoder
 from common.errors import UserError
-from common.evaluation import recognise
+from common.evaluation import evaluate, recognise
 from common.film import Film
 from common.history import History
 from common.logs import open_log
@@ -48,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "deepspeech2" / "train.py"
 RANDOM = ["dropout=0.2", "spec_augment=true", "speed_volume_perturb=true", "norm=batch"]
 RANDOM += ["dither=1e-3", "cutout_masks=1", "pad_align=8"]
+RANDOM += ["ema=0.9", "dynamic_loss_scale=true", "scale_window=5"]
 STEPS = 6  # in an epoch: 12 utterances in batches of 2
 TIMES = {"minutes", "speech_per_second", "data_wait"}  # columns of metrics.csv that vary
 
@@ -235,6 +237,31 @@ def test_the_checkpoints_of_a_run(whole):
     assert Path(best.metadata["config"]["DataConfig"]["test_manifest"][0]).is_absolute()
     assert [name for name in last(whole).parameters if name.startswith("moment1.")]
     assert not [name for name in last(whole).parameters if "dropout_seed" in name]
+    # 24 steps: doubled after each 5
+    assert last(whole).metadata["loss_scale"] == {"scale": 1024.0 * 2**4, "good": 4}
+
+
+def test_the_moving_average_is_what_is_evaluated_and_kept_as_best(corpus, whole):
+    folder = whole / "checkpoint"
+    best = checkpoint.load(folder / "tiny-best.ckpt")
+    place = best.metadata["progress"]
+    both = checkpoint.load(folder / f"tiny-{place['epoch']}_{place['step']}.ckpt")
+    assert not [name for name in best.parameters if name.startswith("ema.")]
+    for name, value in best.parameters.items():
+        np.testing.assert_array_equal(both.parameters[f"ema.{name}"], value, err_msg=name)
+        assert (both.parameters[name] != value).any(), name
+    said = []
+    recogniser = Recogniser.from_checkpoint(RECIPE, both.path, "CPU", log=said.append)
+    assert said == [f"{both.path}: taking the moving average of its weights (TrainingConfig.ema)"]
+    for parameter in recogniser.network.get_parameters():
+        if "dropout_seed" not in parameter.name:
+            np.testing.assert_array_equal(parameter.asnumpy(), best.parameters[parameter.name])
+    decoder, source = GreedyDecoder(recogniser.vocabulary), open_split(recogniser, "val")
+    found = evaluate(recogniser, Forward(recogniser), source, decoder, 2, progress=None)
+    assert {"wer": found.wer, "cer": found.cer} == best.metadata["scores"]
+    log = Lines()
+    training._fine_tune(recogniser, str(both.path), log)
+    assert log.texts[0].startswith(f"start from {both.path}, the moving average of its weights: ")
 
 
 def test_steps_of_any_length_are_compiled_once(corpus, tmp_path, monkeypatch, no_pictures):

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import math
 
+import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
 from common import runtime
 from common.convolution import convolution
 from common.errors import UserError
-from common.nn import Clip, Dropout, Lookahead, MaskedBatchNorm, Recurrent, frame_mask, uniform
+from common.nn import (
+    Clip,
+    Dense,
+    Dropout,
+    LayerNorm,
+    Lookahead,
+    MaskedBatchNorm,
+    Recurrent,
+    frame_mask,
+    uniform,
+)
 from deepspeech2.src.config import ModelConfig
 
 
@@ -39,7 +50,7 @@ class DeepSpeech2(nn.Cell):
         bound = 1 / math.sqrt(config.hidden_size)
         initial = uniform(rng, bound, classes, config.hidden_size)
         self.fc = SequenceWise(
-            nn.Dense(config.hidden_size, classes, has_bias=False, weight_init=initial)
+            Dense(config.hidden_size, classes, has_bias=False, weight_init=initial)
         )
 
     def construct(self, features, lengths):
@@ -47,7 +58,7 @@ class DeepSpeech2(nn.Cell):
         batch, channels, bins, frames = x.shape
         x = x.reshape((batch, channels * bins, frames)).transpose((2, 0, 1))
         x = self.RNN(x, lengths)
-        return ops.log_softmax(self.fc(x), -1), lengths
+        return ops.log_softmax(self.fc(x).astype(ms.float32), -1), lengths
 
 
 class ConvolutionFrontEnd(nn.Cell):
@@ -85,12 +96,12 @@ class ConvolutionFrontEnd(nn.Cell):
         return self.channels * dimension
 
     def construct(self, x, lengths):
-        mask = frame_mask(lengths, x.shape[3])
+        mask = frame_mask(lengths, x.shape[3]).astype(x.dtype)
         x = x * mask.reshape((x.shape[0], 1, 1, -1))
         for index in range(len(self.convolutions)):
             x = self.convolutions[index](x)
             lengths = (lengths - 1) // self.strides[index][1] + 1
-            mask = frame_mask(lengths, x.shape[3])
+            mask = frame_mask(lengths, x.shape[3]).astype(x.dtype)
             x = self.saturate(self.norms[index](x, mask))
             x = x * mask.reshape((x.shape[0], 1, 1, -1))
         return x, lengths
@@ -122,7 +133,7 @@ class RecurrentStack(nn.Cell):
         if self.norm == "batch":
             self.norms = nn.CellList([MaskedBatchNorm(size, "TBC") for _ in layers])
         elif self.norm == "layer":
-            self.norms = nn.CellList([nn.LayerNorm((size,), epsilon=1e-5) for _ in layers])
+            self.norms = nn.CellList([LayerNorm((size,), epsilon=1e-5) for _ in layers])
         self.dropouts = nn.CellList([Dropout(config.dropout, size, layer) for layer in layers])
         self.looks_ahead = not config.bidirectional
         if self.looks_ahead:

@@ -50,25 +50,60 @@ class ModelConfig:
 
 
 @dataclass
-class SpectConfig:
-    sample_rate: int = 16000  # Hz; recordings at another rate are resampled
-    window_size: float = 0.02  # seconds
-    window_stride: float = 0.01  # seconds: the hop
+class SpectConfig(shared.SpectConfig):
     window: str = "hann"
     features: str = "logmel"
-    bands: int = 64
-    convention: str = "plain"
+    convention: str = "jasper-nvidia"  # or jasper-mindspore, for the model zoo's checkpoints
+    preemphasis: float = 0.97
+    trim_silence: bool = True
+
+
+@dataclass
+class AugmentationConfig(shared.AugmentationConfig):
+    dither: float = 1e-5
+    spec_augment: bool = True
+    freq_width: int = 20
+    time_frames: int = 75
 
 
 @dataclass
 class DataConfig(shared.DataConfig):
-    train_manifest: str = "data/librispeech-train-clean-100-wav.json"
-    val_manifest: str = "data/librispeech-dev-clean-wav.json"
-    test_manifest: str = "data/librispeech-dev-clean-wav.json"
+    train_manifest: list[str] = field(
+        default_factory=lambda: [
+            f"data/librispeech-train-{part}-wav.json"
+            for part in ("clean-100", "clean-360", "other-500")
+        ]
+    )
+    val_manifest: list[str] = field(default_factory=lambda: ["data/librispeech-dev-clean-wav.json"])
+    test_manifest: list[str] = field(
+        default_factory=lambda: ["data/librispeech-dev-clean-wav.json"]
+    )
     mindrecord_format: str = "mindrecord/{split}/jasper_tr{}.md"
     batch_size: int = 64
     max_duration: float = 16.7
+    pad_align: int = 16
+    normalize_transcripts: str = "english"
     SpectConfig: SpectConfig = field(default_factory=SpectConfig)
+    AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+
+@dataclass
+class TrainingConfig(shared.TrainingConfig):
+    epochs: int = 440
+    accumulation_step: int = 2
+    ema: float = 0.999
+
+
+@dataclass
+class OptimConfig(shared.OptimConfig):
+    """NovoGrad as in NVIDIA's recipe; the model zoo trains with AdamW at the same rates."""
+
+    optimizer: str = "NovoGrad"
+    learning_rate: float = 0.01
+    schedule: str = "exponential"
+    warmup_epochs: float = 2.0
+    weight_decay: float = 1e-3
+    betas: tuple[float, float] = (0.95, 0.0)
 
 
 @dataclass
@@ -78,13 +113,14 @@ class CheckpointConfig(shared.CheckpointConfig):
 
 @dataclass
 class TrainConfig:
-    TrainingConfig: shared.TrainingConfig = field(default_factory=shared.TrainingConfig)
+    TrainingConfig: TrainingConfig = field(default_factory=TrainingConfig)
     DataConfig: DataConfig = field(default_factory=DataConfig)
     ModelConfig: ModelConfig = field(default_factory=ModelConfig)
-    OptimConfig: shared.OptimConfig = field(default_factory=shared.OptimConfig)
+    OptimConfig: OptimConfig = field(default_factory=OptimConfig)
     CheckpointConfig: CheckpointConfig = field(default_factory=CheckpointConfig)
     LMConfig: shared.LMConfig = field(default_factory=shared.LMConfig)  # while training
 
 
 train_config = TrainConfig()
 eval_config = shared.EvalConfig()
+infer_config = shared.InferConfig()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
@@ -49,7 +50,7 @@ class Jasper(nn.Cell):
         else:
             x, lengths = self.encoder(features.transpose((1, 0, 2)).expand_dims(0), lengths)
             x = self.decoder(x).squeeze(0).transpose((2, 1, 0))
-        return ops.log_softmax(x, -1), lengths
+        return ops.log_softmax(x.astype(ms.float32), -1), lengths
 
 
 class Maker:
@@ -102,7 +103,7 @@ class Encoder(nn.Cell):
         self.native = make.native
 
     def construct(self, x, lengths):
-        panes = (x * _spread(frame_mask(lengths, x.shape[3]), self.native),)
+        panes = (x * _spread(frame_mask(lengths, x.shape[3]), self.native).astype(x.dtype),)
         for layer in self.layers:
             panes, lengths = layer(panes, lengths)
         return panes[-1], lengths
@@ -155,7 +156,7 @@ class JasperBlock(nn.Cell):
                     branch = self.res[index]
                     x = x + branch[1](branch[0](panes[index]), mask)
             x = self.conv[first + self.each - 1](self.conv[first + self.each - 2](x))
-            x = x * _spread(mask, self.native)
+            x = x * _spread(mask, self.native).astype(x.dtype)
         return (panes + (x,) if self.dense else (x,)), lengths
 
 

@@ -6,31 +6,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from common.features import FeatureConfig, Featurizer
 from common.recipe import Recipe
 from jasper.src import config
-from jasper.src.config import DataConfig, ModelConfig
+from jasper.src.config import ModelConfig
+from jasper.src.original_yaml import translate_yaml
 
 
 def build_network(model: ModelConfig, *arguments: Any) -> Any:
     from jasper.src.model import Jasper  # mindspore loads here, not in every process
 
     return Jasper(model, *arguments)
-
-
-def build_featurizer(data: DataConfig) -> Featurizer:
-    spect = data.SpectConfig
-    return Featurizer(
-        FeatureConfig(
-            kind=spect.features,
-            sample_rate=spect.sample_rate,
-            window_size=spect.window_size,
-            window_stride=spect.window_stride,
-            window=spect.window,
-            bands=spect.bands,
-            convention=spect.convention,
-        )
-    )
 
 
 def output_frames(model: ModelConfig, frames):
@@ -64,9 +49,10 @@ RECIPE = Recipe(
     folder=Path(__file__).resolve().parents[1],
     train_config=lambda: copy.deepcopy(config.train_config),
     eval_config=lambda: copy.deepcopy(config.eval_config),
+    infer_config=lambda: copy.deepcopy(config.infer_config),
     build_network=build_network,
-    build_featurizer=build_featurizer,
     output_frames=output_frames,
     activation_bytes=activation_bytes,
     head="decoder.layers",
+    translate_yaml=translate_yaml,
 )
