@@ -19,8 +19,8 @@ from scripts.launching.plan import ROOT, Plan, make_plan, read_request  # noqa: 
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
 
 
-def find_python(needed: str = "mindspore") -> str:
-    """PYTHON of the environment, else the clone's .venv, else a python3 that has `needed`."""
+def find_python() -> str:
+    """PYTHON of the environment, else the clone's .venv, else a python3 that has mindspore."""
     from shutil import which
 
     if chosen := os.environ.get("PYTHON"):
@@ -31,12 +31,12 @@ def find_python(needed: str = "mindspore") -> str:
     own = ROOT / ".venv" / "bin" / "python"
     if os.access(own, os.X_OK):
         return str(own)
-    test = f"import importlib.util as u; exit(not u.find_spec({needed!r}))"
+    test = "import importlib.util as u; exit(not u.find_spec('mindspore'))"
     found = which("python3")
     if found and subprocess.run([found, "-c", test], stderr=subprocess.DEVNULL).returncode == 0:
         return found
     raise Fault(
-        f"no Python with {needed}: there is no {ROOT}/.venv, and python3 lacks it; set up with: "
+        f"no Python with mindspore: there is no {ROOT}/.venv, and python3 lacks it; set up with: "
         f"bash {ROOT}/scripts/setup.sh"
     )
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     dry = os.environ.get("DRY_RUN", "0") not in ("", "0")
     if len(arguments) > 1 and arguments[1] in _LIBRISPEECH:
         command = [str(ROOT / "scripts" / "librispeech.py"), arguments[1].split("_")[0]]
-        python = find_python("soundfile")
+        python = find_python()
         os.execv(python, [python, *command, *arguments[2:]])
     request = read_request(arguments, os.environ)
     if dry:

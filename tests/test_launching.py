@@ -556,3 +556,57 @@ def test_missing_libraries_are_named_in_one_line(missing, version, complaint):
 def test_the_right_libraries_pass():
     for version in (11060, 11070, 11080):
         check_gpu_libraries(lambda name, version=version: Library(version))
+
+
+# ---- the real thing
+
+TINY = """
+TrainingConfig: {epochs: 1}
+DataConfig:
+  train_manifest: few.jsonl
+  val_manifest: ""
+  test_manifest: ""
+  mindrecord_format: mindrecord/few_{split}{}.md
+  shards: 1
+  workers: 1
+  batch_size: 4
+  SpectConfig: {sample_rate: 8000, features: logmel, bands: 20}
+ModelConfig:
+  {hidden_size: 16, hidden_layers: 1, norm: layer, conv_kernels: [[5, 5]], conv_strides: [[2, 2]]}
+"""
+
+
+def test_two_processes_train_together(tmp_path):
+    """The script for Ascend cards, on two CPU processes that msrun starts: one batch plan between
+    them, one set of weights from rank 0."""
+    folder = tmp_path / "clone"
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    model = folder / "deepspeech2"
+    model.mkdir()
+    # What is linked to finds the rest beside its own place, and writes into the current folder.
+    for name in ("train.py", "create_mindrecord.py", "src", "labels.json"):
+        (model / name).symlink_to(ROOT / "deepspeech2" / name)
+    shutil.copytree(ROOT / "deepspeech2" / "scripts", model / "scripts")
+    prompts = ROOT / "data" / "telephone_prompts"
+    rows = [json.loads(line) for line in (prompts / "train.jsonl").read_text().splitlines()]
+    rows = sorted(rows, key=lambda row: row["duration"])[40:48]
+    lines = [json.dumps({**row, "audio": str(prompts / row["audio"])}) for row in rows]
+    (model / "few.jsonl").write_text("\n".join(lines))
+    (model / "tiny.yaml").write_text(TINY)
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE_TARGET": "CPU"}
+    convert = [sys.executable, "create_mindrecord.py", "--config", "tiny.yaml"]
+    subprocess.run(convert, cwd=model, check=True, capture_output=True)
+    command = ["bash", "deepspeech2/scripts/run_distribute_train_ascend.sh", "2", "0"]
+    done = subprocess.run(
+        [*command, "--config", "tiny.yaml"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "1 batches of 4 an epoch on each of 2 ranks" in done.stdout
+    assert "trained 1 epochs, 1 steps" in done.stdout
+    assert (model / "checkpoint" / "DeepSpeech-last.ckpt").is_file()
+    assert (model / "train_rank1.log").is_file()
