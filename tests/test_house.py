@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
     "archives audio augment batching beam cli config corpora dataset decoding download errors "
     "features files film history language librispeech manifest memory metrics mindrecord "
-    "pictures processes recipe records report runtime schedules sources staging text torch_weights validation"
+    "pictures processes recipe records report runtime schedules sources staging text torch_weights "
+    "validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905
     "create_mindrecord eval export mind2pt pt2mind train transcribe validate".split()

@@ -7,10 +7,12 @@ import http.server
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.cut: list[int] = []  # bytes after which the next answers end
         self.refuse: list[int] = []  # what the next answers are instead
         self.ranges = True
+        self.stalled = threading.Event()  # not set: an answer that is cut stays open
+        self.stalled.set()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -58,7 +62,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: server.cut.pop(0)] if server.cut and code < 300 else body)
+        cut = bool(server.cut) and code < 300
+        self.wfile.write(body[: server.cut.pop(0)] if cut else body)
+        if cut:
+            self.wfile.flush()
+            server.stalled.wait(20)
 
     def log_message(self, *_) -> None:
         pass
@@ -301,3 +309,27 @@ def test_another_file_at_the_address_is_refused_by_the_script(server, packed, tm
     assert list((tmp_path / "data here" / "LibriSpeech").iterdir()) == []
     wrong = script("download_librispeech.sh", "dev-dirty")
     assert wrong.returncode == 1 and "DATA_SET dev-dirty: expected LibriSpeech" in wrong.stderr
+
+
+def test_ctrl_c_keeps_what_has_come(server, tmp_path):
+    server.files, server.cut = {"dev-clean.tar.gz": CONTENT}, [2_500_000]
+    server.stalled.clear()
+    line = ["download_librispeech.sh", "dev-clean", str(tmp_path), "--mirror", server.url]
+    job = subprocess.Popen(
+        ["bash", ROOT / "deepspeech2" / "scripts" / line[0], *line[1:]],
+        env={**os.environ, "PYTHON": sys.executable},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    part = tmp_path / "LibriSpeech" / "dev-clean.tar.gz.part"
+    deadline = time.monotonic() + 60
+    while not (part.is_file() and part.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate(timeout=30)
+    assert (job.returncode, err) == (130, "interrupted; the same command goes on\n")
+    have = part.stat().st_size
+    assert 0 < have <= 2_500_000
+    server.stalled.set()
+    script(*line)
+    assert server.asked[:2] == ["", f"bytes={have}-"]
