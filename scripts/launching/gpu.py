@@ -34,7 +34,7 @@ def check_gpu_libraries(find: Callable[[str], Any | None] = load) -> None:
     """Raises Fault, naming what is missing and where it comes from. find: as `load`."""
     if find("libcuda.so.1") is None:
         raise Fault(
-            "GPU: libcuda.so.1, NVIDIA's driver, is not found: install the driver (510 or newer), "
+            "GPU: libcuda.so.1, NVIDIA's driver, is not found: install the driver, "
             "or start the container with its GPUs (docker run --gpus all)"
         )
     missing = [name for name in _TOOLKIT if find(name) is None]

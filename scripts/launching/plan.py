@@ -213,7 +213,7 @@ def _checkpoint(request: Request, words: list[str]) -> list[str]:
         if not Path(path).is_file():
             raise Fault(f"checkpoint {path} not found", 2)
         return [flag, os.path.abspath(path)]
-    if request.script == "eval" and flag not in request.options:
+    if request.script == "eval" and flag not in (word.split("=")[0] for word in request.options):
         raise Fault(
             "no checkpoint given: its path is an argument, options follow "
             f"(one that ships may lie in {request.model}/pretrained)",
@@ -228,7 +228,7 @@ def _checkpoint(request: Request, words: list[str]) -> list[str]:
 def _distributed(
     request: Request, words: list[str], folder: Path, environment: dict[str, str], python: str
 ) -> Plan:
-    site = _place(request, words)
+    site, table = _place(request, words)
     entry = ["train.py", "--device_target", request.device, "--is_distributed", "true"]
     entry += [*_checkpoint(request, words), *request.options]
     start = _start(request, site)
@@ -247,12 +247,11 @@ def _distributed(
     wrapped = (python, str(_WRAPPER), *entry)
     job = (python, *entry)
     if start == "rank_table":
-        table = os.path.abspath(request.positional[2])
-        common = {**environment, "RANK_TABLE_FILE": table, "RANK_SIZE": str(site.size)}
+        environment |= {"RANK_TABLE_FILE": os.path.abspath(table), "RANK_SIZE": str(site.size)}
         ranks = tuple(
             Process(
                 wrapped,
-                {**common, "RANK_ID": str(device.rank), "DEVICE_ID": str(device.id)},
+                {**environment, "RANK_ID": str(device.rank), "DEVICE_ID": str(device.id)},
                 str(device.rank),
             )
             for device in site.devices
@@ -307,8 +306,8 @@ def _distributed(
     return Plan(title, folder, start, started, ranks, logs, site.nodes > 1)
 
 
-def _place(request: Request, words: list[str]) -> Place:
-    """Takes RANK_SIZE [BEGIN] [RANK_TABLE_FILE] from the front of `words`.
+def _place(request: Request, words: list[str]) -> tuple[Place, str]:
+    """Takes RANK_SIZE [BEGIN] [RANK_TABLE_FILE] from the front of `words`; the table's path too.
 
     A script for GPUs or CPUs has no BEGIN and no table, but takes them: all are one line apart.
     """
@@ -321,19 +320,20 @@ def _place(request: Request, words: list[str]) -> Place:
     if size < 1:
         raise Fault(f"RANK_SIZE {size}: expected at least 1", 2)
     begin = int(words.pop(0)) if words and words[0].isdecimal() else None
-    if words and words[0].endswith(".json"):
+    third = begin is not None and words and not words[0].endswith(".ckpt")
+    if words and (third or words[0].endswith(".json")):
         table = words.pop(0)
         node = request.environment.get("NODE_RANK") or None
         if node is not None and not node.isdecimal():
             raise Fault(f"NODE_RANK={node}: expected a number from 0 on", 2)
         servers = read_rank_table(table)
         number = None if node is None else int(node)
-        return place(servers, table, size, begin or 0, number)
+        return place(servers, table, size, begin or 0, number), table
     if request.start == "rank_table":
         raise Fault("--start rank_table needs a table: RANK_SIZE BEGIN RANK_TABLE_FILE", 2)
     known = request.device == "Ascend" or begin is not None
     devices = tuple(Device((begin or 0) + i, "", i) for i in range(size)) if known else ()
-    return Place(size, "127.0.0.1", 1, 0, devices)
+    return Place(size, "127.0.0.1", 1, 0, devices), ""
 
 
 def _local_ranks(request: Request, site: Place) -> list[tuple[int, int]]:

@@ -24,6 +24,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _POLL = 0.1  # seconds
 _COMPANY = 1.0  # seconds in which others may fail of the same cause, before all are ended
 _TAIL = 20  # lines of a log
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 30.0  # seconds to write a checkpoint in after SIGTERM
 
 
@@ -41,23 +42,30 @@ def run(plan: Plan) -> int:
     plan.logs.mkdir(parents=True, exist_ok=True)
     for old in [*plan.logs.glob("worker_*.log"), plan.logs / "scheduler.log"]:
         old.unlink(missing_ok=True)  # of a run with more ranks, perhaps
+    grace = _grace()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    previous = {
-        number: signal.signal(number, _stop)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
     with tempfile.TemporaryDirectory(prefix="launch-") as status:
         job = _Job(plan, Path(status))
         try:
+            for number in _SIGNALS:
+                signal.signal(number, _stop)
             job.start()
             return job.watch()
         except Stopped as stopped:
-            return job.stop(stopped.args[0])
+            return job.stop(stopped.args[0], grace)
         finally:
+            for number in _SIGNALS:  # whoever is impatient cannot stop this
+                signal.signal(number, signal.SIG_IGN)
             _kill_descendants()
             job.show()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+
+
+def _grace() -> float:
+    text = os.environ.get("LAUNCH_GRACE", str(_GRACE))
+    try:
+        return float(text)
+    except ValueError:
+        raise Fault(f"LAUNCH_GRACE={text}: expected seconds", 2) from None
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -71,6 +79,8 @@ class _Job:
         self.names = [rank.name for rank in plan.ranks]
         self.followed = plan.log_of(self.names[0])
         self.shown = 0  # bytes of it
+        self.ended: dict[str, int] = {}  # exit codes, in the order in which they were seen
+        self.vanished: set[str] = set()  # ranks that were killed with what watches them
 
     def start(self) -> None:
         me = os.getpid()
@@ -95,50 +105,55 @@ class _Job:
             time.sleep(_POLL)
             self.show()
             now = time.monotonic()
-            codes = self.codes()
-            failed = {name: code for name, code in codes.items() if code}
-            ended = [process.poll() for process in self.started]
+            started = [process.poll() for process in self.started]  # before its ranks are looked at
+            self.look()
+            failed = {name: code for name, code in self.ended.items() if code}
             if failed:
                 since = since or now
-                if now - since >= _COMPANY or len(codes) == len(self.names):
+                if now - since >= _COMPANY or len(self.ended) == len(self.names):
                     return self.report(failed)
-            elif len(codes) == len(self.names):  # all well
-                if None not in ended or not self.plan.elsewhere:
+            elif len(self.ended) == len(self.names):  # all well
+                if None not in started or not self.plan.elsewhere:
                     return 0  # else its scheduler serves other hosts still
-            elif self.plan.start != "rank_table" and ended[0] is not None:
-                return self.report_starter(exit_code(ended[0]))
+            elif self.plan.start != "rank_table" and started[0] is not None:
+                return self.report_starter(exit_code(started[0]))
 
-    def codes(self) -> dict[str, int]:
-        """Exit codes of the ranks that have ended, and of those that were killed with the process
-        that watches them."""
-        codes = {}
+    def look(self) -> None:
+        """Notes the ranks that have ended."""
         for name in self.names:
+            if name in self.ended:
+                continue
             with suppress(OSError, ValueError):
-                pid, *code = (self.status / name).read_text(encoding="ascii").split()
+                pid, *code = self._noted(name)
+                if not code and not _alive(pid):
+                    _, *code = self._noted(name)  # it may have written it since
+                    if not code:
+                        self.vanished.add(name)
+                        code = [128 + signal.SIGKILL]
                 if code:
-                    codes[name] = int(code[0])
-                elif not _alive(int(pid)):
-                    # It may have written its code since.
-                    code = (self.status / name).read_text(encoding="ascii").split()[1:]
-                    codes[name] = int(code[0]) if code else 128 + signal.SIGKILL
-        return codes
+                    self.ended[name] = code[0]
+
+    def _noted(self, name: str) -> list[int]:
+        """Process and, once it has ended, exit code of a rank."""
+        return [int(word) for word in (self.status / name).read_text(encoding="ascii").split()]
 
     def report(self, failed: dict[str, int]) -> int:
-        """Says which ranks failed, and why as far as their logs tell."""
-        # What msrun killed was not at fault; where all were killed from outside, they were.
-        guilty = {n: c for n, c in failed.items() if c != 128 + signal.SIGKILL} or failed
+        """Says which ranks failed, and why as far as their logs tell; returns the first's code."""
+        # msrun kills the others, with what watches them: those were not at fault, unless there
+        # are no others.
+        guilty = [name for name in failed if name not in self.vanished] or [next(iter(failed))]
         self.show()
-        for name, code in guilty.items():
-            log = self.plan.log_of(name)
+        for name in guilty:
+            log, code = self.plan.log_of(name), failed[name]
             if log == self.followed:
                 _say(f"rank {name} ended with exit code {code}; its log, shown above: {log}")
                 continue
             _say(f"rank {name} ended with exit code {code}; the last lines of {log}:")
             _say(_tail(log))
-        others = [name for name in self.names if name not in failed]
+        others = [name for name in self.names if name not in guilty and self.ended.get(name) != 0]
         if others:
             _say(f"ending the others: {', '.join(others)}")
-        return next(iter(guilty.values()))
+        return failed[guilty[0]]
 
     def report_starter(self, code: int) -> int:
         log = self.plan.logs / f"{self.plan.start}.log"
@@ -146,11 +161,11 @@ class _Job:
         _say(_tail(log))
         return code or 1
 
-    def stop(self, number: int) -> int:
+    def stop(self, number: int, grace: float) -> int:
         """Lets every rank end in its own way, for a while."""
         name = signal.Signals(number).name
         _say(f"{name}: ending {len(self.names)} ranks; once more to kill them")
-        deadline = time.monotonic() + float(os.environ.get("LAUNCH_GRACE", _GRACE))
+        deadline = time.monotonic() + grace
         try:
             if self.plan.start != "rank_table":
                 for process in self.started:  # or it would kill all once the first has ended
@@ -158,11 +173,11 @@ class _Job:
                         process.send_signal(signal.SIGSTOP)
             for rank in self.names:
                 with suppress(OSError, ValueError, IndexError):
-                    text = (self.status / rank).read_text(encoding="ascii")
-                    os.kill(int(text.split()[0]), signal.SIGTERM)
+                    os.kill(self._noted(rank)[0], signal.SIGTERM)
             asked = {path.name for path in self.status.iterdir()} & {*self.names}
-            while time.monotonic() < deadline and not asked <= {*self.codes()}:
+            while time.monotonic() < deadline and not asked <= set(self.ended):
                 time.sleep(_POLL)
+                self.look()
                 self.show()
         except Stopped:
             _say("killing them")
