@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,8 +22,6 @@ _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
 
 def find_python() -> str:
     """PYTHON of the environment, else the clone's .venv, else a python3 that has mindspore."""
-    from shutil import which
-
     if chosen := os.environ.get("PYTHON"):
         found = which(chosen)
         if found is None:
@@ -76,8 +75,11 @@ def detach(plan: Plan, script: str) -> int | None:
     the one that does the work."""
     name = script if plan.start == "alone" else f"distribute_{script}"
     output = plan.logs / f"{name}.log"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    except OSError as error:
+        raise Fault(f"{output}: cannot be written ({error.strerror})") from None
     child = os.fork()
     if child:
         print(f"in the background: process {child} (end it with: kill {child}), output in {output}")

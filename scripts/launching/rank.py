@@ -39,6 +39,13 @@ def exit_code(returned: int) -> int:
     return returned if returned >= 0 else 128 - returned
 
 
+def note(path: Path, text: str) -> None:
+    """Whole or not there: the launcher reads it at any time."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text, encoding="ascii")
+    partial.replace(path)
+
+
 def main() -> int:
     end_with_parent(os.getppid())
     environment = dict(os.environ)
@@ -53,7 +60,7 @@ def main() -> int:
     status = None
     if "LAUNCH_STATUS" in environment:
         status = Path(environment["LAUNCH_STATUS"], name)
-        status.write_text(f"{os.getpid()}\n", encoding="ascii")
+        note(status, f"{os.getpid()}")
     python = environment.get("LAUNCH_PYTHON", sys.executable)
     parent = os.getpid()
     job = subprocess.Popen(
@@ -67,7 +74,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher answers Ctrl-C, and asks us
     code = exit_code(job.wait())
     if status is not None:
-        status.write_text(f"{os.getpid()} {code}\n", encoding="ascii")
+        note(status, f"{os.getpid()} {code}")
     return code
 
 

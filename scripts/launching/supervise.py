@@ -39,9 +39,12 @@ def run(plan: Plan) -> int:
     what failed are shown. SIGINT, SIGTERM and SIGHUP are passed on as SIGTERM, and what is still
     there after $LAUNCH_GRACE seconds (30), or a second signal, is killed.
     """
-    plan.logs.mkdir(parents=True, exist_ok=True)
-    for old in [*plan.logs.glob("worker_*.log"), plan.logs / "scheduler.log"]:
-        old.unlink(missing_ok=True)  # of a run with more ranks, perhaps
+    try:
+        plan.logs.mkdir(parents=True, exist_ok=True)
+        for old in [*plan.logs.glob("worker_*.log"), plan.logs / "scheduler.log"]:
+            old.unlink(missing_ok=True)  # of a run with more ranks, perhaps
+    except OSError as error:
+        raise Fault(f"{plan.logs}: cannot be written ({error.strerror})") from None
     grace = _grace()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory(prefix="launch-") as status:
@@ -107,6 +110,10 @@ class _Job:
             now = time.monotonic()
             started = [process.poll() for process in self.started]  # before its ranks are looked at
             self.look()
+            if self.plan.start == "rank_table":  # no starter: these are the ranks
+                for name, code in zip(self.names, started):
+                    if code is not None:
+                        self.ended.setdefault(name, exit_code(code))
             failed = {name: code for name, code in self.ended.items() if code}
             if failed:
                 since = since or now
@@ -140,8 +147,8 @@ class _Job:
     def report(self, failed: dict[str, int]) -> int:
         """Says which ranks failed, and why as far as their logs tell; returns the first's code."""
         # msrun kills the others, with what watches them: those were not at fault, unless there
-        # are no others.
-        guilty = [name for name in failed if name not in self.vanished] or [next(iter(failed))]
+        # are no others, and then it cannot be told.
+        guilty = [name for name in failed if name not in self.vanished] or list(failed)
         self.show()
         for name in guilty:
             log, code = self.plan.log_of(name), failed[name]
