@@ -461,8 +461,16 @@ def test_all_is_well(clone, line):
     assert left(clone) == []
 
 
-@both_starts
-@pytest.mark.parametrize(("fault", "code"), [("fail", 7), ("killed", 137), ("both killed", 137)])
+@pytest.mark.parametrize(
+    ("line", "fault", "code"),
+    [
+        (MSRUN_LINE, "fail", 7),
+        (MSRUN_LINE, "killed", 137),
+        (MSRUN_LINE, "both killed", 137),
+        (TABLE_LINE, "fail", 7),
+        (TABLE_LINE, "both killed", 137),
+    ],
+)
 def test_one_failed_rank_ends_the_others(clone, line, fault, code):
     job = launch(clone, *line, STAND_IN=fault)
     _, err = job.communicate(timeout=300)  # the others, and msrun's scheduler, would stay for 600
@@ -476,8 +484,9 @@ def test_one_failed_rank_ends_the_others(clone, line, fault, code):
     assert left(clone) == []
 
 
-@both_starts
-@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143)])
+@pytest.mark.parametrize(
+    ("line", "name", "code"), [(MSRUN_LINE, "INT", 130), (TABLE_LINE, "TERM", 143)]
+)
 def test_a_signal_ends_every_rank_in_its_own_way(clone, line, name, code):
     job = launch(clone, *line, STAND_IN="wait")
     wait_until(ready(clone))
