@@ -62,12 +62,17 @@ def _an4_set(root: Path, name: str) -> list[Utterance]:
 
 
 def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
-    """CSV manifests of the LibriSpeech sets (`train-*`, `dev-*`, `test-*`) found in a folder.
+    """CSV manifests of the LibriSpeech sets found in a folder, by `librispeech_sets`; returns
+    {manifest: utterances}, as `write_librispeech` does."""
+    sets = {name: utterances for name, (_, utterances) in librispeech_sets(root).items()}
+    return write_librispeech(sets, Path(out_dir))
 
-    Sets may lie in the folder and in `LibriSpeech/` in it; the former's is taken of two alike.
-    One for each set (`libri_test_clean_manifest.csv`), and all train and all dev sets together as
-    `libri_train_manifest.csv` and `libri_val_manifest.csv`. Returns {manifest: utterances}. Of the
-    official archives in the folder, those that are not yet unpacked are, to `LibriSpeech/` in it.
+
+def librispeech_sets(root: str | Path) -> dict[str, tuple[Path, list[Utterance]]]:
+    """The LibriSpeech sets (`train-*`, `dev-*`, `test-*`) in a folder: {name: (folder, list)}.
+
+    Sets may lie in the folder and in `LibriSpeech/` in it; the former's is taken of two alike. Of
+    the official archives in the folder, those that are not yet unpacked are, to `LibriSpeech/`.
     """
     for archive in sorted(Path(root).glob("*.tar.gz")):
         name = archive.name.removesuffix(".tar.gz")
@@ -79,13 +84,18 @@ def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
     if not found:
         layout = "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt"
         raise _absent(root, "LibriSpeech", layout)
-    sets = {name: _librispeech_set(found[name]) for name in sorted(found)}
+    return {name: (found[name], _librispeech_set(found[name])) for name in sorted(found)}
+
+
+def write_librispeech(sets: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:
+    """CSV manifests: one for each set (`libri_test_clean_manifest.csv`), and all train and all dev
+    sets together as `libri_train_manifest.csv` and `libri_val_manifest.csv`; {path: utterances}."""
     parts = {f"libri_{name.replace('-', '_')}": part for name, part in sets.items()}
     for name, prefix in (("libri_train", "train-"), ("libri_val", "dev-")):
         joined = [u for set_name, part in sets.items() if set_name.startswith(prefix) for u in part]
         if joined:
             parts[name] = joined
-    return _write_parts(parts, Path(out_dir))
+    return _write_parts(parts, out_dir)
 
 
 def _librispeech_sets(root: Path) -> Iterator[Path]:

@@ -105,13 +105,14 @@ def _card() -> int:
 
 
 def init_distributed() -> tuple[int, int]:
-    """Joins the job that msrun or mpirun started: (rank, number of ranks)."""
+    """Joins the job that msrun, mpirun or a rank table started: (rank, number of ranks)."""
     from mindspore.communication import get_group_size, get_rank, init
 
-    if "MS_ROLE" not in os.environ and "OMPI_COMM_WORLD_RANK" not in os.environ:
+    # One of these is set, by the starter or, for older MindSpore on Ascend, by our launcher.
+    if not {"MS_ROLE", "OMPI_COMM_WORLD_RANK", "RANK_TABLE_FILE"} & set(os.environ):
         raise UserError(
-            "--is_distributed true, but this process was not started by msrun or mpirun "
-            "(MS_ROLE is not set): try msrun "
+            "--is_distributed true, but this process was not started as one of several (MS_ROLE "
+            "is not set): try bash scripts/run_distribute_train_cpu.sh 2 ..., or msrun "
             "--worker_num=2 --local_worker_num=2 train.py --is_distributed true ..."
         )
     init()

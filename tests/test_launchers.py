@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), *ROOT.glob("*/scripts/*.sh"), ROOT / ".ci" / "run"])
+MODELS = ("deepspeech2", "jasper")
 BINARIES = "/usr/local/bin:/usr/bin:/bin"
 
 # Says where and how it was called, then ends as told.
@@ -34,18 +37,24 @@ def executable(path: Path, text: str) -> Path:
 def clone(tmp_path) -> Path:
     """A clone, in a folder with a space, that holds the scripts and empty entry points."""
     clone = tmp_path / "my clone"
-    for script in SCRIPTS:
+    for script in [*SCRIPTS, ROOT / "scripts" / "launcher.py"]:
         copy = clone / script.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(script, copy)
-    for entry in ("train", "eval"):
-        (clone / "deepspeech2" / f"{entry}.py").touch()
+    cache = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "scripts/launching", clone / "scripts/launching", ignore=cache)
+    for model in MODELS:
+        for entry in ("train", "eval"):
+            (clone / model / f"{entry}.py").touch()
     executable(clone / "stand-in", STAND_IN)
+    # The launcher itself needs a Python, any; it is not the job's.
+    executable(clone / "any" / "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     return clone
 
 
 def run(clone: Path, script: str, *arguments: str, cwd: Path | None = None, **environment: str):
-    variables = {"PATH": BINARIES, "HOME": str(clone), "PYTHON": str(clone / "stand-in")}
+    path = f"{clone}/any:{BINARIES}"
+    variables = {"PATH": path, "HOME": str(clone), "PYTHON": str(clone / "stand-in")}
     return subprocess.run(
         ["bash", str(clone / script), *arguments],
         cwd=cwd or clone / "deepspeech2",
@@ -145,7 +154,7 @@ def test_dry_run_prints_the_command_and_starts_nothing(clone):
     where, command = done.stdout.splitlines()
     assert where.startswith("cd ")
     assert command.startswith("PYTHONUNBUFFERED=1 ")
-    assert "train.py --device_target CPU --config a\\ b.yaml" in command
+    assert "train.py --device_target CPU --config 'a b.yaml'" in command
     # The lines are what the launcher does: the shell can run them.
     again = subprocess.run(["bash", "-c", done.stdout], capture_output=True, text=True, check=True)
     assert called_with(again) == ["train.py", "--device_target", "CPU", "--config", "a b.yaml"]
@@ -158,6 +167,13 @@ def test_the_clones_own_environment_is_used_first(clone):
 
 def test_a_python_without_mindspore_is_refused_with_the_remedy(clone):
     executable(clone / "bin" / "python3", "#!/bin/sh\nexit 1\n")
+    done = run(clone, TRAIN, PYTHON="", PATH=f"{clone}/bin:{BINARIES}")
+    assert done.returncode == 1
+    assert "none with mindspore" in done.stderr
+    assert "scripts/setup.sh" in done.stderr
+
+    lacking = f'#!/bin/sh\n[ "${{2#*find_spec}}" = "$2" ] || exit 1\nexec {sys.executable} "$@"\n'
+    executable(clone / "bin" / "python3", lacking)
     done = run(clone, TRAIN, PYTHON="", PATH=f"{clone}/bin:{BINARIES}")
     assert done.returncode == 1
     assert "no Python with mindspore" in done.stderr
@@ -174,6 +190,90 @@ def test_launching_what_does_not_exist(clone):
     done = run(clone, "scripts/launch.sh", "deepspeech9", "train", "CPU")
     assert done.returncode == 2
     assert "deepspeech9/train.py not found" in done.stderr
+
+
+def test_the_models_scripts_are_the_same():
+    """What model they belong to is the name of the folder that they lie in."""
+    first, second = (
+        {p.name: p.read_text() for p in ROOT.glob(f"{m}/scripts/*.sh")} for m in MODELS
+    )
+    ours = {name for name in first if name != "run_infer_310.sh"}
+    assert len(ours) == 11
+    assert {name: first[name] for name in ours} == {name: second.get(name) for name in ours}
+    for name in ours:
+        root = (ROOT / "scripts" / name).read_text()
+        assert root == first[name].replace("/../../scripts/launch.sh", "/launch.sh")
+
+
+@pytest.mark.parametrize("device", ["Ascend", "GPU", "CPU"])
+def test_every_script_of_every_model_and_of_the_root(clone, device):
+    """What each would start; the root's takes the model from an option or the environment."""
+    (clone / "a.ckpt").touch()
+    cards = device != "CPU"
+    for script, arguments, expected in (
+        ("standalone_train", ["3"] * cards + ["a.ckpt"], "train.py {} --pre_trained_model_path {}"),
+        ("eval", ["3"] * cards + ["a.ckpt"], "eval.py {} --pretrain_ckpt {}"),
+        (
+            "distribute_train",
+            ["2"] + ["4"] * (device == "Ascend") + ["a.ckpt"],
+            "train.py {} --is_distributed true --pre_trained_model_path {}",
+        ),
+    ):
+        name = f"run_{script}_{device.lower()}.sh"
+        job = expected.format(f"--device_target {device}", shlex.quote(f"{clone}/a.ckpt"))
+        line = [*arguments, "-x"]
+        first, second = (
+            run(clone, f"{model}/scripts/{name}", *line, cwd=clone, **DRY).stdout
+            for model in MODELS
+        )
+        assert second == first.replace(MODELS[0], MODELS[1])
+        option = run(clone, f"scripts/{name}", *line, "--model", MODELS[0], cwd=clone, **DRY)
+        named = run(clone, f"scripts/{name}", *line, cwd=clone, MODEL=MODELS[1], **DRY)
+        assert (option.stdout, named.stdout) == (first, second), option.stderr + named.stderr
+        folder, *lines = first.splitlines()
+        assert folder == f"cd {shlex.quote(f'{clone}/{MODELS[0]}')}"
+        assert lines[-1].endswith(f"{job} -x")
+        if script == "distribute_train":
+            assert "--worker_num=2 --local_worker_num=2" in lines[-1]
+            assert "# rank 1: " in lines[1]
+            assert "RANK_ID=1 DEVICE_ID=1 " in lines[1] and lines[1].endswith(f"{job} -x")
+            visible = "ASCEND_RT_VISIBLE_DEVICES=4,5 "
+            assert (visible in lines[-1]) == (device == "Ascend")
+        else:
+            assert ("DEVICE_ID=3 " in lines[-1]) == cards
+    neither = run(clone, f"scripts/run_eval_{device.lower()}.sh", **DRY)
+    assert neither.returncode == 2
+    assert "MODEL=NAME before it: deepspeech2, jasper" in neither.stderr
+
+
+DRY = {"DRY_RUN": "1", "MASTER_PORT": "2222"}
+
+
+def test_the_number_of_the_card(clone):
+    """As an argument, in Jasper's order too, or from the environment."""
+    (clone / "a.ckpt").touch()
+    script = "jasper/scripts/run_eval_ascend.sh"
+    for arguments in (["5", "a.ckpt"], ["a.ckpt", "5"]):
+        done = run(clone, script, *arguments, cwd=clone, **DRY)
+        assert "DEVICE_ID=5 " in done.stdout
+    done = run(clone, script, "a.ckpt", cwd=clone, DEVICE_ID="6", **DRY)
+    assert "DEVICE_ID=6 " in done.stdout
+    assert "a.ckpt" in done.stdout
+    done = run(clone, script, "5", "a.ckpt", cwd=clone, DEVICE_TARGET="cpu", **DRY)
+    assert "eval.py --device_target CPU --pretrain_ckpt" in done.stdout
+    assert "DEVICE_ID" not in done.stdout
+
+
+def test_a_job_in_the_background(clone):
+    done = run(clone, TRAIN, "--background", STAND_IN_EXIT="3")
+    assert done.returncode == 0
+    assert "in the background: process" in done.stdout
+    output = clone / "deepspeech2" / "log" / "train.log"
+    for _ in range(100):
+        if "argument=train.py" in output.read_text():
+            break
+        time.sleep(0.05)
+    assert "argument=train.py" in output.read_text()
 
 
 def test_setup_is_made_once_and_redone_when_the_requirements_change(clone):

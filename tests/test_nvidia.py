@@ -304,12 +304,15 @@ def ours(folder: Path, spect: dict | None = None, **model) -> Path:
     return path
 
 
+OWN = {"window": "hamming", "convention": "plain", "preemphasis": 0.0}  # features of ours
+
+
 def test_a_network_of_ours_goes_out_and_comes_back(tmp_path, capsys):
     blocks = [
         Block(filters=4, kernel_size=3, dropout=0.1),
         Block(filters=4, kernel_size=3, stride=2, repeat=2),
     ]
-    ckpt, pth = ours(tmp_path, {"window": "hamming"}, blocks=blocks, activation="selu"), "w.pt"
+    ckpt, pth = ours(tmp_path, OWN, blocks=blocks, activation="selu"), "w.pt"
     mind2pt(RECIPE, ["--ckpt", str(ckpt), "--pth", str(tmp_path / pth), "--style", "quartznet"])
     said = capsys.readouterr().out
     assert "for NVIDIA's QuartzNet" in said

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# preprocess_librispeech.sh [SPEEDS...] [options]; --help lists them
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../../scripts/launch.sh" "${BASH_SOURCE[0]}" preprocess_librispeech "$@"

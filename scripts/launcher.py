@@ -1,0 +1,99 @@
+"""Starts an entry point of a model on one kind of device: what every launcher's script runs.
+
+launcher.py MODEL ENTRY DEVICE [arguments...] [options of the entry point...]; see launch.sh.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from shutil import which
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.launching import Fault  # noqa: E402
+from scripts.launching.plan import ROOT, Plan, make_plan, read_request  # noqa: E402
+
+# Beside the models' entry points: what the scripts for LibriSpeech run, where they were typed.
+_LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
+
+
+def find_python() -> str:
+    """PYTHON of the environment, else the clone's .venv, else a python3 that has mindspore."""
+    if chosen := os.environ.get("PYTHON"):
+        found = which(chosen)
+        if found is None:
+            raise Fault(f"PYTHON={chosen} is not a command")
+        return os.path.abspath(found)
+    own = ROOT / ".venv" / "bin" / "python"
+    if os.access(own, os.X_OK):
+        return str(own)
+    test = "import importlib.util as u; exit(not u.find_spec('mindspore'))"
+    found = which("python3")
+    if found and subprocess.run([found, "-c", test], stderr=subprocess.DEVNULL).returncode == 0:
+        return found
+    raise Fault(
+        f"no Python with mindspore: there is no {ROOT}/.venv, and python3 lacks it; set up with: "
+        f"bash {ROOT}/scripts/setup.sh"
+    )
+
+
+def main(arguments: list[str]) -> int:
+    dry = os.environ.get("DRY_RUN", "0") not in ("", "0")
+    if len(arguments) > 1 and arguments[1] in _LIBRISPEECH:
+        command = [str(ROOT / "scripts" / "librispeech.py"), arguments[1].split("_")[0]]
+        python = find_python()
+        os.execv(python, [python, *command, *arguments[2:]])
+    request = read_request(arguments, os.environ)
+    if dry:
+        plan = make_plan(request, os.environ.get("PYTHON") or str(ROOT / ".venv/bin/python"))
+        print(plan.dry_run())
+        return 0
+    plan = make_plan(request, find_python())
+    if request.device == "GPU":
+        from scripts.launching.gpu import check_gpu_libraries
+
+        check_gpu_libraries()
+    print(plan.title, flush=True)
+    if request.background:
+        output = detach(plan, request.script)
+        if output is not None:
+            return output
+    if plan.start != "alone":
+        from scripts.launching.supervise import run
+
+        return run(plan)
+    process = plan.processes[0]
+    os.chdir(plan.folder)
+    os.execve(process.command[0], process.command, process.settings())
+
+
+def detach(plan: Plan, script: str) -> int | None:
+    """Goes on in the background: the exit code for the process that the shell waits for, None for
+    the one that does the work."""
+    name = script if plan.start == "alone" else f"distribute_{script}"
+    output = plan.logs / f"{name}.log"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    except OSError as error:
+        raise Fault(f"{output}: cannot be written ({error.strerror})") from None
+    child = os.fork()
+    if child:
+        print(f"in the background: process {child} (end it with: kill {child}), output in {output}")
+        return 0
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, source in ((0, nothing), (1, handle), (2, handle)):
+        os.dup2(source, number)
+    return None
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Fault as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(fault.code)

@@ -1,0 +1,623 @@
+"""What launchers start: rank tables, plans, the ranks' processes, libraries of GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts import rank_table as tool
+from scripts.launching import Fault
+from scripts.launching.gpu import check_gpu_libraries
+from scripts.launching.plan import make_plan, read_request
+from scripts.launching.rank_table import is_local, place, read_rank_table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def table(servers: int = 1, cards: int = 8, **changes) -> dict:
+    """As HCCL's documentation has it: server i at 10.0.0.i with cards at 192.168.c.i."""
+    return {
+        "version": "1.0",
+        "server_count": str(servers),
+        "server_list": [
+            {
+                "server_id": f"10.0.0.{number + 1}",
+                "device": [
+                    {
+                        "device_id": str(card),
+                        "device_ip": f"192.168.{card}.{number + 1}",
+                        "rank_id": str(number * cards + card),
+                    }
+                    for card in range(cards)
+                ],
+                "host_nic_ip": "reserve",
+            }
+            for number in range(servers)
+        ],
+        "status": "completed",
+        **changes,
+    }
+
+
+def write(folder: Path, content: object) -> Path:
+    path = folder / "hccl.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+# ---- rank tables
+
+
+def test_a_table_of_two_servers(tmp_path):
+    content = table(2, 4)
+    content["server_list"].reverse()
+    first, second = read_rank_table(write(tmp_path, content))
+    assert (first.id, second.id) == ("10.0.0.1", "10.0.0.2")
+    assert [device.rank for device in second.devices] == [4, 5, 6, 7]
+    assert [device.ip for device in second.devices][2] == "192.168.2.2"
+
+
+def broken(change) -> dict:
+    content = table(2, 2)
+    change(content)
+    return content
+
+
+def device(content: dict, server: int = 0, card: int = 1) -> dict:
+    return content["server_list"][server]["device"][card]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected an object"),
+        (table(version="2.0"), "version 2.0, expected one of 1.0, 1.2"),
+        (broken(lambda c: c.pop("version")), "no version, expected"),
+        (table(status="initializing"), "status 'initializing', expected 'completed'"),
+        (broken(lambda c: c.pop("server_list")), "server_list is missing"),
+        (table(server_list=[]), "server_list is empty"),
+        (table(server_count="2"), "server_count 2, and server_list has 1"),
+        (broken(lambda c: c["server_list"][1].pop("server_id")), "server 2: no server_id"),
+        (
+            broken(lambda c: c["server_list"][1].update(server_id="10.0.0.1")),
+            "server_id 10.0.0.1 stands twice",
+        ),
+        (
+            broken(lambda c: c["server_list"][0].update(device=[])),
+            r"server 1 \(10.0.0.1\): device is empty",
+        ),
+        (broken(lambda c: device(c).update(device_id="0")), r"10.0.0.1\): device_id 0 stands twi"),
+        (broken(lambda c: device(c).update(device_id="a")), "device_id is a, expected a number"),
+        (broken(lambda c: device(c).pop("rank_id")), "rank_id is missing, expected a number"),
+        (broken(lambda c: device(c).update(device_ip="1.2.3")), "device_ip 1.2.3 is no IP address"),
+        (
+            broken(lambda c: device(c).update(device_ip="192.168.0.1")),
+            "device_ip 192.168.0.1 stands twice",
+        ),
+        (
+            broken(lambda c: device(c).update(rank_id="3")),
+            "ranks 0 to 3 once each, rank_id 1 is missing and rank_id 3 stands twice",
+        ),
+        (
+            broken(lambda c: device(c, 1).update(rank_id="4")),
+            "rank_id 3 is missing and there is a 4",
+        ),
+    ],
+)
+def test_each_fault_of_a_table_is_one_line(tmp_path, content, complaint):
+    path = write(tmp_path, content)
+    with pytest.raises(Fault, match=f"^rank table {path}.*{complaint}") as caught:
+        read_rank_table(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.code == 2
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    with pytest.raises(Fault, match="gone.json: cannot be read"):
+        read_rank_table(tmp_path / "gone.json")
+
+
+def test_this_host_among_the_servers(tmp_path):
+    servers = read_rank_table(write(tmp_path, table(2, 8)))
+
+    def at(address: str, **more):
+        return place(servers, "t", more.pop("size", 16), 0, here=lambda a: a == address, **more)
+
+    second = at("10.0.0.2")
+    assert (second.size, second.nodes, second.node) == (16, 2, 1)
+    assert (second.master, second.first_rank) == ("10.0.0.1", 8)
+    assert [device.id for device in second.devices] == list(range(8))
+    assert [device.rank for device in at("10.0.0.2", size=4).devices] == [8, 9]
+    assert at("none", node=1) == second
+    for address, more, complaint in (
+        ("10.0.0.3", {}, "does not name this host .servers: 10.0.0.1, 10.0.0.2.*NODE_RANK=0 to 1"),
+        ("10.0.0.1", {"size": 15}, "15 ranks cannot be shared equally by its 2 servers"),
+        ("10.0.0.1", {"size": 18}, "server 10.0.0.1 has 8 devices from 0 on, and 18 .* need 9"),
+        ("none", {"node": 2}, "NODE_RANK=2: rank table t has 2 servers"),
+    ):
+        with pytest.raises(Fault, match=complaint):
+            at(address, **more)
+    with pytest.raises(Fault, match="several of its servers are this host"):
+        place(servers, "t", 16, 0, here=lambda address: True)
+
+
+def test_cards_from_begin_on(tmp_path):
+    servers = read_rank_table(write(tmp_path, table()))
+    part = place(servers, "t", 4, 2, here=lambda address: True)
+    assert [device.id for device in part.devices] == [2, 3, 4, 5]
+    assert part.master == "127.0.0.1"
+    with pytest.raises(Fault, match="has 3 devices from 5 on, and 4 ranks on 1 server need 4"):
+        place(servers, "t", 4, 5, here=lambda address: True)
+
+
+def test_own_addresses_are_recognised():
+    assert is_local("127.0.0.1")
+    assert not is_local("192.0.2.1")  # RFC 5737: nobody's
+    assert not is_local("no.such.host.invalid")
+
+
+# ---- making tables
+
+CONF = """address_0=192.168.1.100
+netmask_0=255.255.255.0
+ address_1=192.168.2.100
+# address_2=1.1.1.1
+netdetect_1=192.168.2.1
+"""
+# Columns are 31 wide in truth.
+MAPPING = """\
+\tNPU ID          Chip ID         Chip Logic ID   Chip Name
+\t0               0               0               Ascend 910B
+\t0               1               -               Mcu
+\t1               0               1               Ascend 910B
+\t1               1               -               Mcu
+"""
+
+
+def test_samples_of_hccn_and_npu_smi():
+    assert tool.addresses_in(CONF) == {0: "192.168.1.100", 1: "192.168.2.100"}
+    assert tool.devices_in(MAPPING) == [0, 1]
+    assert tool.address_of("ipaddr:192.168.1.100\nnetmask:255.255.255.0\n") == "192.168.1.100"
+    assert tool.address_of("hccn_tool is busy\n") is None
+    assert tool.device_list("0-2,5") == [0, 1, 2, 5]
+    assert tool.device_list("[4,8)") == [4, 5, 6, 7]  # as hccl_tools has it
+
+
+def run_tool(tmp_path, *arguments: str, path: str = ""):
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / "rank_table.py", *arguments],
+        cwd=tmp_path,
+        env={"PATH": path, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_table_of_this_host(tmp_path):
+    """npu-smi and hccn_tool as they answer, and hccn_tool absent: /etc/hccn.conf."""
+    (tmp_path / "conf").write_text(CONF)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    smi = tools / "npu-smi"
+    smi.write_text(f"#!/bin/sh\necho '{MAPPING}'\n")
+    smi.chmod(0o755)
+    done = run_tool(
+        tmp_path, "--server_ip", "127.0.0.1", "--hccn_conf", "conf", path=f"{tools}:/bin:/usr/bin"
+    )
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "hccl_2p_01_127.0.0.1.json"
+    assert str(path.name) in done.stdout
+    (server,) = read_rank_table(path)
+    assert [(d.id, d.ip, d.rank) for d in server.devices] == [
+        (0, "192.168.1.100", 0),
+        (1, "192.168.2.100", 1),
+    ]
+    refused = run_tool(tmp_path, "--hccn_conf", "conf", "--devices", "0-2", "--server_ip", "::1")
+    assert refused.returncode == 1
+    assert "device 2 has no address in conf" in refused.stderr
+    refused = run_tool(tmp_path, "--hccn_conf", "gone", "--devices", "0-2", "--server_ip", "::1")
+    assert "gone: cannot be read" in refused.stderr
+
+
+def test_a_table_of_given_addresses_and_one_of_several_tables(tmp_path):
+    given = ["10.0.0.1=192.168.1.1,192.168.2.1", "10.0.0.2=192.168.1.2,192.168.2.2"]
+    both = ["--server", given[0], "--server", given[1], "--out", "both.json"]
+    assert run_tool(tmp_path, *both).returncode == 0
+    for number, server in enumerate(given):
+        assert run_tool(tmp_path, "--server", server, "--out", f"{number}.json").returncode == 0
+    assert run_tool(tmp_path, "--merge", "0.json", "1.json", "--out", "m.json").returncode == 0
+    assert json.loads((tmp_path / "m.json").read_text()) == json.loads(
+        (tmp_path / "both.json").read_text()
+    )
+    servers = read_rank_table(tmp_path / "m.json")
+    assert [(d.id, d.rank) for d in servers[1].devices] == [(0, 2), (1, 3)]
+    assert "stands twice" in run_tool(tmp_path, "--merge", "0.json", "0.json").stderr
+
+
+# ---- plans
+
+
+def plan_of(arguments: str, **environment: str):
+    environment = {"PATH": "/none", **environment}
+    return make_plan(read_request(arguments.split(), environment), "/py")
+
+
+def test_msrun_is_started_with_options_that_it_has(tmp_path, monkeypatch):
+    """The wheel's own parser reads our line."""
+    from mindspore.parallel.cluster import run as msrun
+
+    path = write(tmp_path, table(2, 8))
+    line = f"deepspeech2 distribute_train Ascend 8 4 {path} --set a=1"
+    plan = plan_of(line, NODE_RANK="1", MASTER_PORT="2222")
+    (starter,) = plan.processes
+    assert starter.command[:3] == ("/py", "-m", "mindspore.parallel.cluster.run")
+    monkeypatch.setattr(sys, "argv", ["msrun", *starter.command[3:]])
+    read = msrun.get_args()
+    assert (read.worker_num, read.local_worker_num, read.node_rank) == (8, 4, 1)
+    assert (read.master_addr, read.master_port, read.join) == ("10.0.0.1", 2222, True)
+    assert read.log_dir == str(ROOT / "deepspeech2" / "log")
+    assert read.task_script.endswith("launching/rank.py")
+    assert read.task_script_args == (
+        "train.py --device_target Ascend --is_distributed true --set a=1".split()
+    )
+    assert starter.environment["ASCEND_RT_VISIBLE_DEVICES"] == "4,5,6,7"
+    ranks = [rank.environment for rank in plan.ranks]
+    assert [rank["RANK_ID"] for rank in ranks] == ["4", "5", "6", "7"]
+    assert [rank["DEVICE_ID"] for rank in ranks] == ["0", "1", "2", "3"]  # of the visible ones
+
+
+def test_older_mindspore_starts_from_the_rank_table(tmp_path):
+    path = write(tmp_path, table(1, 4))
+    line = f"deepspeech2 distribute_train Ascend 4 0 {path} --start rank_table"
+    plan = plan_of(line, NODE_RANK="0")
+    assert [process.name for process in plan.processes] == list("0123")
+    last = plan.processes[3].environment
+    assert (last["RANK_ID"], last["DEVICE_ID"], last["RANK_SIZE"]) == ("3", "3", "4")
+    assert last["RANK_TABLE_FILE"] == str(path)
+    assert "ASCEND_RT_VISIBLE_DEVICES" not in last
+    with pytest.raises(Fault, match="must hold no others|choose the table's ranks"):
+        plan_of(line.replace("4 0", "2 2"), NODE_RANK="0")
+
+
+def test_gpus_start_with_mpirun_where_it_is(tmp_path):
+    line = "deepspeech2 distribute_train GPU 2"
+    assert plan_of(line).start == "msrun"
+    (tmp_path / "mpirun").touch(mode=0o755)
+    command = plan_of(line, PATH=str(tmp_path)).processes[0].command
+    assert command[0] == "mpirun"
+    assert command[command.index("-n") + 1] == "2"
+    assert plan_of(f"{line} --start msrun", PATH=str(tmp_path)).start == "msrun"
+    with_begin = plan_of("deepspeech2 distribute_train GPU 2 4").processes[0].environment
+    assert with_begin["CUDA_VISIBLE_DEVICES"] == "4,5"
+    assert len(plan_of("deepspeech2 distribute_train GPU", CUDA_VISIBLE_DEVICES="1,5").ranks) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "environment", "complaint"),
+    [
+        ("deepspeech2 distribute_train Ascend", {}, "RANK_SIZE BEGIN"),
+        ("deepspeech2 distribute_train Ascend 8 0 gone.json", {}, "gone.json: cannot be read"),
+        ("deepspeech2 distribute_train Ascend 0 0", {}, "RANK_SIZE 0"),
+        ("deepspeech2 distribute_train GPU", {}, "give their number"),
+        ("deepspeech2 distribute_train CPU 2 gone.ckpt", {}, "checkpoint gone.ckpt not found"),
+        ("deepspeech2 distribute_train CPU 2 --start mpirun", {}, "mpirun is for GPU"),
+        ("deepspeech2 distribute_train CPU 2 --start srun", {}, "--start srun: expected one of"),
+        ("deepspeech2 distribute_train Ascend 2 0 --start rank_table", {}, "needs a table"),
+        ("deepspeech2 distribute_train CPU 2", {"MASTER_PORT": "80"}, "MASTER_PORT=80"),
+        ("deepspeech2 train Ascend", {"DEVICE_ID": "x"}, "DEVICE_ID=x: expected the number"),
+        ("deepspeech2 train Ascend --start msrun", {}, "is for run_distribute_train"),
+        ("deepspeech2 train TPU", {}, "device TPU: no such kind"),
+        ("deepspeech2 train CPU --log_dir", {}, "--log_dir needs a value"),
+        ("scripts/x.sh train CPU", {}, "which model.*deepspeech2"),
+    ],
+)
+def test_lines_that_start_nothing(monkeypatch, line, environment, complaint):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(Fault, match=complaint) as caught:
+        plan_of(line, **environment)
+    assert "\n" not in str(caught.value)
+
+
+# ---- processes, with a stand-in for msrun and for the job
+
+# Does what the launcher relies on: the scheduler and the workers with their environment, started
+# with PATH's `python`, each worker in a session of its own; it kills them all when one has failed,
+# and then waits, as msrun does, for the scheduler.
+MSRUN = """
+import argparse, os, signal, subprocess, sys, time
+p = argparse.ArgumentParser()
+for name in "worker_num local_worker_num master_addr master_port node_rank log_dir join".split():
+    p.add_argument("--" + name)
+p.add_argument("--tail_worker_log"); p.add_argument("script")
+p.add_argument("rest", nargs=argparse.REMAINDER)
+a = p.parse_args()
+if os.environ.get("STAND_IN_MSRUN"): sys.exit("port in use")
+os.environ["MS_ROLE"] = "MS_SCHED"
+sched = subprocess.Popen(["python", a.script, *a.rest])
+workers = []
+for i in range(int(a.local_worker_num)):
+    os.environ |= {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(i), "RANK_ID": str(i)}
+    with open(f"{a.log_dir}/worker_{i}.log", "w") as log:
+        workers.append(subprocess.Popen(["python", a.script, *a.rest], stdout=log,
+            stderr=subprocess.STDOUT, start_new_session=True))
+while True:
+    codes = [w.poll() for w in workers]
+    if any(codes):
+        [os.killpg(w.pid, signal.SIGKILL) for w in workers if w.poll() is None]
+        break
+    if None not in codes: break
+    time.sleep(0.2)
+sched.wait()
+sys.exit(1 if any(codes) else 0)
+"""
+# The job: rank 1 does what STAND_IN says; all wait in vain for a failed one, as in an all-reduce.
+JOB = """
+import os, signal, sys, time
+rank = os.environ.get("RANK_ID")
+if os.environ.get("MS_ROLE") == "MS_SCHED": time.sleep(600)
+print("rank", rank, "of", " ".join(sys.argv), flush=True)
+what, me = os.environ.get("STAND_IN", ""), os.getpid()
+if os.fork() == 0:  # a worker of its own, which an ended parent leaves behind, but for one case
+    for _ in range(6000):
+        time.sleep(0.1)
+        if what == "deaf" and os.getppid() != me: break
+    os._exit(0)
+def end(*_):
+    time.sleep(0.3); print("saved by", rank, flush=True)
+    sys.exit(130)
+signal.signal(signal.SIGTERM, end)
+if what == "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if rank == "1" and what == "fail": print("no such file: x"); sys.exit(7)
+if rank == "1" and what == "killed": os.kill(os.getpid(), signal.SIGKILL)
+if rank == "1" and what == "both killed": os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)
+if what: open("ready" + rank, "w").close(); time.sleep(600)
+"""
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    clone = tmp_path / "my clone"
+    shutil.copytree(ROOT / "scripts", clone / "scripts", ignore=shutil.ignore_patterns("__py*"))
+    shutil.copytree(ROOT / "deepspeech2" / "scripts", clone / "deepspeech2" / "scripts")
+    (clone / "deepspeech2" / "train.py").write_text(JOB)
+    fake = clone / "fake" / "mindspore" / "parallel" / "cluster"
+    fake.mkdir(parents=True)
+    for package in (fake, fake.parent, fake.parent.parent):
+        (package / "__init__.py").touch()  # or else the installed one goes first
+    (fake / "run.py").write_text(MSRUN)
+    return clone
+
+
+MSRUN_LINE = ("run_distribute_train_cpu.sh", "3")
+TABLE_LINE = ("run_distribute_train_ascend.sh", "3", "0", "hccl.json", "--start", "rank_table")
+
+
+def launch(clone: Path, *line: str, **environment: str) -> subprocess.Popen:
+    content = table(1, 3)
+    content["server_list"][0]["server_id"] = "127.0.0.1"
+    write(clone, content)
+    return subprocess.Popen(
+        ["bash", clone / "deepspeech2" / "scripts" / line[0], *line[1:]],
+        cwd=clone,
+        env={
+            **os.environ,
+            "PYTHON": sys.executable,
+            "PYTHONPATH": str(clone / "fake"),
+            "THIS_JOB": str(clone),
+            "LAUNCH_GRACE": "300",  # time enough on the busiest machine
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left(clone: Path) -> list[str]:
+    """Command lines of the processes that this job has started, and that run still."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"THIS_JOB={clone}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition, seconds: float = 300.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ready(clone: Path):
+    return lambda: len([*(clone / "deepspeech2").glob("ready*")]) == 3
+
+
+both_starts = pytest.mark.parametrize("line", [MSRUN_LINE, TABLE_LINE], ids=["msrun", "rank_table"])
+
+
+@both_starts
+def test_all_is_well(clone, line):
+    job = launch(clone, *line, "--set", "epochs=2")
+    out, err = job.communicate(timeout=300)
+    assert (job.returncode, err) == (0, "")
+    logs = clone / "deepspeech2" / "log"
+    assert f"logs in {logs}" in out
+    assert "rank 0 of train.py" in out and "--set epochs=2" in out
+    assert "rank 1" not in out
+    assert "rank 2 of train.py" in (logs / "worker_2.log").read_text()
+    assert left(clone) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "fault", "code"),
+    [
+        (MSRUN_LINE, "fail", 7),
+        (MSRUN_LINE, "killed", 137),
+        (MSRUN_LINE, "both killed", 137),
+        (TABLE_LINE, "fail", 7),
+        (TABLE_LINE, "both killed", 137),
+    ],
+)
+def test_one_failed_rank_ends_the_others(clone, line, fault, code):
+    job = launch(clone, *line, STAND_IN=fault)
+    _, err = job.communicate(timeout=300)  # the others, and msrun's scheduler, would stay for 600
+    assert job.returncode == code
+    assert f"rank 1 ended with exit code {code}; the last lines of" in err
+    if fault != "both killed":  # then nobody says which went first
+        assert "rank 0 ended" not in err and "rank 2 ended" not in err
+        assert "ending the others: 0, 2" in err
+    if fault == "fail":
+        assert "  no such file: x" in err.splitlines()
+    assert left(clone) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "code"), [(MSRUN_LINE, "INT", 130), (TABLE_LINE, "TERM", 143)]
+)
+def test_a_signal_ends_every_rank_in_its_own_way(clone, line, name, code):
+    job = launch(clone, *line, STAND_IN="wait")
+    wait_until(ready(clone))
+    job.send_signal(getattr(signal, f"SIG{name}"))
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == code
+    assert f"SIG{name}: ending 3 ranks" in err
+    for rank in "012":
+        log = clone / "deepspeech2" / "log" / f"worker_{rank}.log"
+        assert f"saved by {rank}" in log.read_text()
+    assert left(clone) == []
+
+
+def test_deaf_ranks_are_killed(clone):
+    job = launch(clone, *MSRUN_LINE, STAND_IN="deaf", LAUNCH_GRACE="0.5")
+    wait_until(ready(clone))
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=300)
+    assert (job.returncode, left(clone)) == (130, [])
+
+
+@both_starts
+def test_a_killed_launcher_leaves_nothing(clone, line):
+    job = launch(clone, *line, STAND_IN="deaf")
+    wait_until(ready(clone))
+    job.kill()
+    job.wait()
+    wait_until(lambda: not left(clone))
+    job.communicate()
+
+
+def test_what_msrun_says_is_shown(clone):
+    job = launch(clone, *MSRUN_LINE, STAND_IN_MSRUN="1")
+    _, err = job.communicate(timeout=300)
+    assert job.returncode == 1
+    assert "msrun ended with exit code 1; the last lines of" in err
+    assert "  port in use" in err.splitlines()
+
+
+def test_in_the_background(clone):
+    job = launch(clone, *MSRUN_LINE, "--background", STAND_IN="fail")
+    assert job.wait(timeout=300) == 0
+    out = job.stdout.readline() + job.stdout.readline()
+    assert "in the background: process" in out
+    log = clone / "deepspeech2" / "log" / "distribute_train.log"
+    wait_until(lambda: not left(clone))
+    assert "rank 1 ended with exit code 7" in log.read_text()
+    job.communicate()
+
+
+# ---- libraries
+
+
+class Library:
+    def __init__(self, version: int) -> None:
+        self.version = version
+
+    def cudaRuntimeGetVersion(self, found) -> int:  # noqa: N802
+        found._obj.value = self.version
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "version", "complaint"),
+    [
+        ("libcuda.so.1", 11060, "NVIDIA's driver, is not found"),
+        ("libcublas.so.11", 11060, "libcublas.so.11 not found.*CUDA 11.6, 11.7 or 11.8"),
+        ("libcudnn.so.8", 11060, "needs cuDNN 8"),
+        ("", 11020, "the CUDA library found is 11.2, MindSpore 2.10 needs"),
+    ],
+)
+def test_missing_libraries_are_named_in_one_line(missing, version, complaint):
+    with pytest.raises(Fault, match=complaint) as caught:
+        check_gpu_libraries(lambda name: None if name == missing else Library(version))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_right_libraries_pass():
+    for version in (11060, 11070, 11080):
+        check_gpu_libraries(lambda name, version=version: Library(version))
+
+
+# ---- the real thing
+
+TINY = """
+TrainingConfig: {epochs: 1}
+DataConfig:
+  train_manifest: few.jsonl
+  val_manifest: ""
+  test_manifest: ""
+  mindrecord_format: mindrecord/few_{split}{}.md
+  shards: 1
+  workers: 1
+  batch_size: 4
+  SpectConfig: {sample_rate: 8000, features: logmel, bands: 20}
+ModelConfig:
+  {hidden_size: 16, hidden_layers: 1, norm: layer, conv_kernels: [[5, 5]], conv_strides: [[2, 2]]}
+"""
+
+
+def test_two_processes_train_together(tmp_path):
+    """The script for Ascend cards, on two CPU processes that msrun starts: one batch plan between
+    them, one set of weights from rank 0."""
+    folder = tmp_path / "clone"
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    model = folder / "deepspeech2"
+    model.mkdir()
+    # What is linked to finds the rest beside its own place, and writes into the current folder.
+    for name in ("train.py", "create_mindrecord.py", "src", "labels.json"):
+        (model / name).symlink_to(ROOT / "deepspeech2" / name)
+    shutil.copytree(ROOT / "deepspeech2" / "scripts", model / "scripts")
+    prompts = ROOT / "data" / "telephone_prompts"
+    rows = [json.loads(line) for line in (prompts / "train.jsonl").read_text().splitlines()]
+    rows = sorted(rows, key=lambda row: row["duration"])[40:48]
+    lines = [json.dumps({**row, "audio": str(prompts / row["audio"])}) for row in rows]
+    (model / "few.jsonl").write_text("\n".join(lines))
+    (model / "tiny.yaml").write_text(TINY)
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE_TARGET": "CPU"}
+    convert = [sys.executable, "create_mindrecord.py", "--config", "tiny.yaml"]
+    subprocess.run(convert, cwd=model, check=True, capture_output=True)
+    command = ["bash", "deepspeech2/scripts/run_distribute_train_ascend.sh", "2", "0"]
+    done = subprocess.run(
+        [*command, "--config", "tiny.yaml"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "1 batches of 4 an epoch on each of 2 ranks" in done.stdout
+    assert "trained 1 epochs, 1 steps" in done.stdout
+    assert (model / "checkpoint" / "DeepSpeech-last.ckpt").is_file()
+    assert (model / "train_rank1.log").is_file()
