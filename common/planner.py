@@ -55,6 +55,11 @@ class Planner:
         """In an epoch, of all ranks."""
         return len(self.versions.labels)
 
+    @property
+    def hours(self) -> float:
+        """Of speech in an epoch, at the speed of each utterance's first recording."""
+        return float(self.source.durations[self.versions.first].sum()) / 3600
+
     def plan(self, epoch: int, rank: int | None = None) -> list[PlannedBatch]:
         chosen = self.versions.draw(epoch)
         # Shapes by the longest version: their numbers of batches are the same in every epoch.
@@ -83,8 +88,8 @@ class Planner:
 class Versions:
     """The recordings of each utterance of a source: one, or several at different speeds.
 
-    most_frames, labels: (U,) for each utterance the feature frames of its longest recording, and
-        its label count.
+    most_frames, labels, first: (U,) for each utterance the feature frames of its longest recording,
+        its label count, and the index of its first recording in the source.
     """
 
     def __init__(self, source: Source, seed: int):
@@ -94,7 +99,8 @@ class Versions:
             source.spoken[self.order], return_index=True, return_counts=True
         )
         self.most_frames = np.maximum.reduceat(source.frames[self.order], self.starts)
-        self.labels = source.label_counts[self.order[self.starts]]
+        self.first = self.order[self.starts]
+        self.labels = source.label_counts[self.first]
 
     def draw(self, epoch: int) -> np.ndarray:
         """(U,) One recording of each utterance, as indices of the source, by seed and epoch."""
@@ -111,13 +117,15 @@ def trainable(recogniser: Recogniser, source: Source, log: logging.Logger) -> So
     wanted = np.ones(len(source), bool)
     if data.ignore_offline_speed_perturbation:
         wanted = np.array([not entry.copy_of for entry in source.entries], bool)
+        if copies := np.count_nonzero(~wanted):
+            why = "at another speed (DataConfig.ignore_offline_speed_perturbation)"
+            log.info(f"left out: {copies} recordings {why}")
     for good, why in (
-        (wanted, "at another speed (DataConfig.ignore_offline_speed_perturbation)"),
         (fits, "whose text does not fit the network's output frames"),
         (lasts, "shorter than DataConfig.min_duration or longer than max_duration"),
     ):
-        if not good.all():
-            log.info(f"left out: {np.count_nonzero(~good)} utterances {why}")
+        if left := np.count_nonzero(wanted & ~good):
+            log.info(f"left out: {left} utterances {why}")
     chosen = np.flatnonzero(wanted & fits & lasts)
     if data.max_hours > 0 or data.max_utterances > 0:
         _, firsts = np.unique(source.spoken[chosen], return_index=True)  # copies go with them
@@ -131,8 +139,8 @@ def trainable(recogniser: Recogniser, source: Source, log: logging.Logger) -> So
         chosen = chosen[np.isin(source.spoken[chosen], source.spoken[order])]
     if len(chosen) == 0:
         raise UserError(
-            f"nothing to train on: none of {len(source)} utterances fits the network's output "
-            "frames and lasts from DataConfig.min_duration to max_duration"
+            f"nothing to train on: none of {len(np.unique(source.spoken))} utterances fits the "
+            "network's output frames and lasts from DataConfig.min_duration to max_duration"
         )
     return source if len(chosen) == len(source) else source.subset(chosen)
 

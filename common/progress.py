@@ -142,8 +142,8 @@ class Reporter:
         batch_size = network.config.DataConfig.batch_size
         ranks = f" on each of {planner.ranks} ranks" if planner.ranks > 1 else ""
         self.log.info(
-            f"training: {planner.utterances} utterances, {source.durations.sum() / 3600:.2f} "
-            f"hours, {len(planner)} batches of {batch_size} an epoch{ranks}, "
+            f"training: {planner.utterances} utterances, {planner.hours:.2f} hours, "
+            f"{len(planner)} batches of {batch_size} an epoch{ranks}, "
             f"{100 * padded_share(planner.plan(1), source.frames):.1f} % padding"
         )
         if planner.utterances < len(source):
