@@ -1,0 +1,47 @@
+// The description NAME.json that export.py writes beside a model, and how it fits the model.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "files.h"
+
+namespace infer {
+
+// A shape that the network takes. Several may share one file, and 0 means any.
+struct Bucket {
+  fs::path file;
+  std::int64_t batch = 0;   // utterances
+  std::int64_t frames = 0;  // feature frames, padding included
+};
+
+struct Description {
+  fs::path path;
+  std::string model;              // "deepspeech2"
+  std::string device;             // that the file was made for: "CPU", "GPU", "Ascend", "any"
+  std::int64_t dimension = 0;     // bins of a feature frame
+  std::int64_t labels = 0;        // outputs of a frame
+  std::int64_t frame_stride = 0;  // input frames to an output frame; 0: not said
+  double frame_seconds = 0;       // from one feature frame to the next; 0: not said
+  std::vector<Bucket> buckets;    // by frames, shortest first, open ones last; then by batch
+};
+
+// text: of a description. folder: that the names of files in it are relative to.
+// Throws std::invalid_argument, which says what is missing or wrong.
+Description parse_description(std::string_view text, const fs::path& folder);
+
+// model: NAME.json, or a model beside one (NAME.mindir, NAME_graph.mindir). A model that the
+// description does not name takes the place of the one that it does, such as a converted one.
+// Throws UsageError.
+Description read_description(const fs::path& model);
+
+// Throws UsageError where a model was made for another device than `target` ("CPU" or "Ascend"), is
+// no MindIR file, or has other inputs than described.
+void check_models(const Description& description, const std::string& target);
+
+// The time of the last change of the description and the models, for `changed`.
+std::int64_t last_change(const Description& description);
+
+}  // namespace infer

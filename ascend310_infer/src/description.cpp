@@ -1,0 +1,202 @@
+#include "description.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+#include <stdexcept>
+
+#include "errors.h"
+#include "json.h"
+#include "mindir.h"
+
+namespace infer {
+namespace {
+
+constexpr std::int64_t kMost = std::int64_t{1} << 31;  // of anything that is counted here
+
+const Json& member(const Json& object, const std::string& key) {
+  const Json* found = object.find(key);
+  if (found == nullptr) throw std::invalid_argument("has no " + json_text(key));
+  return *found;
+}
+
+std::string text_of(const Json& object, const std::string& key) {
+  const std::string* text = member(object, key).text();
+  if (text == nullptr || text->empty()) throw std::invalid_argument(json_text(key) + " is no text");
+  return *text;
+}
+
+std::int64_t whole(const Json& value, const std::string& what, std::int64_t least) {
+  std::int64_t result = 0;
+  if (!value.integer(result) || result < least || result > kMost)
+    throw std::invalid_argument(what + ": expected a whole number, at least " +
+                                std::to_string(least));
+  return result;
+}
+
+// Of an axis: -1 and 0 leave it open.
+std::int64_t axis(const Json& value, const std::string& what) {
+  return std::max<std::int64_t>(0, whole(value, what, -1));
+}
+
+// MindSpore splits a model above 1 GB into NAME_graph.mindir and a folder NAME_variables.
+fs::path graph_file(const fs::path& file) {
+  if (fs::exists(file)) return file;
+  const fs::path graph = file.parent_path() / (file.stem().string() + "_graph.mindir");
+  return fs::exists(graph) ? graph : file;
+}
+
+bool shorter(const Bucket& left, const Bucket& right) {
+  const auto open_last = [](std::int64_t frames) {
+    return frames == 0 ? std::numeric_limits<std::int64_t>::max() : frames;
+  };
+  if (left.frames != right.frames) return open_last(left.frames) < open_last(right.frames);
+  return left.batch < right.batch;
+}
+
+void read_inputs(const Json& root, Description& result, Bucket& only) {
+  const Json::Array* inputs = member(root, "inputs").array();
+  if (inputs == nullptr || inputs->size() != 2)
+    throw std::invalid_argument("\"inputs\": expected two, features and lengths");
+  const Json::Array* shape = member(inputs->front(), "shape").array();
+  if (shape == nullptr || shape->size() != 3)
+    throw std::invalid_argument("the shape of the features: expected [utterance, bin, frame]");
+  only.batch = axis((*shape)[0], "utterances of a batch");
+  result.dimension = whole((*shape)[1], "bins of the features", 1);
+  only.frames = axis((*shape)[2], "frames of the features");
+}
+
+void read_features(const Json& root, Description& result) {
+  const Json* features = root.find("features");
+  const Json* rate = features != nullptr ? features->find("sample_rate") : nullptr;
+  const Json* stride = features != nullptr ? features->find("window_stride") : nullptr;
+  if (rate == nullptr || stride == nullptr) return;
+  const auto samples = static_cast<double>(whole(*rate, "\"sample_rate\"", 1));
+  if (stride->number() == nullptr || !(*stride->number() > 0 && *stride->number() < 1))
+    throw std::invalid_argument("\"window_stride\": expected seconds");
+  result.frame_seconds = std::nearbyint(samples * *stride->number()) / samples;
+}
+
+}  // namespace
+
+Description parse_description(std::string_view text, const fs::path& folder) {
+  const Json root = Json::parse(text);
+  if (root.object() == nullptr) throw std::invalid_argument("expected an object");
+  Description result;
+  Bucket only;
+  result.model = text_of(root, "model");
+  result.device = text_of(root, "device");
+  const Json::Array* labels = member(root, "labels").array();
+  if (labels == nullptr || labels->size() < 2)
+    throw std::invalid_argument("\"labels\": expected a list of at least two");
+  result.labels = static_cast<std::int64_t>(labels->size());
+  read_inputs(root, result, only);
+  read_features(root, result);
+  if (const Json* stride = root.find("frame_stride"); stride != nullptr)
+    result.frame_stride = whole(*stride, "\"frame_stride\"", 1);
+
+  if (const Json* listed = root.find("buckets"); listed != nullptr) {
+    if (listed->array() == nullptr || listed->array()->empty())
+      throw std::invalid_argument("\"buckets\": expected a list of at least one");
+    for (const Json& bucket : *listed->array())
+      result.buckets.push_back({folder / text_of(bucket, "file"),
+                                axis(member(bucket, "batch_size"), "\"batch_size\""),
+                                axis(member(bucket, "frames"), "\"frames\"")});
+  } else {
+    only.file = folder / text_of(root, "file");
+    result.buckets.push_back(only);
+  }
+  std::sort(result.buckets.begin(), result.buckets.end(), shorter);
+  return result;
+}
+
+Description read_description(const fs::path& model) {
+  fs::path path = model;
+  if (model.extension() != ".json") {
+    std::string stem = model.stem().string();
+    constexpr std::string_view kGraph = "_graph";
+    path.replace_extension(".json");
+    if (!fs::exists(path) && stem.size() > kGraph.size() &&
+        stem.compare(stem.size() - kGraph.size(), kGraph.size(), kGraph) == 0) {
+      stem.resize(stem.size() - kGraph.size());
+      path = model.parent_path() / (stem + ".json");
+    }
+    if (!fs::exists(path) && fs::exists(model))
+      throw UsageError(model.string() + ": has no description " + path.filename().string() +
+                       " beside it; export.py writes one, copy it too");
+  }
+  Description result;
+  try {
+    result = parse_description(read_text(path), path.parent_path());
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(path.string() + ": not a description that export.py wrote (" + error.what() +
+                     ")");
+  } catch (const std::runtime_error& error) {
+    throw UsageError(std::string("the model's description cannot be read: ") + error.what());
+  }
+  result.path = path;
+  bool named = model == path;
+  for (Bucket& bucket : result.buckets) {
+    bucket.file = graph_file(bucket.file);
+    named = named || bucket.file.lexically_normal() == graph_file(model).lexically_normal();
+  }
+  if (!named && result.buckets.size() == 1) result.buckets.front().file = graph_file(model);
+  if (!named && result.buckets.size() > 1 && fs::exists(model))
+    throw UsageError(model.string() + ": is none of the models that " + path.string() +
+                     " names; give that description instead");
+  return result;
+}
+
+void check_models(const Description& description, const std::string& target) {
+  const std::string again = "; export it with --device_target " + target;
+  const bool ascend = target == "Ascend";
+  const bool fits = description.device == "any" || (description.device == "Ascend") == ascend;
+  if (!fits)
+    throw UsageError(description.path.string() + ": was made for " + description.device +
+                     ", not for " + target + again);
+  std::set<fs::path> checked;
+  for (const Bucket& bucket : description.buckets) {
+    if (bucket.file.extension() == ".onnx")
+      throw UsageError(bucket.file.string() +
+                       ": an ONNX file runs after MindSpore Lite's converter_lite (--fmk=ONNX) "
+                       "has made a .mindir of it; give that one");
+    if (bucket.file.extension() == ".ms" || !checked.insert(bucket.file).second) continue;
+    const Mindir model = read_mindir(bucket.file);
+    const auto uses = [&model](const char* name) { return model.operators.count(name) > 0; };
+    if (ascend && uses("LSTM"))
+      throw UsageError(bucket.file.string() +
+                       ": uses the operator LSTM, of CPU and GPU, which Ascend lacks" + again);
+    if (!ascend && uses("DynamicRNN"))
+      throw UsageError(bucket.file.string() +
+                       ": uses the operator DynamicRNN, of Ascend, which this device lacks" +
+                       again);
+    const auto wrong = [&](const std::string& what) {
+      throw UsageError(bucket.file.string() + ": " + what + ", and " +
+                       description.path.filename().string() +
+                       " describes another; export both anew");
+    };
+    if (model.inputs.size() != 2) wrong("has " + std::to_string(model.inputs.size()) + " inputs");
+    const std::vector<std::int64_t>& shape = model.inputs[0].shape;
+    if (shape.size() != 3 || model.inputs[1].shape.size() != 1)
+      wrong("its inputs have " + std::to_string(shape.size()) + " and " +
+            std::to_string(model.inputs[1].shape.size()) + " axes");
+    if ((model.inputs[0].type != kMindirFloat32 && model.inputs[0].type != kMindirFloat16) ||
+        model.inputs[1].type != kMindirInt32)
+      wrong("its features are not float32 or float16, or its lengths not int32");
+    if (shape[1] > 0 && shape[1] != description.dimension)
+      wrong("takes features of " + std::to_string(shape[1]) + " bins, not " +
+            std::to_string(description.dimension));
+    if ((shape[0] > 0 && shape[0] != bucket.batch) || (shape[2] > 0 && shape[2] != bucket.frames))
+      wrong("takes batches of " + std::to_string(shape[0]) + " x " + std::to_string(shape[2]) +
+            " frames, not " + std::to_string(bucket.batch) + " x " + std::to_string(bucket.frames));
+  }
+}
+
+std::int64_t last_change(const Description& description) {
+  std::int64_t latest = changed(description.path);
+  for (const Bucket& bucket : description.buckets) latest = std::max(latest, changed(bucket.file));
+  return latest;
+}
+
+}  // namespace infer

@@ -1,0 +1,137 @@
+#include "files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+
+#include "errors.h"
+
+// Features and results are little endian, and so is every machine that this is for.
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "needs a little-endian machine");
+
+namespace infer {
+namespace {
+
+class Descriptor {
+ public:
+  Descriptor(const fs::path& path, int flags)
+      : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+  int get() const { return value_; }
+  // Some file systems say that the disk is full only here.
+  bool close() {
+    const int result = ::close(value_);
+    value_ = -1;
+    return result == 0;
+  }
+
+ private:
+  int value_;
+};
+
+std::string reason(const fs::path& path, int error) {
+  return path.string() + ": " + std::strerror(error);
+}
+
+// Up to `bytes` from the start of the file, fewer at its end; -1 with errno.
+ssize_t read_some(int descriptor, void* data, std::size_t bytes) {
+  std::size_t have = 0;
+  while (have < bytes) {
+    const ssize_t more = ::read(descriptor, static_cast<char*>(data) + have, bytes - have);
+    if (more < 0 && errno == EINTR) continue;
+    if (more < 0) return -1;
+    if (more == 0) break;
+    have += static_cast<std::size_t>(more);
+  }
+  return static_cast<ssize_t>(have);
+}
+
+void read_exactly(const fs::path& path, void* data, std::size_t bytes) {
+  Descriptor file(path, O_RDONLY);
+  struct stat status{};
+  if (file.get() < 0 || ::fstat(file.get(), &status) != 0) throw InputError(reason(path, errno));
+  if (S_ISREG(status.st_mode) && static_cast<std::uintmax_t>(status.st_size) != bytes)
+    throw InputError(path.string() + ": " + std::to_string(status.st_size) + " bytes, expected " +
+                     std::to_string(bytes));
+  const ssize_t have = read_some(file.get(), data, bytes);
+  if (have < 0) throw InputError(reason(path, errno));
+  if (static_cast<std::size_t>(have) != bytes)
+    throw InputError(path.string() + ": ended after " + std::to_string(have) + " bytes, expected " +
+                     std::to_string(bytes));
+}
+
+bool write_all(int descriptor, const void* data, std::size_t bytes) {
+  std::size_t written = 0;
+  while (written < bytes) {
+    const ssize_t more =
+        ::write(descriptor, static_cast<const char*>(data) + written, bytes - written);
+    if (more < 0 && errno == EINTR) continue;
+    if (more < 0) return false;
+    written += static_cast<std::size_t>(more);
+  }
+  return true;
+}
+
+}  // namespace
+
+std::string read_text(const fs::path& path) {
+  Descriptor file(path, O_RDONLY);
+  struct stat status{};
+  if (file.get() < 0 || ::fstat(file.get(), &status) != 0)
+    throw std::runtime_error(reason(path, errno));
+  if (!S_ISREG(status.st_mode)) throw std::runtime_error(path.string() + ": not a file");
+  std::string text(static_cast<std::size_t>(status.st_size), '\0');
+  const ssize_t have = read_some(file.get(), text.data(), text.size());
+  if (have < 0) throw std::runtime_error(reason(path, errno));
+  text.resize(static_cast<std::size_t>(have));
+  return text;
+}
+
+std::vector<float> read_floats(const fs::path& path, std::size_t count) {
+  std::vector<float> values(count);
+  read_exactly(path, values.data(), count * sizeof(float));
+  return values;
+}
+
+std::int32_t read_int(const fs::path& path) {
+  std::int32_t value = 0;
+  read_exactly(path, &value, sizeof value);
+  return value;
+}
+
+std::uintmax_t bytes_of(const fs::path& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0) throw InputError(reason(path, errno));
+  if (!S_ISREG(status.st_mode)) throw InputError(path.string() + ": not a file");
+  return static_cast<std::uintmax_t>(status.st_size);
+}
+
+void write_atomically(const fs::path& path, const void* data, std::size_t bytes) {
+  const fs::path partial = path.parent_path() / ("." + path.filename().string() + ".partial");
+  int error = 0;
+  {
+    Descriptor file(partial, O_WRONLY | O_CREAT | O_TRUNC);
+    if (file.get() < 0 || !write_all(file.get(), data, bytes) || !file.close()) error = errno;
+  }
+  if (error == 0 && ::rename(partial.c_str(), path.c_str()) != 0) error = errno;
+  if (error == 0) return;
+  ::unlink(partial.c_str());
+  if (error == ENAMETOOLONG) throw InputError(reason(path, error));
+  throw OutputError(reason(path, error));
+}
+
+std::int64_t changed(const fs::path& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return -1;
+  return static_cast<std::int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec;
+}
+
+}  // namespace infer

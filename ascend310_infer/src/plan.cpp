@@ -1,0 +1,120 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "errors.h"
+
+namespace infer {
+namespace {
+
+// Buckets of the same frames and different batches stand next to each other: the first of those
+// that hold `frames`. There is one, for longer rows have been split.
+std::size_t smallest_bucket(const std::vector<Bucket>& buckets, std::int64_t frames) {
+  std::size_t index = 0;
+  while (buckets[index].frames != 0 && buckets[index].frames < frames) ++index;
+  return index;
+}
+
+// Of the buckets with the frames of `first`, the largest batch that `count` rows fill, or else the
+// smallest that there is.
+std::size_t fitting_batch(const std::vector<Bucket>& buckets, std::size_t first,
+                          std::int64_t count) {
+  std::size_t best = first;
+  for (std::size_t i = first; i < buckets.size() && buckets[i].frames == buckets[first].frames; ++i)
+    if (buckets[i].batch <= count && (buckets[best].batch != 0 || buckets[i].batch == 0)) best = i;
+  return best;
+}
+
+// Rows, the longest first, that belong to one bucket.
+void pack(const std::vector<Row>& rows, std::size_t first, const std::vector<Bucket>& buckets,
+          std::int64_t open_batch, Job& job) {
+  for (std::size_t at = 0; at < rows.size();) {
+    const auto left = static_cast<std::int64_t>(rows.size() - at);
+    PlannedBatch batch;
+    batch.bucket = fitting_batch(buckets, first, left);
+    const Bucket& bucket = buckets[batch.bucket];
+    const std::int64_t count = std::min(left, bucket.batch != 0 ? bucket.batch : open_batch);
+    const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(at);
+    batch.rows.assign(begin, begin + count);
+    batch.batch = bucket.batch != 0 ? bucket.batch : count;
+    batch.frames = bucket.frames != 0 ? bucket.frames : batch.rows.front().frames;
+    job.push_back(std::move(batch));
+    at += static_cast<std::size_t>(count);
+  }
+}
+
+std::int64_t weight(const Job& job) {
+  return std::accumulate(
+      job.begin(), job.end(), std::int64_t{0},
+      [](std::int64_t sum, const PlannedBatch& batch) { return sum + batch.batch * batch.frames; });
+}
+
+}  // namespace
+
+std::vector<std::int64_t> part_starts(std::int64_t frames, std::int64_t longest,
+                                      std::int64_t overlap, std::int64_t stride) {
+  if (frames <= longest) return {0};
+  // The last start is rounded up to the stride, so that the last part is not too long. No two
+  // starts are farther apart than `step`, itself a multiple of the stride.
+  const std::int64_t last = (frames - longest + stride - 1) / stride * stride;
+  const std::int64_t step = (longest - overlap) / stride * stride;
+  const std::int64_t steps = (last + step - 1) / step;
+  std::vector<std::int64_t> starts;
+  for (std::int64_t i = 0; i <= steps; ++i) starts.push_back(last / stride * i / steps * stride);
+  return starts;
+}
+
+Plan make_plan(const std::vector<Utterance>& utterances, const Description& description,
+               const PlanOptions& options) {
+  const std::vector<Bucket>& buckets = description.buckets;
+  Plan plan;
+  plan.longest = buckets.back().frames != 0 ? buckets.back().frames : options.longest;
+  plan.overlap = options.overlap >= 0 ? options.overlap : plan.longest / 5;
+
+  std::map<std::size_t, std::vector<Row>> whole;  // by the first bucket of its frames
+  for (std::size_t i = 0; i < utterances.size(); ++i) {
+    const std::int64_t frames = utterances[i].frames;
+    if (plan.longest == 0 || frames <= plan.longest) {
+      whole[smallest_bucket(buckets, frames)].push_back({i, 0, frames, 1});
+      continue;
+    }
+    const std::int64_t stride = description.frame_stride;
+    if (stride == 0)
+      throw UsageError(utterances[i].name + ": has " + std::to_string(frames) +
+                       " frames, the model takes " + std::to_string(plan.longest) +
+                       ", and to split it " + description.path.filename().string() +
+                       " must name a \"frame_stride\"; export the model anew");
+    if (plan.longest - plan.overlap < stride)
+      throw UsageError("--overlap " + std::to_string(plan.overlap) +
+                       ": leaves nothing of parts of " + std::to_string(plan.longest) + " frames");
+    const auto starts = part_starts(frames, plan.longest, plan.overlap, stride);
+    std::vector<Row> rows;
+    for (const std::int64_t start : starts)
+      rows.push_back({i, start, std::min(plan.longest, frames - start), starts.size()});
+    Job job;
+    pack(rows, smallest_bucket(buckets, plan.longest), buckets, options.batch, job);
+    plan.jobs.push_back(std::move(job));
+    ++plan.split;
+  }
+  for (auto& [bucket, rows] : whole) {
+    std::stable_sort(rows.begin(), rows.end(),
+                     [](const Row& a, const Row& b) { return a.frames > b.frames; });
+    Job batches;
+    pack(rows, bucket, buckets, options.batch, batches);
+    for (PlannedBatch& batch : batches) plan.jobs.push_back({std::move(batch)});
+  }
+  std::set<std::size_t> used;
+  for (const Job& job : plan.jobs)
+    for (const PlannedBatch& batch : job) used.insert(batch.bucket);
+  plan.buckets.assign(used.begin(), used.end());
+  // The longest first: what is too large for the memory shows at once, and the processes end
+  // together.
+  std::stable_sort(plan.jobs.begin(), plan.jobs.end(),
+                   [](const Job& a, const Job& b) { return weight(a) > weight(b); });
+  return plan;
+}
+
+}  // namespace infer

@@ -1,0 +1,197 @@
+#include "run.h"
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <thread>
+
+#include "board.h"
+#include "description.h"
+#include "engine.h"
+#include "errors.h"
+#include "plan.h"
+#include "report.h"
+#include "utterances.h"
+#include "worker.h"
+
+namespace infer {
+namespace {
+
+Board* g_board = nullptr;  // for the signal handler
+
+extern "C" void on_signal(int number) { g_board->stop(number); }
+
+// Once: a second Ctrl-C ends the program at once, and what is written is whole even then.
+void catch_signals() {
+  struct sigaction action{};
+  action.sa_handler = on_signal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGINT, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of `write`, like a full disk
+}
+
+void make_folder(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) throw UsageError(path.string() + ": cannot be made (" + error.message() + ")");
+}
+
+Listing listing_of(const Options& options, std::int64_t dimension) {
+  return options.index.empty() ? list_folders(options.features, options.lengths, dimension)
+                               : list_index(options.index, dimension);
+}
+
+// Leaves those that need doing; returns the number of the others.
+std::size_t drop_finished(std::vector<Utterance>& utterances, const Description& description,
+                          const fs::path& results) {
+  const std::int64_t models = last_change(description);
+  const std::size_t before = utterances.size();
+  const auto done = [&](const Utterance& utterance) {
+    return finished(results, utterance.name, description.labels,
+                    std::max(models, changed(utterance.features)));
+  };
+  utterances.erase(std::remove_if(utterances.begin(), utterances.end(), done), utterances.end());
+  return before - utterances.size();
+}
+
+void say_split(const Plan& plan) {
+  if (plan.split > 0)
+    std::cout << plan.split << (plan.split == 1 ? " utterance is" : " utterances are")
+              << " longer than the longest input of the network (" << plan.longest
+              << " frames): split into parts that share " << plan.overlap
+              << " frames or more, and joined\n";
+}
+
+struct Fleet {
+  const EngineKind& kind;
+  std::vector<EngineOptions> engines;  // one for each process
+};
+
+Fleet make_fleet(const Options& options, const std::string& target, std::size_t jobs) {
+  Fleet fleet{choose_engine(options.engine, target), {}};
+  // Round the devices first, so that few jobs are spread over all of them.
+  for (int instance = 0; instance < options.instances; ++instance)
+    for (const int device : options.devices)
+      if (fleet.engines.size() < jobs)
+        fleet.engines.push_back(
+            {target, device, options.threads, options.precision, options.python});
+  const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
+  if (target == "CPU" && options.threads == 0 && fleet.engines.size() > 1)
+    for (EngineOptions& engine : fleet.engines)
+      engine.threads = static_cast<int>(std::max<std::size_t>(1, cores / fleet.engines.size()));
+  return fleet;
+}
+
+// One process's work. What it throws has stopped all of them.
+void work_alone(std::size_t index, const Fleet& fleet, const Work& work, Board& board) {
+  try {
+    const std::unique_ptr<Engine> engine = fleet.kind.make(fleet.engines[index]);
+    run_worker(index, *engine, work, board);
+  } catch (const std::exception& error) {
+    if (board.stop(Board::kRefused)) std::cerr << "error: " << error.what() << std::endl;
+  }
+}
+
+void work_together(const Fleet& fleet, const Work& work, Board& board) {
+  std::cout.flush();
+  const pid_t parent = ::getpid();
+  std::vector<pid_t> children;
+  for (std::size_t i = 0; i < fleet.engines.size(); ++i) {
+    const pid_t child = ::fork();
+    if (child < 0) {
+      board.stop(Board::kRefused);
+      std::cerr << "error: no further process can be started\n";
+      break;
+    }
+    if (child == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+      if (::getppid() == parent) work_alone(i, fleet, work, board);
+      std::cout.flush();
+      ::_exit(0);
+    }
+    children.push_back(child);
+  }
+  for (std::size_t left = children.size(); left > 0;) {
+    int status = 0;
+    const pid_t child = ::waitpid(-1, &status, 0);
+    if (child < 0 && errno == EINTR) continue;
+    if (child < 0) break;
+    --left;
+    if (!WIFSIGNALED(status)) continue;
+    const auto index = std::find(children.begin(), children.end(), child) - children.begin();
+    std::cerr << "error: the process on device "
+              << fleet.engines[static_cast<std::size_t>(index)].device << " was ended by signal "
+              << WTERMSIG(status)
+              << " (9: often for want of memory); its utterances are not done\n";
+    board.arrive();  // the others may wait for it
+  }
+}
+
+int exit_code(const Board& board, const Figures& figures) {
+  if (board.stopped() == Board::kRefused) return 2;
+  if (board.stopped() > 0) return 128 + board.stopped();
+  return figures.failed + figures.undone > 0 ? 1 : 0;
+}
+
+void say(const Figures& figures, int stopped, const fs::path& times) {
+  std::cout << figures.done << " done, " << figures.failed << " failed, " << figures.undone
+            << " not done, " << figures.skipped << " were done before\n";
+  if (figures.done > 0) std::cout << figures_text(figures);
+  if (figures.done > 0) std::cout << "figures are in " << times.string() << "\n";
+  if (stopped == Board::kUnwritable) std::cerr << "error: stopped, for results cannot be written\n";
+  if (stopped > 0) std::cerr << "stopped by signal " << stopped << "; the same command goes on\n";
+}
+
+}  // namespace
+
+int run(const Options& options) {
+  const Description description = read_description(options.model);
+  const std::string target = !options.target.empty()          ? options.target
+                             : description.device == "Ascend" ? "Ascend"
+                                                              : "CPU";
+  choose_engine(options.engine, target);
+  check_models(description, target);
+  make_folder(options.results);
+  make_folder(options.times);
+
+  Listing listing = listing_of(options, description.dimension);
+  for (const Refused& refused : listing.bad) report_failure(refused.name, refused.reason);
+  std::vector<Utterance>& utterances = listing.good;
+  const std::size_t skipped =
+      options.force ? 0 : drop_finished(utterances, description, options.results);
+  const Plan plan =
+      make_plan(utterances, description, {options.batch, options.longest, options.overlap});
+  say_split(plan);
+
+  const Fleet fleet = make_fleet(options, target, plan.jobs.size());
+  Board board(fleet.engines.size(), utterances.size());
+  g_board = &board;
+  catch_signals();
+  const Work work{description, utterances, plan, options.results};
+  if (fleet.engines.size() == 1)
+    work_alone(0, fleet, work, board);
+  else
+    work_together(fleet, work, board);
+
+  Figures figures = collect(board, fleet.engines.size(), utterances, description.frame_seconds);
+  figures.engine = fleet.kind.name;
+  figures.device = target;
+  figures.skipped = skipped;
+  figures.split = plan.split;
+  figures.failed += listing.bad.size();
+  if (figures.done > 0) write_figures(options.times, figures);
+  say(figures, board.stopped(), options.times);
+  std::signal(SIGTERM, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  return exit_code(board, figures);
+}
+
+}  // namespace infer

@@ -1,0 +1,146 @@
+#include "utterances.h"
+
+#include <algorithm>
+#include <set>
+#include <stdexcept>
+
+#include "errors.h"
+#include "json.h"
+
+namespace infer {
+namespace {
+
+constexpr std::int64_t kLongest = 100000000;  // frames: eleven days
+
+void check_frames(std::int64_t frames) {
+  if (frames < 1 || frames > kLongest)
+    throw InputError("has " + std::to_string(frames) + " frames, expected 1 to " +
+                     std::to_string(kLongest));
+}
+
+void check_size(const Utterance& utterance, std::int64_t dimension) {
+  const auto found = bytes_of(utterance.features);
+  const auto expected = static_cast<std::uintmax_t>(utterance.frames * dimension) * sizeof(float);
+  if (found != expected)
+    throw InputError(utterance.features.string() + ": " + std::to_string(found) +
+                     " bytes, expected " + std::to_string(expected) + " for " +
+                     std::to_string(utterance.frames) + " frames of " + std::to_string(dimension) +
+                     " bins");
+}
+
+void require_folder(const fs::path& path, const std::string& option) {
+  std::error_code error;
+  if (!fs::is_directory(path, error))
+    throw UsageError(option + " " + path.string() + ": no such folder");
+}
+
+}  // namespace
+
+void check_name(const std::string& name) {
+  const bool odd = std::any_of(name.begin(), name.end(), [](char c) {
+    return c == '/' || static_cast<unsigned char>(c) < 0x20;
+  });
+  if (name.empty() || odd)
+    throw InputError("the name " + json_text(name) + " cannot be that of a file");
+}
+
+Utterance parse_index_line(std::string_view line, const fs::path& folder) {
+  Json entry;
+  try {
+    entry = Json::parse(line);
+  } catch (const std::invalid_argument& error) {
+    throw InputError(std::string("not a line of JSON (") + error.what() + ")");
+  }
+  const Json* name = entry.find("name");
+  const Json* features = entry.find("features");
+  const Json* frames = entry.find("frames");
+  Utterance utterance;
+  if (name == nullptr || name->text() == nullptr || features == nullptr ||
+      features->text() == nullptr || features->text()->empty() || frames == nullptr ||
+      !frames->integer(utterance.frames))
+    throw InputError(R"(expected {"name": TEXT, "features": PATH, "frames": NUMBER})");
+  utterance.name = *name->text();
+  check_name(utterance.name);
+  if (features->text()->find('\0') != std::string::npos)
+    throw InputError("the path of the features cannot be that of a file");
+  utterance.features = folder / *features->text();
+  check_frames(utterance.frames);
+  return utterance;
+}
+
+Listing list_folders(const fs::path& features, const fs::path& lengths, std::int64_t dimension) {
+  require_folder(features, "--input0_path");
+  require_folder(lengths, "--input1_path");
+  Listing listing;
+  for (const fs::directory_entry& entry : fs::directory_iterator(features)) {
+    // Hidden files are those that are being written.
+    if (entry.path().extension() != ".bin" || entry.path().filename().string()[0] == '.') continue;
+    Utterance utterance{entry.path().stem().string(), entry.path(), 0};
+    try {
+      check_name(utterance.name);
+      utterance.frames = read_int(lengths / entry.path().filename());
+      check_frames(utterance.frames);
+      check_size(utterance, dimension);
+      listing.good.push_back(std::move(utterance));
+    } catch (const InputError& error) {
+      listing.bad.push_back({utterance.name, error.what()});
+    }
+  }
+  if (listing.good.empty() && listing.bad.empty())
+    throw UsageError("--input0_path " + features.string() + ": holds no .bin file");
+  std::sort(listing.good.begin(), listing.good.end(),
+            [](const Utterance& a, const Utterance& b) { return a.name < b.name; });
+  return listing;
+}
+
+Listing list_index(const fs::path& index, std::int64_t dimension) {
+  std::string text;
+  try {
+    text = read_text(index);
+  } catch (const std::runtime_error& error) {
+    throw UsageError(std::string("--index ") + error.what());
+  }
+  Listing listing;
+  std::set<std::string> names;
+  std::string_view rest = text;
+  for (int number = 1; !rest.empty(); ++number) {
+    const auto end = rest.find('\n');
+    const std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    std::string called = index.filename().string() + " line " + std::to_string(number);
+    try {
+      Utterance utterance = parse_index_line(line, index.parent_path());
+      called = utterance.name;
+      if (!names.insert(utterance.name).second)
+        throw InputError("is in the index twice; names must differ");
+      check_size(utterance, dimension);
+      listing.good.push_back(std::move(utterance));
+    } catch (const InputError& error) {
+      listing.bad.push_back({called, error.what()});
+    }
+  }
+  if (listing.good.empty() && listing.bad.empty())
+    throw UsageError("--index " + index.string() + ": names no utterance");
+  std::sort(listing.good.begin(), listing.good.end(),
+            [](const Utterance& a, const Utterance& b) { return a.name < b.name; });
+  return listing;
+}
+
+bool finished(const fs::path& results, const std::string& name, std::int64_t labels,
+              std::int64_t since) {
+  const fs::path log_probs = result_file(results, name, 0), frames = result_file(results, name, 1);
+  if (std::min(changed(log_probs), changed(frames)) < since) return false;
+  try {
+    const auto expected = static_cast<std::uintmax_t>(read_int(frames) * labels) * sizeof(float);
+    return bytes_of(log_probs) == expected;
+  } catch (const InputError&) {
+    return false;
+  }
+}
+
+fs::path result_file(const fs::path& results, const std::string& name, int which) {
+  return results / (name + "_" + std::to_string(which) + ".bin");
+}
+
+}  // namespace infer

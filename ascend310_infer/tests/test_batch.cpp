@@ -1,0 +1,112 @@
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <thread>
+
+#include "batch.h"
+#include "check.h"
+#include "errors.h"
+#include "half.h"
+#include "queue.h"
+#include "samples.h"
+
+using infer::Batch;
+using infer::Output;
+
+TEST(loader_pads_fills_up_and_leaves_out) {
+  const samples::Folder folder;
+  samples::write(folder.path / "a", std::vector<float>{1, 2, 3, 4, 5, 6});
+  samples::write(folder.path / "b", std::vector<float>{7, NAN});
+  samples::write(folder.path / "c", std::vector<float>{8});
+  const std::vector<infer::Utterance> utterances{{"a", folder.path / "a", 3},
+                                                 {"b", folder.path / "b", 1},
+                                                 {"c", folder.path / "c", 1},
+                                                 {"d", folder.path / "d", 1}};
+  infer::PlannedBatch planned;
+  planned.batch = 3;
+  planned.frames = 4;
+  planned.rows = {{1, 0, 1, 1}, {2, 0, 1, 1}, {0, 0, 3, 2}, {3, 0, 1, 1}, {0, 1, 2, 2}};
+  std::string failed;
+  infer::Loader loader(utterances, 2);
+  Batch batch = loader.load(planned, [&](std::size_t index, const std::string& reason) {
+    failed += utterances[index].name + (reason.empty() ? "" : "! ");
+  });
+  CHECK(failed == "b! c! d! ");
+  CHECK(batch.rows.size() == 2 && batch.rows[1].start == 1);
+  CHECK((batch.input.lengths == std::vector<std::int32_t>{3, 2, 2}));
+  CHECK((batch.input.features == std::vector<float>{1, 2, 3, 0, 4, 5, 6, 0, 2, 3, 0, 0,
+                                                    5, 6, 0, 0, 2, 3, 0, 0, 5, 6, 0, 0}));
+}
+
+TEST(outputs_are_checked_and_cut) {
+  Output output;
+  output.frames = 3;
+  output.batch = 2;
+  output.labels = 2;
+  for (int i = 0; i < 12; ++i) output.log_probs.push_back(static_cast<float>(i));
+  output.lengths = {3, 2};
+  infer::Input input;
+  input.batch = 2;
+  input.lengths = {6, 4};
+  infer::check_output(input, output, 2);
+  CHECK_THROWS(std::runtime_error, "(3, 2, 2)", infer::check_output(input, output, 3));
+  const infer::Emission second = infer::emission(output, 1);
+  CHECK(second.frames == 2);
+  CHECK((second.values == std::vector<float>{2, 3, 6, 7}));
+  output.log_probs[2] = NAN;
+  CHECK_THROWS(infer::InputError, "no numbers", infer::emission(output, 1));
+  output.lengths = {4, 2};
+  CHECK_THROWS(std::runtime_error, "length of 4", infer::check_output(input, output, 2));
+  output.lengths = {3};
+  CHECK_THROWS(std::runtime_error, "", infer::check_output(input, output, 2));
+}
+
+TEST(joiner_waits_for_all_parts) {
+  infer::Joiner joiner(1, 2);
+  infer::Emission single{1, {9}}, first{3, {1, 2, 3}}, second{3, {3, 4, 5}};
+  CHECK(joiner.add({0, 0, 2, 1}, single) && single.values.size() == 1);
+  CHECK(!joiner.add({1, 4, 6, 2}, second));
+  CHECK(joiner.add({1, 0, 6, 2}, first));
+  CHECK(first.frames == 5);
+  CHECK((first.values == std::vector<float>{1, 2, 3, 4, 5}));
+}
+
+TEST(half_precision_goes_there_and_back) {
+  for (unsigned code = 0; code < 65536; ++code) {
+    const auto half = static_cast<std::uint16_t>(code);
+    const float value = infer::from_half(half);
+    if (std::isnan(value)) {
+      CHECK(std::isnan(infer::from_half(infer::to_half(value))));
+      continue;
+    }
+    CHECK(infer::to_half(value) == half);
+    if (std::isinf(value) || (half & 0x7FFF) >= 0x7BFF) continue;
+    // Halfway to the next one: the even one of the two.
+    const float next = infer::from_half(static_cast<std::uint16_t>(half + 1));
+    CHECK(infer::to_half((value + next) / 2) == (half % 2 == 0 ? half : half + 1));
+  }
+  CHECK(infer::from_half(0x3C00) == 1 && infer::from_half(0xC000) == -2);
+  CHECK(infer::from_half(0x0001) == std::ldexp(1.0F, -24) && infer::from_half(0x7BFF) == 65504);
+  CHECK(infer::to_half(65519) == 0x7BFF && infer::to_half(65520) == 0x7C00);
+  CHECK(infer::to_half(-1e10F) == 0xFC00 && infer::to_half(1e-10F) == 0);
+}
+
+TEST(queue_hands_over_in_order_and_ends) {
+  infer::Queue<int> queue(2);
+  std::thread giver([&queue] {
+    for (int i = 0; i < 1000; ++i) queue.push(i);
+    queue.close();
+  });
+  int expected = 0;
+  while (const auto item = queue.pop()) CHECK(*item == expected++);
+  giver.join();
+  CHECK(expected == 1000);
+  CHECK(!queue.push(1));
+  infer::Queue<int> full(1);
+  full.push(1);
+  std::thread waiting([&full] { CHECK(!full.push(2)); });
+  full.close();
+  waiting.join();
+  CHECK(full.pop() == 1);
+  CHECK(!full.pop());
+}

@@ -1,0 +1,124 @@
+#include <sys/stat.h>
+
+#include "check.h"
+#include "errors.h"
+#include "files.h"
+#include "samples.h"
+#include "utterances.h"
+
+using infer::InputError;
+using infer::Listing;
+using infer::UsageError;
+
+TEST(files_are_read_whole_or_not_at_all) {
+  const samples::Folder folder;
+  const infer::fs::path path = folder.path / "a.bin";
+  samples::write(path, std::vector<float>{1, 2.5, -3});
+  CHECK((infer::read_floats(path, 3) == std::vector<float>{1, 2.5, -3}));
+  CHECK_THROWS(InputError, "12 bytes, expected 16", infer::read_floats(path, 4));
+  CHECK_THROWS(InputError, "12 bytes, expected 4", infer::read_int(path));
+  CHECK_THROWS(InputError, "No such file", infer::read_int(folder.path / "b.bin"));
+  CHECK_THROWS(InputError, "not a file", infer::bytes_of(folder.path));
+  CHECK_THROWS(InputError, "", infer::read_int(folder.path));
+  samples::write(path, std::vector<std::int32_t>{-7});
+  CHECK(infer::read_int(path) == -7);
+  CHECK_THROWS(InputError, "ended after 0 bytes", infer::read_int("/dev/null"));
+}
+
+TEST(files_are_written_whole_or_not_at_all) {
+  const samples::Folder folder;
+  const infer::fs::path path = folder.path / "a.bin";
+  infer::write_atomically(path, "old", 3);
+  infer::write_atomically(path, "newer", 5);
+  CHECK(infer::read_text(path) == "newer");
+  // A disk that is full: the name that is written to leads to a device that always is.
+  std::filesystem::create_symlink("/dev/full", folder.path / ".a.bin.partial");
+  CHECK_THROWS(infer::OutputError, "No space left", infer::write_atomically(path, "x", 1));
+  CHECK(infer::read_text(path) == "newer");
+  CHECK(!std::filesystem::exists(folder.path / ".a.bin.partial"));
+  CHECK_THROWS(infer::OutputError, "No such file",
+               infer::write_atomically(folder.path / "none" / "a", "x", 1));
+  CHECK_THROWS(InputError, "too long",
+               infer::write_atomically(folder.path / std::string(250, 'a'), "x", 1));
+}
+
+TEST(folders_are_listed_with_what_is_wrong) {
+  const samples::Folder folder;
+  const infer::fs::path features = folder.path / "0", lengths = folder.path / "1";
+  CHECK_THROWS(UsageError, "--input0_path", infer::list_folders(features, lengths, 2));
+  std::filesystem::create_directories(features);
+  CHECK_THROWS(UsageError, "--input1_path", infer::list_folders(features, lengths, 2));
+  std::filesystem::create_directories(lengths);
+  CHECK_THROWS(UsageError, "no .bin file", infer::list_folders(features, lengths, 2));
+  const auto put = [&](const std::string& name, std::size_t floats, std::int32_t frames) {
+    samples::write(features / (name + ".bin"), std::vector<float>(floats));
+    samples::write(lengths / (name + ".bin"), std::vector<std::int32_t>{frames});
+  };
+  put("b.c", 6, 3);
+  put("a", 2, 1);
+  put("short", 5, 3);
+  put("none", 2, 0);
+  put("negative", 2, -1);
+  samples::write(features / "alone.bin", std::vector<float>(2));
+  samples::write(features / "note.txt", std::string("not an utterance"));
+  const Listing found = infer::list_folders(features, lengths, 2);
+  CHECK(found.good.size() == 2 && found.good[0].name == "a" && found.good[1].name == "b.c");
+  CHECK(found.good[1].frames == 3);
+  CHECK(found.bad.size() == 4);
+  for (const infer::Refused& bad : found.bad) {
+    const char* expected = bad.name == "alone"      ? "No such file"
+                           : bad.name == "short"    ? "20 bytes, expected 24 for 3 frames of 2"
+                           : bad.name == "negative" ? "has -1 frames"
+                                                    : "has 0 frames";
+    CHECK(bad.reason.find(expected) != std::string::npos);
+  }
+}
+
+TEST(an_index_is_listed_with_what_is_wrong) {
+  const samples::Folder folder;
+  const infer::fs::path index = folder.path / "index.jsonl";
+  CHECK_THROWS(UsageError, "--index", infer::list_index(index, 2));
+  samples::write(index, std::string("\n \n"));
+  CHECK_THROWS(UsageError, "names no utterance", infer::list_index(index, 2));
+  samples::write(folder.path / "a.bin", std::vector<float>(4));
+  samples::write(index, std::string(R"({"name": "z", "features": "a.bin", "frames": 2}
+{"name": "y", "features": ")" + (folder.path / "a.bin").string() +
+                                    R"(", "frames": 2}
+{"name": "z", "features": "a.bin", "frames": 2}
+{"name": "x", "features": "a.bin", "frames": 3}
+not json
+{"name": "../w", "features": "a.bin", "frames": 2}
+{"name": "v", "features": "a.bin", "frames": 2.5})"));
+  const Listing found = infer::list_index(index, 2);
+  CHECK(found.good.size() == 2 && found.good[0].name == "y" && found.good[1].name == "z");
+  CHECK(found.bad.size() == 5);
+  const char* const expected[][2] = {{"z", "twice"},
+                                     {"x", "16 bytes, expected 24"},
+                                     {"index.jsonl line 5", "not a line of JSON"},
+                                     {"index.jsonl line 6", "cannot be that of a file"},
+                                     {"index.jsonl line 7", "expected {"}};
+  for (std::size_t i = 0; i < found.bad.size(); ++i) {
+    CHECK(found.bad[i].name == expected[i][0]);
+    CHECK(found.bad[i].reason.find(expected[i][1]) != std::string::npos);
+  }
+}
+
+TEST(results_are_finished_when_whole_and_newer) {
+  const samples::Folder folder;
+  const auto finished = [&](std::int64_t since) {
+    return infer::finished(folder.path, "a", 5, since);
+  };
+  CHECK(!finished(0));
+  samples::write(folder.path / "a_0.bin", std::vector<float>(15));
+  CHECK(!finished(0));
+  samples::write(folder.path / "a_1.bin", std::vector<std::int32_t>{3});
+  CHECK(finished(0));
+  const std::int64_t written =
+      std::min(infer::changed(folder.path / "a_0.bin"), infer::changed(folder.path / "a_1.bin"));
+  CHECK(finished(written));
+  CHECK(!finished(written + 1));
+  samples::write(folder.path / "a_1.bin", std::vector<std::int32_t>{4});
+  CHECK(!finished(0));
+  samples::write(folder.path / "a_1.bin", std::string("abc"));
+  CHECK(!finished(0));
+}

@@ -1,0 +1,138 @@
+#include <algorithm>
+#include <random>
+
+#include "check.h"
+#include "errors.h"
+#include "join.h"
+#include "plan.h"
+
+using infer::Description;
+using infer::Job;
+using infer::Plan;
+using infer::PlannedBatch;
+using infer::Row;
+using infer::Utterance;
+
+namespace {
+
+Description described(std::vector<infer::Bucket> buckets, std::int64_t stride = 2) {
+  Description description;
+  description.frame_stride = stride;
+  description.buckets = std::move(buckets);
+  return description;
+}
+
+std::vector<Utterance> utterances(const std::vector<std::int64_t>& frames) {
+  std::vector<Utterance> result;
+  for (const std::int64_t count : frames) result.push_back({"u", "", count});
+  return result;
+}
+
+// "bucket:rows of input:frames of input=utterance,utterance" of each batch, in order of the text.
+std::vector<std::string> shown(const Plan& plan) {
+  std::vector<std::string> batches;
+  for (const Job& job : plan.jobs)
+    for (const PlannedBatch& batch : job) {
+      std::string text = std::to_string(batch.bucket) + ":" + std::to_string(batch.batch) + ":" +
+                         std::to_string(batch.frames) + "=";
+      for (const Row& row : batch.rows) text += std::to_string(row.utterance) + ",";
+      batches.push_back(text);
+    }
+  std::sort(batches.begin(), batches.end());
+  return batches;
+}
+
+using Texts = std::vector<std::string>;
+
+}  // namespace
+
+TEST(plan_takes_the_smallest_bucket_that_fits) {
+  const Plan plan = make_plan(utterances({500, 501, 1, 1000, 3500}),
+                              described({{"", 2, 500}, {"", 2, 1000}, {"", 2, 3500}}), {});
+  CHECK((shown(plan) == Texts{"0:2:500=0,2,", "1:2:1000=3,1,", "2:2:3500=4,"}));
+  CHECK((plan.buckets == std::vector<std::size_t>{0, 1, 2}));
+  CHECK(plan.jobs.front()[0].frames == 3500);
+}
+
+TEST(plan_fills_batches_of_several_sizes) {
+  const Plan plan = make_plan(utterances(std::vector<std::int64_t>(7, 10)),
+                              described({{"", 1, 50}, {"", 4, 50}, {"", 8, 90}}), {});
+  CHECK((shown(plan) == Texts{"0:1:50=4,", "0:1:50=5,", "0:1:50=6,", "1:4:50=0,1,2,3,"}));
+  CHECK((plan.buckets == std::vector<std::size_t>{0, 1}));
+  const Plan few = make_plan(utterances({10}), described({{"", 4, 50}, {"", 8, 50}}), {});
+  CHECK((shown(few) == Texts{"0:4:50=0,"}));
+}
+
+TEST(plan_of_open_shapes_pads_to_the_longest) {
+  infer::PlanOptions options;
+  options.batch = 2;
+  const Plan plan = make_plan(utterances({10, 30, 20}), described({{"", 0, 0}}), options);
+  CHECK((shown(plan) == Texts{"0:1:10=0,", "0:2:30=1,2,"}));
+  const Plan mixed =
+      make_plan(utterances({10, 300}), described({{"", 1, 50}, {"", 0, 0}}), options);
+  CHECK((shown(mixed) == Texts{"0:1:50=0,", "1:1:300=1,"}));
+  CHECK(mixed.split == 0);
+}
+
+TEST(plan_splits_what_is_too_long) {
+  infer::PlanOptions options;
+  options.overlap = 20;
+  const Plan plan = make_plan(utterances({100, 241}), described({{"", 2, 100}}), options);
+  CHECK(plan.split == 1 && plan.longest == 100);
+  CHECK(plan.jobs.size() == 2 && plan.jobs[0].size() == 2);  // three parts in batches of two
+  std::vector<Row> rows = plan.jobs[0][0].rows;
+  rows.push_back(plan.jobs[0][1].rows.at(0));
+  CHECK(rows[0].start == 0 && rows[1].start == 70 && rows[2].start == 142);
+  CHECK(rows[2].frames == 99 && rows[0].parts == 3);
+  options.overlap = 99;
+  CHECK_THROWS(infer::UsageError, "--overlap 99",
+               make_plan(utterances({101}), described({{"", 1, 100}}), options));
+  CHECK_THROWS(infer::UsageError, "frame_stride",
+               make_plan(utterances({101}), described({{"", 1, 100}}, 0), {}));
+  options = {};
+  options.longest = 50;
+  CHECK(make_plan(utterances({51}), described({{"", 0, 0}}), options).split == 1);
+}
+
+TEST(parts_cover_overlap_and_join_to_the_whole) {
+  std::mt19937 random(1);
+  const auto below = [&random](std::int64_t end) {
+    return std::uniform_int_distribution<std::int64_t>(0, end - 1)(random);
+  };
+  for (int trial = 0; trial < 20000; ++trial) {
+    const std::int64_t stride = 1 + below(4), longest = stride + below(60);
+    const std::int64_t overlap = below(longest - stride + 1), frames = 1 + below(400);
+    const auto starts = infer::part_starts(frames, longest, overlap, stride);
+    std::vector<infer::Part> parts;
+    bool good = starts.front() == 0 && (frames > longest) == (starts.size() > 1);
+    for (std::size_t i = 0; i < starts.size(); ++i) {
+      const std::int64_t count = std::min(longest, frames - starts[i]);
+      good = good && starts[i] % stride == 0 && count > 0;
+      if (i > 0)
+        good = good && starts[i] > starts[i - 1] && starts[i - 1] + longest - starts[i] >= overlap;
+      infer::Part part;
+      part.start = starts[i] / stride;
+      part.emission.frames = (count + stride - 1) / stride;
+      for (std::int64_t t = 0; t < part.emission.frames; ++t)
+        part.emission.values.insert(part.emission.values.end(), 2,
+                                    static_cast<float>(part.start + t));
+      parts.push_back(part);
+    }
+    good = good && starts.back() + longest >= frames;
+    const infer::Emission whole = infer::join(parts, 2);
+    good = good && whole.frames == (frames + stride - 1) / stride &&
+           whole.values.size() == static_cast<std::size_t>(2 * whole.frames);
+    for (std::size_t i = 0; good && i < whole.values.size(); ++i)
+      good = whole.values[i] == static_cast<float>(i / 2);
+    CHECK(good);
+    if (!good) break;
+  }
+}
+
+TEST(join_takes_each_frame_from_where_it_is_farther_from_the_edge) {
+  const infer::Part first{0, {6, {1, 1, 1, 1, 1, 1}}}, second{2, {6, {2, 2, 2, 2, 2, 2}}};
+  const infer::Emission whole = infer::join({first, second}, 1);
+  CHECK((whole.values == std::vector<float>{1, 1, 1, 1, 2, 2, 2, 2}));
+  const infer::Part apart{7, {1, {3}}};
+  CHECK_THROWS(infer::InputError, "do not meet", infer::join({first, apart}, 1));
+}

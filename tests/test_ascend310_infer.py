@@ -1,0 +1,480 @@
+"""The C++ runner: its unit tests, the program with stand-ins for a card, and real MindIR files.
+
+Built once into ascend310_infer/build-tests (with sanitizers) and ascend310_infer/build.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "ascend310_infer"
+BINS, LABELS, STRIDE = 6, 5, 2  # of the models here
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))),
+    reason="needs cmake and a C++ compiler",
+)
+
+
+@pytest.fixture(scope="module")
+def programs() -> Path:
+    """The folder of unit_tests, infer_fake and infer_stub, with sanitizers."""
+    build = SOURCE / "build-tests"
+    for command in (
+        ["cmake", "-S", SOURCE, "-B", build, "-DTESTS=ON", "-DSANITIZE=ON"],
+        ["cmake", "--build", build, "-j", str(os.cpu_count())],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return build
+
+
+# --- what the program reads -----------------------------------------------------------------------
+
+
+def _varint(value: int) -> bytes:
+    value %= 1 << 64
+    out = b""
+    while value >= 128:
+        out += bytes([value % 128 + 128])
+        value //= 128
+    return out + bytes([value])
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    """One field of a protocol-buffers message."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def mindir(batch: int, frames: int, bins: int = BINS, operator: str = "MatMul") -> bytes:
+    """A MindIR file with inputs (batch, bins, frames) and (batch,), and one operator."""
+
+    def declared(name: bytes, shape: tuple[int, ...], kind: int) -> bytes:
+        tensor = b"".join(_field(1, size) for size in shape) + _field(2, kind)
+        return _field(5, _field(1, name) + _field(2, tensor))
+
+    graph = _field(1, _field(4, operator.encode()))
+    graph += declared(b"features", (batch, bins, frames), 1) + declared(b"lengths", (batch,), 6)
+    return _field(2, b"MindSpore") + _field(7, graph)
+
+
+class Job:
+    """A folder with a model, utterances of random features, and results."""
+
+    def __init__(self, folder: Path, buckets=((-1, -1),), device="CPU", operator="MatMul"):
+        self.folder, self.features = folder, {}
+        self.inputs, self.lengths = folder / "00_data", folder / "01_data"
+        self.results, self.times = folder / "result_Files", folder / "time_Result"
+        self.inputs.mkdir(parents=True)
+        self.lengths.mkdir()
+        self.model = folder / "model.json"
+        files = []
+        for batch, frames in buckets:
+            name = f"model_{batch}_{frames}.mindir"
+            (folder / name).write_bytes(mindir(batch, frames, operator=operator))
+            files.append({"file": name, "batch_size": batch, "frames": frames})
+        self.description = {
+            "model": "deepspeech2",
+            "labels": ["A", "B", "C", " ", "_"],
+            "device": device,
+            "inputs": [{"shape": [-1, BINS, -1]}, {"shape": [-1]}],
+            "features": {"sample_rate": 16000, "window_stride": 0.01},
+            "frame_stride": STRIDE,
+            "buckets": files,
+        }
+        self.describe()
+
+    def describe(self, **changes) -> None:
+        self.model.write_text(json.dumps({**self.description, **changes}))
+
+    def add(self, name: str, frames: int) -> None:
+        rng = np.random.default_rng(len(self.features))
+        self.features[name] = rng.standard_normal((BINS, frames)).astype("<f4")
+        self.features[name].tofile(self.inputs / f"{name}.bin")
+        np.array([frames], "<i4").tofile(self.lengths / f"{name}.bin")
+
+    def command(self, program: Path, *more) -> list[str]:
+        arguments = {
+            "mindir_path": self.model,
+            "input0_path": self.inputs,
+            "input1_path": self.lengths,
+            "result_dir": self.results,
+            "time_dir": self.times,
+        }
+        return [
+            str(program),
+            *(f"--{key}={value}" for key, value in arguments.items()),
+            *map(str, more),
+        ]
+
+    def run(self, program: Path, *more, **environment) -> tuple[int, str, str]:
+        done = subprocess.run(
+            self.command(program, *more),
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def result(self, name: str) -> np.ndarray:
+        frames = np.fromfile(self.results / f"{name}_1.bin", "<i4")
+        assert frames.shape == (1,)
+        return np.fromfile(self.results / f"{name}_0.bin", "<f4").reshape(frames[0], -1)
+
+    def check(self, names=None, half=False) -> None:
+        """That the results are those of the formulas of engine_fake.cpp, or of lite_stub."""
+        names = self.features if names is None else names
+        for name in names:
+            seen = self.features[name][:LABELS, ::STRIDE].T.astype(np.float64)
+            if half is None:  # the stand-in for MindSpore Lite, in float32
+                np.testing.assert_array_equal(self.result(name), seen.astype(np.float32))
+            elif half:
+                np.testing.assert_array_equal(self.result(name), seen.astype(np.float16))
+            else:
+                expected = seen - np.log(np.exp(seen).sum(axis=1, keepdims=True))
+                np.testing.assert_allclose(self.result(name), expected, atol=1e-5)
+        found = {path.name for path in self.results.iterdir()}
+        assert found == {f"{name}_{which}.bin" for name in names for which in (0, 1)}
+
+    def figures(self) -> dict:
+        return json.loads((self.times / "test_perform_static.json").read_text())
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Buckets of 1 x 40, 3 x 40 and 2 x 100 frames; 12 utterances, one of them longer."""
+    job = Job(tmp_path / "job", buckets=((1, 40), (3, 40), (2, 100)))
+    for number, frames in enumerate((1, 2, 39, 40, 41, 99, 100, 7, 8, 60, 20, 333)):
+        job.add(f"utterance-{number}", frames)
+    return job
+
+
+# --- the tests ------------------------------------------------------------------------------------
+
+
+def test_unit_tests_and_fuzzed_readers(programs):
+    done = subprocess.run([programs / "unit_tests"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " tests, 0 failures" in done.stdout
+
+
+def test_buckets_batches_and_joined_parts(programs, job):
+    code, out, err = job.run(programs / "infer_fake", "--overlap=11")
+    assert (code, err) == (0, "")
+    assert "1 utterance is longer" in out and "(100 frames)" in out
+    job.check()
+    figures = job.figures()
+    assert figures["done"] == 12 and figures["split"] == 1 and figures["failed"] == 0
+    # 7 up to 40 frames: 3 + 3 + 1; 4 up to 100: 2 + 2; 333 in 4 parts of 100: 2 + 2
+    assert figures["batches"] == 7 and figures["audio_seconds"] == 7.5
+    text = (job.times / "test_perform_static.txt").read_text()
+    assert "NN inference cost average time: " in text and "of infer_count 12" in text
+    for line in text.splitlines():
+        assert line in out
+
+
+def test_several_processes_and_an_index_give_the_same(programs, job):
+    index = job.folder / "index.jsonl"
+    index.write_text(
+        "".join(
+            json.dumps({"name": name, "features": f"00_data/{name}.bin", "frames": x.shape[1]})
+            + "\n"
+            for name, x in job.features.items()
+        )
+    )
+    command = [
+        *(programs / "infer_fake", "--mindir_path", job.model, "--index", index),
+        *("--result_dir", job.results, "--time_dir", job.times),
+        *("--device_id", "0,2", "--instances", "2"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    job.check()
+    assert job.figures()["processes"] == 4
+
+
+def test_a_second_start_does_what_is_left(programs, job):
+    program = programs / "infer_fake"
+    job.run(program)
+    names = list(job.features)
+    before = {path: path.stat().st_mtime_ns for path in job.results.iterdir()}
+
+    def done_again() -> set[str]:
+        return {
+            path.name.rsplit("_", 1)[0]
+            for path in job.results.iterdir()
+            if path.stat().st_mtime_ns != before.get(path)
+        }
+
+    code, out, _ = job.run(program)
+    assert code == 0 and "0 done, 0 failed, 0 not done, 12 were done before" in out
+    assert done_again() == set()
+    (job.results / f"{names[0]}_1.bin").unlink()
+    cut = job.results / f"{names[1]}_0.bin"
+    cut.write_bytes(cut.read_bytes()[:-4])
+    later = time.time() + 2
+    os.utime(job.inputs / f"{names[2]}.bin", (later, later))
+    code, out, _ = job.run(program)
+    assert code == 0 and "3 done" in out and done_again() == set(names[:3])
+    job.check()
+    os.utime(job.model, (later, later))  # another export
+    assert "12 done" in job.run(program)[1]
+    os.utime(job.model, (0, 0))
+    assert "12 done" in job.run(program, "--force")[1]
+
+
+def test_bad_inputs_are_named_and_the_rest_is_done(programs, job):
+    good = list(job.features)
+    for name in ("long", "cut", "nan", "none", "alone"):
+        job.add(name, 30)
+    with open(job.inputs / "long.bin", "ab") as file:
+        file.write(b"abcd")
+    (job.inputs / "cut.bin").write_bytes(b"")
+    values = job.features["nan"].copy()
+    values[2, 7] = np.nan
+    values.tofile(job.inputs / "nan.bin")
+    np.array([0], "<i4").tofile(job.lengths / "none.bin")
+    (job.lengths / "alone.bin").unlink()
+    code, out, err = job.run(programs / "infer_fake", "--instances=2")
+    assert code == 1
+    assert "12 done, 5 failed, 0 not done" in out
+    expected = {
+        "long": "724 bytes, expected 720 for 30 frames of 6 bins",
+        "cut": "0 bytes, expected 720",
+        "nan": "no numbers",
+        "none": "has 0 frames",
+        "alone": "No such file",
+    }
+    lines = {line.split(": ")[1]: line for line in err.splitlines()}
+    assert lines.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reason in lines[name]
+    job.check(good)
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "said"),
+    [
+        ({}, ("--mindir_path=none.mindir",), "No such file"),
+        ({}, ("--device_id=0,9",), "device 9 is not there"),
+        ({}, ("--engine=lite",), "built with fake alone"),
+        ({"device": "Ascend"}, ("--device_target=CPU",), "made for Ascend, not for CPU"),
+        ({"device": "CPU"}, ("--device_target=Ascend310",), "made for CPU, not for Ascend"),
+        ({"inputs": [{"shape": [-1, 9, -1]}, {}]}, (), "6 bins, not 9"),
+        ({"frame_stride": None}, (), "frame_stride"),
+        ({"buckets": []}, (), "buckets"),
+        ({}, ("--input0_path=nowhere",), "nowhere: no such folder"),
+        ({}, ("--result_dir=/dev/null/x",), "cannot be made"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(programs, job, changes, more, said):
+    job.describe(**changes)
+    code, _, err = job.run(programs / "infer_fake", *more)
+    assert code == 2 and said in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not job.results.exists() or not list(job.results.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("operator", "target", "said"),
+    [
+        ("LSTM", "Ascend", "operator LSTM, of CPU and GPU, which Ascend lacks"),
+        ("DynamicRNN", "CPU", "operator DynamicRNN, of Ascend"),
+    ],
+)
+def test_the_wrong_lstm_is_refused(programs, tmp_path, operator, target, said):
+    job = Job(tmp_path / "job", device="any", operator=operator)
+    job.add("a", 10)
+    code, _, err = job.run(programs / "infer_fake", f"--device_target={target}")
+    assert code == 2 and said in err
+    foreign = job.folder / "model_-1_-1.mindir"
+    foreign.write_bytes(b"PK\x03\x04 not of MindSpore")
+    code, _, err = job.run(programs / "infer_fake")
+    assert code == 2 and "not a MindIR file" in err
+
+
+def test_a_full_disk_stops_the_run(programs, job):
+    job.results.mkdir()
+    names = sorted(job.features, key=lambda name: job.features[name].shape[1])
+    # What it writes to leads to a device that is always full; then there is room again.
+    (job.results / f".{names[4]}_0.bin.partial").symlink_to("/dev/full")
+    code, out, err = job.run(programs / "infer_fake", FAKE_MS="20")
+    assert code == 1
+    assert f"failed: {names[4]}: " in err and "No space left on device" in err
+    assert "results cannot be written" in err and " 1 failed" in out and " 0 not done" not in out
+    assert job.run(programs / "infer_fake")[0] == 0
+    job.check()
+
+
+def test_a_network_that_goes_on_failing_ends_the_run(programs, job):
+    code, out, err = job.run(programs / "infer_fake", FAKE_FAIL="2")
+    assert code == 2 and "3 times in a row (out of memory)" in err
+    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert failed and f"{len(failed)} failed" in out
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_sigterm_leaves_whole_files(programs, job, instances):
+    for number in range(60):
+        job.add(f"more-{number}", 30)
+    process = subprocess.Popen(
+        job.command(programs / "infer_fake", f"--instances={instances}"),
+        env={**os.environ, "FAKE_MS": "150"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.time() + 60
+    while not list(job.results.glob("*_1.bin")) and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "stopped by signal 15" in err
+    finished = [path.name[: -len("_1.bin")] for path in job.results.glob("*_1.bin")]
+    assert 0 < len(finished) < len(job.features)
+    job.check(finished)
+    code, out, _ = job.run(programs / "infer_fake")
+    assert code == 0 and f"{len(finished)} were done before" in out
+    job.check()
+
+
+def test_a_process_that_dies_does_not_take_the_others_along(programs, job):
+    for number in range(30):
+        job.add(f"more-{number}", 30)
+    process = subprocess.Popen(
+        job.command(programs / "infer_fake", "--instances=2"),
+        env={**os.environ, "FAKE_MS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.time() + 60
+    while not list(job.results.glob("*_1.bin")) and time.time() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "was ended by signal 9" in err
+    done = [path.name[: -len("_1.bin")] for path in job.results.glob("*_1.bin")]
+    assert f"{len(done)} done" in out and 20 < len(done) < len(job.features)
+
+
+def test_the_engine_of_mindspore_lite_against_a_stand_in(programs, job, tmp_path):
+    program = programs / "infer_stub"
+    job.describe(device="any")
+    code, out, err = job.run(program, "--device_target=CPU")
+    assert (code, err) == (0, "") and "engine lite, device CPU" in out
+    job.check(half=None)
+    card = ("--force", "--device_target=Ascend310", "--device_id=0,1")
+    assert job.run(program, *card)[0] == 0
+    job.check(half=True)
+    assert job.run(program, *card, "--precision_mode=enforce_fp32")[0] == 0
+    job.check(half=None)
+    code, _, err = job.run(program, "--force", "--device_target=Ascend", "--device_id=2")
+    assert code == 2 and "device 2 (Set device id failed)" in err
+
+
+def test_buckets_of_one_file_share_its_model(programs, tmp_path):
+    job = Job(tmp_path / "job", device="any")
+    file = job.description["buckets"][0]["file"]
+    shapes = ((2, 40), (1, 100))
+    job.describe(buckets=[{"file": file, "batch_size": b, "frames": f} for b, f in shapes])
+    model = tmp_path / "job" / file
+    model.write_bytes(mindir(-1, -1))
+    for number, frames in enumerate((5, 40, 70, 33)):
+        job.add(str(number), frames)
+    assert job.run(programs / "infer_stub", "--device_target=CPU")[::2] == (0, "")
+    job.check(half=None)
+    assert job.figures()["batches"] == 3
+
+
+@pytest.fixture(scope="module")
+def runner() -> Path:
+    """The program as build.sh makes it for this Python."""
+    environment = {key: value for key, value in os.environ.items() if key != "LITE_HOME"}
+    done = subprocess.run(
+        ["bash", SOURCE / "build.sh"],
+        env={**environment, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode and "no engine can be built" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert "engine built: wheel (CPU)" in done.stdout
+    assert "without lite: LITE_HOME is not set" in done.stdout
+    return SOURCE / "build" / "infer"
+
+
+def test_build_says_what_is_missing(tmp_path):
+    done = subprocess.run(
+        ["bash", SOURCE / "build.sh", tmp_path],
+        env={**os.environ, "LITE_HOME": str(tmp_path), "PYTHON": "/bin/false"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "no engine can be built" in done.stderr
+    assert "has no runtime/include/api/model.h" in done.stderr
+    assert "/bin/false does not run" in done.stderr
+
+
+def test_real_models_give_what_the_network_gives(cpu, runner, tmp_path):
+    """The checkpoint that ships, exported with open axes and for one shape."""
+    from common.export import export
+    from common.recogniser import Forward, Recogniser
+    from deepspeech2.src.recipe import RECIPE
+
+    checkpoint = SOURCE.parent / "deepspeech2" / "pretrained" / "an4.ckpt"
+    recogniser = Recogniser.from_checkpoint(RECIPE, checkpoint, cpu)
+    rng = np.random.default_rng(0)
+    features = {
+        f"u{frames}": rng.standard_normal((recogniser.featurizer.dimension, frames)).astype("<f4")
+        for frames in (90, 151, 200, 7, 121)
+    }
+    forward = Forward(recogniser)
+    index = tmp_path / "index.jsonl"
+    lines = []
+    for name, values in features.items():
+        values.tofile(tmp_path / f"{name}.bin")
+        entry = {"name": name, "features": f"{name}.bin", "frames": values.shape[1]}
+        lines.append(json.dumps(entry) + "\n")
+    index.write_text("".join(lines))
+    for batch, frames in ((0, 0), (2, 151)):
+        path = export(recogniser, tmp_path / f"m{batch}", batch_size=batch, frames=frames)
+        description = json.loads(path.with_suffix(".json").read_text())
+        path.with_suffix(".json").write_text(json.dumps({"frame_stride": 2, **description}))
+        results = tmp_path / f"result{batch}"
+        command = [runner, "--mindir_path", path, "--index", index, "--result_dir", results]
+        done = subprocess.run(
+            [*command, "--time_dir", tmp_path, "--batch_size", "2", "--overlap", "40"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "5 done, 0 failed" in done.stdout and "engine wheel, device CPU" in done.stdout
+        for name, values in features.items():
+            length = values.shape[1]
+            expected, lengths = forward(values[None], np.array([length]))
+            found = np.fromfile(results / f"{name}_0.bin", "<f4").reshape(-1, expected.shape[2])
+            assert np.fromfile(results / f"{name}_1.bin", "<i4").tolist() == lengths.tolist()
+            assert len(found) == lengths[0]
+            if not frames or length <= frames:  # a longer one is split: it sees less around it
+                np.testing.assert_allclose(found, expected[:, 0], atol=1e-4)
+    assert "1 utterance is longer" in done.stdout
+    refused = subprocess.run(
+        [*command, "--device_target", "Ascend"], capture_output=True, text=True
+    )
+    assert refused.returncode == 2
