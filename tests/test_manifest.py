@@ -117,16 +117,15 @@ def test_jasper_json_gives_each_file_with_its_speed(tmp_path):
 
 
 def test_copies_at_other_speeds_follow_what_they_are_copies_of(tmp_path):
-    paths = []
+    entries = []
     for folder in ("one", "two"):  # whose names are the same, as in LibriSpeech's parts
         speeds = {"x.wav": 1.0, "x-0.9.wav": 0.9, "x-1.1.wav": 1.1}
-        files = [{"fname": name, "speed": speeds[name]} for name in ("x-0.9.wav", "x.wav")]
-        files.append({"fname": "x-1.1.wav", "duration": 1.0, "speed": 1.1})
-        (tmp_path / folder).mkdir()
-        paths.append(
-            write(tmp_path / folder / "m.json", json.dumps([{"transcript": "go", "files": files}]))
-        )
-    utterances = read_manifest(paths)
+        files = [
+            {"fname": f"{folder}/{name}", "speed": speeds[name]} for name in ("x-0.9.wav", "x.wav")
+        ]
+        files.append({"fname": f"{folder}/x-1.1.wav", "duration": 1.0, "speed": 1.1})
+        entries.append({"transcript": "go", "files": files})
+    utterances = read_manifest(write(tmp_path / "m.json", json.dumps(entries)))
     assert [(each.id, each.copy_of) for each in utterances] == [
         ("x", ""),
         ("x-0.9", "x"),
