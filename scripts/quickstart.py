@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,7 @@ from common.corpora import AN4_ARCHIVE, build_an4  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.manifest import Utterance, read_manifest  # noqa: E402
 
-MODEL = ROOT / "deepspeech2"
+MODELS = ("deepspeech2", "jasper")
 PROMPTS = ROOT / "data" / "telephone_prompts"
 AN4_URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 
@@ -35,7 +36,7 @@ AN4_URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="quickstart.sh",
-        description="Train a small DeepSpeech2 on real speech on the CPU, evaluate it on "
+        description="Train a small network on real speech on the CPU, evaluate it on "
         "utterances that it never saw, export it and transcribe with it.",
     )
     parser.add_argument(
@@ -45,6 +46,7 @@ def main() -> int:
         "'download' fetches the official archive",
     )
     parser.add_argument("--an4_url", default=AN4_URL, help=argparse.SUPPRESS)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--out", type=Path, help="folder for all that is made")
     parser.add_argument(
         "--set",
@@ -56,6 +58,8 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     name = "an4" if arguments.an4 else "prompts"
+    if arguments.model != MODELS[0]:
+        name = f"{arguments.model}_{name}"
     out = (arguments.out or ROOT / "quickstart" / name).resolve()
     try:
         quickstart(arguments, out)
@@ -82,21 +86,26 @@ def quickstart(arguments: argparse.Namespace, out: Path) -> None:
     except OSError as error:
         raise UserError(f"--out {out}: cannot be made ({error.strerror})") from error
     corpus, manifests = _corpus(arguments, out)
+    recipe = import_module(f"{arguments.model}.src.recipe").RECIPE
+
+    def step(number: int, what: str, script: str, *options: str) -> None:
+        _step(number, what, out, recipe.folder / script, *options)
+
     options = ["--preset", "an4" if arguments.an4 else "quickstart"]
     options += ["--set", *(f"{split}_manifest={path}" for split, path in manifests.items())]
     options += arguments.set
 
-    _step(1, "convert to MindRecord", out, "create_mindrecord.py", *options)
+    step(1, "convert to MindRecord", "create_mindrecord.py", *options)
 
-    last, best = (out / "checkpoint" / f"DeepSpeech-{which}.ckpt" for which in ("last", "best"))
+    prefix = recipe.train_config().CheckpointConfig.ckpt_file_name_prefix
+    last, best = (out / "checkpoint" / f"{prefix}-{which}.ckpt" for which in ("last", "best"))
     resume = ["--resume"] if last.is_file() else []
-    _step(2, "train", out, "train.py", *options, "--device_target", "CPU", *resume)
+    step(2, "train", "train.py", *options, "--device_target", "CPU", *resume)
 
     checkpoint = str(best.relative_to(out))
-    _step(
+    step(
         3,
         "evaluate on unseen utterances",
-        out,
         "eval.py",
         "--pretrain_ckpt",
         checkpoint,
@@ -105,15 +114,15 @@ def quickstart(arguments: argparse.Namespace, out: Path) -> None:
         "report=report.html",
     )
 
-    model = "deepspeech2.mindir"
+    model = f"{arguments.model}.mindir"
     exported = ["--pre_trained_model_path", checkpoint, "--file_name", model]
-    _step(4, "export to MindIR and verify it", out, "export.py", *exported)
+    step(4, "export to MindIR and verify it", "export.py", *exported)
 
     chosen = _two(read_manifest(manifests["test"]))
     for utterance in chosen:
         print(f"# {utterance.audio.name} says: {utterance.text}")
     files = [str(utterance.audio) for utterance in chosen]
-    _step(5, "transcribe two of them", out, "transcribe.py", *files, "--pretrain_ckpt", checkpoint)
+    step(5, "transcribe two of them", "transcribe.py", *files, "--pretrain_ckpt", checkpoint)
 
     wer, cer = _scores(out / "eval.log")
     minutes = (time.monotonic() - started) / 60
@@ -167,10 +176,10 @@ def _download(url: str, folder: Path) -> Path:
     return folder
 
 
-def _step(number: int, what: str, out: Path, script: str, *arguments: str) -> None:
-    shown = shlex.join(["python", os.path.relpath(MODEL / script, out), *arguments])
+def _step(number: int, what: str, out: Path, script: Path, *arguments: str) -> None:
+    shown = shlex.join(["python", os.path.relpath(script, out), *arguments])
     print(f"\n== {number}/5 {what}\n$ {shown}", flush=True)
-    process = subprocess.Popen([sys.executable, str(MODEL / script), *arguments], cwd=out)
+    process = subprocess.Popen([sys.executable, str(script), *arguments], cwd=out)
     # Ctrl-C reaches the step too; SIGTERM is handed on. Either way it gets the time to save.
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 import reference
+import yaml
 from mindspore import Tensor, nn, ops
 from networks import batch_of, check_padding, forward, lively, named_shapes
+from tones import RATE, make_corpus
 
+from common import checkpoint as checkpoints
 from common import runtime
+from common.config import check as check_config
+from common.config import leaves, override_from_yaml
 from common.errors import UserError
 from common.nn import frame_mask
-from jasper.src.config import Block, ModelConfig, jasper
+from common.recogniser import Recogniser
+from common.text import Vocabulary
+from deepspeech2.src import config as deepspeech2_config
+from jasper.src.config import Block, ModelConfig, TrainConfig, jasper
 from jasper.src.model import EPSILON, INITIAL, Jasper, check
 from jasper.src.recipe import RECIPE
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
+ROOT = Path(__file__).resolve().parents[1]
 DIMENSION, CLASSES = 6, 5
 
 
@@ -255,3 +271,95 @@ def test_the_default_is_that_of_the_paper():
     assert blocks == jasper(10, 5) and len(blocks) == 13
     assert RECIPE.output_frames(ModelConfig(), 1000) == 500
     assert RECIPE.output_frames(ModelConfig(), np.array([1, 2, 3])).tolist() == [1, 1, 2]
+
+
+def test_every_key_is_one_that_the_tables_prove_alive():
+    """Shared keys are those of DeepSpeech2, whose table tests/test_config.py holds."""
+    ours = {key for key in leaves(TrainConfig()) if not key.startswith("ModelConfig.")}
+    theirs = leaves(deepspeech2_config.TrainConfig())
+    assert ours == {key for key in theirs if not key.startswith("ModelConfig.")}
+    assert set(leaves(ModelConfig())) == {"blocks", "activation", "weight_init"}
+
+
+SIZES = {  # millions of parameters
+    "jasper5x3": 107.7,
+    "quartznet15x5": 18.9,
+    "quartznet5x5": 6.7,
+    "an4": 4.2,
+    "quickstart": 4.2,
+}
+
+
+@pytest.mark.parametrize("preset", RECIPE.presets())
+def test_every_preset_builds(preset):
+    config = RECIPE.train_config()
+    override_from_yaml(config, RECIPE.preset(preset))
+    check_config(config)
+    check(config.ModelConfig)
+    if preset == "jasper10x5dr":  # built by another test
+        assert config == TrainConfig()
+        return
+    vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
+    found = Recogniser.create(RECIPE, config, vocabulary, "CPU")
+    assert round(found.parameters() / 1e6, 1) == SIZES[preset]
+
+
+def tiny(corpus) -> list[str]:
+    """Options for a network that is trained in seconds."""
+    blocks = [
+        {"filters": 8, "kernel_size": 5, "stride": 2, "dropout": 0.1},
+        {"filters": 8, "repeat": 2, "kernel_size": 5, "residual": True, "residual_dense": True},
+        {"filters": 12, "kernel_size": 3, "dilation": 2, "separable": True},
+    ]
+    values = {
+        "TrainingConfig": {"epochs": 12, "accumulation_step": 1, "ema": 0.9, "eval_every": 6},
+        "DataConfig": {
+            **{f"{split}_manifest": str(corpus / f"{split}.csv") for split in ("train", "val")},
+            "test_manifest": str(corpus / "test.csv"),
+            "labels_path": str(corpus / "labels.json"),
+            "batch_size": 4,
+            "shards": 1,
+            "SpectConfig": {"sample_rate": RATE, "bands": 12},
+            "AugmentationConfig": {"freq_width": 2, "time_frames": 4},
+        },
+        "ModelConfig": {"blocks": blocks},
+        "OptimConfig": {"warmup_epochs": 1, "hold_epochs": 2},
+    }
+    (corpus / "tiny.yaml").write_text(yaml.safe_dump(values))
+    return ["--config", str(corpus / "tiny.yaml")]
+
+
+def start(folder, *command: str) -> str:
+    """A command, typed in `folder`; what it says."""
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_whole_path_by_the_real_commands(tmp_path):
+    """In a copy of the project, from its model folder: convert, train, resume, evaluate, export."""
+    for name in ("common", "jasper", "scripts"):
+        ignored = shutil.ignore_patterns("__pycache__", "mindrecord", "checkpoint", "data")
+        shutil.copytree(ROOT / name, tmp_path / "clone" / name, ignore=ignored)
+    make_corpus(tmp_path)
+    folder, options = tmp_path / "clone" / "jasper", tiny(tmp_path)
+    start(folder, sys.executable, "create_mindrecord.py", *options)
+    train = ["bash", "scripts/run_standalone_train_cpu.sh", *options]
+    start(folder, *train, "--set", "epochs=6")
+    start(folder, *train, "--resume")
+    found = checkpoints.load(folder / "checkpoint" / "Jasper-last.ckpt")
+    assert found.metadata["progress"]["epoch"] == 12
+    assert "ema.decoder.layers.bias" in found.parameters
+    assert "moment1.encoder.layers.2.conv.1.conv1.weight" in found.parameters
+
+    best = "checkpoint/Jasper-best.ckpt"
+    said = start(folder, "bash", "scripts/run_eval_cpu.sh", best)
+    assert re.search(r"Average WER \d+\.\d+\tAverage CER \d+\.\d+$", said.strip())
+    said = start(folder, sys.executable, "export.py", "--pre_trained_model_path", best)
+    assert "exported jasper.mindir and jasper.json" in said
+    description = json.loads((folder / "jasper.json").read_text())
+    assert description["features"]["convention"] == "jasper-nvidia"
+    assert description["verified_difference"] <= 1e-4

@@ -59,8 +59,8 @@ def test_a_stopped_quickstart_waits_for_its_step(tmp_path, number):
     (tmp_path / "step.py").write_text(step)
     caller = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import quickstart, pathlib\n"
-        f"quickstart.MODEL = pathlib.Path({str(tmp_path)!r})\n"
-        "try: quickstart._step(1, 'wait', quickstart.MODEL, 'step.py')\n"
+        f"out = pathlib.Path({str(tmp_path)!r})\n"
+        "try: quickstart._step(1, 'wait', out, out / 'step.py')\n"
         "except KeyboardInterrupt: sys.exit(130)\n"
     )
     process = subprocess.Popen(
