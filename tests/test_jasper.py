@@ -282,7 +282,7 @@ def test_every_key_is_one_that_the_tables_prove_alive():
 
 
 SIZES = {  # millions of parameters
-    "jasper5x3": 107.7,
+    "jasper5x3": 109.7,
     "quartznet15x5": 18.9,
     "quartznet5x5": 6.7,
     "an4": 4.2,
