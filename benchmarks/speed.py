@@ -90,7 +90,23 @@ def torch_deepspeech2():
     return reference.torch_deepspeech2(weights, packed=False)
 
 
-TORCH = {"deepspeech2": torch_deepspeech2}
+def torch_jasper():
+    import yaml
+    from torch import nn
+
+    from tests import reference_jasper
+
+    def activation() -> nn.Module:  # with the default's dropout, in the middle of what it has
+        return nn.Sequential(nn.ReLU(), nn.Dropout(0.25))
+
+    usual = {"repeat": 1, "stride": 1, "dilation": 1, "separable": False}
+    usual |= {"residual": False, "residual_dense": False}
+    preset = yaml.safe_load((ROOT / "jasper" / "presets" / "jasper10x5dr.yaml").read_text())
+    blocks = [usual | block for block in preset["ModelConfig"]["blocks"]]
+    return reference_jasper.Network(blocks, BINS["jasper"], 29, "conv", activation)
+
+
+TORCH = {"deepspeech2": torch_deepspeech2, "jasper": torch_jasper}
 
 
 def pytorch(model: str, rows: int, seconds: float):
