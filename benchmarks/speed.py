@@ -48,6 +48,7 @@ def batch(model: str, rows: int, seconds: float) -> tuple[np.ndarray, ...]:
 def ours(model: str, rows: int, seconds: float):
     """(train step, forward pass) of this project, as functions."""
     from common import runtime
+    from common.config import OptimConfig
     from common.dataset import Batch
     from common.memory import forecast_memory
     from common.recipe import labels_file
@@ -58,8 +59,8 @@ def ours(model: str, rows: int, seconds: float):
     recipe = importlib.import_module(f"{model}.src.recipe").RECIPE
     device = runtime.set_device("CPU")
     config = recipe.train_config()
-    config.TrainingConfig.micro_batch = rows
-    config.OptimConfig.optimizer = "Adam"
+    config.TrainingConfig.micro_batch, config.TrainingConfig.ema = rows, 0.0
+    config.OptimConfig = OptimConfig()  # Adam, whatever the model's own default
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
     recogniser = Recogniser.create(recipe, config, vocabulary, device)
     step = TrainStep(recogniser, forecast_memory(recogniser))

@@ -146,6 +146,11 @@ class Update(_OfGradients):
 
 def _make(config, weights: list[Parameter], decays: tuple[bool, ...]) -> nn.Cell:
     if config.optimizer in ("Adam", "AdamW"):
+        if not min(config.betas) > 0:
+            raise UserError(
+                f"OptimConfig.betas={config.betas}: {config.optimizer} needs numbers above 0, such "
+                "as [0.9, 0.999]"
+            )
         return nn.Adam(
             weights,
             learning_rate=config.learning_rate,

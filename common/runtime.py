@@ -28,6 +28,11 @@ _WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 _KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
+# Loops over parameters are unrolled into calls within calls: Jasper 10x5 has 542 of them, and
+# compiling stopped at MindSpore's limit of 1000.
+_CALL_DEPTH = 10_000
+
+
 def set_environment() -> None:
     """Sets what must be set before mindspore is imported. A user's own setting wins."""
     os.environ.setdefault("GLOG_v", "3")  # warnings speak to MindSpore's developers; errors stay
@@ -90,6 +95,7 @@ def set_device(target: str | None = None, device_id: int | None = None) -> str:
             f"use --device_target {present[0]} or install the driver and libraries of {target}"
         )
     ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_recursion_limit(_CALL_DEPTH)
     if target == "CPU":
         ms.set_device(target)
     else:
