@@ -241,6 +241,12 @@ def test_a_configuration_of_these_shapes_says_the_rest(tmp_path, capsys):
         converted(content, tmp_path, "--preset", "c", recipe=recipe)
 
 
+def blocks_of_preset(name: str) -> list:
+    expected = RECIPE.train_config()
+    configs.override_from_yaml(expected, RECIPE.preset(name))
+    return expected.ModelConfig.blocks
+
+
 @pytest.mark.parametrize("name", RECIPE.presets())
 def test_every_preset_is_known_by_its_shapes(name):
     from reference_jasper import Network
@@ -253,7 +259,9 @@ def test_every_preset_is_known_by_its_shapes(name):
     options = argparse.Namespace(pth="theirs.pt", preset=None, config=None)
     found, said = completed(RECIPE, blocks_of(network.state_dict(), "theirs.pt"), options)
     assert found == model
-    assert f"preset {name}," in said or "the default configuration," in said
+    # Two presets of one shape are one network: naming either is right.
+    alike = [other for other in RECIPE.presets() if blocks_of_preset(other) == model.blocks]
+    assert any(f"preset {other}," in said for other in alike) or "default configuration," in said
 
 
 @pytest.mark.parametrize(
