@@ -71,7 +71,7 @@ def test_the_code_is_clean(command):
 
 
 def test_the_documents_have_no_gaps_left():
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
     assert documents
     for document in documents:
         assert not re.search(r"@[A-Z0-9]+@", document.read_text(encoding="utf-8")), document
@@ -195,7 +195,8 @@ def test_each_readme_begins_with_a_link_to_the_other():
 
 
 def test_links_in_the_readmes_lead_somewhere():
-    for document in (README, README_CN, ROOT / "deepspeech2" / "README.md"):
+    of_models = [ROOT / model / "README.md" for model in MODELS]
+    for document in (README, README_CN, *of_models, *sorted((ROOT / "docs").glob("*.md"))):
         for kind, text in parts_of(document):
             for _, target in [] if kind.startswith("```") else links_in(text):
                 if target.startswith(("http://", "https://")):

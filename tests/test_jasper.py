@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import reference
 import yaml
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from networks import batch_of, check_padding, forward, lively, named_shapes
 from tones import RATE, make_corpus
 
@@ -26,6 +26,7 @@ from common.config import check as check_config
 from common.config import leaves, override_from_yaml
 from common.errors import UserError
 from common.nn import frame_mask
+from common.optimizer import Update
 from common.recogniser import Recogniser
 from common.text import Vocabulary
 from deepspeech2.src import config as deepspeech2_config
@@ -296,6 +297,7 @@ def test_every_preset_builds(preset):
     override_from_yaml(config, RECIPE.preset(preset))
     check_config(config)
     check(config.ModelConfig)
+    Update(config.OptimConfig, [Parameter(Tensor(np.ones((2, 2), np.float32)), name="weight")])
     if preset == "jasper10x5dr":  # built by another test
         assert config == TrainConfig()
         return
