@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from common.batching import plan_epoch, split, static_shapes
+from common.batching import PlannedBatch, plan_epoch, split, static_shapes
 from common.beam import Hypothesis
 from common.dataset import batches
 from common.decoding import Decoder, emission_frames
 from common.errors import UserError
 from common.memory import forecast_forward
-from common.metrics import EditCounts, alignment, blank_share, character_errors, word_errors
+from common.metrics import EditCounts, alignment, character_errors, word_errors
 from common.recogniser import Forward, Recogniser
 from common.sources import Source
 
@@ -67,7 +67,13 @@ class Evaluation:
     utterances: list[Scored] = field(default_factory=list)
     words: EditCounts = EditCounts()
     characters: EditCounts = EditCounts()
-    blank_share: float = 0.0  # share of frames whose best label is the blank
+    blanks: int = 0  # of the network's output frames, those whose best label is the blank
+    frames: int = 0
+
+    @property
+    def blank_share(self) -> float:
+        """Share of frames whose best label is the blank."""
+        return self.blanks / max(self.frames, 1)
 
     @property
     def wer(self) -> float:
@@ -79,12 +85,37 @@ class Evaluation:
         """Character error rate in percent."""
         return 100 * self.characters.rate
 
+    def counts(self) -> list[int]:
+        """All that the figures are made of, to be summed over the parts of a corpus."""
+        return [*astuple(self.words), *astuple(self.characters), self.blanks, self.frames]
+
+    def of_all(self, counts: Sequence[float]) -> Evaluation:
+        """The same utterances, and the figures of those whose `counts` these are."""
+        counts = [int(count) for count in counts]
+        words, characters = EditCounts(*counts[:4]), EditCounts(*counts[4:8])
+        return Evaluation(self.utterances, words, characters, *counts[8:])
+
     def summary(self) -> list[str]:
         return [
             _counts("words", self.words),
             _counts("characters", self.characters),
             f"Test Summary \tAverage WER {self.wer:.3f}\tAverage CER {self.cer:.3f}",
         ]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The batches that one of several ranks recognises: whole ones, so that each utterance has the
+    neighbours, and to the last bit the result, that it has in one process; every so-many-th, so
+    that all parts take about as long. Rank 0 has the one with utterance `watched`."""
+
+    rank: int
+    ranks: int
+    watched: int = 0
+
+    def of(self, plan: Sequence[PlannedBatch]) -> list[PlannedBatch]:
+        having = (n for n, batch in enumerate(plan) if self.watched in batch.indices[: batch.valid])
+        return list(plan[(next(having, 0) + self.rank) % self.ranks :: self.ranks])
 
 
 def recognise(
@@ -95,8 +126,10 @@ def recognise(
     batch_size: int,
     workers: int = 2,
     progress: str | None = None,
+    part: Part | None = None,
 ) -> Iterator[Recognised]:
-    """Every utterance of a source once, batched by length, from short to long.
+    """Every utterance of a source once, batched by length, from short to long; of several ranks
+    each has its `part`.
 
     Batches of long recordings are smaller: memory follows their frames, not their number. Raises
     UserError, naming the utterance, for one that the machine's memory cannot take by itself.
@@ -115,8 +148,11 @@ def recognise(
     )
     most = min(MOST_FRAMES, forecast.most_frames)
     plan = split(plan, source.frames, most, recogniser.static)
+    if part is not None:
+        plan = part.of(plan)
     hidden = None if progress else True  # None: where nobody looks at a terminal
-    bar = tqdm(total=len(source), desc=progress, unit="utt", disable=hidden, leave=False)
+    total = sum(batch.valid for batch in plan)
+    bar = tqdm(total=total, desc=progress, unit="utt", disable=hidden, leave=False)
     with bar:
         for batch in batches(
             source,
@@ -146,18 +182,21 @@ def evaluate(
     each: Callable[[Scored], None] | None = None,
     save_output: str | Path = "",
     watch: Callable[[Recognised], None] | None = None,
+    part: Part | None = None,
 ) -> Evaluation:
-    """Recognises and scores a source.
+    """Recognises and scores a source, or a part of it.
 
     each: called with every utterance as it is scored. watch: before that, with what the network
     gave; its arrays are views that are good until it returns. save_output: a folder that gets each
     utterance's log-probabilities (T', C) as `<id>.npy`.
     """
     folder = _output_folder(save_output)
-    result, blanks, frames = Evaluation(), 0.0, 0
+    result = Evaluation()
     frame_seconds, words = recogniser.frame_seconds, recogniser.vocabulary.words
     scored = {}
-    for found in recognise(recogniser, forward, source, decoder, batch_size, workers, progress):
+    for found in recognise(
+        recogniser, forward, source, decoder, batch_size, workers, progress, part
+    ):
         if watch is not None:
             watch(found)
         reference = source.texts[found.index]
@@ -178,17 +217,13 @@ def evaluate(
         scored[found.index] = utterance
         result.words += utterance.words
         result.characters += utterance.characters
-        length = len(found.log_probs)
-        blanks += length * blank_share(
-            found.log_probs[:, None], np.array([length]), recogniser.vocabulary.blank
-        )
-        frames += length
+        result.blanks += int((path == recogniser.vocabulary.blank).sum())
+        result.frames += len(path)
         if folder is not None:
             _keep(folder / f"{_file_name(found.id)}.npy", found.log_probs)
         if each is not None:
             each(utterance)
     result.utterances = [scored[index] for index in sorted(scored)]
-    result.blank_share = blanks / max(frames, 1)
     return result
 
 

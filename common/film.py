@@ -69,6 +69,7 @@ class Film:
         self._log_probs: np.ndarray | None = None  # (T', C), as the network gave them last
         self._likeliest = np.zeros(len(vocabulary))  # (C,) each label's highest probability so far
         self._rows: list[int] = []  # the labels that have a row
+        self.index = 0
         if not source:
             return
         self.index = int(np.argsort(source.frames, kind="stable")[len(source) // 2])

@@ -76,10 +76,11 @@ class Forecast:
             )
 
 
-def forecast_memory(recogniser: Recogniser) -> Forecast:
-    """Memory of training this network, and what it may take (TrainingConfig.memory_gib)."""
+def forecast_memory(recogniser: Recogniser, processes: int = 1) -> Forecast:
+    """Memory of training this network, and what it may take: TrainingConfig.memory_gib, or this
+    process's share of the machine's, which as many `processes` train on."""
     config = recogniser.config
-    limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory()
+    limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory() / processes
     dimension = recogniser.featurizer.dimension
     per_frame = recogniser.recipe.activation_bytes(config.ModelConfig, dimension)
     micro_batch = config.TrainingConfig.micro_batch

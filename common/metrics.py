@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import Levenshtein
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,3 @@ def alignment(
         else:
             pairs += zip(reference[i:i_end], hypothesis[j:j_end])
     return pairs
-
-
-def blank_share(log_probs: np.ndarray, lengths: np.ndarray, blank: int) -> float:
-    """Share of the frames whose best label is the blank; near 1 the network still says nothing.
-
-    log_probs (T, B, C); lengths (B,) the frames that count. Shares of several batches average
-    weighted by their frames, `lengths.sum()`.
-    """
-    best = log_probs.argmax(axis=-1)
-    counted = np.arange(len(best))[:, None] < np.asarray(lengths)
-    return float((best == blank)[counted].sum() / max(counted.sum(), 1))

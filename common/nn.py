@@ -31,6 +31,10 @@ class MaskedBatchNorm(nn.Cell):
     layout "BCFT": x (B, C, F, T), mask (B, T); "1CBT": x (1, C, B, T), mask (B, T);
     "TBC": x (T, B, C), mask (T, B). The parameters are named, and the moving averages kept, as in
     mindspore.nn.BatchNorm2d. All is computed in float32; the result has the type of x.
+
+    synchronise(): from then on the statistics of a training step are those over all ranks, and
+    every rank must run the cell as often as the others. (mindspore.nn.SyncBatchNorm knows no
+    padding, and is for Ascend alone.)
     """
 
     def __init__(
@@ -49,12 +53,21 @@ class MaskedBatchNorm(nn.Cell):
         self.moving_variance = Parameter(
             Tensor(np.ones(channels, np.float32)), name="moving_variance", requires_grad=False
         )
+        self.over_ranks = None
+
+    def synchronise(self) -> None:
+        # Its gradient is the sum over all ranks too: what each rank's loss owes to the statistics.
+        self.over_ranks = ops.AllReduce()
 
     def construct(self, x, mask):
         given = x.dtype
         x, mask = x.astype(ms.float32), mask.astype(ms.float32)
         if self.training:
             count, total, squares = self._sums(x, mask)
+            if self.over_ranks is not None:
+                sums = self.over_ranks(ops.concat((count.reshape((1,)), total, squares)))
+                count = sums[:1]
+                total, squares = sums[1 : self.channels + 1], sums[self.channels + 1 :]
             mean = total / count
             variance = ops.relu(squares / count - mean * mean)
             unbiased = variance * count / ops.maximum(count - 1, Tensor(1.0, ms.float32))

@@ -38,7 +38,7 @@ class Progress:
     skipped: int = 0  # non-finite steps
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent training
-    # Since the last evaluation:
+    # Since the last evaluation, of all ranks (but the seconds that this one was busy or waited):
     loss_sum: float = 0.0  # over the utterances of finite steps
     loss_utterances: int = 0
     speech: float = 0.0  # seconds
@@ -61,11 +61,10 @@ class Progress:
         self.seconds += elapsed + waited
         self.busy += elapsed
         self.waiting += waited
-        self.speech += sum(batch.seconds for batch in group)
+        self.speech += result.seconds
         if result.applied:
-            utterances = sum(batch.valid for batch in group)
-            self.loss_sum += result.loss * utterances
-            self.loss_utterances += utterances
+            self.loss_sum += result.loss * result.utterances
+            self.loss_utterances += result.utterances
             self.skipped_in_a_row = 0
         else:
             self.skipped += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mindspore as ms
 import numpy as np
@@ -16,18 +16,23 @@ from common.batching import aligned
 from common.dataset import Batch
 from common.errors import Diverged, UserError
 from common.memory import Forecast
-from common.nn import CTCLoss, Dropout
+from common.nn import CTCLoss, Dropout, MaskedBatchNorm
 from common.optimizer import Add, AllReduce, GlobalNorm, Gradients, MovingAverage, Update
+from common.ranks import Ranks
 from common.recogniser import Recogniser
 from common.scaling import LossScale
 
 
 @dataclass
 class StepResult:
+    """What a step over all ranks found: the same on each."""
+
     loss: float  # mean over the utterances that count, nats
     norm: float  # of the gradient of that mean, before clipping
     applied: bool
     blamed: list[str] = field(default_factory=list)  # utterances of a step that was not applied
+    utterances: int = 0  # that count, and ...
+    seconds: float = 0.0  # ... their speech
     scale: float = 1.0  # of the loss, in this step
     overflowed: bool = False  # not applied because of the scale, which is half from here on
 
@@ -39,9 +44,13 @@ class TrainStep:
     making a step of several batches, changes memory and time but not the gradient (but for batch
     normalisation, whose statistics are those of a micro-batch). Rows that are repeats enter the
     network as utterances of no frames and no labels, so that its statistics leave them out too.
+
+    Of several ranks each has a part of the step's utterances, and all find the same gradient. The
+    statistics of batch normalisation are those of the ranks' first micro-batches, of their second
+    ones, and so on: a rank that has fewer goes on with rows of no frames.
     """
 
-    def __init__(self, recogniser: Recogniser, forecast: Forecast, ranks: int = 1):
+    def __init__(self, recogniser: Recogniser, forecast: Forecast, ranks: Ranks | None = None):
         config = recogniser.config
         self.network = recogniser.network
         self.static = recogniser.static
@@ -53,6 +62,9 @@ class TrainStep:
         self.seed = config.TrainingConfig.seed
 
         self.frozen = _freeze(self.network, config.TrainingConfig.freeze)
+        self.ranks = ranks or Ranks()
+        # Cells that all ranks must run equally often.
+        self.synchronised = _synchronise(self.network) if self.ranks.count > 1 else []
         weights: list[Parameter] = list(self.network.trainable_params())
         level = config.TrainingConfig.precision
         precision.apply(self.network, level)
@@ -61,7 +73,7 @@ class TrainStep:
         if not self.static:
             self.gradients.set_inputs(*_dynamic_inputs(recogniser.featurizer.dimension))
         self.add, self.norm = Add(), GlobalNorm()
-        self.reduce = AllReduce() if ranks > 1 else None
+        self.reduce = AllReduce() if self.ranks.count > 1 else None
         self.update = Update(config.OptimConfig, weights)
         self.dropouts = [
             cell for _, cell in self.network.cells_and_names() if isinstance(cell, Dropout)
@@ -80,28 +92,32 @@ class TrainStep:
         self, batches: Sequence[Batch], learning_rate: float, number: int, total: int | None = None
     ) -> StepResult:
         """`number`: of the step, from which its dropout masks are drawn. `total`: utterances that
-        count in this step on all ranks; None: those of `batches`."""
+        count in this step on all ranks; None: those of `batches`. Raises Elsewhere, when nothing
+        has moved, where another rank has failed."""
         self.gradients.set_train()
         for cell in self.frozen:  # frozen normalisation keeps its statistics
             cell.set_train(False)
         counting = sum(batch.valid for batch in batches)
         total = total or counting
+        micros = [m for batch in batches for m in self._micro_batches(batch) if m.valid]
+        found = self.ranks.agree(len(micros), sum(batch.seconds for batch in batches))
+        if self.synchronised and (missing := int(found[:, 0].max()) - len(micros)):
+            silent = _silent(next(self._micro_batches(batches[0])))
+            micros += [silent] * missing
         statistics = [parameter.asnumpy().copy() for parameter in self.statistics]
         scale = self.scaling.scale
         gradients, losses, ids = None, [], []
-        for part, micro in enumerate(
-            micro for batch in batches for micro in self._micro_batches(batch) if micro.valid
-        ):
+        for part, micro in enumerate(micros):
             self._draw_dropout(number, part)
             counts = np.arange(len(micro.ids)) < micro.valid
-            found, fresh = self.gradients(
+            each, fresh = self.gradients(
                 Tensor(micro.features),
                 Tensor(micro.lengths * counts),
                 Tensor(micro.targets),
                 Tensor(micro.target_lengths * counts),
                 Tensor(np.float32(counts / total * scale)),
             )
-            losses.append(found.asnumpy()[: micro.valid])
+            losses.append(each.asnumpy()[: micro.valid])
             ids += micro.ids[: micro.valid]
             gradients = fresh if gradients is None else self.add(gradients, fresh)
         if gradients is None:  # this rank only keeps step with the others
@@ -111,32 +127,55 @@ class TrainStep:
 
         losses = np.concatenate(losses) if losses else np.zeros(0, np.float32)
         norm = float(self.norm(gradients).asnumpy()) / scale
-        loss = float(losses.mean()) if len(losses) else 0.0
-        # Of several ranks all must decide alike: on the norm, which they share.
-        sound = math.isfinite(norm) and (self.reduce is not None or np.isfinite(losses).all())
-        if not sound:
+        loss_sum, infinite = self.ranks.sums(losses.sum(dtype=float), not np.isfinite(losses).all())
+        result = StepResult(
+            loss_sum / total,
+            norm,
+            applied=math.isfinite(norm) and not infinite,
+            scale=scale,
+            utterances=total,
+            seconds=float(found[:, 1].sum()),
+        )
+        if result.applied:
+            self._apply(gradients, learning_rate, number, result)
+        else:
             for parameter, value in zip(self.statistics, statistics):
                 parameter.set_data(Tensor(value))
-            spoilt = not np.isfinite(losses).all() or bool(_spoilt(batches))
-            overflowed = self.scaling.dynamic and not self.anywhere(spoilt)
-            blamed = _blamed(batches, ids, losses)
-            if overflowed and self.scaling.exhausted:
-                raise Diverged(
-                    f"the loss scale has fallen to {scale:g}, and gradients are still not finite "
-                    f"(utterances {', '.join(blamed[:5])}): lower OptimConfig.learning_rate, or "
-                    "train with TrainingConfig.precision=O0"
-                )
-            if overflowed:
-                self.scaling.overflow()
-            return StepResult(loss, norm, False, blamed, scale, overflowed)
+            self._skip(batches, ids, losses, result)
+        return result
+
+    def _apply(self, gradients, learning_rate: float, number: int, result: StepResult) -> None:
         clip = self.clip_norm
-        factor = clip / norm if 0 < clip < norm else 1.0
+        factor = clip / result.norm if 0 < clip < result.norm else 1.0
         self.update.set_learning_rate(learning_rate)
-        self.update(gradients, Tensor(factor / scale, ms.float32))
+        self.update(gradients, Tensor(factor / result.scale, ms.float32))
         if self.average is not None:
             self.average.take(number)
         self.scaling.finite()
-        return StepResult(loss, norm, True, scale=scale)
+
+    def _skip(
+        self, batches: Sequence[Batch], ids: list[str], losses: np.ndarray, result: StepResult
+    ) -> None:
+        """Blames an utterance or the loss scale. Raises Diverged where that cannot be lowered."""
+        # Features that are not finite spoil the losses of all ranks through their normalisation.
+        spoilt = _spoilt(batches)
+        infinite = [name for name, loss in zip(ids, losses) if not math.isfinite(loss)]
+        of_features, of_losses = self.ranks.sums(len(spoilt), len(infinite))
+        blamed = spoilt if of_features else infinite if of_losses else ids
+        if self.ranks.count > 1:
+            said = enumerate(self.ranks.texts(", ".join(blamed)))
+            blamed = [f"{names} (rank {rank})" for rank, names in said if names]
+        result.blamed = list(blamed)
+        if not self.scaling.dynamic or of_features or of_losses:
+            return
+        if self.scaling.exhausted:
+            raise Diverged(
+                f"the loss scale has fallen to {result.scale:g}, and gradients are still not "
+                f"finite (utterances {', '.join(result.blamed[:5])}): lower "
+                "OptimConfig.learning_rate, or train with TrainingConfig.precision=O0"
+            )
+        self.scaling.overflow()
+        result.overflowed = True
 
     def state(self) -> dict[str, Parameter]:
         """What a checkpoint holds beside the network for training to go on, by name."""
@@ -152,12 +191,6 @@ class TrainStep:
         """Meanwhile the network's parameters are those of `result`."""
         return self.average.in_place() if self.average else nullcontext()
 
-    def anywhere(self, asked: bool) -> bool:
-        """Whether something is asked of any rank: each must call this at the same place."""
-        if self.reduce is None:
-            return asked
-        return self.reduce([Tensor([asked], ms.float32)])[0].asnumpy().any()
-
     def _micro_batches(self, batch: Batch):
         rows = len(batch.ids)
         size = min(self.forecast.rows(batch.frames), rows)
@@ -172,16 +205,11 @@ class TrainStep:
 
     def _draw_dropout(self, number: int, part: int) -> None:
         if self.dropouts:
-            drawn = np.random.SeedSequence((self.seed, number, part)).generate_state(1)[0]
+            # Ranks have rows of the same numbers, and need masks of their own.
+            entropy = (self.seed, number, part, self.ranks.rank)
+            drawn = np.random.SeedSequence(entropy).generate_state(1)[0]
             for cell in self.dropouts:
                 cell.dropout_seed.set_data(Tensor(np.int32(drawn & 0x7FFFFFFF)))
-
-
-def _blamed(batches: Sequence[Batch], ids: list[str], losses: np.ndarray) -> list[str]:
-    """Utterances with non-finite features, which spoil the loss of a whole batch through its
-    normalisation; else those with a non-finite loss; else all."""
-    bad = _spoilt(batches) or [name for name, value in zip(ids, losses) if not math.isfinite(value)]
-    return bad or ids
 
 
 def _spoilt(batches: Sequence[Batch]) -> list[str]:
@@ -192,6 +220,11 @@ def _spoilt(batches: Sequence[Batch]) -> list[str]:
         for name, features in zip(batch.ids[: batch.valid], batch.features)
         if not np.isfinite(features).all()
     ]
+
+
+def _silent(batch: Batch) -> Batch:
+    """A batch of the same shape none of whose rows counts."""
+    return replace(batch, features=np.zeros_like(batch.features), valid=0)
 
 
 def _rows(batch: Batch, start: int, stop: int, trim: int) -> Batch:
@@ -221,6 +254,14 @@ def _dynamic_inputs(dimension: int) -> list[Tensor]:
         Tensor(shape=(None,), dtype=integers),
         Tensor(shape=(None,), dtype=floats),
     ]
+
+
+def _synchronise(network: ms.nn.Cell) -> list[ms.nn.Cell]:
+    """Has normalisation take its statistics over all ranks; returns its cells."""
+    cells = [c for _, c in network.cells_and_names() if isinstance(c, MaskedBatchNorm)]
+    for cell in cells:
+        cell.synchronise()
+    return cells
 
 
 def _freeze(network: ms.nn.Cell, beginnings: Sequence[str]) -> list[ms.nn.Cell]:

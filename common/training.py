@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor
 
 from common import checkpoint as checkpoints
@@ -28,12 +30,13 @@ from common.conversion import open_split
 from common.dataset import Batch, batches
 from common.decoding import make_decoder
 from common.errors import Diverged, UserError
-from common.evaluation import Recognised, evaluate
+from common.evaluation import Part, Recognised, evaluate
 from common.film import Film
 from common.history import History
 from common.memory import GIB, forecast_memory
 from common.planner import Planner, identity_of, trainable
 from common.progress import Progress, Reporter
+from common.ranks import Ranks
 from common.recipe import Recipe, labels_file
 from common.recogniser import Forward, Recogniser, described
 from common.schedules import make_schedule
@@ -94,7 +97,13 @@ def resumed_config(recipe: Recipe, config: Any) -> Any:
 
 def fit(job: Job) -> Progress:
     """Trains, and returns where the run ended. Raises KeyboardInterrupt after a stopping signal,
-    and UserError where something fails, when the checkpoint is written."""
+    and UserError where something fails, here or on another rank, when the checkpoint is written."""
+    ranks = Ranks(job.rank, job.ranks)
+    with ranks.telling():
+        return _fit(job, ranks)
+
+
+def _fit(job: Job, ranks: Ranks) -> Progress:
     config, log = job.config, job.log
     training = config.TrainingConfig
     keeper = _keeper(config)
@@ -115,13 +124,17 @@ def fit(job: Job) -> Progress:
     # ---- network and optimizer
     if job.start_from:
         _fine_tune(recogniser, job.start_from, log)
-    step = TrainStep(recogniser, forecast_memory(recogniser), job.ranks)
+    forecast = forecast_memory(recogniser, ranks.neighbours())
+    # The tightest of all hosts', so that a checkpoint can name the one that a run goes on with.
+    forecast = replace(forecast, limit=float(ranks.agree(forecast.limit)[:, 0].min()))
+    step = TrainStep(recogniser, forecast, ranks)
     forward, decoder = Forward(recogniser), make_decoder(config.LMConfig, vocabulary)
 
     # ---- resuming: everything from `last`, or nothing
     progress, identity = Progress(), identity_of(source, job.ranks)
     if job.resume:
         progress = _resume(recogniser, step, keeper, identity, log)
+    _same_everywhere(ranks, recogniser, identity)
     history = History(METRICS, progress.step)
     film = Film(FILM, validation, recogniser.featurizer, vocabulary, progress.step)
     reporter = Reporter(log, recogniser, planner, job.rank)
@@ -161,7 +174,7 @@ def fit(job: Job) -> Progress:
         found = None
         if validation is not None:
             data, label = config.DataConfig, "evaluating" if job.rank == 0 else None
-            with step.result_in_place():
+            with suppress(_Stop), step.result_in_place():
                 found = evaluate(
                     recogniser,
                     forward,
@@ -171,7 +184,14 @@ def fit(job: Job) -> Progress:
                     data.workers,
                     label,
                     watch=watch,
+                    part=Part(job.rank, job.ranks, film.index),
                 )
+            # One that was stopped in its part has no counts to give.
+            counts = found.counts() if found else []
+            stopped, *counts = ranks.sums(found is None, *counts)
+            if stopped:
+                raise _Stop
+            found = found.of_all(counts)
         better = found is not None and progress.better(found)
         figures = progress.figures(planner, rates, found)
         progress.reset_window()
@@ -194,8 +214,9 @@ def fit(job: Job) -> Progress:
         with suppress(_Stop):
             if progress.due(training):
                 measure()
-        if step.anywhere(stopping.asked):
+        if ranks.anywhere(stopping.asked):
             save(best=False)
+            ranks.agree()  # none leaves before rank 0 has written
             due = ", before its evaluation" if progress.due(training) else ""
             log.info(f"stopped at step {progress.step}{due}; go on with --resume")
             raise KeyboardInterrupt
@@ -245,6 +266,30 @@ def fit(job: Job) -> Progress:
         files = [Path(METRICS), Path(CURVES), *film.files]
         reporter.end(progress, keeper, [file.resolve() for file in files])
     return progress
+
+
+def _same_everywhere(ranks: Ranks, recogniser: Recogniser, identity: dict) -> None:
+    """Refuses a run whose ranks would train on other data, or from other weights: the hosts of one
+    job have files of their own."""
+    if ranks.count == 1:
+        return
+    config = configs.leaves(recogniser.config).items()
+    weights = 0
+    for parameter in recogniser.network.get_parameters():
+        weights = zlib.crc32(np.ascontiguousarray(parameter.asnumpy()), weights)
+    known = {
+        "configuration": zlib.crc32(repr([e for e in config if e[0] not in RESUMABLE]).encode()),
+        "training data": zlib.crc32(repr(identity).encode()),
+        "vocabulary": zlib.crc32(repr(recogniser.vocabulary.labels).encode()),
+        "weights to start from": weights,
+    }
+    found = ranks.agree(*known.values())
+    for column, what in enumerate(known):
+        if others := np.flatnonzero(found[:, column] != found[0, column]).tolist():
+            raise UserError(
+                f"rank {others[0]}, and in all {len(others)} of {ranks.count} ranks, have another "
+                f"{what} than rank 0: give every host of the job the same files and options"
+            )
 
 
 def _failures(*calls: tuple) -> list[UserError]:

@@ -494,10 +494,10 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
     seen: dict[str, Any] = {"features": [], "targets": [], "ids": [], "rates": [], "error": ""}
 
     class FakeStep:
-        def __init__(self, recogniser, forecast, ranks=1):
+        def __init__(self, recogniser, forecast, ranks):
             seen["initial"] = next(iter(recogniser.network.get_parameters())).asnumpy().tolist()
             self.forecast, self.scaling = forecast, LossScale(1.0)
-            self.anywhere, self.state, self.result = bool, dict, recogniser.network.parameters_dict
+            self.state, self.result = dict, recogniser.network.parameters_dict
             self.result_in_place = nullcontext
 
         def __call__(self, group, rate, number, total):

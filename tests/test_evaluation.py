@@ -18,10 +18,9 @@ from common.beam import Hypothesis
 from common.config import LMConfig
 from common.decoding import Decoder, GreedyDecoder, make_decoder
 from common.errors import UserError
-from common.evaluation import Evaluation, _file_name, evaluate, recognise
+from common.evaluation import Evaluation, Part, _file_name, evaluate, recognise
 from common.manifest import read_manifest
 from common.memory import GIB, ForwardForecast, forecast_forward
-from common.metrics import blank_share
 from common.recogniser import Forward, Recogniser
 from common.sources import ManifestSource
 from common.text import Vocabulary
@@ -249,9 +248,23 @@ def test_the_blank_share_is_that_of_all_frames(recogniser, forward, source, alon
     found = scored(recogniser, forward, source)
     assert found.blank_share == pytest.approx((best == recogniser.vocabulary.blank).mean())
     assert 0 < found.blank_share < 1
-    for _, log_probs in alone.values():
-        share = blank_share(log_probs[:, None], np.array([len(log_probs)]), 5)
-        assert share == pytest.approx((log_probs.argmax(axis=1) == 5).mean())
+
+
+@pytest.mark.parametrize(("ranks", "watched"), [(2, 0), (3, 11), (8, 16)])
+def test_parts_make_up_the_whole_to_the_last_digit(recogniser, forward, source, ranks, watched):
+    whole = scored(recogniser, forward, source)
+    parts = [
+        scored(recogniser, forward, source, part=Part(rank, ranks, watched))
+        for rank in range(ranks)
+    ]
+    ids = [[utterance.id for utterance in part.utterances] for part in parts]
+    assert sorted(sum(ids, [])) == sorted(source.ids) and source.ids[watched] in ids[0]
+    assert sum(map(bool, ids)) == min(ranks, 5)  # batches of 4
+    counts = np.sum([part.counts() for part in parts], axis=0)
+    found = parts[0].of_all(counts.astype(float))
+    assert (found.words, found.characters) == (whole.words, whole.characters)
+    assert (found.wer, found.cer, found.blank_share) == (whole.wer, whole.cer, whole.blank_share)
+    assert found.utterances == parts[0].utterances and 0 < found.blank_share < 1
 
 
 def test_the_summary_ends_as_the_originals_does(recogniser, forward, source):

@@ -56,7 +56,7 @@ def test_the_numpy_half_and_the_recipe_import_no_mindspore():
 def test_every_module_of_common_is_on_one_side_or_the_other():
     heavy = (  # noqa: SIM905
         "checkpoint conversion convolution evaluation export logs nn optimizer planner precision "
-        "progress recogniser steps suspects training"
+        "progress ranks recogniser steps suspects training"
     ).split()
     names = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
     assert names == {*NUMPY_HALF, *heavy}

@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 
 import jiwer
-import numpy as np
 import pytest
 
 from common.metrics import (
     EditCounts,
     alignment,
-    blank_share,
     character_errors,
     edit_counts,
     word_errors,
@@ -95,11 +93,3 @@ def test_alignment_shows_where_words_are_missing():
     pairs = alignment("GO ONE TWO SIX".split(), "GO TWO SIX TEN".split())
     expected = [("GO", "GO"), ("ONE", None), ("TWO", "TWO"), ("SIX", "SIX"), (None, "TEN")]
     assert pairs == expected
-
-
-def test_blank_share_counts_only_frames_that_are_there():
-    best = np.array([[2, 2], [0, 2], [2, 1]])  # (T, B); label 2 is the blank
-    log_probs = np.eye(3)[best]
-    assert blank_share(log_probs, np.array([3, 3]), blank=2) == 4 / 6
-    assert blank_share(log_probs, np.array([2, 1]), blank=2) == 2 / 3
-    assert blank_share(log_probs, np.array([0, 0]), blank=2) == 0.0

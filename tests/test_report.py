@@ -110,7 +110,7 @@ def scored(name: str, reference: str, hypothesis: str, duration: float = 1.0, **
 def evaluation(utterances: list[Scored]) -> Evaluation:
     words = sum((each.words for each in utterances), EditCounts())
     characters = sum((each.characters for each in utterances), EditCounts())
-    return Evaluation(utterances, words, characters, blank_share=0.625)
+    return Evaluation(utterances, words, characters, blanks=5, frames=8)
 
 
 @dataclass

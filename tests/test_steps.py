@@ -19,6 +19,7 @@ from common.errors import Diverged, UserError
 from common.memory import Forecast, forecast_memory
 from common.nn import Dropout, MaskedBatchNorm, frame_mask, uniform
 from common.progress import Progress
+from common.ranks import Ranks
 from common.recipe import Recipe
 from common.recogniser import Forward, Recogniser
 from common.scaling import LossScale
@@ -286,16 +287,6 @@ def test_a_rank_that_only_keeps_step_gives_nothing_and_takes_what_the_others_fou
         assert (moved < 0).all() if "moving" not in name else not moved.any(), name
 
 
-def test_what_is_asked_of_one_rank_is_known_to_all(bench):
-    assert (bench.step.anywhere(True), bench.step.anywhere(False)) == (True, False)
-    for others in (0.0, 1.0):
-        bench.step.reduce = lambda flags, others=others: [flag + others for flag in flags]
-        try:
-            assert bench.step.anywhere(True) and bench.step.anywhere(False) == bool(others)
-        finally:
-            bench.step.reduce = None
-
-
 def test_the_mean_is_over_the_utterances_of_all_ranks(bench):
     alone, _ = bench(make_batch())
     shared_step, _ = bench(make_batch(), total=20)
@@ -380,19 +371,59 @@ def test_bad_data_do_not_lower_the_scale(dynamic):
 
 
 def test_several_ranks_agree_on_what_an_overflow_is(dynamic, monkeypatch):
-    """An utterance of another rank is bad: the norm says so to all, the flag says why."""
-    for elsewhere in (0.0, 1.0):
-        flags = []
+    """An utterance of another rank is bad: the norm says so to all, the counts say why."""
 
-        def reduce(given, elsewhere=elsewhere, flags=flags):
-            if given[0].shape == (1,) and len(given) == 1:
-                flags.append(float(given[0].asnumpy()[0]))
-                return [given[0] + elsewhere]
-            return tuple(each + np.float32(np.inf) for each in given)
+    class Two(Ranks):
+        bad = 0
 
-        monkeypatch.setattr(dynamic.step, "reduce", reduce)
+        def agree(self, *values):
+            return np.array([values, np.zeros(len(values))]) + [[0], [self.bad]]
+
+        def texts(self, text):
+            return [text, "1-3" if self.bad else ""]
+
+    ranks = Two()
+    ranks.count = 2
+    monkeypatch.setattr(dynamic.step, "ranks", ranks)
+    monkeypatch.setattr(
+        dynamic.step, "reduce", lambda given: tuple(each + np.float32(np.inf) for each in given)
+    )
+    ours = ", ".join(make_batch().ids)
+    for ranks.bad, blamed in ((0, [f"{ours} (rank 0)"]), (1, ["1-3 (rank 1)"])):
         result = dynamic.step([make_batch()], 0.1, number=1, total=10)
-        assert (result.applied, result.overflowed, flags) == (False, not elsewhere, [0.0])
+        assert (result.applied, result.overflowed) == (False, not ranks.bad)
+        assert result.blamed == blamed
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_rank_with_fewer_micro_batches_goes_on_with_rows_of_no_frames(
+    static, normalised, monkeypatch
+):
+    class Busier(Ranks):
+        def agree(self, *values):
+            return np.array([values, (4, *values[1:])])
+
+    step, seen = normalised.step, []
+    gradients, batch = step.gradients, make_batch((9, 8, 6, 5))
+
+    class Recorder:
+        def set_train(self):
+            gradients.set_train()
+
+        def __call__(self, features, lengths, *rest):
+            seen.append((features.shape, lengths.asnumpy().tolist(), rest[-1].asnumpy().any()))
+            fresh = tuple(ops.zeros_like(weight) for weight in step.update.weights)
+            return Tensor(np.zeros(2, np.float32)), fresh
+
+    expected = [(2, [9, 8], True), (2, [6, 5], True), (2, [0, 0], False), (2, [0, 0], False)]
+    monkeypatch.setattr(step, "gradients", Recorder())
+    monkeypatch.setattr(step, "synchronised", [normalised.network.norm])
+    monkeypatch.setattr(step, "ranks", Busier())
+    monkeypatch.setattr(step, "static", static)
+    monkeypatch.setattr(step, "forecast", dataclasses.replace(ENDLESS, micro_batch=2))
+    step([batch], 0.0, number=1)
+    assert [(shape[0], lengths, counts) for shape, lengths, counts in seen] == expected
+    assert not static or {shape[2] for shape, *_ in seen} == {9}
 
 
 def test_the_moving_average_follows_the_steps_that_are_applied():
