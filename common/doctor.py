@@ -246,8 +246,8 @@ def figures_of(kernels: _Process, trial: _Process) -> dict[str, Any]:
 
 
 def smallest_preset(recipe: Recipe, config: Any) -> str:
-    """The preset whose network keeps least in memory for a frame, where that is less than half of
-    the configured one's: a small network, to be timed; else ""."""
+    """The preset whose network keeps least in memory for a frame, a cheap sign of a small one, if
+    that is less than the configured one keeps; else "". How much quicker it is, is to be timed."""
     dimension = recipe.build_featurizer(config.DataConfig).dimension
     sizes = {
         name: recipe.activation_bytes(network_of(recipe, name), dimension)
@@ -255,7 +255,7 @@ def smallest_preset(recipe: Recipe, config: Any) -> str:
     }
     name = min(sizes, key=sizes.get, default="")
     ours = recipe.activation_bytes(config.ModelConfig, dimension)
-    return name if name and sizes[name] < ours / 2 else ""
+    return name if name and sizes[name] < ours else ""
 
 
 # ---- devices

@@ -127,12 +127,13 @@ def training(
     source = _data(recogniser)
     plan, longest = _plan(recogniser, source)
     data = config.DataConfig
-    say(memory=forecast.line(data.batch_size, longest), limit=forecast.limit)
+    say(limit=forecast.limit)
     try:
         forecast.check(longest)
     except UserError as error:
         say(obstacle=str(error))
         return
+    say(memory=forecast.line(data.batch_size, longest))
     step = TrainStep(recogniser, forecast)
     weights = list(recogniser.network.get_parameters())
     say(

@@ -19,10 +19,10 @@ from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
-    "advice archives audio augment batching beam cli config corpora dataset decoding doctor errors "
-    "features files film history language manifest memory metrics mindrecord pictures porting processes "
-    "recipe records report runtime scaling schedules sources staging text torch_weights "
-    "transcripts validation"
+    "advice archives audio augment batching beam cli config corpora dataset decoding doctor "
+    "errors features files film history language manifest memory metrics mindrecord pictures "
+    "porting processes recipe records report runtime scaling schedules sources staging text "
+    "torch_weights transcripts validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905
     "create_mindrecord doctor eval export mind2pt pt2mind train transcribe validate".split()
