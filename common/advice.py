@@ -57,7 +57,7 @@ class Figures:
     devices: tuple[str, ...] = ("CPU",)
     cores: int = 1  # that this process may use
     threads: int = 0  # that oneDNN uses; 0: not known
-    load: float = 0.0  # processes of others that wanted a core in the last minute
+    load: float = 0.0  # cores that others kept busy before anything was measured
     avx512: bool = False
     instructions: str = ""  # ONEDNN_MAX_CPU_ISA, if that keeps AVX-512 from being used
     kernels: dict[str, Kernel] = field(default_factory=dict)
@@ -205,8 +205,8 @@ def end_other_work(figures: Figures) -> Advice | None:
     factor = (figures.cores + figures.load) / figures.cores
     return Advice(
         factor,
-        f"end what else runs here, which had {figures.load:.1f} processes for the {figures.cores} "
-        f"cores in the last minute: about {factor:.1f} times as fast (and measure again)",
+        f"end what else runs here, which kept {figures.load:.1f} of the {figures.cores} cores "
+        f"busy: up to {factor:.1f} times as fast (and measure again)",
     )
 
 

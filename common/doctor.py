@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ KERNEL_SECONDS = 120.0  # after which the small operators are given up
 # train-clean-100, 100.6 hours at 16 kHz, is 6.3 GB of FLAC: 0.54.
 FLAC = 0.65
 GPU_LIBRARIES = ("libcudart.so.11.0", "libcublas.so.11", "libcudnn.so.8")
-SETTINGS = ("ONEDNN_", "OMP_", "KMP_", "MKL_", "CUDA_VISIBLE", "ASCEND_", "DEVICE_ID", "MS_")
+SETTINGS = ("ONEDNN_", "OMP_", "KMP_", "MKL_", "CUDA_VISIBLE", "ASCEND_RT_", "DEVICE_ID", "MS_")
 OUR_SETTINGS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}  # by `runtime.set_environment`
 _PIN = re.compile(r"^([\w.-]+)==([^\s;#]+)(?:\s*;\s*python_version\s*(>=|<)\s*\"3\.(\d+)\")?")
 
@@ -61,7 +62,7 @@ def examine(
     cores = len(os.sched_getaffinity(0))
     figures = Figures(
         cores=cores,
-        load=os.getloadavg()[0],
+        load=busy_cores(),
         avx512=runtime.has_avx512(),
         instructions=runtime.instructions_limit(),
         epochs=config.TrainingConfig.epochs,
@@ -320,6 +321,29 @@ def _processor() -> str:
     return match[1].strip() if match else platform.machine()
 
 
+def busy_cores(
+    wait: Callable[[float], None] = time.sleep,
+    read: Callable[[], str] = lambda: Path("/proc/stat").read_text(encoding="utf-8"),
+) -> float:
+    """How many cores were busy during half a second in which this process did nothing (Linux's
+    proc_stat(5): user, nice, system, idle, iowait, ... in ticks of all cores together).
+
+    Not the load average, which remembers what ended a minute ago.
+    """
+
+    def ticks() -> list[int]:
+        return [int(value) for value in read().split("\n", 1)[0].split()[1:9]]
+
+    try:
+        before = ticks()
+        wait(0.5)
+        spent = [after - earlier for after, earlier in zip(ticks(), before)]
+        idle = spent[3] + spent[4]
+    except (OSError, ValueError, IndexError):  # another system
+        return 0.0
+    return (os.cpu_count() or 1) * (1 - idle / sum(spent)) if sum(spent) else 0.0
+
+
 def kernel_lines(figures: Figures) -> list[str]:
     if not figures.kernels:
         return ["not measured"]
@@ -402,15 +426,15 @@ def _disk(
         what = f"checkpoints, {group.keep_checkpoint_max} of {_size(numbered)}"
         needs.append((what, Path(group.ckpt_path), need))
     records = Path(data.mindrecord_format.replace("{split}", "train")).parent
-    if trial.get("converted"):
-        pass
-    elif (seconds := trial.get("everything")) is not None:
+    if not trial.get("converted") and (seconds := trial.get("everything")) is not None:
         need = record_bytes(data, seconds, trial.get("dimension", 0))
         needs.append(("MindRecord files to make", records, need))
     lines, obstacles = [], []
     for what, folder, need in needs:
         free = usage(existing(folder)).free
         lines.append(f"{what}: about {_size(need)} in {folder}, where {_size(free)} are free")
+        if not os.access(existing(folder), os.W_OK):
+            obstacles.append(f"{folder}: cannot be written: choose another folder")
         if need > free:
             obstacles.append(
                 f"{folder}: {_size(free)} free, {what} need about {_size(need)}: make room, or "

@@ -121,7 +121,7 @@ CASES = {
         advice.end_other_work,
         replace(RUN, load=2.0),
         1.5,
-        "2.0 processes",
+        "2.0 of the 4 cores",
         replace(RUN, load=1.9),
     ),
     "micro-batches": (
@@ -225,6 +225,17 @@ def test_why_a_process_failed_is_one_line():
 # ---- devices, versions, disk
 
 
+def test_busy_cores_are_counted_while_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    #             user nice system idle iowait irq softirq steal
+    texts = iter(
+        ["cpu  100 50 10 1000 40 1 2 3 0 0\ncpu0 9", "cpu  150 70 15 1250 60 1 2 58 0 0\n"]
+    )
+    # 50 + 20 + 5 + 55 busy ticks of 400
+    assert doctor.busy_cores(lambda s: None, lambda: next(texts)) == pytest.approx(8 * 130 / 400)
+    assert doctor.busy_cores(lambda s: None, lambda: "") == 0.0
+
+
 def test_devices_say_what_they_lack():
     driver = "libcuda.so.1"
     assert "no NVIDIA driver" in doctor.why_no_gpu(lambda name: False)
@@ -274,7 +285,7 @@ def test_versions_that_clash_are_named():
     assert obstacles == ["not installed: scipy: bash scripts/setup.sh"]
 
 
-def test_disk_that_is_too_small_keeps_a_run_from_starting(tmp_path):
+def test_disk_that_is_too_small_keeps_a_run_from_starting(tmp_path, monkeypatch):
     config = RECIPE.train_config()
     config.CheckpointConfig.ckpt_path = str(tmp_path / "not" / "there")
     config.CheckpointConfig.keep_checkpoint_max = 4
@@ -288,6 +299,9 @@ def test_disk_that_is_too_small_keeps_a_run_from_starting(tmp_path):
     assert "16.0 GiB" in lines[0] and obstacles == []
     _, (obstacle,) = doctor._disk(config, trial, disk(need - 1))
     assert str(tmp_path) in obstacle and "\n" not in obstacle
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    _, (obstacle,) = doctor._disk(config, trial, disk(need))
+    assert "cannot be written" in obstacle
 
 
 def test_records_need_what_their_store_keeps():
