@@ -390,6 +390,44 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     return 1 if bad else 0
 
 
+def doctor(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="doctor.py",
+        description="Say what this machine can do for the configured run: devices, kernels, "
+        "memory, disk, versions, the time of an epoch, and the one change that would help most. "
+        "Exit code 1 where something keeps train.py from starting.",
+    )
+    _add_config(parser, recipe)
+    _add_device(parser)
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="for which train steps are timed"
+    )
+    parser.add_argument("--measure", choices=("kernels", "training"), help=argparse.SUPPRESS)
+    parser.add_argument("--network_of", metavar="PRESET", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    config = _config(arguments, recipe)
+    if not 1 <= arguments.seconds <= 3600:
+        raise UserError(f"--seconds {arguments.seconds:g}: expected from 1 to 3600")
+    from common.doctor import examine, network_of
+
+    device = arguments.device_target, arguments.device_id
+    if arguments.measure:  # in a process that `examine` started
+        from common import trials
+
+        if arguments.measure == "kernels":
+            trials.kernels(*device)
+        else:
+            if arguments.network_of:
+                config.ModelConfig = network_of(recipe, arguments.network_of)
+            quick = bool(arguments.network_of)
+            trials.training(recipe, config, *device, arguments.seconds, quick)
+        return 0
+
+    found = examine(recipe, config, list(argv), arguments.device_target, arguments.seconds)
+    print("\n".join(found.lines))
+    return 1 if found.obstacles else 0
+
+
 # ---- what the entry points share
 
 

@@ -43,8 +43,18 @@ def set_environment() -> None:
 
 def native_convolutions(device: str) -> bool:
     """Whether the device's own convolution is the one to use, or else matrix products."""
-    limited = os.environ.get(_INSTRUCTIONS, "").upper() in _WITHOUT_AVX512
-    return device != "CPU" or not _is_x86() or limited or "avx512f" not in (_cpu_flags() or ())
+    return device != "CPU" or not has_avx512() or bool(instructions_limit())
+
+
+def has_avx512() -> bool:
+    """Whether this is an x86-64 processor with AVX-512, allowed or not."""
+    return _is_x86() and "avx512f" in (_cpu_flags() or ())
+
+
+def instructions_limit() -> str:
+    """The setting of ONEDNN_MAX_CPU_ISA, where it keeps AVX-512 from being used, else ""."""
+    limit = os.environ.get(_INSTRUCTIONS, "")
+    return limit if limit.upper() in _WITHOUT_AVX512 else ""
 
 
 def _is_x86() -> bool:

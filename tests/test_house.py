@@ -19,13 +19,13 @@ from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
-    "archives audio augment batching beam cli config corpora dataset decoding download errors "
-    "features files film history language librispeech manifest memory metrics mindrecord "
-    "pictures porting processes recipe records report runtime scaling schedules sources staging "
-    "text torch_weights transcripts validation"
+    "advice archives audio augment batching beam cli config corpora dataset decoding doctor "
+    "download errors features files film history language librispeech manifest memory metrics "
+    "mindrecord pictures porting processes recipe records report runtime scaling schedules "
+    "sources staging text torch_weights transcripts validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905
-    "create_mindrecord eval export mind2pt pt2mind train transcribe validate".split()
+    "create_mindrecord doctor eval export mind2pt pt2mind train transcribe validate".split()
 )
 
 
@@ -56,7 +56,7 @@ def test_the_numpy_half_and_the_recipe_import_no_mindspore():
 def test_every_module_of_common_is_on_one_side_or_the_other():
     heavy = (  # noqa: SIM905
         "checkpoint conversion convolution evaluation export logs nn optimizer planner precision "
-        "progress ranks recogniser steps suspects training"
+        "progress ranks recogniser steps suspects training trials"
     ).split()
     names = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
     assert names == {*NUMPY_HALF, *heavy}

@@ -1,0 +1,282 @@
+"""What a run will take, and the one change that would help most: arithmetic on measured figures.
+
+Each rule is a function of the figures that returns an Advice or None; `best_advice` takes the one
+with the largest factor. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from common.runtime import DEVICES
+
+WORTH = 1.1  # a change that promises less is not worth a sentence
+LONG_RUN = 24 * 3600.0  # seconds; a smaller network is proposed for runs from here on
+EXTENDED = 0.3  # uncertainty where step times were extended beyond the longest that was timed
+LEAST = 0.1  # uncertainty of any timing here: machines drift
+# A rough guess, for want of a measurement: the MindSpore model zoo's DeepSpeech2 took 2.1 s for 20
+# utterances of about 12 s on a V100, where 2 cores of a server train on 10 s of speech a second.
+ACCELERATED = 10.0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A small operator, timed."""
+
+    names: tuple[str, ...]  # what oneDNN calls the kernels that ran; () on other devices
+    seconds: float
+    gflops: float  # GFLOP/s
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Train steps of one size."""
+
+    rows: int  # utterances
+    of: int  # ... of the so many that a batch of the run has
+    frames: int  # feature frames that each is padded to
+    seconds: tuple[float, ...]  # of each step
+
+    @property
+    def padded(self) -> int:
+        return self.rows * self.frames
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that was found out; what was not stays as it is here."""
+
+    device: str = "CPU"
+    devices: tuple[str, ...] = ("CPU",)
+    cores: int = 1  # that this process may use
+    threads: int = 0  # that oneDNN uses; 0: not known
+    load: float = 0.0  # cores that others kept busy before anything was measured
+    avx512: bool = False
+    instructions: str = ""  # ONEDNN_MAX_CPU_ISA, if that keeps AVX-512 from being used
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    unlimited: dict[str, Kernel] = field(default_factory=dict)  # the same without that setting
+    operators: tuple[str, ...] = ()  # of the network: "convolution", "LSTM"
+    steps: tuple[Timed, ...] = ()
+    planned: tuple[int, ...] = ()  # padded frames of each batch of an epoch
+    speech: float = 0.0  # seconds in an epoch
+    epochs: int = 1
+    delivered: float = 0.0  # seconds of speech a second that the loader makes; 0: not measured
+    workers: int = 1
+    micro_rows: tuple[int, int] = (0, 0)  # utterances at once: as configured, as memory allows
+    micro_seconds: tuple[float, float] = (0.0, 0.0)  # of the same step with each
+    micro_key: str = "TrainingConfig.micro_batch"  # that makes them as few
+    paddings: dict[str, int] = field(default_factory=dict)  # padded frames under other settings
+    smaller: str = ""  # preset
+    smaller_epoch: float = 0.0  # seconds
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of an epoch, in seconds."""
+
+    seconds: float
+    low: float
+    high: float
+    computing: float  # of the seconds: train steps ...
+    loading: float  # ... and what the loader takes for an epoch by itself
+    extended: bool  # whether batches of the run are larger than what was timed
+
+
+@dataclass(frozen=True)
+class Advice:
+    factor: float  # by which a run would be shorter
+    sentence: str
+
+
+# ---- forecast
+
+
+def step_seconds(steps: Sequence[Timed], padded: np.ndarray) -> np.ndarray:
+    """Time of a step for so many padded frames: (N,) -> (N,).
+
+    Straight lines between the sizes that were timed and on beyond the last; below the first the
+    first line, and never less than in proportion.
+    """
+    best: dict[int, float] = {step.padded: step.median for step in steps}
+    sizes = np.array(sorted(best), float)
+    times = np.maximum.accumulate([best[int(size)] for size in sizes])
+    padded = np.asarray(padded, float)
+    if len(sizes) == 1:
+        return times[0] * padded / sizes[0]
+    last = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
+    first = (times[1] - times[0]) / (sizes[1] - sizes[0])
+    found = np.interp(padded, sizes, times)
+    found += np.maximum(padded - sizes[-1], 0) * last
+    below = np.maximum(times[0] - (sizes[0] - padded) * first, times[0] * padded / sizes[0])
+    return np.where(padded < sizes[0], below, found)
+
+
+def forecast_epoch(figures: Figures) -> Forecast | None:
+    """None without timed steps or without a plan.
+
+    On the CPU the loader's threads take their share of the cores from the train steps; beside a
+    card they work at the same time.
+    """
+    if not figures.steps or not figures.planned:
+        return None
+    planned = np.array(figures.planned)
+    computing = float(step_seconds(figures.steps, planned).sum())
+    loading = figures.speech / figures.delivered if figures.delivered else 0.0
+    busy = computing
+    if figures.device == "CPU":
+        busy += loading * min(1.0, figures.workers / figures.cores)
+    seconds = max(busy, loading)
+    extended = bool(planned.max() > 1.2 * max(step.padded for step in figures.steps))
+    best, worst = (
+        float(step_seconds(steps, planned).sum()) / computing
+        for steps in (
+            [replace(step, seconds=(bound(step.seconds),)) for step in figures.steps]
+            for bound in (min, max)
+        )
+    )
+    # Reckoned from fewer utterances at once, it is too much rather than too little.
+    return Forecast(
+        seconds,
+        seconds * min(best, 1 - (EXTENDED if extended else LEAST)),
+        seconds * max(worst, 1 + LEAST),
+        computing,
+        loading,
+        extended,
+    )
+
+
+# ---- rules
+
+
+def another_device(figures: Figures) -> Advice | None:
+    better = [device for device in DEVICES if device in figures.devices]
+    if not better or DEVICES.index(better[0]) >= DEVICES.index(figures.device):
+        return None
+    if figures.device != "CPU":
+        return None
+    return Advice(
+        ACCELERATED,
+        f"train on the {better[0]} that is there (--device_target {better[0]}): perhaps "
+        f"{ACCELERATED:.0f} times as fast, a guess",
+    )
+
+
+def allow_avx512(figures: Figures) -> Advice | None:
+    if not (figures.instructions and figures.avx512 and figures.unlimited):
+        return None
+    names = {"LSTM": ("LSTM", "LSTM"), "convolution": ("native", "matmul")}
+    # What each operator of the network takes now, and what it would take.
+    pairs = [
+        (figures.kernels[now], figures.unlimited[then])
+        for name, (now, then) in names.items()
+        if name in figures.operators and now in figures.kernels and then in figures.unlimited
+    ]
+    if not pairs:
+        return None
+    factor = sum(now.seconds for now, _ in pairs) / sum(then.seconds for _, then in pairs)
+    return Advice(
+        factor,
+        f"unset ONEDNN_MAX_CPU_ISA (now {figures.instructions}), since this processor has AVX-512: "
+        f"its operators took {factor:.1f} times as long with it, a step takes up to so much longer",
+    )
+
+
+def use_all_cores(figures: Figures) -> Advice | None:
+    if figures.device != "CPU" or not 0 < figures.threads < figures.cores:
+        return None
+    factor = figures.cores / figures.threads
+    return Advice(
+        factor,
+        f"let MindSpore use all {figures.cores} cores (it has {figures.threads} threads; see "
+        f"OMP_NUM_THREADS): up to {factor:.1f} times as fast",
+    )
+
+
+def end_other_work(figures: Figures) -> Advice | None:
+    if figures.device != "CPU" or figures.load < 0.5 * figures.cores:
+        return None
+    factor = (figures.cores + figures.load) / figures.cores
+    return Advice(
+        factor,
+        f"end what else runs here, which kept {figures.load:.1f} of the {figures.cores} cores "
+        f"busy: up to {factor:.1f} times as fast (and measure again)",
+    )
+
+
+def larger_micro_batches(figures: Figures) -> Advice | None:
+    (now, could), (before, after) = figures.micro_rows, figures.micro_seconds
+    if not 0 < now < could or after <= 0:
+        return None
+    factor = before / after
+    return Advice(
+        factor,
+        f"let {could} utterances through at once, which this machine's memory allows, instead of "
+        f"{now} ({figures.micro_key}): a step took {before:.2f} s and then {after:.2f} s, "
+        f"{factor:.1f} times as fast",
+    )
+
+
+def less_padding(figures: Figures) -> Advice | None:
+    if not figures.paddings or not figures.planned:
+        return None
+    change, frames = min(figures.paddings.items(), key=lambda item: item[1])
+    factor = sum(figures.planned) / frames
+    return Advice(
+        factor,
+        f"--set {change} leaves out padding, of which the batches have too much: "
+        f"{factor:.2f} times as fast",
+    )
+
+
+def more_workers(figures: Figures) -> Advice | None:
+    now = forecast_epoch(figures)
+    if now is None or figures.workers >= figures.cores or now.loading <= now.computing:
+        return None
+    delivered = figures.delivered * figures.cores / figures.workers
+    then = forecast_epoch(replace(figures, workers=figures.cores, delivered=delivered))
+    factor = now.seconds / then.seconds
+    return Advice(
+        factor,
+        f"--set workers={figures.cores} (now {figures.workers}): training waits for the loader, "
+        f"which makes {figures.delivered:.0f} s of speech a second; about {factor:.1f} times as "
+        "fast",
+    )
+
+
+def smaller_network(figures: Figures) -> Advice | None:
+    now = forecast_epoch(figures)
+    if now is None or not figures.smaller or figures.smaller_epoch <= 0:
+        return None
+    if now.seconds * figures.epochs < LONG_RUN:
+        return None
+    factor = now.seconds / figures.smaller_epoch
+    return Advice(
+        factor,
+        f"a smaller network: the ModelConfig of presets/{figures.smaller}.yaml trains "
+        f"{factor:.0f} times as fast here, and errs more",
+    )
+
+
+RULES = (
+    another_device,
+    allow_avx512,
+    use_all_cores,
+    end_other_work,
+    larger_micro_batches,
+    less_padding,
+    more_workers,
+    smaller_network,
+)
+
+
+def best_advice(figures: Figures) -> Advice | None:
+    """The change that promises most; None where none promises more than WORTH."""
+    found = [advice for rule in RULES if (advice := rule(figures)) and advice.factor >= WORTH]
+    return max(found, key=lambda advice: advice.factor, default=None)

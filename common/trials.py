@@ -1,0 +1,456 @@
+"""What `doctor` measures, each in a process of its own: kernels, and train steps of the run.
+
+Every finding is a line of its own on stdout, `MARK` and JSON, written as soon as it is known: what
+a process found before it was killed or ran out of time is not lost.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from common import memory, runtime
+from common.audio import audio_info
+from common.augment import Augmentation
+from common.batching import PlannedBatch, aligned, padded_share
+from common.conversion import open_split, read_split, shard_files
+from common.convolution import MatmulConvolution, MatmulTimeConvolution, convolution
+from common.dataset import Batch, batches
+from common.doctor import MARK
+from common.errors import UserError
+from common.manifest import Utterance, listed, without_copies
+from common.nn import FusedLSTM, Recurrent
+from common.planner import Planner, trainable
+from common.recipe import Recipe, labels_file
+from common.recogniser import Recogniser
+from common.sources import Entry, Row, Source
+from common.steps import TrainStep
+from common.text import Vocabulary, ctc_frames_needed
+
+HEADERS = 500  # recordings whose headers are read where a manifest gives no durations
+STEPS = 3  # timed of each size, where there is time for them
+QUANTILES = (0.05, 0.5, 0.95)  # of the batches of an epoch, by their padded frames
+LOADING = 4.0  # seconds for which the loader is timed, and so many batches at most:
+LOADED = 24
+NOTHING_AT_HAND = (2.0, 8.0, 14.0)  # seconds of an utterance where there are no data
+
+
+def say(**values: Any) -> None:
+    print(MARK + json.dumps(values), flush=True)
+
+
+# ---- kernels
+
+
+def kernels(device_target: str | None, device_id: int | None) -> None:
+    """A convolution of DeepSpeech2's second kind by MindSpore's operator ("native") and by matrix
+    products ("matmul"), and an LSTM: seconds and GFLOP/s of the quickest of three runs.
+
+    Under ONEDNN_VERBOSE=1 oneDNN's own lines, of what it runs, come in between.
+    """
+    say(devices=runtime.available_devices(), versions=runtime.versions())
+    device = runtime.set_device(device_target, device_id)
+    rng = np.random.default_rng(0)
+
+    def values(*shape: int) -> Tensor:
+        return Tensor((0.02 * rng.standard_normal(shape)).astype(np.float32))
+
+    outputs, inputs, height, width, bins, frames = 32, 32, 21, 11, 20, 40
+    weight, x = values(outputs, inputs, height, width).asnumpy(), values(1, inputs, bins, frames)
+    # Two for each product: a multiplication and an addition.
+    operations = 2 * outputs * inputs * height * width * (bins // 2) * frames
+    for name, native in (("native", True), ("matmul", False)):
+        cell = convolution(weight, (2, 1), native)
+        cell.set_train(False)
+        _time_kernel(name, cell, (x,), operations)
+
+    if device == "Ascend":  # another operator, in float16
+        return
+    size, rows, frames = 512, 4, 100
+    shapes = (frames, rows, size), (4 * size, size), (4 * size, size), (4 * size,)
+    shapes += () if device == "CPU" else ((4 * size,),)
+    arguments = [values(*shape) for shape in shapes]
+    if device == "CPU":
+        arguments.append(values(4 * size))
+    cell = FusedLSTM(size, size, summed_bias=device == "CPU")
+    _time_kernel("LSTM", cell, arguments, 2 * 8 * size * size * rows * frames)
+
+
+def _time_kernel(name: str, cell: nn.Cell, arguments: Sequence[Tensor], operations: int) -> None:
+    say(begin=name)
+    times = []
+    for _ in range(4):  # the first compiles
+        started = time.perf_counter()
+        cell(*arguments).asnumpy()
+        times.append(time.perf_counter() - started)
+    seconds = min(times[1:])
+    say(end=name, seconds=seconds, gflops=operations / seconds / 1e9)
+
+
+# ---- the run
+
+
+def training(
+    recipe: Recipe,
+    config: Any,
+    device_target: str | None,
+    device_id: int | None,
+    seconds: float,
+    quick: bool = False,
+) -> None:
+    """Memory, plan and loader of the configured run, and train steps within about `seconds`.
+
+    quick: only what the forecast of an epoch needs. What keeps train.py from starting is said as
+    an obstacle.
+    """
+    device = runtime.set_device(device_target, device_id)
+    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+    ms.set_seed(config.TrainingConfig.seed)
+    recogniser = Recogniser.create(recipe, config, vocabulary, device)
+    forecast = memory.forecast_memory(recogniser)
+    say(
+        device=device,
+        parameters=recogniser.parameters(),
+        dimension=recogniser.featurizer.dimension,
+        operators=_operators(recogniser.network),
+    )
+
+    source = _data(recogniser)
+    plan, longest = _plan(recogniser, source)
+    data = config.DataConfig
+    say(limit=forecast.limit)
+    try:
+        forecast.check(longest)
+    except UserError as error:
+        say(obstacle=str(error))
+        return
+    say(memory=forecast.line(data.batch_size, longest))
+    step = TrainStep(recogniser, forecast)
+    weights = list(recogniser.network.get_parameters())
+    say(
+        checkpoint=_bytes(weights) + _bytes(step.state().values()),
+        best=_bytes(weights),
+    )
+    if source is not None and not quick:
+        _loader(recogniser, source, plan)
+    _Steps(recogniser, step, source, plan, seconds, quick).run()
+
+
+def _bytes(parameters: Iterable[Any]) -> int:
+    return sum(parameter.size * parameter.itemsize for parameter in parameters)
+
+
+def _operators(network: nn.Cell) -> list[str]:
+    cells = [cell for _, cell in network.cells_and_names()]
+    found = []
+    if any(
+        isinstance(each, (nn.Conv2d, MatmulConvolution, MatmulTimeConvolution)) for each in cells
+    ):
+        found.append("convolution")
+    if any(isinstance(each, Recurrent) for each in cells):
+        found.append("LSTM")
+    return found
+
+
+# ---- data
+
+
+def _data(recogniser: Recogniser) -> Source | None:
+    """What would be trained on: the converted utterances, or else those of the manifest."""
+    data = recogniser.config.DataConfig
+    log = logging.getLogger("doctor")
+    log.propagate = False
+    try:
+        source = open_split(recogniser, "train")
+        said = str(shard_files(data, "train")[0])
+    except UserError as error:
+        say(obstacle=str(error))
+        try:
+            source, said = _from_manifest(recogniser)
+        except UserError as missing:
+            say(obstacle=str(missing))
+            return None
+    else:
+        say(converted=True)
+    try:
+        chosen = trainable(recogniser, source, log)
+        Augmentation(data.AugmentationConfig).check(chosen.store)
+    except UserError as error:
+        say(obstacle=str(error))
+        return None
+    if data.val_manifest:
+        try:
+            open_split(recogniser, "val")
+        except UserError as error:
+            say(obstacle=str(error))
+    say(source=said, utterances=len(chosen), everything=float(source.durations.sum()))
+    return chosen
+
+
+class ListedSource(Source):
+    """Utterances of a manifest with durations that are known, or guessed: nothing is opened."""
+
+    store = "audio"
+
+    def __init__(self, utterances: list[Utterance], entries: list[Entry], labels: list[list[int]]):
+        super().__init__(entries)
+        self._audio = [utterance.audio for utterance in utterances]
+        self._labels = labels
+
+    def read(self, indices: Iterable[int]) -> Iterator[Row]:
+        for index in indices:
+            labels = np.array(self._labels[index], np.int32)
+            yield Row(int(index), self.ids[index], labels, audio=self._audio[index])
+
+
+def _from_manifest(recogniser: Recogniser) -> tuple[Source, str]:
+    data, vocabulary = recogniser.config.DataConfig, recogniser.vocabulary
+    everything = read_split(data, vocabulary, "train")
+    if data.ignore_offline_speed_perturbation:
+        everything = without_copies(everything, listed(data.train_manifest))
+    good = []
+    for utterance in everything:
+        text = vocabulary.normalise(utterance.text)
+        if text and not vocabulary.unknown(text):
+            good.append((utterance, text, vocabulary.encode(text)))
+    if not good:
+        raise UserError(f"{listed(data.train_manifest)}: no text that the labels can spell")
+    durations, guessed = guess_durations([utterance for utterance, *_ in good])
+    rate = recogniser.featurizer.config.sample_rate
+    entries = [
+        Entry(
+            id=utterance.id,
+            text=text,
+            duration=float(duration),
+            frames=int(recogniser.featurizer.frames(round(duration * rate))),
+            labels=len(labels),
+            ctc_frames=ctc_frames_needed(labels),
+            copy_of=utterance.copy_of,
+        )
+        for (utterance, text, labels), duration in zip(good, durations)
+    ]
+    said = listed(data.train_manifest)
+    if guessed:
+        said += f" (lengths of {guessed} recordings guessed from {HEADERS} others)"
+    utterances, labels = [each[0] for each in good], [each[2] for each in good]
+    return ListedSource(utterances, entries, labels), said
+
+
+def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
+    """(N,) seconds: what the manifest says, or the header; of more than HEADERS recordings without
+    a duration the others' are drawn from those. And how many were.
+
+    Raises UserError where none can be read.
+    """
+    found = np.array([np.nan if u.duration is None else u.duration for u in utterances], float)
+    unknown, rng = np.flatnonzero(np.isnan(found)), np.random.default_rng(0)
+    first_error = None
+    for index in rng.permutation(unknown)[:HEADERS]:
+        try:
+            found[index] = audio_info(utterances[index].audio).duration
+        except UserError as error:
+            first_error = first_error or error
+    known = found[~np.isnan(found)]
+    if not len(known):
+        raise first_error
+    rest = np.isnan(found)
+    found[rest] = rng.choice(known, np.count_nonzero(rest))
+    return found, max(0, len(unknown) - HEADERS)
+
+
+def _plan(recogniser: Recogniser, source: Source | None) -> tuple[list[PlannedBatch], int]:
+    """The batches of the second epoch, when they are shuffled, and the longest of them."""
+    data, features = recogniser.config.DataConfig, recogniser.featurizer
+    if source is None:
+        lengths = [min(each, data.max_duration) for each in NOTHING_AT_HAND]
+        frames = [features.frames(round(each * features.config.sample_rate)) for each in lengths]
+        rows = data.batch_size
+        plan = [PlannedBatch((0,) * rows, each, max(each // 10, 1), rows) for each in frames]
+        return plan, max(frames)
+    planner = Planner(recogniser, source)
+    plan = planner.plan(1)
+    planned = [_padded(batch, data.pad_align) for batch in plan]
+    paddings = {}
+    changes = {}
+    if data.pad_align > 1:
+        changes["pad_align"] = 1
+    if recogniser.static:
+        changes["static_shapes"] = 2 * data.static_shapes
+    for key, value in changes.items():
+        other = copy.deepcopy(recogniser.config)
+        setattr(other.DataConfig, key, value)
+        others = Planner(replace(recogniser, config=other), source).plan(1)
+        paddings[f"{key}={value}"] = sum(
+            _padded(each, other.DataConfig.pad_align) for each in others
+        )
+    say(
+        planned=planned,
+        speech=float(sum(source.durations[list(b.indices[: b.valid])].sum() for b in plan)),
+        padding=padded_share(plan, source.frames),
+        paddings=paddings,
+        durations=np.quantile(source.durations, [0, 0.5, 1]).tolist(),
+    )
+    return plan, int(source.frames.max())
+
+
+def _padded(batch: PlannedBatch, pad_align: int) -> int:
+    return len(batch.indices) * int(aligned(batch.frames, pad_align))
+
+
+def _loader(recogniser: Recogniser, source: Source, plan: list[PlannedBatch]) -> None:
+    """Seconds of speech that the loader makes in a second, with nothing beside it."""
+    config = recogniser.config
+    augmentation = Augmentation(config.DataConfig.AugmentationConfig)
+    picks = np.unique(np.linspace(0, len(plan) - 1, LOADED).astype(int))
+    made = batches(
+        source,
+        [plan[pick] for pick in picks],
+        recogniser.featurizer,
+        augmentation,
+        seed=config.TrainingConfig.seed,
+        epoch=config.DataConfig.AugmentationConfig.from_epoch,
+        static=recogniser.static,
+        pad_align=config.DataConfig.pad_align,
+        output_frames=recogniser.output_frames,
+        workers=config.DataConfig.workers,
+    )
+    started, spoken = time.perf_counter(), 0.0
+    try:
+        for batch in made:
+            spoken += batch.seconds
+            if time.perf_counter() - started > LOADING:
+                break
+    except UserError as error:  # of one recording: it would be left out, or end the run
+        say(note=f"the loader: {error}")
+        return
+    finally:
+        made.close()
+    say(delivered=spoken / (time.perf_counter() - started))
+
+
+# ---- steps
+
+
+class _Steps:
+    """Train steps on noise in the shapes of short, median and long batches of the plan."""
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        step: TrainStep,
+        source: Source | None,
+        plan: list[PlannedBatch],
+        seconds: float,
+        quick: bool,
+    ):
+        self.recogniser, self.step, self.source, self.quick = recogniser, step, source, quick
+        align = recogniser.config.DataConfig.pad_align
+        plan = sorted(plan, key=lambda batch: _padded(batch, align))
+        self.sizes = [plan[round(share * (len(plan) - 1))] for share in QUANTILES]
+        self.rng, self.number = np.random.default_rng(0), 0
+        self.seconds, self.end = seconds, 0.0
+
+    def run(self) -> None:
+        # One utterance first: it compiles, and tells how many at once there is time for.
+        lone = self.sizes[0] if self.recogniser.static else _first_rows(self.sizes[0], 1)
+        self._time(lone, 1)
+        self.end = time.perf_counter() + self.seconds
+        frame = min(self._time(lone, 2, say_it=True)) / _padded(lone, 1)
+        for number, size in enumerate(self.sizes):
+            left = self.end - time.perf_counter()
+            if left <= 0 and number:
+                return
+            allowed = max(left, 0) / (len(self.sizes) - number)
+            rows = len(size.indices)
+            if not self.recogniser.static:
+                # A step whose shape is new, and at least one that counts.
+                rows = int(np.clip(allowed / (2 * frame * size.frames), 1, rows))
+            part = _first_rows(size, rows) if rows < len(size.indices) else size
+            first = self._time(part, 1)[0]
+            frame = min(frame, first / _padded(part, 1))
+            if first > 2 * allowed and number:  # no time for a second one: it counts as it is
+                self._say(part, [first], size)
+                continue
+            many = int(np.clip((allowed - first) / max(first, 1e-6), 1, STEPS))
+            self._say(part, self._time(part, many), size)
+        if not self.quick:
+            self._larger_micro_batches()
+
+    def _larger_micro_batches(self) -> None:
+        """The median batch with as many utterances at once as the machine's memory allows, where
+        that is more than a user's settings let through."""
+        size, now = self.sizes[1], self.step.forecast
+        limit = max(now.limit, 0.8 * runtime.machine_memory())
+        wide = replace(now, micro_batch=0, limit=limit)
+        rows, could = (min(each.rows(size.frames), len(size.indices)) for each in (now, wide))
+        left = self.end - time.perf_counter()
+        if could <= rows or left <= 0:
+            return
+        before = self._time(size, 2)
+        if min(before) * 3 > left:
+            return
+        self.step.forecast = wide
+        after = self._time(size, 3)[1:]
+        self.step.forecast = now
+        key = "micro_batch" if now.micro_batch else "memory_gib"
+        say(
+            micro_rows=[rows, could],
+            micro_seconds=[min(before), min(after)],
+            micro_key=f"TrainingConfig.{key}",
+        )
+
+    def _say(self, part: PlannedBatch, times: list[float], size: PlannedBatch) -> None:
+        say(rows=len(part.indices), of=len(size.indices), frames=part.frames, times=times)
+
+    def _time(self, planned: PlannedBatch, count: int, say_it: bool = False) -> list[float]:
+        batch, times = self._noise(planned), []
+        for _ in range(count):
+            started = time.perf_counter()
+            self.step([batch], 1e-4, self.number)
+            times.append(time.perf_counter() - started)
+            self.number += 1
+        if say_it:
+            self._say(planned, times, planned)
+        return times
+
+    def _noise(self, planned: PlannedBatch) -> Batch:
+        """Noise, in the lengths of the utterances and with as many labels, of which no two
+        neighbours are equal: they need no frame more than their number."""
+        rows, indices = len(planned.indices), list(planned.indices)
+        frames = int(aligned(planned.frames, self.recogniser.config.DataConfig.pad_align))
+        lengths = np.full(rows, planned.frames, np.int32)
+        counts = np.full(rows, planned.labels, np.int32)
+        if self.source is not None:
+            lengths = self.source.frames[indices].astype(np.int32)
+            counts = self.source.label_counts[indices].astype(np.int32)
+        blank, classes = self.recogniser.vocabulary.blank, len(self.recogniser.vocabulary)
+        pair = [label for label in range(classes) if label != blank][:2]
+        counts = counts if len(pair) == 2 else np.minimum(counts, 1)
+        labels = max(planned.labels, 1)
+        shape = rows, self.recogniser.featurizer.dimension, frames
+        return Batch(
+            features=self.rng.standard_normal(shape, np.float32),
+            lengths=lengths,
+            targets=np.tile(np.resize(pair, labels).astype(np.int32), (rows, 1)),
+            target_lengths=counts,
+            indices=tuple(indices),
+            ids=tuple(map(str, indices)),
+            valid=planned.valid,
+            seconds=0.0,
+        )
+
+
+def _first_rows(batch: PlannedBatch, rows: int) -> PlannedBatch:
+    return replace(batch, indices=batch.indices[:rows], valid=min(batch.valid, rows))
+
+
+MEASUREMENTS: dict[str, Callable[..., None]] = {"kernels": kernels, "training": training}
