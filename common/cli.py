@@ -17,7 +17,7 @@ from typing import Any
 from common import config as configs
 from common import runtime
 from common.errors import UserError
-from common.files import check_writable
+from common.files import check_writable, read_json
 from common.manifest import Utterance, listed, read_data, without_copies
 from common.recipe import Recipe, labels_file
 from common.text import BLANK, Vocabulary
@@ -207,8 +207,8 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
 def export(recipe: Recipe, argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="export.py",
-        description=f"Write a {recipe.name} checkpoint as MindIR, with a description beside it, "
-        "and verify it against the checkpoint.",
+        description=f"Write a {recipe.name} checkpoint as MindIR or ONNX, with a description "
+        "beside it, and verify it against the checkpoint.",
     )
     _add_checkpoint(parser, "--pre_trained_model_path")
     parser.add_argument(
@@ -217,22 +217,42 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     parser.add_argument(
         "--frames", type=int, default=0, help="feature frames that inputs are padded to; 0: any"
     )
+    parser.add_argument(
+        "--buckets",
+        type=_numbers,
+        default=(),
+        metavar="N,N,...",
+        help="several --frames, a file each: short utterances need not be padded to the longest",
+    )
     parser.add_argument("--file_name", default=recipe.name, help="of the exported file")
-    parser.add_argument("--file_format", default="MINDIR", help="MINDIR, or AIR (Ascend only)")
+    parser.add_argument(
+        "--file_format", default="MINDIR", help="MINDIR, ONNX, or AIR (on Ascend only)"
+    )
+    parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
     _add_device(parser)
     arguments = parser.parse_args(argv)
+    if arguments.device_target and "mindspore" not in sys.modules:
+        # The convolutions of other devices are too slow to verify on a CPU with more.
+        if arguments.device_target.lower() != "cpu":
+            os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    target = _export_target(arguments)
 
+    from common.export import Options
     from common.export import export as write
 
     recogniser = _load(arguments, recipe, arguments.pre_trained_model_path)
-    path = write(
-        recogniser,
-        arguments.file_name,
+    options = Options(
         arguments.file_format.upper(),
         arguments.batch_size,
         arguments.frames,
+        arguments.buckets,
+        target,
+        arguments.half,
     )
-    print(f"exported {path} and {path.with_suffix('.json')}")
+    description = write(recogniser, arguments.file_name, options)
+    files = [bucket["file"] for bucket in read_json(description)["buckets"]]
+    listing = ", ".join(str(description.with_name(name)) for name in files)
+    print(f"exported {listing} and {description}")
 
 
 def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
@@ -452,6 +472,23 @@ def _add_checkpoint(
         metavar="YAML",
         help="only for checkpoints of the MindSpore model zoo: the configuration of their network",
     )
+
+
+def _export_target(arguments: argparse.Namespace) -> str:
+    """The device that a file is for; the process takes the CPU where that device is not there."""
+    wanted = (arguments.device_target or "").lower()
+    target = next((each for each in runtime.DEVICES if each.lower() == wanted), "")
+    if target and target not in runtime.available_devices():
+        print(f"no {target} in this machine: the file is written on the CPU", file=sys.stderr)
+        arguments.device_target = "CPU"
+    return target
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers like 500,1000, found {text}") from None
 
 
 def _boolean(text: str) -> bool:
