@@ -17,7 +17,7 @@ from typing import Any
 from common import config as configs
 from common import runtime
 from common.errors import UserError
-from common.files import check_writable, read_json
+from common.files import check_writable, read_json, write_text
 from common.manifest import Utterance, listed, read_data, without_copies
 from common.recipe import Recipe, labels_file
 from common.text import BLANK, Vocabulary
@@ -231,10 +231,10 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
     _add_device(parser)
     arguments = parser.parse_args(argv)
-    if arguments.device_target and "mindspore" not in sys.modules:
-        # The convolutions of other devices are too slow to verify on a CPU with more.
-        if arguments.device_target.lower() != "cpu":
-            os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    elsewhere = (arguments.device_target or "cpu").lower() != "cpu"
+    if elsewhere and "mindspore" not in sys.modules:
+        # On a CPU with more, other devices' convolutions are too slow to be verified.
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     target = _export_target(arguments)
 
     from common.export import Options
@@ -319,6 +319,81 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     if failed:
         print(f"error: {failed} of {len(names)} files were not read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="preprocess.py",
+        description="Write the features of a test set for the C++ program of ascend310_infer/.",
+    )
+    _add_exported(parser)
+    parser.add_argument(
+        "--runner_arguments",
+        action="store_true",
+        help="write nothing: print what the C++ program is to be called with, a word each line",
+    )
+    arguments = parser.parse_args(argv)
+    config = recipe.infer_config()
+    _override(config, arguments)
+
+    from common.batch_inference import read_description, runner_arguments, write_features
+
+    model = read_description(recipe, arguments.mindir_path)
+    if arguments.runner_arguments:
+        print("\n".join(runner_arguments(model, arguments.mindir_path, config)))
+        return 0
+    trained, data = model.config.DataConfig, config.DataConfig
+    manifests, data_dir = _test_set(str(model.path), data, trained)
+    utterances = read_data(trained, model.vocabulary, manifests, data_dir)
+    utterances = without_copies(utterances, listed(manifests))
+    folder = Path(config.result_path)
+    unread = write_features(model, utterances, folder, data.workers)
+    for problem in unread:
+        print(f"error: {problem}", file=sys.stderr)
+    if len(unread) == len(utterances):
+        raise UserError(f"{listed(manifests)}: not one of its recordings can be read")
+    print(f"features of {len(utterances) - len(unread)} utterances in {folder}")
+    if unread:
+        counts = f"{len(unread)} of {len(utterances)} recordings were not read, as said above"
+        print(f"error: {counts}", file=sys.stderr)
+    return 1 if unread else 0
+
+
+def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="postprocess.py",
+        description="Score what the C++ program of ascend310_infer/ wrote. Writes texts and "
+        "figures.",
+    )
+    _add_exported(parser)
+    arguments = parser.parse_args(argv)
+    config = recipe.infer_config()
+    _override(config, arguments)
+    check_writable(config.post_out)
+
+    from common.batch_inference import read_description, score_results
+    from common.decoding import make_decoder
+
+    model = read_description(recipe, arguments.mindir_path)
+    decoder = make_decoder(config.LMConfig, model.vocabulary)
+    folder, results = Path(config.result_path), Path(config.result_dir)
+    found, problems = score_results(model, folder, results, decoder)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if not found.utterances:
+        raise UserError(f"{results}: not one result of the utterances in {folder}")
+    summary = [f"utterances: {len(found.utterances)}", *found.summary()]
+    lines = [line for utterance in found.utterances for line in utterance.lines()]
+    write_text(config.post_out, "\n".join([*lines, *summary]) + "\n")
+    print(f"texts in {config.post_out}")
+    print("\n".join(summary))
+    if problems:
+        print(
+            f"error: {len(problems)} of {len(problems) + len(found.utterances)} utterances have no "
+            "result, as said above; the figures are those of the others",
+            file=sys.stderr,
+        )
+    return 1 if problems else 0
 
 
 def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
@@ -428,6 +503,19 @@ def _add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
 def _add_eval_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", action="append", default=[], metavar="YAML", help="overrides of eval_config"
+    )
+    _add_set(parser)
+
+
+def _add_exported(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mindir_path",
+        required=True,
+        metavar="FILE",
+        help="the exported model, or the description NAME.json beside it",
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="YAML", help="overrides of infer_config"
     )
     _add_set(parser)
 

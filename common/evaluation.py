@@ -1,90 +1,24 @@
-"""Scoring: the one place where hypotheses meet references."""
+"""A network and a decoder over a source of utterances, scored."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from common.batching import plan_epoch, split, static_shapes
-from common.beam import Hypothesis
 from common.dataset import batches
-from common.decoding import Decoder, emission_frames
+from common.decoding import Decoder
 from common.errors import UserError
+from common.files import file_name
 from common.memory import forecast_forward
-from common.metrics import EditCounts, alignment, blank_share, character_errors, word_errors
 from common.recogniser import Forward, Recogniser
+from common.scoring import Evaluation, Recognised, Scored, Scorer
 from common.sources import Source
 
 MOST_FRAMES = 30_000  # of a batch: five minutes of speech at 10 ms
-
-
-@dataclass(frozen=True)
-class Recognised:
-    """One utterance after the network and the decoder."""
-
-    index: int
-    id: str
-    hypotheses: list[Hypothesis]  # best first
-    log_probs: np.ndarray  # (T', C), without padding
-
-    @property
-    def text(self) -> str:
-        return self.hypotheses[0].text
-
-
-@dataclass(frozen=True)
-class Scored:
-    id: str
-    reference: str
-    hypothesis: str
-    words: EditCounts
-    characters: EditCounts
-    hypotheses: list[Hypothesis]  # the best one and its alternatives
-    duration: float  # s
-    letters: str  # what the best label of each frame spells, spaces as they come ...
-    times: np.ndarray  # ... and when each letter begins, s
-    pairs: list[tuple[str | None, str | None]]  # words of reference and hypothesis side by side
-
-    def lines(self) -> list[str]:
-        alternatives = [f"{each.score:9.3f} {each.text}" for each in self.hypotheses]
-        return [
-            f"Ref: {self.reference}",
-            f"Hyp: {self.hypothesis}",
-            *(alternatives if len(alternatives) > 1 else []),
-            f"WER: {100 * self.words.rate:.2f}  CER: {100 * self.characters.rate:.2f}  {self.id}",
-        ]
-
-
-@dataclass
-class Evaluation:
-    """Corpus-level figures: errors of all utterances over the length of all references."""
-
-    utterances: list[Scored] = field(default_factory=list)
-    words: EditCounts = EditCounts()
-    characters: EditCounts = EditCounts()
-    blank_share: float = 0.0  # share of frames whose best label is the blank
-
-    @property
-    def wer(self) -> float:
-        """Word error rate in percent."""
-        return 100 * self.words.rate
-
-    @property
-    def cer(self) -> float:
-        """Character error rate in percent."""
-        return 100 * self.characters.rate
-
-    def summary(self) -> list[str]:
-        return [
-            _counts("words", self.words),
-            _counts("characters", self.characters),
-            f"Test Summary \tAverage WER {self.wer:.3f}\tAverage CER {self.cer:.3f}",
-        ]
 
 
 def recognise(
@@ -154,49 +88,17 @@ def evaluate(
     utterance's log-probabilities (T', C) as `<id>.npy`.
     """
     folder = _output_folder(save_output)
-    result, blanks, frames = Evaluation(), 0.0, 0
-    frame_seconds, words = recogniser.frame_seconds, recogniser.vocabulary.words
-    scored = {}
+    scorer = Scorer(recogniser.vocabulary, recogniser.frame_seconds)
     for found in recognise(recogniser, forward, source, decoder, batch_size, workers, progress):
         if watch is not None:
             watch(found)
-        reference = source.texts[found.index]
-        path = found.log_probs.argmax(axis=1)
-        begins = emission_frames(path, recogniser.vocabulary.blank)
-        utterance = Scored(
-            found.id,
-            reference,
-            found.text,
-            word_errors(reference, found.text, words),
-            character_errors(reference, found.text),
-            found.hypotheses,
-            float(source.durations[found.index]),
-            recogniser.vocabulary.decode(path[begins].tolist()),
-            begins * frame_seconds,
-            alignment(words(reference), words(found.text)),
-        )
-        scored[found.index] = utterance
-        result.words += utterance.words
-        result.characters += utterance.characters
-        length = len(found.log_probs)
-        blanks += length * blank_share(
-            found.log_probs[:, None], np.array([length]), recogniser.vocabulary.blank
-        )
-        frames += length
+        duration = float(source.durations[found.index])
+        utterance = scorer.add(found, source.texts[found.index], duration)
         if folder is not None:
-            _keep(folder / f"{_file_name(found.id)}.npy", found.log_probs)
+            _keep(folder / f"{file_name(found.id)}.npy", found.log_probs)
         if each is not None:
             each(utterance)
-    result.utterances = [scored[index] for index in sorted(scored)]
-    result.blank_share = blanks / max(frames, 1)
-    return result
-
-
-def _counts(what: str, counts: EditCounts) -> str:
-    return (
-        f"{what}: {counts.length}, errors {counts.errors} = {counts.substitutions} substitutions "
-        f"+ {counts.deletions} deletions + {counts.insertions} insertions"
-    )
+    return scorer.evaluation()
 
 
 def _output_folder(save_output: str | Path) -> Path | None:
@@ -215,8 +117,3 @@ def _keep(path: Path, log_probs: np.ndarray) -> None:
         np.save(path, log_probs)
     except OSError as error:
         raise UserError(f"save_output {path}: cannot be written ({error.strerror})") from error
-
-
-def _file_name(utterance_id: str) -> str:
-    """The id with what file names cannot hold as %XX; other ids have other names."""
-    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):02X}", utterance_id)

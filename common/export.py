@@ -156,7 +156,9 @@ def _mindir(
         )
         return made, device
     for each, file in zip(made, files):
-        each.difference = verify(recogniser, file, options.batch_size, each.frames, options.half, log)
+        each.difference = verify(
+            recogniser, file, options.batch_size, each.frames, options.half, log
+        )
     return made, device
 
 

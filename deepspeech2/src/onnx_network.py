@@ -1,4 +1,4 @@
-"""DeepSpeech2 in ONNX's operators: what `deepspeech2/src/model.py` computes, for an exported file."""
+"""DeepSpeech2 in ONNX's operators: what `deepspeech2/src/model.py` computes, for a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jasper in ONNX's operators: what `jasper/src/model.py` computes, for an exported file."""
+"""Jasper in ONNX's operators: what `jasper/src/model.py` computes, for a file."""
 
 from __future__ import annotations
 
