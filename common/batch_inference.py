@@ -130,6 +130,15 @@ def runner_arguments(model: Exported, given: str | Path, config: Any) -> list[st
 # ---- before
 
 
+def discard(folder: Path) -> None:
+    """Makes what is in a folder of features count for nothing, until `write_features` is done: what
+    fails in between must not leave the features of another test set to be recognised."""
+    try:
+        (folder / FEATURES).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder / FEATURES}: cannot be removed ({error.strerror})") from error
+
+
 def write_features(
     model: Exported, utterances: Sequence[Utterance], folder: Path, workers: int
 ) -> list[str]:

@@ -336,17 +336,23 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     config = recipe.infer_config()
     _override(config, arguments)
 
-    from common.batch_inference import read_description, runner_arguments, write_features
+    from common.batch_inference import (
+        discard,
+        read_description,
+        runner_arguments,
+        write_features,
+    )
 
     model = read_description(recipe, arguments.mindir_path)
     if arguments.runner_arguments:
         print("\n".join(runner_arguments(model, arguments.mindir_path, config)))
         return 0
+    folder = Path(config.result_path)
+    discard(folder)
     trained, data = model.config.DataConfig, config.DataConfig
     manifests, data_dir = _test_set(str(model.path), data, trained)
     utterances = read_data(trained, model.vocabulary, manifests, data_dir)
     utterances = without_copies(utterances, listed(manifests))
-    folder = Path(config.result_path)
     unread = write_features(model, utterances, folder, data.workers)
     for problem in unread:
         print(f"error: {problem}", file=sys.stderr)
