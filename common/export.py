@@ -9,11 +9,11 @@ device has: such a file can be written anywhere, and run on a card alone.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ def _onnx(
 ) -> list[Exported]:
     write_onnx(recogniser, path, options.batch_size, options.frames, options.half)
     made = Exported(path.name, options.frames)
-    if importlib.util.find_spec("onnxruntime") is None:
+    if find_spec("onnxruntime") is None:
         log("not verified by running it: onnxruntime is not installed (pip install onnxruntime)")
     else:
         made.difference = verify(
@@ -236,6 +236,7 @@ def verify(
     frames: int,
     half: bool = False,
     log: Callable[[str], None] = print,
+    forward: Forward | None = None,
 ) -> float:
     """The largest difference in log-probabilities between the file and the network, or in
     probabilities where the file has its weights in float16 (half).
@@ -245,7 +246,7 @@ def verify(
     """
     run, tolerance = _runner(path), TOLERANCE_HALF if half else TOLERANCE
     what = "probabilities" if half else "log-probabilities"
-    forward = Forward(recogniser)
+    forward = forward or Forward(recogniser)  # which compiles the network
     rng = np.random.default_rng(0)
     rows = batch_size or 3
     worst = 0.0
