@@ -19,14 +19,14 @@ from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
-    "archives audio augment batch_inference batching beam cli config corpora dataset decoding errors features "
-    "files film history language manifest memory metrics mindrecord onnx_export pictures porting processes "
-    "recipe records report runtime scaling schedules scoring sources staging text torch_weights "
-    "transcripts validation"
+    "archives audio augment batch_inference batching beam cli config corpora dataset decoding "
+    "errors features files film history language manifest memory metrics mindrecord onnx_export "
+    "pictures porting processes recipe records report runtime scaling schedules scoring sources "
+    "staging text torch_weights transcripts validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905
-    "create_mindrecord eval export mind2pt postprocess preprocess pt2mind train transcribe validate".split()
-)
+    "create_mindrecord eval export mind2pt postprocess preprocess pt2mind train transcribe validate"
+).split()
 
 
 def in_a_new_process(code: str, cwd: Path = ROOT) -> str:
@@ -55,8 +55,8 @@ def test_the_numpy_half_and_the_recipe_import_no_mindspore():
 
 def test_every_module_of_common_is_on_one_side_or_the_other():
     heavy = (  # noqa: SIM905
-        "checkpoint conversion convolution evaluation export logs mindir nn optimizer planner precision "
-        "progress recogniser steps suspects training"
+        "checkpoint conversion convolution evaluation export logs mindir nn optimizer planner "
+        "precision progress recogniser steps suspects training"
     ).split()
     names = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
     assert names == {*NUMPY_HALF, *heavy}
