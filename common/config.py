@@ -186,16 +186,17 @@ class EvalConfig:
 class InferDataConfig:
     Data_dir: str = ""  # as in EvalDataConfig
     test_manifest: list[str] = field(default_factory=list)  # []: what the checkpoint names
+    workers: int = 2  # processes that make features, one to each 500 recordings
 
 
 @dataclass
 class InferConfig:
     """What preprocess.py and postprocess.py, either side of a C++ inference, are free to choose."""
 
-    batch_size_infer: int = 1  # utterances in a file of features
-    result_path: str = "./preprocess_Result"  # folder that preprocess.py writes
-    result_dir: str = "./result_Files"  # folder of the network's outputs, for postprocess.py
-    post_out: str = "./infer_output.txt"  # texts that postprocess.py writes
+    batch_size_infer: int = 1  # utterances at once, where the exported file leaves it open
+    result_path: str = "./preprocess_Result"  # folder of the features, for the C++ program
+    result_dir: str = "./result_Files"  # folder of the network's outputs; beside it time_Result
+    post_out: str = "./infer_output.txt"  # texts and figures that postprocess.py writes
     DataConfig: InferDataConfig = field(default_factory=InferDataConfig)
     LMConfig: LMConfig = field(default_factory=LMConfig)
 

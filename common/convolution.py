@@ -206,7 +206,7 @@ class MatmulConvolution(nn.Cell):
             rest = window - piece * block
             views += (view if rest >= block else view[:rest],)
         x = ops.concat(views, 0)  # (window, [taps,] C, stride, groups, B, T)
-        matrix = lowered(self._matrix(together, window), half)
+        matrix = lowered(self._matrix(self.weight, together, window), half)
         x = self.product(matrix, x.reshape((matrix.shape[1], -1)))
 
         if not self.copies_input:
@@ -221,10 +221,10 @@ class MatmulConvolution(nn.Cell):
         x = (x if groups * together == out_bins else x[:, :, :out_bins]).astype(given)
         return x + self.bias.reshape((1, -1, 1, 1)).astype(given) if self.has_bias else x
 
-    def _matrix(self, together, window):
+    def _matrix(self, weight, together, window):
         """The weight as ([taps,] O, together) rows and (window, [taps,] C, stride) columns."""
         taps, step = self.taps, self.frame_stride
-        weight = _pad(self.weight, 3, 0, taps * step - self.width)
+        weight = _pad(weight, 3, 0, taps * step - self.width)
         weight = weight.reshape((self.outputs, self.inputs, self.height, taps, step))
         if self.copies_input:
             weight = weight.transpose((0, 2, 3, 1, 4)).reshape((self.outputs, self.height, -1))

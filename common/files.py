@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,6 +71,11 @@ def write_text(path: str | Path, text: str, durable: bool = True) -> None:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+def file_name(utterance_id: str) -> str:
+    """The id with what file names cannot hold as %XX; other ids have other names."""
+    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):02X}", utterance_id)
 
 
 def read_json(path: Path) -> dict | None:

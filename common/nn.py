@@ -229,8 +229,34 @@ class Recurrent(nn.Cell):
             for name, shape in shapes.items():
                 weight = Parameter(uniform(rng, bound, *shape), name=name + suffix)
                 setattr(self, name + suffix, weight)
+        self.packed = False
+
+    def pack(self) -> None:
+        """Has a cell for Ascend keep its weights as DynamicRNN takes them, for a file: it needs no
+        more than half the space, and no card packs them anew at each start."""
+        if not isinstance(self.run, AscendLSTM):
+            return
+        for suffix in ("", "_reverse") if self.bidirectional else ("",):
+            names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+            given = [getattr(self, name + suffix) for name in names]
+            prefix = given[0].name.removesuffix(names[0] + suffix)
+            packed = pack_gates(*(weight.asnumpy() for weight in given))
+            for kind, values in zip(("weight", "bias"), packed):
+                name = f"{kind}_packed_l0{suffix}"
+                setattr(self, name, Parameter(Tensor(values), name=prefix + name))
+        self.packed = True
 
     def construct(self, x, lengths):
+        if self.packed:
+            output = self.run.step(x, self.weight_packed_l0, self.bias_packed_l0)
+            if self.bidirectional:
+                backward = self.run.step(
+                    self.reverse(x, lengths),
+                    self.weight_packed_l0_reverse,
+                    self.bias_packed_l0_reverse,
+                )
+                output = output + self.reverse(backward, lengths)
+            return output
         half, given = self.half and self.training, x.dtype
         x = lowered(x, half)
         output = self.run(
@@ -280,15 +306,12 @@ class AscendLSTM(nn.Cell):
     def construct(self, x, weight_ih, weight_hh, bias_ih, bias_hh):
         weights = self._reorder(ops.concat((weight_ih, weight_hh), 1)).transpose((1, 0))
         bias = self._reorder(bias_ih + bias_hh)
+        return self.step(x, weights.astype(ms.float16), bias.astype(ms.float16))
+
+    def step(self, x, weights, bias):
+        """x (T, B, I), weights (I + H, 4 H) and bias (4 H,) as `pack_gates` makes them."""
         state = ops.zeros((1, x.shape[1], self.hidden_size), ms.float16)
-        output = self.operator(
-            x.astype(ms.float16),
-            weights.astype(ms.float16),
-            bias.astype(ms.float16),
-            None,
-            state,
-            state,
-        )[0]
+        output = self.operator(x.astype(ms.float16), weights, bias, None, state, state)[0]
         return output.astype(x.dtype)
 
     def _reorder(self, rows):
@@ -296,6 +319,18 @@ class AscendLSTM(nn.Cell):
         return ops.concat(
             (rows[:size], rows[2 * size : 3 * size], rows[size : 2 * size], rows[3 * size :])
         )
+
+
+def pack_gates(
+    weight_ih: np.ndarray, weight_hh: np.ndarray, bias_ih: np.ndarray, bias_hh: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """An LSTM's weights, gates i, f, g, o, as DynamicRNN takes them: float16 (I + H, 4 H) and
+    (4 H,), gates i, g, f, o."""
+    size = weight_hh.shape[1]
+    rows = np.arange(4 * size).reshape(4, size)[[0, 2, 1, 3]].reshape(-1)
+    weights = np.concatenate((weight_ih, weight_hh), 1)[rows].T
+    bias = (bias_ih + bias_hh)[rows]
+    return np.ascontiguousarray(weights, np.float16), bias.astype(np.float16)
 
 
 class FrameLoop(nn.Cell):

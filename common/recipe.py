@@ -31,6 +31,9 @@ class Recipe:
     translate_yaml(values): the groups of keys that the YAML file of another project means, and
         under "labels" its vocabulary without the blank; None for a file of ours.
     pretrained: checkpoint that ships with the model, used where none is named.
+    onnx_network(graph, model_config, weights, features, lengths): adds the network to a
+        `common.onnx_export.Graph`; weights: its parameters as arrays, by name. Returns the names of
+        the tensors of its contract. None: it cannot be written as ONNX.
     """
 
     name: str
@@ -47,6 +50,12 @@ class Recipe:
     pretrained: Path | None = None
     infer_config: Callable[[], Any] = InferConfig
     translate_yaml: Callable[[dict], dict | None] = lambda values: None
+    onnx_network: Callable[..., tuple[str, str]] | None = None
+
+    def frame_stride(self, model_config: Any) -> int:
+        """Feature frames from one output frame to the next."""
+        many = 1_000_000
+        return round(many / int(self.output_frames(model_config, many)))
 
     def preset(self, name: str) -> Path:
         """The YAML file of a preset that ships with the model."""

@@ -110,8 +110,7 @@ class Recogniser:
     @property
     def frame_seconds(self) -> float:
         """From one output frame to the next; output frame i is about feature frame i * stride."""
-        many = 1_000_000
-        stride = round(many / int(self.output_frames(many)))
+        stride = self.recipe.frame_stride(self.config.ModelConfig)
         features = self.featurizer.config
         return stride * features.hop_length / features.sample_rate
 

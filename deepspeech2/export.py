@@ -1,4 +1,4 @@
-"""Write a checkpoint as MindIR: python export.py --pre_trained_model_path CKPT"""
+"""Write a checkpoint as MindIR or ONNX: python export.py --pre_trained_model_path CKPT"""
 
 import sys
 from pathlib import Path

@@ -30,6 +30,7 @@ from common.config import (
     override,
     override_from_options,
     override_from_yaml,
+    to_dict,
 )
 from common.conversion import shard_files
 from common.errors import UserError
@@ -854,7 +855,20 @@ EVAL_EFFECTS = {
 }
 
 
+INFER_EFFECTS = {
+    "batch_size_infer": ("3", "arguments", {}),
+    "result_path": ("prepared", "files", {}),
+    "result_dir": ("out", "files", {}),
+    "post_out": ("texts.txt", "files", {}),
+    "DataConfig.test_manifest": ("{corpus}/other.csv", "lines", {}),
+    "DataConfig.Data_dir": EVAL_EFFECTS["DataConfig.Data_dir"],
+    "DataConfig.workers": ("3", "pools", {}),
+    **{key: effect for key, effect in EVAL_EFFECTS.items() if key.startswith("LMConfig.")},
+}
+
+
 def test_the_table_holds_every_key():
+    assert set(INFER_EFFECTS) == set(leaves(InferConfig()))
     assert set(EFFECTS) == set(leaves(TrainConfig()))
     assert set(EVAL_EFFECTS) == set(leaves(EvalConfig()))
 
@@ -951,5 +965,93 @@ def test_no_evaluation_key_is_dead(key, corpus, scored, tmp_path):
     before = scored(tuple(given.items()))
     assert before["error"] == ""
     after = score(configured(corpus, {}), tmp_path, eval_options(corpus, given | {key: value}))
+    assert (after["error"] == "") == (where != "error")
+    assert after[where] != before[where]
+
+
+def infer(config: Any, folder: Path, options: list[str]) -> dict[str, Any]:
+    """preprocess.py, a program in C++ (not), and postprocess.py."""
+    import io
+    from contextlib import redirect_stdout
+
+    description = {
+        "model": "deepspeech2",
+        "config": to_dict(config),
+        "labels": LABELS,
+        "file_format": "MINDIR",
+        "device": "CPU",
+    }
+    (folder / "tiny.json").write_text(json.dumps(description))
+    arguments = ["--mindir_path", "tiny.mindir", *(["--set", *options] if options else [])]
+    processes, pools, printed, error, words = Processes(), Processes(), io.StringIO(), "", []
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        with (
+            patched(
+                batch_inference__worker_pool=pools,
+                batch_inference___EACH=1,
+                decoding__worker_pool=processes,
+                decoding__WORTH_PROCESSES=0.0,
+            ),
+            redirect_stdout(printed),
+        ):
+            assert cli.preprocess(RECIPE, arguments) == 0
+            printed.truncate(0)
+            printed.seek(0)
+            assert cli.preprocess(RECIPE, [*arguments, "--runner_arguments"]) == 0
+            words = printed.getvalue().splitlines()
+            stand_in_runner(dict(zip(words[::2], words[1::2])))
+            assert cli.postprocess(RECIPE, arguments) == 0
+    except UserError as caught:
+        error = str(caught)
+    finally:
+        os.chdir(before)
+    lists = [path for path in folder.iterdir() if path.suffix == ".txt"]
+    return {
+        "arguments": words,
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+        "lines": [path.read_text() for path in lists],
+        "pools": pools,
+        "processes": processes,
+        "error": error,
+    }
+
+
+def stand_in_runner(arguments: dict[str, str]) -> None:
+    """Obeys the contract of the program in C++, with a network of one random layer."""
+    index, results = Path(arguments["--index"]), Path(arguments["--result_dir"])
+    results.mkdir()
+    for line in index.read_text().splitlines():
+        entry = json.loads(line)
+        features = np.fromfile(index.parent / entry["features"], np.float32)
+        features = features.reshape(-1, entry["frames"])[:, ::2]
+        weight = np.random.default_rng(0).normal(0, 0.5, (len(features), len(LABELS)))
+        logits = features.T @ weight
+        log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        log_probs.astype(np.float32).tofile(results / f"{entry['name']}_0.bin")
+        np.array(len(log_probs), np.int32).tofile(results / f"{entry['name']}_1.bin")
+
+
+@pytest.fixture(scope="module")
+def inferred(corpus, tmp_path_factory):
+    """What comes of it before the key is changed."""
+
+    @functools.cache
+    def observe(given: tuple) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("inferred")
+        return infer(configured(corpus, {}), folder, eval_options(corpus, dict(given)))
+
+    return observe
+
+
+@pytest.mark.parametrize("key", INFER_EFFECTS)
+def test_no_inference_key_is_dead(key, corpus, inferred, tmp_path):
+    value, where, given = INFER_EFFECTS[key]
+    if "LMConfig.lm_path" in {key, *given}:
+        pytest.importorskip("kenlm", reason=WITHOUT_KENLM)
+    before = inferred(tuple(given.items()))
+    assert before["error"] == ""
+    after = infer(configured(corpus, {}), tmp_path, eval_options(corpus, given | {key: value}))
     assert (after["error"] == "") == (where != "error")
     assert after[where] != before[where]

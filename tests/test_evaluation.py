@@ -18,7 +18,8 @@ from common.beam import Hypothesis
 from common.config import LMConfig
 from common.decoding import Decoder, GreedyDecoder, make_decoder
 from common.errors import UserError
-from common.evaluation import Evaluation, Part, _file_name, evaluate, recognise
+from common.evaluation import Evaluation, Part, evaluate, recognise
+from common.files import file_name
 from common.manifest import read_manifest
 from common.memory import GIB, ForwardForecast, forecast_forward
 from common.recogniser import Forward, Recogniser
@@ -233,7 +234,7 @@ def test_letters_come_with_the_times_that_the_log_probabilities_say(
 
 def test_ids_become_different_file_names():
     ids = ["a/b", "a_b", "a%2Fb", "a b", "ä", "../x", "a:b"]
-    names = [_file_name(name) for name in ids]
+    names = [file_name(name) for name in ids]
     assert names[:3] == ["a%2Fb", "a_b", "a%252Fb"]
     assert len(set(names)) == len(ids) and not any("/" in name for name in names)
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import reference
 from mindspore import Tensor, nn
+from mindspore.train import mind_ir_pb2
 
 from common.errors import UserError
-from common.export import export, verify
+from common.export import TOLERANCE_HALF, Options, export, verify
+from common.mindir import operators, parameters, share_weights
 from common.recogniser import Recogniser
 from common.text import Vocabulary
 from deepspeech2.src.config import ModelConfig, TrainConfig
@@ -21,6 +23,10 @@ from deepspeech2.src.recipe import RECIPE
 pytestmark = pytest.mark.usefixtures("cpu")
 
 LABELS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"
+
+
+def quiet(line: str) -> None:
+    """Keeps what is said to itself."""
 
 
 def make(**model) -> Recogniser:
@@ -47,10 +53,9 @@ def trained():
 def dynamic(trained, tmp_path_factory):
     """(path, lines said) of the export with open axes."""
     said = []
-    path = export(
-        trained[0], tmp_path_factory.mktemp("export") / "out" / "speech-1.5", log=said.append
-    )
-    return path, said
+    folder = tmp_path_factory.mktemp("export") / "out"
+    description = export(trained[0], folder / "speech-1.5", log=said.append)
+    return description.with_suffix(".mindir"), said
 
 
 def run(path, rows: int, frames: int, lengths, parameters) -> None:
@@ -80,6 +85,9 @@ def test_the_description_says_what_a_program_must_know(trained, dynamic):
     path, _ = dynamic
     found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert found["model"] == "deepspeech2" and found["device"] == "CPU"
+    assert found["frame_stride"] == 2 and found["weights"] == "float32"
+    (bucket,) = found["buckets"]
+    assert (bucket["file"], bucket["batch_size"], bucket["frames"]) == (path.name, -1, -1)
     assert found["file"] == path.name and found["file_format"] == "MINDIR"
     assert found["labels"] == list(LABELS) and found["blank"] == 28
     assert found["versions"]["mindspore"] == ms.__version__
@@ -102,7 +110,7 @@ def test_a_file_that_differs_is_refused(trained, dynamic):
     weight.set_data(Tensor(moved))
     try:
         with pytest.raises(UserError, match="log-probabilities differ .* do not use this file"):
-            verify(recogniser, dynamic[0], 0, 0, log=lambda line: None)
+            verify(recogniser, dynamic[0], 0, 0, log=quiet)
     finally:
         weight.set_data(Tensor(parameters[name]))
 
@@ -112,7 +120,8 @@ def test_a_static_file_replaces_an_earlier_one(trained, tmp_path):
     path, said = tmp_path / "speech.mindir", []
     path.write_bytes(b"an earlier export")
     path.chmod(0o400)
-    assert export(recogniser, path, batch_size=2, frames=30, log=said.append) == path
+    written = export(recogniser, path, Options(batch_size=2, frames=30), said.append)
+    assert written == tmp_path / "speech.json"
     assert [line.split(":")[0] for line in said] == [
         "verified with 2 x 30 frames",
         "verified with 2 x 10 frames",
@@ -138,14 +147,26 @@ def test_a_failed_verification_leaves_the_earlier_export(trained, tmp_path, monk
 
     monkeypatch.setattr("common.export.Forward", Another)
     with pytest.raises(UserError, match="log-probabilities differ"):
-        export(recogniser, tmp_path / "speech", batch_size=1, frames=30, log=lambda line: None)
+        export(recogniser, tmp_path / "speech", Options(batch_size=1, frames=30), quiet)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == earlier
 
 
 REFUSALS = {
-    "ONNX": ({"file_format": "ONNX"}, "ONNX: expected one of MINDIR, AIR"),
+    "unknown": ({"file_format": "OM"}, "--file_format OM: expected one of MINDIR, AIR, ONNX"),
     "AIR on a CPU": ({"file_format": "AIR"}, "AIR needs an Ascend device, this is CPU"),
     "negative": ({"frames": -3}, "--frames -3: expected 0 or more"),
+    "two ways": ({"frames": 3, "buckets": (3, 4)}, "--frames 3 and --buckets: expected one"),
+    "order": ({"buckets": (4, 3)}, "--buckets 4,3: expected numbers of frames, ascending"),
+    "no frames": ({"buckets": (0, 3)}, "--buckets 0,3: expected numbers of frames, ascending"),
+    "AIR without a card": (
+        {"file_format": "AIR", "device": "Ascend", "batch_size": 1, "frames": 9},
+        "AIR needs an Ascend device, this is CPU",
+    ),
+    "ONNX buckets": (
+        {"file_format": "ONNX", "buckets": (3, 4)},
+        "--buckets with --file_format ONNX: buckets are MindIR files",
+    ),
+    "Ascend, open": ({"device": "Ascend", "buckets": (3, 4)}, "takes static shapes alone"),
 }
 
 
@@ -153,7 +174,7 @@ REFUSALS = {
 def test_refusals(case, trained, tmp_path):
     options, expected = REFUSALS[case]
     with pytest.raises(UserError, match=expected):
-        export(trained[0], tmp_path / "speech", **options)
+        export(trained[0], tmp_path / "speech", Options(**options))
     assert not list(tmp_path.iterdir())
 
 
@@ -165,7 +186,7 @@ def test_static_networks_need_their_shapes(device, trained, tmp_path):
         recogniser = dataclasses.replace(trained[0], device="Ascend")
     for options in ({}, {"batch_size": 2}, {"frames": 30}):
         with pytest.raises(UserError, match="takes static shapes alone .*: give --batch_size"):
-            export(recogniser, tmp_path / "speech", **options)
+            export(recogniser, tmp_path / "speech", Options(**options))
 
 
 def test_dynamic_shapes_are_refused_where_there_are_none():
@@ -192,13 +213,13 @@ def test_what_mindspore_cannot_export_is_told_as_such(error, says, trained, tmp_
 
     monkeypatch.setattr(ms, "export", failing)
     with pytest.raises(UserError) as refusal:
-        export(trained[0], tmp_path / "speech", batch_size=1, frames=20)
+        export(trained[0], tmp_path / "speech", Options(batch_size=1, frames=20))
     assert f"speech.mindir: MindSpore could not export it ({says}" in str(refusal.value)
     assert "\n" not in str(refusal.value) and not list(tmp_path.iterdir())
 
     error = OSError()  # as zipfile and shutil raise them, without a number
     with pytest.raises(UserError, match=r"speech\.mindir: could not be written \(OSError"):
-        export(trained[0], tmp_path / "speech", batch_size=1, frames=20)
+        export(trained[0], tmp_path / "speech", Options(batch_size=1, frames=20))
 
 
 @pytest.mark.parametrize("place", ["file/speech", "folder"])
@@ -206,6 +227,151 @@ def test_where_nothing_can_be_written(place, trained, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "folder.mindir").mkdir()
     with pytest.raises(UserError, match="could not be written") as refusal:
-        export(trained[0], tmp_path / place, batch_size=1, frames=20)
+        export(trained[0], tmp_path / place, Options(batch_size=1, frames=20))
     assert str(tmp_path / place) in str(refusal.value)
     assert (tmp_path / "file").read_text() == "not a folder"
+
+
+# ---- several lengths
+
+
+def described(folder, name: str = "speech") -> dict:
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def weights_beside(folder, name: str = "speech") -> int:
+    return sum(file.stat().st_size for file in (folder / f"{name}_variables").iterdir())
+
+
+def earlier_export(folder, files: list[str]) -> None:
+    """Leaves what an export of other buckets leaves, but for the content."""
+    (folder / "speech_variables").mkdir()
+    (folder / "speech_variables" / "data_0").write_text("weights")
+    for name in files:
+        (folder / name).write_text("a graph")
+    content = {"file_format": "MINDIR", "buckets": [{"file": name} for name in files]}
+    (folder / "speech.json").write_text(json.dumps(content))
+
+
+def test_buckets_have_their_weights_in_common(trained, tmp_path):
+    recogniser, weights = trained
+    earlier_export(tmp_path, ["speech_10.mindir", "speech_20.mindir"])
+    export(recogniser, tmp_path / "speech", Options(batch_size=2, buckets=(20, 30)), quiet)
+    files = ["speech_20.mindir", "speech_30.mindir"]
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "speech.json", "speech_variables"}
+    found = described(tmp_path)
+    assert [(each["file"], each["frames"]) for each in found["buckets"]] == [*zip(files, (20, 30))]
+    assert all(each["verified_difference"] <= 1e-4 for each in found["buckets"])
+    assert found["inputs"][0]["shape"] == [2, 161, -1]
+    run(tmp_path / files[1], 2, 30, [30, 11], weights)
+    total = sum(values.nbytes for values in parameters(tmp_path / files[0]).values())
+    assert total <= weights_beside(tmp_path) < 1.5 * total + 64 * 30
+
+
+def test_above_1_gb_graph_and_weights_are_apart(trained, tmp_path, monkeypatch):
+    """MindSpore splits what is above 1 GB; here it takes a kilobyte for that."""
+    recogniser, weights = trained
+    monkeypatch.setattr("mindspore.train.serialization.TOTAL_SAVE", 1)
+    earlier_export(tmp_path, ["speech_10.mindir", "speech_20.mindir"])
+    export(recogniser, tmp_path / "speech", Options(batch_size=2, frames=30), quiet)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"speech.json", "speech_graph.mindir", "speech_variables"}
+    assert described(tmp_path)["buckets"][0]["file"] == "speech.mindir"
+    run(tmp_path / "speech_graph.mindir", 2, 30, [30, 7], weights)
+
+    monkeypatch.setattr("common.export.verify", lambda *arguments: 0.0)
+    export(recogniser, tmp_path / "speech", Options(batch_size=2, buckets=(20, 30)), quiet)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"speech_20.mindir", "speech_30.mindir", "speech.json", "speech_variables"}
+    found = parameters(tmp_path / "speech_30.mindir")
+    for name in ("fc.module.weight", "RNN.lstms.0.bias_hh_l0"):
+        np.testing.assert_array_equal(found[name], weights[name])
+
+
+def test_weights_that_differ_are_not_shared(tmp_path):
+    files = [tmp_path / "one.mindir", tmp_path / "other.mindir"]
+    for number, file in enumerate(files):
+        model = mind_ir_pb2.ModelProto()
+        for name in ("a", "b"):
+            values = np.full(3, number if name == "b" else 7, np.float32)
+            tensor = model.graph.parameter.add(name=f"{number}_net:{name}", data_type=1, dims=[3])
+            tensor.raw_data = values.tobytes()
+        file.write_bytes(model.SerializeToString())
+    assert parameters(files[1])["b"].tolist() == [1, 1, 1]
+    with pytest.raises(UserError, match="other.mindir: b differs from one.mindir's"):
+        share_weights(files, tmp_path / "shared")
+
+
+# ---- for the card
+
+
+def packed_lstm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """DynamicRNN as its documentation has it, in float64: x (T, I), weight (I + H, 4 H), bias
+    (4 H,), gates i, j, f, o -> (T, H)."""
+    size = len(bias) // 4
+    hidden, cell, outputs = np.zeros(size), np.zeros(size), []
+    for frame in x:
+        gates = np.concatenate((frame, hidden)) @ weight + bias
+        i, j, f, o = gates.reshape(4, size)
+        cell = cell * reference.sigmoid(f) + reference.sigmoid(i) * np.tanh(j)
+        hidden = reference.sigmoid(o) * np.tanh(cell)
+        outputs.append(hidden)
+    return np.array(outputs)
+
+
+@pytest.fixture(scope="module")
+def card(trained, tmp_path_factory):
+    """(folder, lines said) of an export for Ascend, on a machine without."""
+    folder, said = tmp_path_factory.mktemp("card"), []
+    options = Options(batch_size=2, buckets=(20, 30), device="Ascend")
+    export(trained[0], folder / "speech", options, said.append)
+    return folder, said
+
+
+def test_a_file_for_the_card_has_its_operators_and_says_so(card):
+    folder, said = card
+    found = operators(folder / "speech_20.mindir")
+    assert {"DynamicRNN", "Conv2D"} <= found and "LSTM" not in found
+    assert said == [
+        "not verified by running it: its LSTMs are the operator DynamicRNN, which Ascend alone "
+        "has, and this is CPU"
+    ]
+    description = described(folder)
+    assert description["device"] == "Ascend" and description["verified_difference"] is None
+
+
+def test_the_packed_weights_of_the_card_are_the_network(card, trained):
+    """An LSTM in numpy on the weights in the file, within float16, against the network's."""
+    folder, _ = card
+    found, expected = parameters(folder / "speech_30.mindir"), trained[1]
+    assert "RNN.lstms.0.weight_ih_l0" not in found  # they are packed, and not there twice
+    x = np.random.default_rng(1).standard_normal(
+        (12, expected["RNN.lstms.0.weight_ih_l0"].shape[1])
+    )
+    packed = [
+        (found[f"RNN.lstms.0.weight_packed_l0{end}"], found[f"RNN.lstms.0.bias_packed_l0{end}"])
+        for end in ("", "_reverse")
+    ]
+    assert {weights.dtype for pair in packed for weights in pair} == {np.dtype(np.float16)}
+    output = packed_lstm(x, *(part.astype(np.float64) for part in packed[0]))
+    output += packed_lstm(x[::-1], *(part.astype(np.float64) for part in packed[1]))[::-1]
+    network = reference.recurrent_layer("LSTM", x, expected, "RNN.lstms.0.")
+    np.testing.assert_allclose(output, network, atol=5e-3)
+    assert np.abs(output).max() > 0.1  # there is something to compare
+    np.testing.assert_array_equal(found["fc.module.weight"], expected["fc.module.weight"])
+
+
+def test_the_network_itself_stays_as_it_was(card, trained):
+    names = {weight.name for weight in trained[0].network.get_parameters()}
+    assert not any("packed" in name for name in names) and trained[0].device == "CPU"
+
+
+def test_weights_in_float16(trained, tmp_path):
+    export(trained[0], tmp_path / "speech", Options(batch_size=2, frames=30, half=True), quiet)
+    found = parameters(tmp_path / "speech.mindir")
+    assert found["fc.module.weight"].dtype == found["conv.conv2.weight"].dtype == np.float16
+    assert found["conv.bn1.moving_variance"].dtype == np.float32
+    description = described(tmp_path)
+    assert description["weights"] == "float16"
+    assert 0 < description["verified_difference"] <= TOLERANCE_HALF / 10
+    assert trained[0].network.fc.module.weight.dtype == ms.float32

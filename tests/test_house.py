@@ -19,15 +19,15 @@ from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
-    "advice archives audio augment batching beam cli config corpora dataset decoding doctor "
-    "download errors features files film history language librispeech manifest memory metrics "
-    "mindrecord pictures porting processes recipe records report runtime scaling schedules "
-    "sources staging text torch_weights transcripts validation"
+    "advice archives audio augment batch_inference batching beam cli config corpora dataset "
+    "decoding doctor download errors features files film history language librispeech manifest "
+    "memory metrics mindrecord onnx_export pictures porting processes recipe records report "
+    "runtime scaling schedules scoring sources staging text torch_weights transcripts validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905
-    "create_mindrecord doctor eval export mind2pt pt2mind train transcribe validate".split()
-)
-
+    "create_mindrecord doctor eval export mind2pt postprocess preprocess pt2mind train transcribe "
+    "validate"
+).split()
 
 MODELS = ("deepspeech2", "jasper")
 
@@ -42,7 +42,10 @@ def in_a_new_process(code: str, cwd: Path = ROOT) -> str:
 
 def test_the_numpy_half_and_the_recipe_import_no_mindspore():
     modules = [f"common.{name}" for name in NUMPY_HALF]
-    modules += [f"deepspeech2.src.{name}" for name in ("config", "deepspeech_pytorch", "recipe")]
+    modules += [
+        f"deepspeech2.src.{name}"
+        for name in ("config", "deepspeech_pytorch", "onnx_network", "recipe")
+    ]
     modules += [f"jasper.src.{name}" for name in ("config", "nvidia", "original_yaml", "recipe")]
     code = (
         "import importlib, sys\n"
@@ -55,8 +58,8 @@ def test_the_numpy_half_and_the_recipe_import_no_mindspore():
 
 def test_every_module_of_common_is_on_one_side_or_the_other():
     heavy = (  # noqa: SIM905
-        "checkpoint conversion convolution evaluation export logs nn optimizer planner precision "
-        "progress ranks recogniser steps suspects training trials"
+        "checkpoint conversion convolution evaluation export logs mindir nn optimizer planner "
+        "precision progress ranks recogniser steps suspects training trials"
     ).split()
     names = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
     assert names == {*NUMPY_HALF, *heavy}

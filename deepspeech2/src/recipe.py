@@ -17,6 +17,12 @@ def build_network(model: ModelConfig, *arguments: Any) -> Any:
     return DeepSpeech2(model, *arguments)
 
 
+def onnx_network(*arguments: Any) -> tuple[str, str]:
+    from deepspeech2.src.onnx_network import add
+
+    return add(*arguments)
+
+
 def output_frames(model: ModelConfig, frames):
     """Output frames for `frames` feature frames: an int, a numpy array or a Tensor."""
     for _, stride in model.conv_strides:
@@ -51,6 +57,7 @@ RECIPE = Recipe(
     eval_config=lambda: copy.deepcopy(config.eval_config),
     infer_config=lambda: copy.deepcopy(config.infer_config),
     build_network=build_network,
+    onnx_network=onnx_network,
     output_frames=output_frames,
     activation_bytes=activation_bytes,
     head="fc.module",

@@ -1,0 +1,129 @@
+"""DeepSpeech2 in ONNX's operators: what `deepspeech2/src/model.py` computes, for a file."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.errors import UserError
+from common.onnx_export import Graph, Norm
+from deepspeech2.src.config import ModelConfig
+
+_GATES = [0, 3, 1, 2]  # ONNX orders i, o, f, c; ours are i, f, g (its c), o
+_LOWEST, _HIGHEST = 0.0, 20.0  # of the clipped rectifier
+
+
+def add(
+    graph: Graph,
+    model: ModelConfig,
+    weights: dict[str, np.ndarray],
+    features: str,
+    lengths: str,
+) -> tuple[str, str]:
+    """features (B, F, T) float32, lengths (B,) int64 -> log-probabilities (T', B, C), lengths."""
+    if model.rnn_type != "LSTM":
+        raise UserError(
+            f"ModelConfig.rnn_type={model.rnn_type}: only LSTM networks are written as ONNX; use "
+            "MINDIR"
+        )
+    x, lengths, mask = _front_end(graph, model, weights, features, lengths)
+    # (B, C, F', T') -> (T', B, C F')
+    x = graph.op("Transpose", x, perm=[3, 0, 1, 2])
+    width = weights["RNN.lstms.0.weight_ih_l0"].shape[1]
+    x = graph.op("Reshape", x, graph.constant([0, 0, width]))
+    counts = graph.op("Cast", lengths, to=6)  # int32
+    for layer in range(model.hidden_layers):
+        x = _lstm(graph, model, weights, layer, x, counts)
+        if not model.bidirectional and layer == model.hidden_layers - 1:
+            x = _lookahead(graph, model, weights, x, mask)
+        x = _norm(graph, model, weights, layer, x)
+    x = graph.op("MatMul", x, graph.weight("fc.module.weight", weights["fc.module.weight"].T))
+    return graph.op("LogSoftmax", x, axis=2), lengths
+
+
+def _front_end(
+    graph: Graph, model: ModelConfig, weights: dict[str, np.ndarray], x: str, lengths: str
+) -> tuple[str, str, str]:
+    x = graph.op("Unsqueeze", x, axes=[1])
+    x = graph.op("Mul", x, graph.frame_mask(lengths, x))
+    mask = ""
+    for number, stride in enumerate(model.conv_strides, start=1):
+        name = f"conv.conv{number}"
+        x = graph.convolution(
+            x,
+            name,
+            weights[f"{name}.weight"],
+            weights.get(f"{name}.bias"),
+            Norm(weights, f"conv.bn{number}"),
+            stride,
+        )
+        x = graph.op("Tanh", x) if model.activation == "tanh" else _clip(graph, x)
+        lengths = graph.shorter(lengths, stride[1])
+        mask = graph.frame_mask(lengths, x)
+        x = graph.op("Mul", x, mask)
+    return x, lengths, mask
+
+
+def _lstm(
+    graph: Graph,
+    model: ModelConfig,
+    weights: dict[str, np.ndarray],
+    layer: int,
+    x: str,
+    counts: str,
+) -> str:
+    """x (T, B, I) -> (T, B, H), both directions summed."""
+    name, size = f"RNN.lstms.{layer}", model.hidden_size
+    ends = ("_l0", "_l0_reverse") if model.bidirectional else ("_l0",)
+
+    def gates(leaf: str) -> np.ndarray:
+        """(directions, 4 H, ...)."""
+        found = np.stack([weights[f"{name}.{leaf}{end}"] for end in ends])
+        split = found.reshape(len(ends), 4, size, *found.shape[2:])
+        return split[:, _GATES].reshape(found.shape)
+
+    output = graph.op(
+        "LSTM",
+        x,
+        graph.weight(f"{name}.weight_ih", gates("weight_ih")),
+        graph.weight(f"{name}.weight_hh", gates("weight_hh")),
+        graph.weight(f"{name}.bias", np.concatenate((gates("bias_ih"), gates("bias_hh")), 1)),
+        counts,
+        hidden_size=size,
+        direction="bidirectional" if model.bidirectional else "forward",
+    )
+    return graph.op("ReduceSum", output, axes=[1], keepdims=0)  # of (T, directions, B, H)
+
+
+def _lookahead(
+    graph: Graph, model: ModelConfig, weights: dict[str, np.ndarray], x: str, mask: str
+) -> str:
+    """x (T, B, H), mask (B, 1, 1, T)."""
+    x = graph.op("Unsqueeze", graph.op("Transpose", x, perm=[1, 2, 0]), axes=[2])  # (B, H, 1, T)
+    weight = weights["RNN.lookahead.conv.weight"]
+    ahead = (0, 0, 0, model.lookahead_context - 1)
+    x = graph.op("Mul", x, mask)
+    x = graph.convolution(x, "RNN.lookahead", weight, groups=model.hidden_size, padding=ahead)
+    return graph.op("Transpose", graph.op("Squeeze", _clip(graph, x), axes=[2]), perm=[2, 0, 1])
+
+
+def _norm(
+    graph: Graph, model: ModelConfig, weights: dict[str, np.ndarray], layer: int, x: str
+) -> str:
+    name = f"RNN.norms.{layer}"
+    if model.norm == "batch":
+        scale, shift = Norm(weights, name).scale_and_shift()
+    elif model.norm == "layer":
+        x = graph.op("Sub", x, graph.op("ReduceMean", x, axes=[2]))
+        variance = graph.op("ReduceMean", graph.op("Mul", x, x), axes=[2])
+        raised = graph.op("Add", variance, graph.constant(1e-5, np.float32))
+        x = graph.op("Div", x, graph.op("Sqrt", raised))
+        scale, shift = weights[f"{name}.gamma"], weights[f"{name}.beta"]
+    else:
+        return x
+    x = graph.op("Mul", x, graph.weight(f"{name}.scale", scale))
+    return graph.op("Add", x, graph.weight(f"{name}.shift", shift))
+
+
+def _clip(graph: Graph, x: str) -> str:
+    lowest, highest = (graph.constant(value, np.float32) for value in (_LOWEST, _HIGHEST))
+    return graph.op("Clip", x, lowest, highest)

@@ -1,0 +1,180 @@
+"""ONNX files of both models in onnxruntime, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import reference
+from mindspore import Tensor
+from networks import batch_of, lively
+
+from common.errors import UserError
+from common.export import Options, export
+from common.onnx_export import write_onnx
+from common.recogniser import Forward, Recogniser
+from common.text import Vocabulary
+from deepspeech2.src import config as deepspeech2
+from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
+from jasper.src import config as jasper
+from jasper.src.config import Block
+from jasper.src.recipe import RECIPE as JASPER
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+LABELS = Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
+
+
+def speech2(**model) -> Recogniser:
+    small = {
+        "hidden_size": 12,
+        "hidden_layers": 2,
+        "conv_channels": 3,
+        "conv_kernels": [[5, 3], [3, 5]],
+    }
+    config = deepspeech2.TrainConfig(ModelConfig=deepspeech2.ModelConfig(**{**small, **model}))
+    return Recogniser.create(DEEPSPEECH2, config, LABELS, "CPU")
+
+
+def jasper_of(*blocks: Block, **model) -> Recogniser:
+    config = jasper.TrainConfig(ModelConfig=jasper.ModelConfig(blocks=list(blocks), **model))
+    return Recogniser.create(JASPER, config, LABELS, "CPU")
+
+
+def dense(filters: int, kernel: int) -> Block:
+    return Block(filters, 2, kernel, residual=True, residual_dense=True)
+
+
+def separable(filters: int, kernel: int, **more) -> Block:
+    return Block(filters, kernel_size=kernel, separable=True, **more)
+
+
+NETWORKS = {
+    "its batch norm": lambda: speech2(norm="batch", activation="hardtanh", conv_bias=True),
+    "its layer norm": lambda: speech2(norm="layer", activation="hardtanh"),
+    "one direction": lambda: speech2(bidirectional=False, lookahead_context=3),
+    "jasper": lambda: jasper_of(
+        Block(8, 1, 5, stride=2), dense(8, 5), dense(12, 3), Block(9, 1, 3, dilation=2), Block(7)
+    ),
+    "quartznet": lambda: jasper_of(
+        separable(8, 5, stride=2),
+        separable(8, 5, repeat=2, residual=True),
+        separable(9, 3, dilation=2),
+        activation="selu",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_onnxruntime_gives_what_the_network_gives(kind, tmp_path):
+    recogniser = NETWORKS[kind]()
+    lively(recogniser.network)
+    write_onnx(recogniser, tmp_path / "speech.onnx")
+
+    dimension, forward = recogniser.featurizer.dimension, Forward(recogniser)
+    session = onnxruntime.InferenceSession(str(tmp_path / "speech.onnx"))
+    rng = np.random.default_rng(3)
+    rows = [rng.standard_normal((dimension, frames)) for frames in (31, 1, 18, 2)]
+    features, lengths = batch_of(rows)
+    features += np.where(np.arange(31) < lengths[:, None, None], 0, 7)  # never to be looked at
+    given = {"features": features.astype(np.float32), "lengths": lengths.astype(np.int32)}
+    log_probs, out_lengths = session.run(None, given)
+    expected, expected_lengths = forward(given["features"], given["lengths"])
+    assert out_lengths.dtype == np.int32 and out_lengths.tolist() == expected_lengths.tolist()
+    assert log_probs.shape == expected.shape
+    for row, count in enumerate(expected_lengths):
+        np.testing.assert_allclose(log_probs[:count, row], expected[:count, row], atol=1e-4)
+
+
+def test_the_file_against_numpy(tmp_path):
+    """The model zoo's network, computed without MindSpore."""
+    recogniser = speech2(
+        hidden_size=6, hidden_layers=2, conv_channels=2, conv_kernels=[[41, 11], [21, 11]]
+    )
+    parameters = reference.random_parameters(np.random.default_rng(0), channels=2, size=6, layers=2)
+    for parameter in recogniser.network.get_parameters():
+        if parameter.name in parameters:
+            parameter.set_data(Tensor(parameters[parameter.name]))
+    write_onnx(recogniser, tmp_path / "speech.onnx", batch_size=1, frames=40)
+    features = np.random.default_rng(1).standard_normal((1, 161, 40)).astype(np.float32)
+    features[:, :, 25:] = 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "speech.onnx"))
+    given = {"features": features, "lengths": np.array([25], np.int32)}
+    found, _ = session.run(None, given)
+    expected = reference.deepspeech2(parameters, features[0, :, :25])
+    np.testing.assert_allclose(found[: len(expected), 0], expected, atol=1e-4)
+
+
+def test_what_the_file_and_its_description_say(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.export.verify", lambda *arguments: 1e-6)
+    recogniser = jasper_of(Block(8, 1, 5, stride=2), dense(8, 3))
+    for name, options in (
+        ("open", Options("ONNX")),
+        ("fixed", Options("ONNX", batch_size=2, frames=9)),
+        ("half", Options("ONNX", half=True)),
+    ):
+        export(recogniser, tmp_path / name, options, lambda line: None)
+    model = onnx.load(tmp_path / "open.onnx")
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", 11)]
+    assert shapes(model.graph.input) == [["utterances", 64, "frames"], ["utterances"]]
+    assert shapes(model.graph.output) == [["output_frames", "utterances", 29], ["utterances"]]
+    fixed = onnx.load(tmp_path / "fixed.onnx").graph
+    assert shapes(fixed.input) == [[2, 64, 9], [2]] and shapes(fixed.output) == [[5, 2, 29], [2]]
+    description = json.loads((tmp_path / "fixed.json").read_text())
+    assert description["device"] == "any" and description["file_format"] == "ONNX"
+    assert description["buckets"][0] == {
+        "file": "fixed.onnx",
+        "batch_size": 2,
+        "frames": 9,
+        "verified_difference": 1e-6,
+    }
+    kept = {
+        each.name: each.data_type for each in onnx.load(tmp_path / "half.onnx").graph.initializer
+    }
+    assert kept["decoder.layers.weight"] == onnx.TensorProto.FLOAT16
+    assert kept["decoder.layers.bias"] == onnx.TensorProto.FLOAT
+
+
+def shapes(tensors) -> list[list[int | str]]:
+    return [
+        [each.dim_param or each.dim_value for each in tensor.type.tensor_type.shape.dim]
+        for tensor in tensors
+    ]
+
+
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_other_recurrent_layers_are_refused_by_name(kind, tmp_path):
+    with pytest.raises(UserError, match=f"rnn_type={kind}: only LSTM networks are written as ONNX"):
+        export(speech2(rnn_type=kind), tmp_path / "speech", Options("ONNX"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_is_verified(tmp_path):
+    said: list[str] = []
+    options = Options("ONNX", batch_size=1, frames=40)
+    export(jasper_of(Block(4, 1, 3)), tmp_path / "speech", options, said.append)
+    assert [line.split(":")[0] for line in said] == [
+        "verified with 1 x 40 frames",
+        "verified with 1 x 13 frames",
+    ]
+    found = json.loads((tmp_path / "speech.json").read_text())["verified_difference"]
+    assert 0 <= found <= 1e-4
+
+
+def test_without_onnxruntime_the_file_is_written_and_said_not_to_be_verified(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.export.find_spec", lambda name: None)
+    said: list[str] = []
+    export(jasper_of(Block(4, 1, 3)), tmp_path / "speech", Options("ONNX"), said.append)
+    assert said[0].startswith("not verified by running it: onnxruntime is not installed")
+    assert json.loads((tmp_path / "speech.json").read_text())["verified_difference"] is None
+
+
+def test_jaspers_file_for_the_card_is_the_same_one_that_a_cpu_runs(tmp_path):
+    recogniser = jasper_of(Block(4, 1, 5, stride=2))
+    options = Options(batch_size=2, frames=20, device="Ascend")
+    export(recogniser, tmp_path / "speech", options, lambda line: None)
+    description = json.loads((tmp_path / "speech.json").read_text())
+    assert description["device"] == "any" and description["verified_difference"] <= 1e-4

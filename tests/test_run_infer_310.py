@@ -1,0 +1,145 @@
+"""run_infer_310.sh in a copy of the scripts, with stand-ins for Python and the C++ program."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Says how it was called, in the folder's calls.txt, and ends as PREPROCESS, POSTPROCESS tell it.
+PYTHON = """#!/bin/sh
+echo "$*" >>"$CALLS"
+case "$*" in
+*--runner_arguments*) printf '%s\\n' --mindir_path "$3" --result_dir "my results" ;;
+preprocess.py*) exit "${PREPROCESS:-0}" ;;
+*) echo "Test Summary"; exit "${POSTPROCESS:-0}" ;;
+esac
+"""
+BUILD = """#!/bin/sh
+mkdir -p "$(dirname "$0")/build"
+cat >"$(dirname "$0")/build/infer" <<'END'
+#!/bin/sh
+for word in infer "$@"; do echo "<$word>"; done | tr '\\n' ' ' >>"$CALLS"
+echo >>"$CALLS"
+exit "${INFER:-0}"
+END
+chmod +x "$(dirname "$0")/build/infer"
+echo "engine built: wheel (CPU)"
+exit "${BUILD:-0}"
+"""
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    clone = tmp_path / "my clone"
+    names = ["scripts/run_infer_310.sh"]
+    names += [f"{model}/scripts/run_infer_310.sh" for model in ("deepspeech2", "jasper")]
+    for name in names:
+        (clone / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, clone / name)
+    for model in ("deepspeech2", "jasper"):
+        (clone / model / "preprocess.py").touch()
+    (clone / "ascend310_infer").mkdir()
+    (clone / "ascend310_infer" / "build.sh").write_text(BUILD)
+    (clone / "python").write_text(PYTHON)
+    (clone / "python").chmod(0o755)
+    (clone / "a model.mindir").touch()
+    return clone
+
+
+def run(clone: Path, *arguments: str, model: str = "deepspeech2", **environment: str):
+    """(exit code, calls, output, complaints), as typed in the clone's folder."""
+    calls = clone / "calls.txt"
+    calls.write_text("")
+    variables = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": "./python", "CALLS": str(calls)}
+    done = subprocess.run(
+        ["bash", f"{model}/scripts/run_infer_310.sh", *arguments],
+        cwd=clone,
+        env=variables | environment,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, calls.read_text().splitlines(), done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("model", ["deepspeech2", "jasper"])
+def test_features_inference_score(clone, model):
+    code, calls, said, complaints = run(
+        clone, "a model.mindir", "y", "2,3", "--set", "post_out=t.txt", model=model
+    )
+    path = f"{clone}/a model.mindir"
+    assert (code, complaints) == (0, "")
+    assert calls == [
+        f"preprocess.py --mindir_path {path} --set post_out=t.txt",
+        f"preprocess.py --mindir_path {path} --runner_arguments --set post_out=t.txt",
+        f"<infer> <--mindir_path> <{path}> <--result_dir> <my results> <--device_id> <2,3> ",
+        f"postprocess.py --mindir_path {path} --set post_out=t.txt",
+    ]
+    assert "engine built: wheel (CPU)" in said and said.endswith("Test Summary\n")
+
+
+def test_features_that_are_there_and_further_options(clone):
+    code, calls, *_ = run(
+        clone, "a model.mindir", "n", DEVICE_TARGET="CPU", RUNNER_OPTIONS="--instances 2"
+    )
+    assert code == 0 and len(calls) == 3
+    assert calls[1].endswith("<--device_target> <CPU> <--device_id> <0> <--instances> <2> ")
+
+
+# Exit codes of the steps -> that of the script, and how many steps there were.
+FAILURES = {
+    "some recordings": ({"PREPROCESS": "1"}, 1, 4),
+    "some utterances": ({"INFER": "1", "POSTPROCESS": "1"}, 1, 4),
+    "the model": ({"INFER": "2"}, 2, 3),
+    "stopped": ({"INFER": "143"}, 143, 3),
+    "the build": ({"BUILD": "1"}, 1, 0),
+    "the score": ({"POSTPROCESS": "1"}, 1, 4),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_exit_codes(clone, case):
+    steps, expected, count = FAILURES[case]
+    code, calls, *_ = run(clone, "a model.mindir", "y", **steps)
+    assert (code, len(calls)) == (expected, count)
+
+
+MISUSES = {
+    "nothing": ((), "run_infer_310.sh MINDIR_PATH NEED_PREPROCESS"),
+    "no answer": (("a model.mindir",), "run_infer_310.sh MINDIR_PATH NEED_PREPROCESS"),
+    "no file": (("gone.mindir", "y"), "gone.mindir not found, nor gone.json"),
+    "neither": (("a model.mindir", "maybe"), "NEED_PREPROCESS maybe: expected y or n"),
+    "no number": (("a model.mindir", "y", "first"), "DEVICE_ID first: expected a number"),
+}
+
+
+@pytest.mark.parametrize("case", MISUSES)
+def test_misuse_in_one_line(clone, case):
+    arguments, complaint = MISUSES[case]
+    code, calls, _, complaints = run(clone, *arguments)
+    assert (code, calls) == (2, [])
+    assert complaints.startswith("error: ") and complaint in complaints
+    assert len(complaints.splitlines()) == 1
+
+
+def test_an_onnx_file_goes_through_the_converter_or_is_refused(clone):
+    (clone / "a.onnx").touch()
+    code, calls, _, complaints = run(clone, "a.onnx", "y")
+    assert code == 1 and not calls
+    assert "a.onnx: an ONNX file is for Ascend, by way of MindSpore Lite's" in complaints
+
+    converter = clone / "lite" / "tools" / "converter" / "converter" / "converter_lite"
+    converter.parent.mkdir(parents=True)
+    converter.write_text('#!/bin/sh\necho "$*" >>"$CALLS"; : >"${3#--outputFile=}.mindir"\n')
+    converter.chmod(0o755)
+    code, calls, *_ = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
+    assert code == 0
+    assert calls[0].startswith(f"--fmk=ONNX --modelFile={clone}/a.onnx --outputFile={clone}/a ")
+    assert "--optimize=ascend_oriented" in calls[0]
+    assert calls[1] == f"preprocess.py --mindir_path {clone}/a.mindir"
+    again = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
+    assert again[0] == 0 and len(again[1]) == 4  # nothing is converted twice
