@@ -129,7 +129,8 @@ class OptimConfig:
     hold_epochs: float = 140.0  # exponential: epochs at learning_rate, after the warm-up
     learning_decay: float = 0.981  # exponential: ... then the rate is multiplied by this an epoch
     min_learning_rate: float = 1e-5  # exponential: ... down to this
-    # L2 in Adam and SGD, decoupled in AdamW, NovoGrad and LAMB; not on norms and biases
+    # L2 in Adam and SGD, decoupled in AdamW, part of the normalised step in NovoGrad and LAMB;
+    # never on norms and biases.
     weight_decay: float = 1e-5
     momentum: float = 0.9  # SGD
     eps: float = 1e-8  # all but SGD

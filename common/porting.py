@@ -131,13 +131,19 @@ def mind2pt(package: Package, recipe: Recipe, argv: Sequence[str]) -> None:
     made = package.leaves(recogniser, arguments)
     theirs = {ours: name for name, ours in made.names.items()}
     weights: dict[str, np.ndarray] = {}
-    for weight in _weights(recogniser):
+    own = _weights(recogniser)
+    if unlike := theirs.keys() ^ {weight.name for weight in own}:
+        raise UserError(
+            f"{arguments.ckpt}: {len(unlike)} tensors without a counterpart in {package.name}'s "
+            f"network: {', '.join(sorted(unlike)[:5])}"
+        )
+    for weight in own:
         name, value = theirs[weight.name], np.ascontiguousarray(weight.asnumpy())
         weights[name] = value.squeeze(2) if value.ndim == 4 and made.flat(name) else value
         if name.endswith("running_var"):
             weights[name.replace("running_var", COUNTER)] = np.zeros((), np.int64)
     torch_weights.write(arguments.pth, made.content(weights))
-    print(f"{arguments.ckpt}: {len(theirs)} of {len(theirs)} tensors match")
+    print(f"{arguments.ckpt}: {len(theirs)} of {len(own)} tensors match")
     print(f"written: {arguments.pth}, {made.kind}")
     for note in made.notes:
         print(f"note: {note}")

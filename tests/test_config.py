@@ -941,6 +941,21 @@ def test_no_two_presets_convert_into_one_folder():
     assert len(set(every)) == len(every) == 6
 
 
+def test_presets_of_jasper_share_a_folder_where_they_share_a_corpus():
+    """A folder takes one corpus: the same pattern, the same features, the same texts."""
+    from jasper.src.recipe import RECIPE as jasper
+
+    content = {}
+    for name in jasper.presets():
+        override_from_yaml(config := jasper.train_config(), jasper.preset(name))
+        data = to_dict(config)["DataConfig"]
+        made_of = [data[key] for key in ("SpectConfig", "labels_path", "train_manifest")]
+        content.setdefault(shard_files(config.DataConfig, "train"), []).append((name, made_of))
+    assert len(content) == 3
+    for alike in content.values():
+        assert all(made_of == alike[0][1] for _, made_of in alike), alike
+
+
 def eval_options(corpus: Path, values: dict[str, str]) -> list[str]:
     return [f"{key}={value.replace('{corpus}', str(corpus))}" for key, value in values.items()]
 

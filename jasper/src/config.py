@@ -1,8 +1,7 @@
 """Jasper's configuration: what a user edits, or overrides by `--config` and `--set`.
 
 The groups and keys are those of the MindSpore model zoo's Jasper; the defaults are Jasper 10x5 with
-dense residuals for LibriSpeech, as NVIDIA's and the model zoo's recipe train it. Smaller ones ship
-in `presets/`. Keys that every model shares are documented in `common/config.py`.
+dense residuals for LibriSpeech, after NVIDIA's recipe. Smaller ones ship in `presets/`. Keys that every model shares are documented in `common/config.py`.
 """
 
 from __future__ import annotations
@@ -42,6 +41,23 @@ def jasper(blocks: int, repeat: int) -> list[Block]:
     ]
 
 
+EPSILON = 1e-3  # of the batch normalisation, as in both references
+
+
+def panes(blocks: list[Block], dimension: int) -> list[list[int]]:
+    """For each block the widths of what is added to its last convolution: what entered it, or if it
+    is dense what entered each of the dense blocks in a row that end with it.
+
+    dimension: of the features.
+    """
+    found, entered, inputs = [], [], dimension
+    for block in blocks:
+        entered = [*entered, inputs] if block.residual_dense else []
+        found.append((entered or [inputs]) if block.residual else [])
+        inputs = block.filters
+    return found
+
+
 @dataclass
 class ModelConfig:
     blocks: list[Block] = field(default_factory=lambda: jasper(10, 5))
@@ -79,7 +95,7 @@ class DataConfig(shared.DataConfig):
         default_factory=lambda: ["data/librispeech-dev-clean-wav.json"]
     )
     mindrecord_format: str = "mindrecord/{split}/jasper_tr{}.md"
-    batch_size: int = 64
+    batch_size: int = 32  # times accumulation_step: 64 a step and card, as in both references
     max_duration: float = 16.7
     pad_align: int = 16
     normalize_transcripts: str = "english"
@@ -96,7 +112,8 @@ class TrainingConfig(shared.TrainingConfig):
 
 @dataclass
 class OptimConfig(shared.OptimConfig):
-    """NovoGrad as in NVIDIA's recipe; the model zoo trains with AdamW at the same rates."""
+    """NovoGrad at NVIDIA's rates (which decays biases and normalisation too; here they never are);
+    the model zoo trains with AdamW at the same rates."""
 
     optimizer: str = "NovoGrad"
     learning_rate: float = 0.01

@@ -19,9 +19,8 @@ from common import runtime
 from common.convolution import time_convolution
 from common.errors import UserError
 from common.nn import Dropout, MaskedBatchNorm, frame_mask
-from jasper.src.config import Block, ModelConfig
+from jasper.src.config import EPSILON, Block, ModelConfig, panes
 
-EPSILON = 1e-3  # of the batch normalisation, as in both references
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "selu": nn.SeLU}
 
 
@@ -92,12 +91,9 @@ class Encoder(nn.Cell):
 
     def __init__(self, blocks: list[Block], dimension: int, make: Maker):
         super().__init__()
-        layers, panes, inputs = [], [], dimension
-        for block in blocks:
-            panes = [*panes, inputs] if block.residual_dense else [inputs]
-            layers.append(JasperBlock(block, inputs, panes if block.residual else [], make))
-            if not block.residual_dense:
-                panes = []
+        layers, inputs = [], dimension
+        for block, widths in zip(blocks, panes(blocks, dimension)):
+            layers.append(JasperBlock(block, inputs, widths, make))
             inputs = block.filters
         self.layers = nn.CellList(layers)
         self.native = make.native
@@ -115,10 +111,11 @@ class JasperBlock(nn.Cell):
     the dense blocks up to this one, through a convolution of one frame and a normalisation.
 
     panes: what enters this block, after what entered the dense blocks before it. Padded frames are
-    zero in them, and before every convolution, as they are outside a lone utterance.
+    zero in them, and before every convolution, as they are outside a lone utterance. widths: of
+    those that are added.
     """
 
-    def __init__(self, block: Block, inputs: int, panes: list[int], make: Maker):
+    def __init__(self, block: Block, inputs: int, widths: list[int], make: Maker):
         super().__init__()
         self.repeat, self.separable, self.stride = block.repeat, block.separable, block.stride
         self.dense, self.native = block.residual_dense, make.native
@@ -137,12 +134,12 @@ class JasperBlock(nn.Cell):
         self.each = len(cells) // block.repeat
         branches = [
             [Convolution(make.convolution(width, filters)), Normalisation(make.norm(filters))]
-            for width in panes
+            for width in widths
         ]
         self.res = nn.CellList([nn.CellList(branch) for branch in branches])
 
     def construct(self, panes, lengths):
-        x = panes[-1]
+        x, added = panes[-1], panes if self.dense else panes[-1:]
         for number in range(self.repeat):
             first = number * self.each
             x = self.conv[first](x)
@@ -154,7 +151,7 @@ class JasperBlock(nn.Cell):
             if number == self.repeat - 1:
                 for index in range(len(self.res)):
                     branch = self.res[index]
-                    x = x + branch[1](branch[0](panes[index]), mask)
+                    x = x + branch[1](branch[0](added[index]), mask)
             x = self.conv[first + self.each - 1](self.conv[first + self.each - 2](x))
             x = x * _spread(mask, self.native).astype(x.dtype)
         return (panes + (x,) if self.dense else (x,)), lengths

@@ -23,9 +23,9 @@ from common.porting import Arriving, Leaving, Package, batch_norm
 from common.recipe import Recipe, labels_file
 from common.text import Vocabulary
 from common.torch_weights import StoredTensor
-from jasper.src.config import Block, ModelConfig
+from jasper.src.config import Block, ModelConfig, panes
 
-# The features of both packages (common/features.py); bands and splicing are read off the weights.
+# NVIDIA's features (common/features.py); bands and splicing follow from the weights.
 FEATURES = {
     "sample_rate": 16000,
     "window_size": 0.02,
@@ -95,8 +95,8 @@ def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> Arri
     config = recipe.train_config()
     porting.forget_manifests(config)
     dimension = weights[first].shape[0 if found[0].separable else 1]
-    bands = BANDS if dimension % BANDS == 0 else dimension
     spect = config.DataConfig.SpectConfig
+    bands = BANDS if dimension % BANDS == 0 else dimension
     for key, value in {**FEATURES, "bands": bands, "frame_splicing": dimension // bands}.items():
         setattr(spect, key, value)
     labels = Vocabulary.from_file(arguments.labels or labels_file(recipe, config)).labels
@@ -107,7 +107,10 @@ def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> Arri
     if isinstance(ours, Mapping) and not (arguments.preset or arguments.config):
         assumed = "stride, dilation, dropout and activation as the file says"
     else:
-        config.ModelConfig, assumed = completed(recipe, found, arguments)
+        like, assumed = completed(recipe, found, arguments)
+        config.ModelConfig, theirs = like.ModelConfig, like.DataConfig.SpectConfig
+        if theirs.bands * theirs.frame_splicing == dimension:
+            spect.bands, spect.frame_splicing = theirs.bands, theirs.frame_splicing
     if (classes := weights[HEAD].shape[0]) != len(labels):
         raise UserError(
             f"{where}: its output layer has {classes} classes, and there are {len(labels)} labels, "
@@ -119,6 +122,11 @@ def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> Arri
         f"features: {spect.bands} bands, {spect.window} window, {spect.frame_splicing} spliced, "
         f"as in {spect.convention}",
     ]
+    if any(name.startswith("encoder.encoder.") for name in porting.tensors(stored)):
+        lines.append(
+            "NeMo's names: its features add 2^-24 before the logarithm, which are not to be had "
+            "here; expect differences in silence"
+        )
     style = "quartznet" if ".mconv." in first else "jasper"
     return Arriving(weights, names(found, style), config, labels, lines)
 
@@ -174,7 +182,7 @@ def leaves(recogniser: Any, arguments: argparse.Namespace) -> Leaving:
 def names(blocks: Sequence[Block], style: str) -> dict[str, str]:
     """NVIDIA's names of the parameters of such a network -> ours."""
     found = {f"decoder.layers.0.{leaf}": f"decoder.layers.{leaf}" for leaf in ("weight", "bias")}
-    for number, (block, panes) in enumerate(zip(blocks, panes_of(blocks))):
+    for number, (block, count) in enumerate(zip(blocks, panes_of(blocks))):
         layer = f"encoder.layers.{number}"
         theirs, ours = f"{layer}.{STYLES[style]}", f"{layer}.conv"
         convolutions = 2 if block.separable else 1
@@ -183,7 +191,7 @@ def names(blocks: Sequence[Block], style: str) -> dict[str, str]:
             for index in range(norm - convolutions, norm):
                 found[f"{theirs}.{index}.weight"] = f"{ours}.{index}.conv1.weight"
             found |= batch_norm(f"{theirs}.{norm}", f"{ours}.{norm}.batchnorm")
-        for pane in range(panes):
+        for pane in range(count):
             branch = f"{layer}.res.{pane}"
             found[f"{branch}.0.weight"] = f"{branch}.0.conv1.weight"
             found |= batch_norm(f"{branch}.1", f"{branch}.1.batchnorm")
@@ -192,11 +200,7 @@ def names(blocks: Sequence[Block], style: str) -> dict[str, str]:
 
 def panes_of(blocks: Sequence[Block]) -> list[int]:
     """For each block the number of outputs that are added to its own."""
-    found, dense = [], 0
-    for block in blocks:
-        dense = dense + 1 if block.residual_dense else 0
-        found.append(max(dense, 1) if block.residual else 0)
-    return found
+    return [len(widths) for widths in panes(list(blocks), 0)]
 
 
 def state_dict(content: Any, wanted: str | None, where: str) -> tuple[Mapping, str]:
@@ -247,21 +251,21 @@ def first_kernel(weights: Mapping[str, StoredTensor], where: str) -> str:
 def blocks(weights: Mapping[str, StoredTensor], where: str) -> list[Block]:
     """The blocks of such names and shapes, with stride, dilation and dropout as is usual."""
     kernels: dict[int, dict[int, tuple[int, ...]]] = {}  # block -> number in it -> shape
-    panes: dict[int, int] = {}
+    residuals: dict[int, int] = {}
     for name, value in weights.items():
         if (match := CONVOLUTION.fullmatch(name)) and len(value.shape) == 3:
             kernels.setdefault(int(match[1]), {})[int(match[2])] = value.shape
         elif match := RESIDUAL.fullmatch(name):
-            panes[int(match[1])] = panes.get(int(match[1]), 0) + 1
+            residuals[int(match[1])] = residuals.get(int(match[1]), 0) + 1
     for number in range(max(kernels)):
         if 0 not in kernels.get(number, ()):
             raise UserError(
                 f"{where}: no encoder.layers.{number}.conv.0.weight, but {max(kernels) + 1} blocks"
             )
-    dense = max(panes.values(), default=0) > 1
+    dense = max(residuals.values(), default=0) > 1
     found = []
     for number in range(len(kernels)):
-        shapes, residual = kernels[number], number in panes
+        shapes, residual = kernels[number], number in residuals
         separable = 1 in shapes  # else 1 is the normalisation
         found.append(
             Block(
@@ -279,10 +283,8 @@ def blocks(weights: Mapping[str, StoredTensor], where: str) -> list[Block]:
     return found
 
 
-def completed(
-    recipe: Recipe, found: list[Block], arguments: argparse.Namespace
-) -> tuple[ModelConfig, str]:
-    """(the network with what shapes do not tell, where that is from).
+def completed(recipe: Recipe, found: list[Block], arguments: argparse.Namespace) -> tuple[Any, str]:
+    """(a configuration with what the shapes of a network do not tell, where that is from).
 
     Raises UserError for a named configuration of other shapes.
     """
@@ -303,12 +305,14 @@ def completed(
             configs.override_from_yaml(config, path)
         unlike = differences(found, config.ModelConfig.blocks)
         if not unlike:
-            return config.ModelConfig, (
+            return config, (
                 f"stride, dilation, dropout and activation as in {name}, whose shapes are these"
             )
         if arguments.preset or arguments.config:
             raise UserError(f"{arguments.pth}: not of the shapes of {name}: {unlike}")
-    return ModelConfig(blocks=found), (
+    config = recipe.train_config()
+    config.ModelConfig = ModelConfig(blocks=found)
+    return config, (
         "assumed, as no preset has these shapes: stride 2 in the first block, dilation 2 in the "
         "last but one, no dropout, relu; --config YAML says otherwise"
     )
@@ -319,22 +323,22 @@ def differences(found: Sequence[Block], other: Sequence[Block]) -> str:
     if len(found) != len(other):
         return f"{len(found)} blocks, expected {len(other)}"
     pairs = zip(found, panes_of(found), other, panes_of(other))
-    for number, (block, panes, expected, expected_panes) in enumerate(pairs):
+    for number, (block, count, expected, expected_count) in enumerate(pairs):
         for key in ("filters", "repeat", "kernel_size", "separable"):
             if getattr(block, key) != getattr(expected, key):
                 return (
                     f"block {number}: {key} {getattr(block, key)}, expected "
                     f"{getattr(expected, key)}"
                 )
-        if panes != expected_panes:
-            return f"block {number}: {panes} residuals, expected {expected_panes}"
+        if count != expected_count:
+            return f"block {number}: {count} residuals, expected {expected_count}"
     return ""
 
 
 def described(blocks: Sequence[Block]) -> str:
     """The network in a few words."""
-    panes = panes_of(blocks)
-    residual = "dense" if max(panes) > 1 else "plain" if max(panes) else "no"
+    most = max(panes_of(blocks))
+    residual = "dense" if most > 1 else "plain" if most else "no"
     count = sum(block.repeat for block in blocks)
     kind = " separable" if any(block.separable for block in blocks) else ""
     return f"{len(blocks)} blocks, {count}{kind} convolutions, {residual} residuals"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from common.onnx_export import Graph, Norm
-from jasper.src.config import ModelConfig
+from jasper.src.config import EPSILON, ModelConfig
 
-_EPSILON = 1e-3  # of the batch normalisation
 _ACTIVATIONS = {"relu": "Relu", "elu": "Elu", "selu": "Selu"}
 
 
@@ -41,7 +40,7 @@ def add(
                 x,
                 f"{name}.conv.{cells}",
                 weights[f"{name}.conv.{cells}.conv1.weight"],
-                norm=Norm(weights, f"{name}.conv.{cells + 1}.batchnorm", _EPSILON),
+                norm=Norm(weights, f"{name}.conv.{cells + 1}.batchnorm", EPSILON),
                 stride=stride,
                 dilation=1 if block.separable else block.dilation,
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.recipe import Recipe
 from jasper.src import config
-from jasper.src.config import ModelConfig
+from jasper.src.config import ModelConfig, panes
 from jasper.src.original_yaml import translate_yaml
 
 
@@ -35,18 +35,13 @@ def output_frames(model: ModelConfig, frames):
 def activation_bytes(model: ModelConfig, dimension: int) -> float:
     """Memory of a train step per feature frame; the factors are fitted to benchmarks/memory.py."""
     frames, inputs, values = 1.0, dimension, 0.0
-    panes: list[int] = []
-    for block in model.blocks:
-        panes = [*panes, inputs] if block.residual_dense else [inputs]
+    for block, widths in zip(model.blocks, panes(model.blocks, dimension)):
         for _ in range(block.repeat):
             frames /= block.stride
             copies = 4 if block.separable else block.kernel_size * (block.kernel_size > 1)
             values += frames * (copies * inputs + 14 * block.filters)
             inputs = block.filters
-        if block.residual:
-            values += frames * 6 * block.filters * len(panes)
-        if not block.residual_dense:
-            panes = []
+        values += frames * 6 * block.filters * len(widths)
     return 4 * values
 
 
