@@ -1,7 +1,8 @@
 """Jasper's configuration: what a user edits, or overrides by `--config` and `--set`.
 
 The groups and keys are those of the MindSpore model zoo's Jasper; the defaults are Jasper 10x5 with
-dense residuals for LibriSpeech, after NVIDIA's recipe. Smaller ones ship in `presets/`. Keys that every model shares are documented in `common/config.py`.
+dense residuals for LibriSpeech, after NVIDIA's recipe. Smaller ones ship in `presets/`. Keys that
+every model shares are documented in `common/config.py`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def add(
                         pane,
                         f"{name}.res.{index}",
                         weights[f"{name}.res.{index}.0.conv1.weight"],
-                        norm=Norm(weights, f"{name}.res.{index}.1.batchnorm", _EPSILON),
+                        norm=Norm(weights, f"{name}.res.{index}.1.batchnorm", EPSILON),
                     )
                     x = graph.op("Add", x, branch)
             x = graph.op("Mul", graph.op(_ACTIVATIONS[model.activation], x), mask)
