@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 #include <memory>
+#include <numeric>
 #include <regex>
 #include <string>
 
@@ -17,7 +18,7 @@ namespace {
 
 constexpr std::int64_t kSizeUnknown = 0x7FFF0000;  // bytes, or more: a header from a pipe
 constexpr std::int64_t kOggPage = 65307;           // bytes of the longest page
-constexpr std::size_t kResampled = 1 << 16;        // samples resampled at a time
+constexpr std::size_t kBlock = 1 << 16;            // samples read or resampled at a time
 const char* const kAgain = "; fetch it again or leave it out";
 
 // `count` bytes at `offset`, from the end if negative; fewer where the file has fewer.
@@ -67,13 +68,21 @@ class File {
 
   const SF_INFO& info() const { return info_; }
 
-  // All samples, those of a frame next to each other.
+  // All samples, channels averaged. Memory grows with what is there, not with what a header says.
   std::vector<float> read() {
-    std::vector<float> samples(static_cast<std::size_t>(info_.frames * info_.channels));
-    const sf_count_t count = ::sf_readf_float(file_, samples.data(), info_.frames);
-    if (::sf_error(file_) != SF_ERR_NO_ERROR) throw damaged(::sf_strerror(file_));
-    if (count < info_.frames)
-      throw InputError("truncated: " + std::to_string(count) +
+    const sf_count_t channels = info_.channels;
+    const auto most = std::max<sf_count_t>(1, static_cast<sf_count_t>(kBlock) / channels);
+    std::vector<float> samples, block(static_cast<std::size_t>(most * channels));
+    for (sf_count_t count = 1, left = info_.frames; count > 0; left -= count) {
+      count = ::sf_readf_float(file_, block.data(), std::min(left, most));
+      if (::sf_error(file_) != SF_ERR_NO_ERROR) throw damaged(::sf_strerror(file_));
+      for (auto frame = block.begin(); frame != block.begin() + count * channels; frame += channels)
+        samples.push_back(std::accumulate(frame, frame + channels, 0.0F) /
+                          static_cast<float>(channels));
+    }
+    const auto found = static_cast<std::int64_t>(samples.size());
+    if (found < info_.frames)
+      throw InputError("truncated: " + std::to_string(found) +
                        " samples where its header declares " + std::to_string(info_.frames) +
                        kAgain);
     return samples;
@@ -132,17 +141,6 @@ AudioInfo info_of(const File& file) {
   return {file.info().samplerate, file.info().channels, file.info().frames};
 }
 
-std::vector<float> mixed(std::vector<float> samples, std::size_t channels) {
-  if (channels == 1) return samples;
-  std::vector<float> result;
-  for (std::size_t at = 0; at < samples.size(); at += channels) {
-    float sum = 0;
-    for (std::size_t channel = 0; channel < channels; ++channel) sum += samples[at + channel];
-    result.push_back(sum / static_cast<float>(channels));
-  }
-  return result;
-}
-
 // With the quality "HQ" of the Python package soxr, which wraps the same library.
 std::vector<float> resampled(const std::vector<float>& samples, double from, double to) {
   const soxr_io_spec_t types = ::soxr_io_spec(SOXR_FLOAT32_I, SOXR_FLOAT32_I);
@@ -151,12 +149,12 @@ std::vector<float> resampled(const std::vector<float>& samples, double from, dou
   soxr_error_t error = nullptr;
   const std::unique_ptr<std::remove_pointer_t<soxr_t>, decltype(&::soxr_delete)> state(
       ::soxr_create(from, to, 1, &error, &types, &quality, &threads), &::soxr_delete);
-  std::vector<float> result, block(kResampled);
+  std::vector<float> result, block(kBlock);
   for (std::size_t at = 0; error == nullptr;) {
     const bool rest = at == samples.size();  // no more goes in: what is still inside comes out
     std::size_t taken = 0, given = 0;
     error = ::soxr_process(state.get(), rest ? nullptr : samples.data() + at,
-                           std::min(kResampled, samples.size() - at), &taken, block.data(),
+                           std::min(kBlock, samples.size() - at), &taken, block.data(),
                            block.size(), &given);
     at += taken;
     result.insert(result.end(), block.begin(), block.begin() + static_cast<std::ptrdiff_t>(given));
@@ -179,7 +177,7 @@ std::int64_t samples_at(const AudioInfo& info, std::int64_t sample_rate) {
 std::vector<float> load_audio(const fs::path& path, std::int64_t sample_rate) {
   File file(path);
   const AudioInfo info = info_of(file);
-  std::vector<float> samples = mixed(file.read(), static_cast<std::size_t>(info.channels));
+  std::vector<float> samples = file.read();
   const auto bad = std::count_if(samples.begin(), samples.end(),
                                  [](float value) { return !std::isfinite(value); });
   if (bad > 0)
