@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the runner with the engines whose libraries are there, and says which these are.
+# Builds the runner with the engines whose libraries are there, and says which these are. It reads
+# recordings where libsndfile, libsoxr and kissfft are there too, and features in any case.
 #
 #   bash build.sh [BUILD_DIR]   (default: build, beside this script) -> BUILD_DIR/infer
 #
@@ -96,4 +97,8 @@ fi
 for engine in "${engines[@]}"; do echo "engine built: $engine"; done
 [[ -z "$lite_reason" ]] || echo "without lite: $lite_reason"
 [[ -z "$wheel_reason" ]] || echo "without wheel: $wheel_reason"
+case "$(sed -n 's/^-- audio: //p' "$log")" in
+    without*) sed -n 's/^-- audio: without; /without recordings (--audio): /p' "$log" ;;
+    *) echo "with recordings (--audio)" ;;
+esac
 echo "built $build/infer"

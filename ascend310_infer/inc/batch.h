@@ -9,6 +9,7 @@
 #include "engine.h"
 #include "join.h"
 #include "plan.h"
+#include "source.h"
 #include "utterances.h"
 
 namespace infer {
@@ -28,14 +29,14 @@ struct Batch {
   double network_s = 0;
 };
 
-// Reads features and pads them into batches. It keeps the last file, for its parts come in a row.
+// Pads features into batches. It keeps those of the last utterance, for its parts come in a row.
 class Loader {
  public:
-  Loader(const std::vector<Utterance>& utterances, std::int64_t dimension)
-      : utterances_(utterances), dimension_(dimension) {}
+  Loader(const std::vector<Utterance>& utterances, const Source& source, std::int64_t dimension)
+      : utterances_(utterances), source_(source), dimension_(dimension) {}
 
-  // Rows whose file cannot be read, or holds what is no number, are left out, and their utterances
-  // given to `failed` (index, reason); no row may be left.
+  // Rows whose features cannot be had, or hold what is no number, are left out, and their
+  // utterances given to `failed` (index, reason); no row may be left.
   template <class Failed>
   Batch load(const PlannedBatch& planned, Failed&& failed) {
     Batch batch = prepare(planned);
@@ -53,6 +54,7 @@ class Loader {
   void fill_up(Batch& batch) const;
 
   const std::vector<Utterance>& utterances_;
+  const Source& source_;
   const std::int64_t dimension_;
   std::size_t kept_ = static_cast<std::size_t>(-1);
   std::vector<float> features_;  // (dimension, frames) of the utterance `kept_`

@@ -6,7 +6,9 @@
 #include <string_view>
 #include <vector>
 
+#include "decoding.h"
 #include "files.h"
+#include "json.h"
 
 namespace infer {
 
@@ -23,8 +25,10 @@ struct Description {
   std::string device;             // that the file was made for: "CPU", "GPU", "Ascend", "any"
   std::int64_t dimension = 0;     // bins of a feature frame
   std::int64_t labels = 0;        // outputs of a frame
+  Alphabet alphabet;              // what they stand for
   std::int64_t frame_stride = 0;  // input frames to an output frame; 0: not said
   double frame_seconds = 0;       // from one feature frame to the next; 0: not said
+  Json features;                  // what recordings become, for `parse_features`; null: not said
   std::vector<Bucket> buckets;    // by frames, shortest first, open ones last; then by batch
 };
 

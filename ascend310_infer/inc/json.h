@@ -27,6 +27,7 @@ class Json {
 
   // Each is null where the value is of another kind.
   const std::string* text() const { return std::get_if<std::string>(&value_); }
+  const bool* boolean() const { return std::get_if<bool>(&value_); }
   const double* number() const { return std::get_if<double>(&value_); }
   const Array* array() const { return std::get_if<Array>(&value_); }
   const Object* object() const { return std::get_if<Object>(&value_); }

@@ -10,12 +10,15 @@
 namespace infer {
 
 struct Options {
-  fs::path model;     // --mindir_path
-  fs::path features;  // --input0_path, a folder
-  fs::path lengths;   // --input1_path, a folder
-  fs::path index;     // --index, instead of the two
-  fs::path results = "result_Files";
-  fs::path times = "time_Result";
+  fs::path model;                  // --mindir_path
+  fs::path features;               // --input0_path, a folder
+  fs::path lengths;                // --input1_path, a folder
+  fs::path index;                  // --index, instead of the two
+  std::vector<std::string> audio;  // --audio, instead of features
+  fs::path audio_list;             // --audio_list
+  bool json = false;
+  fs::path results;       // of features
+  fs::path times;         // empty: not wanted
   std::string target;     // "CPU" or "Ascend"; empty: the one that the model was made for
   std::string engine;     // "lite", "wheel"; empty: the first that serves the target
   std::string precision;  // of an Ascend card; empty: MindSpore Lite's own choice
@@ -28,6 +31,8 @@ struct Options {
   std::int64_t overlap = -1;  // frames that two parts of a long utterance share; -1: a fifth
   bool force = false;
   bool help = false;
+
+  bool transcribes() const { return !audio.empty() || !audio_list.empty(); }
 };
 
 // Throws UsageError. The values are checked for themselves, not against the model.

@@ -8,6 +8,8 @@
 #include "description.h"
 #include "engine.h"
 #include "plan.h"
+#include "sink.h"
+#include "source.h"
 #include "utterances.h"
 
 namespace infer {
@@ -16,13 +18,13 @@ struct Work {
   const Description& description;
   const std::vector<Utterance>& utterances;
   const Plan& plan;
-  const fs::path& results;
+  const Source& source;
 };
 
 // Takes jobs from the board until there are none, or until it says stop. Utterances that fail are
 // reported on standard error, and what was done stands on the board. Throws UsageError where the
 // engine does not get ready, or goes on failing.
-void run_worker(std::size_t index, Engine& engine, const Work& work, Board& board);
+void run_worker(std::size_t index, Engine& engine, const Work& work, Sink& sink, Board& board);
 
 // Reports an utterance that failed, in one line.
 void report_failure(const std::string& name, const std::string& reason);

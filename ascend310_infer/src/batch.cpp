@@ -28,11 +28,10 @@ std::string Loader::add(const Row& row, Batch& batch) {
     kept_ = row.utterance;
     reason_.clear();
     try {
-      features_ =
-          read_floats(utterance.features, static_cast<std::size_t>(dimension_ * utterance.frames));
+      features_ = source_.features(utterance);
       if (!std::all_of(features_.begin(), features_.end(),
                        [](float x) { return std::isfinite(x); }))
-        reason_ = utterance.features.string() + ": holds values that are no numbers";
+        reason_ = utterance.file.string() + ": holds values that are no numbers";
     } catch (const InputError& error) {
       reason_ = error.what();
     }

@@ -67,10 +67,27 @@ void read_inputs(const Json& root, Description& result, Bucket& only) {
   only.frames = axis((*shape)[2], "frames of the features");
 }
 
+Alphabet read_labels(const Json& root) {
+  const Json::Array* labels = member(root, "labels").array();
+  if (labels == nullptr || labels->size() < 2)
+    throw std::invalid_argument("\"labels\": expected a list of at least two");
+  Alphabet alphabet;
+  for (const Json& label : *labels) {
+    if (label.text() == nullptr) throw std::invalid_argument("\"labels\": expected texts");
+    alphabet.labels.push_back(*label.text());
+  }
+  const auto blank = std::find(alphabet.labels.begin(), alphabet.labels.end(), "_");
+  if (blank == alphabet.labels.end())
+    throw std::invalid_argument("\"labels\": none is \"_\", the blank of CTC");
+  alphabet.blank = static_cast<std::size_t>(blank - alphabet.labels.begin());
+  return alphabet;
+}
+
 void read_features(const Json& root, Description& result) {
   const Json* features = root.find("features");
   const Json* rate = features != nullptr ? features->find("sample_rate") : nullptr;
   const Json* stride = features != nullptr ? features->find("window_stride") : nullptr;
+  if (features != nullptr) result.features = *features;
   if (rate == nullptr || stride == nullptr) return;
   const auto samples = static_cast<double>(whole(*rate, "\"sample_rate\"", 1));
   if (stride->number() == nullptr || !(*stride->number() > 0 && *stride->number() < 1))
@@ -87,10 +104,8 @@ Description parse_description(std::string_view text, const fs::path& folder) {
   Bucket only;
   result.model = text_of(root, "model");
   result.device = text_of(root, "device");
-  const Json::Array* labels = member(root, "labels").array();
-  if (labels == nullptr || labels->size() < 2)
-    throw std::invalid_argument("\"labels\": expected a list of at least two");
-  result.labels = static_cast<std::int64_t>(labels->size());
+  result.alphabet = read_labels(root);
+  result.labels = static_cast<std::int64_t>(result.alphabet.labels.size());
   read_inputs(root, result, only);
   read_features(root, result);
   if (const Json* stride = root.find("frame_stride"); stride != nullptr)

@@ -7,6 +7,7 @@
 
 #include "engine.h"
 #include "errors.h"
+#include "recordings.h"
 
 namespace infer {
 namespace {
@@ -52,6 +53,28 @@ std::string precision(const std::string& text) {
   throw UsageError(message);
 }
 
+// What goes with what, and what is taken where nothing is said.
+void check_together(Options& options) {
+  if (options.model.empty()) throw UsageError("--mindir_path: which model? See --help");
+  const bool folders = !options.features.empty() && !options.lengths.empty();
+  const bool either = !options.features.empty() || !options.lengths.empty();
+  if (options.transcribes()) {
+    if (either || !options.index.empty())
+      throw UsageError("expected features or recordings (--audio, --audio_list), not both");
+    if (!options.results.empty() || options.force)
+      throw UsageError(
+          "--result_dir and --force are for features: of recordings the text is written "
+          "to standard output");
+    return;
+  }
+  if (options.index.empty() ? !folders : either)
+    throw UsageError(
+        "expected --input0_path and --input1_path, or --index alone, or recordings (--audio)");
+  if (options.json) throw UsageError("--json is for recordings: --audio, --audio_list");
+  if (options.results.empty()) options.results = "result_Files";
+  if (options.times.empty()) options.times = "time_Result";
+}
+
 }  // namespace
 
 Options parse_options(const std::vector<std::string>& arguments) {
@@ -61,6 +84,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
       {"--input0_path", [&](const std::string& text) { options.features = text; }},
       {"--input1_path", [&](const std::string& text) { options.lengths = text; }},
       {"--index", [&](const std::string& text) { options.index = text; }},
+      {"--audio", [&](const std::string& text) { options.audio.push_back(text); }},
+      {"--audio_list", [&](const std::string& text) { options.audio_list = text; }},
       {"--result_dir", [&](const std::string& text) { options.results = text; }},
       {"--time_dir", [&](const std::string& text) { options.times = text; }},
       {"--device_target", [&](const std::string& text) { options.target = target(text); }},
@@ -89,8 +114,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
       options.help = true;
       return options;
     }
-    if (argument == "--force") {
-      options.force = true;
+    if (argument == "--force" || argument == "--json") {
+      (argument == "--force" ? options.force : options.json) = true;
       continue;
     }
     const auto equals = argument.find('=');
@@ -103,12 +128,11 @@ Options parse_options(const std::vector<std::string>& arguments) {
         equals != std::string::npos ? argument.substr(equals + 1) : arguments[++i];
     if (text.empty()) throw UsageError(name + ": expected a value");
     found->second(text);
+    if (argument == "--audio")  // takes all that is no option
+      while (i + 1 < arguments.size() && arguments[i + 1].rfind("--", 0) != 0)
+        found->second(arguments[++i]);
   }
-  if (options.model.empty()) throw UsageError("--mindir_path: which model? See --help");
-  const bool folders = !options.features.empty() && !options.lengths.empty();
-  const bool either = !options.features.empty() || !options.lengths.empty();
-  if (options.index.empty() ? !folders : either)
-    throw UsageError("expected --input0_path and --input1_path, or --index alone");
+  check_together(options);
   return options;
 }
 
@@ -116,18 +140,30 @@ std::string usage() {
   std::string engines;
   for (const EngineKind& kind : engine_kinds())
     engines += "  " + kind.name + ": " + kind.what + "\n";
-  return "Runs a speech recogniser over features, and writes log-probabilities.\n"
+  return "Runs a speech recogniser over recordings, and prints texts; or over features, and "
+         "writes\n"
+         "log-probabilities.\n"
          "\n"
+         "  infer --mindir_path NAME.mindir --audio FILE... [--json] [options]\n"
+         "  infer --mindir_path NAME.mindir --audio_list FILE [--json] [options]\n"
          "  infer --mindir_path NAME.mindir --input0_path DIR --input1_path DIR [options]\n"
          "  infer --mindir_path NAME.json --index FILE [options]\n"
          "\n"
          "  --mindir_path FILE   the model or its description; export.py writes both\n"
+         "  --audio FILE...      recordings in any format that libsndfile reads, of any rate: of "
+         "a\n"
+         "                       single one the text is printed, of several a line each, file and\n"
+         "                       text parted by a tab, in this order\n"
+         "  --audio_list FILE    the same for the recordings whose paths are its lines\n"
+         "  --json               a line of JSON each: path, text, duration (s), confidence, words\n"
+         "                       with start and end (s) and confidence\n"
          "  --input0_path DIR    NAME.bin: float32 features (bin, frame) of an utterance\n"
          "  --input1_path DIR    NAME.bin: int32, its number of frames\n"
          "  --index FILE         lines {\"name\": ..., \"features\": PATH, \"frames\": N} instead\n"
          "  --result_dir DIR     NAME_0.bin: float32 log-probabilities (frame, label), and\n"
          "                       NAME_1.bin: int32, its number of frames (result_Files)\n"
-         "  --time_dir DIR       figures: test_perform_static.txt and .json (time_Result)\n"
+         "  --time_dir DIR       figures: test_perform_static.txt and .json (time_Result; with\n"
+         "                       recordings none are written where this is left out)\n"
          "  --device_target T    CPU, Ascend, Ascend310, Ascend310P (what the model is for)\n"
          "  --device_id N,N,...  the cards (0)\n"
          "  --instances N        processes on each card, or on the CPU (1)\n"
@@ -146,9 +182,9 @@ std::string usage() {
          "the\n"
          "device), 130 and 143 after Ctrl-C and SIGTERM: the batch at hand is finished, what is\n"
          "written is whole, and the same command goes on.\n"
-         "\n"
-         "Engines of this build:\n" +
-         engines;
+         "\n" +
+         std::string(kReadsAudio ? "" : "This build reads no recordings: build.sh says why.\n\n") +
+         "Engines of this build:\n" + engines;
 }
 
 }  // namespace infer

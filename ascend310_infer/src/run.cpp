@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
-#include <cstdio>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <thread>
@@ -17,7 +17,10 @@
 #include "engine.h"
 #include "errors.h"
 #include "plan.h"
+#include "recordings.h"
 #include "report.h"
+#include "sink.h"
+#include "source.h"
 #include "utterances.h"
 #include "worker.h"
 
@@ -56,18 +59,18 @@ std::size_t drop_finished(std::vector<Utterance>& utterances, const Description&
   const std::size_t before = utterances.size();
   const auto done = [&](const Utterance& utterance) {
     return finished(results, utterance.name, description.labels,
-                    std::max(models, changed(utterance.features)));
+                    std::max(models, changed(utterance.file)));
   };
   utterances.erase(std::remove_if(utterances.begin(), utterances.end(), done), utterances.end());
   return before - utterances.size();
 }
 
-void say_split(const Plan& plan) {
+void say_split(const Plan& plan, std::ostream& out) {
   if (plan.split > 0)
-    std::cout << plan.split << (plan.split == 1 ? " utterance is" : " utterances are")
-              << " longer than the longest input of the network (" << plan.longest
-              << " frames): split into parts that share " << plan.overlap
-              << " frames or more, and joined\n";
+    out << plan.split << (plan.split == 1 ? " utterance is" : " utterances are")
+        << " longer than the longest input of the network (" << plan.longest
+        << " frames): split into parts that share " << plan.overlap
+        << " frames or more, and joined\n";
 }
 
 struct Fleet {
@@ -91,16 +94,18 @@ Fleet make_fleet(const Options& options, const std::string& target, std::size_t 
 }
 
 // One process's work. What it throws has stopped all of them.
-void work_alone(std::size_t index, const Fleet& fleet, const Work& work, Board& board) {
+void work_alone(std::size_t index, const Fleet& fleet, const Work& work, Sink& sink, Board& board) {
   try {
     const std::unique_ptr<Engine> engine = fleet.kind.make(fleet.engines[index]);
-    run_worker(index, *engine, work, board);
+    run_worker(index, *engine, work, sink, board);
   } catch (const std::exception& error) {
     if (board.stop(Board::kRefused)) std::cerr << "error: " << error.what() << std::endl;
   }
 }
 
-void work_together(const Fleet& fleet, const Work& work, Board& board) {
+using SinkOf = std::function<Sink&(std::size_t process)>;
+
+void work_together(const Fleet& fleet, const Work& work, const SinkOf& sink, Board& board) {
   std::cout.flush();
   const pid_t parent = ::getpid();
   std::vector<pid_t> children;
@@ -113,7 +118,7 @@ void work_together(const Fleet& fleet, const Work& work, Board& board) {
     }
     if (child == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-      if (::getppid() == parent) work_alone(i, fleet, work, board);
+      if (::getppid() == parent) work_alone(i, fleet, work, sink(i), board);
       std::cout.flush();
       ::_exit(0);
     }
@@ -135,19 +140,115 @@ void work_together(const Fleet& fleet, const Work& work, Board& board) {
   }
 }
 
-int exit_code(const Board& board, const Figures& figures) {
-  if (board.stopped() == Board::kRefused) return 2;
-  if (board.stopped() > 0) return 128 + board.stopped();
-  return figures.failed + figures.undone > 0 ? 1 : 0;
+struct Ended {
+  Figures figures;
+  int stopped = 0;  // as the board has it
+};
+
+// Does the utterances of a listing.
+Ended work_on(const Options& options, const Description& description, const std::string& target,
+              const Listing& listing, const Source& source, const SinkOf& sink,
+              std::ostream& notices) {
+  const std::vector<Utterance>& utterances = listing.good;
+  const Plan plan =
+      make_plan(utterances, description, {options.batch, options.longest, options.overlap});
+  say_split(plan, notices);
+
+  const Fleet fleet = make_fleet(options, target, plan.jobs.size());
+  Board board(fleet.engines.size(), utterances.size());
+  g_board = &board;
+  catch_signals();
+  const Work work{description, utterances, plan, source};
+  if (fleet.engines.size() == 1)
+    work_alone(0, fleet, work, sink(0), board);
+  else
+    work_together(fleet, work, sink, board);
+
+  Ended ended{collect(board, fleet.engines.size(), utterances, description.frame_seconds),
+              board.stopped()};
+  ended.figures.engine = fleet.kind.name;
+  ended.figures.device = target;
+  ended.figures.split = plan.split;
+  ended.figures.failed += listing.bad.size();
+  std::signal(SIGTERM, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  g_board = nullptr;
+  return ended;
 }
 
-void say(const Figures& figures, int stopped, const fs::path& times) {
+int exit_code(const Ended& ended) {
+  if (ended.stopped == Board::kRefused) return 2;
+  if (ended.stopped > 0) return 128 + ended.stopped;
+  return ended.figures.failed + ended.figures.undone > 0 ? 1 : 0;
+}
+
+void report_refused(const Listing& listing) {
+  for (const Refused& refused : listing.bad) report_failure(refused.name, refused.reason);
+}
+
+// ---- features
+
+int infer_features(const Options& options, const Description& description,
+                   const std::string& target) {
+  make_folder(options.results);
+  make_folder(options.times);
+  Listing listing = listing_of(options, description.dimension);
+  report_refused(listing);
+  const std::size_t skipped =
+      options.force ? 0 : drop_finished(listing.good, description, options.results);
+  const FeatureFiles source(description.dimension);
+  ResultFiles sink(options.results);
+  Ended ended = work_on(
+      options, description, target, listing, source, [&sink](std::size_t) -> Sink& { return sink; },
+      std::cout);
+
+  Figures& figures = ended.figures;
+  figures.skipped = skipped;
   std::cout << figures.done << " done, " << figures.failed << " failed, " << figures.undone
             << " not done, " << figures.skipped << " were done before\n";
-  if (figures.done > 0) std::cout << figures_text(figures);
-  if (figures.done > 0) std::cout << "figures are in " << times.string() << "\n";
-  if (stopped == Board::kUnwritable) std::cerr << "error: stopped, for results cannot be written\n";
-  if (stopped > 0) std::cerr << "stopped by signal " << stopped << "; the same command goes on\n";
+  if (figures.done > 0) {
+    write_figures(options.times, figures);
+    std::cout << figures_text(figures) << "figures are in " << options.times.string() << "\n";
+  }
+  if (ended.stopped == Board::kUnwritable)
+    std::cerr << "error: stopped, for results cannot be written\n";
+  if (ended.stopped > 0)
+    std::cerr << "stopped by signal " << ended.stopped << "; the same command goes on\n";
+  return exit_code(ended);
+}
+
+// ---- recordings
+
+int transcribe(const Options& options, const Description& description, const std::string& target) {
+  std::vector<std::string> paths = options.audio;
+  if (!options.audio_list.empty())
+    for (std::string& path : read_audio_list(options.audio_list)) paths.push_back(std::move(path));
+  if (options.json && description.frame_stride == 0)
+    throw UsageError(description.path.string() +
+                     ": names no \"frame_stride\", without which words have no times; export the "
+                     "model anew");
+  if (!options.times.empty()) make_folder(options.times);
+  const Recordings recordings = open_recordings(paths, description);
+  report_refused(recordings.listing);
+  const TextStyle style{options.json, paths.size() == 1 && options.audio_list.empty(),
+                        description.frame_seconds * static_cast<double>(description.frame_stride)};
+  std::vector<std::unique_ptr<Texts>> texts;
+  for (std::size_t i = 0; i < options.devices.size() * static_cast<std::size_t>(options.instances);
+       ++i)
+    texts.push_back(std::make_unique<Texts>(description.alphabet, style));
+  const Ended ended = work_on(
+      options, description, target, recordings.listing, *recordings.source,
+      [&texts](std::size_t process) -> Sink& { return *texts[process]; }, std::cerr);
+
+  std::vector<std::string> lines(recordings.listing.good.size());
+  for (const auto& some : texts) some->collect(lines);
+  for (const std::string& line : lines) std::cout << line;
+  if (!options.times.empty() && ended.figures.done > 0) write_figures(options.times, ended.figures);
+  if (ended.stopped > 0)
+    std::cerr << "stopped by signal " << ended.stopped << "; " << ended.figures.undone
+              << " recordings are not done\n";
+  if (!std::cout.flush()) throw OutputError("standard output: texts cannot be written");
+  return exit_code(ended);
 }
 
 }  // namespace
@@ -159,39 +260,8 @@ int run(const Options& options) {
                                                               : "CPU";
   choose_engine(options.engine, target);
   check_models(description, target);
-  make_folder(options.results);
-  make_folder(options.times);
-
-  Listing listing = listing_of(options, description.dimension);
-  for (const Refused& refused : listing.bad) report_failure(refused.name, refused.reason);
-  std::vector<Utterance>& utterances = listing.good;
-  const std::size_t skipped =
-      options.force ? 0 : drop_finished(utterances, description, options.results);
-  const Plan plan =
-      make_plan(utterances, description, {options.batch, options.longest, options.overlap});
-  say_split(plan);
-
-  const Fleet fleet = make_fleet(options, target, plan.jobs.size());
-  Board board(fleet.engines.size(), utterances.size());
-  g_board = &board;
-  catch_signals();
-  const Work work{description, utterances, plan, options.results};
-  if (fleet.engines.size() == 1)
-    work_alone(0, fleet, work, board);
-  else
-    work_together(fleet, work, board);
-
-  Figures figures = collect(board, fleet.engines.size(), utterances, description.frame_seconds);
-  figures.engine = fleet.kind.name;
-  figures.device = target;
-  figures.skipped = skipped;
-  figures.split = plan.split;
-  figures.failed += listing.bad.size();
-  if (figures.done > 0) write_figures(options.times, figures);
-  say(figures, board.stopped(), options.times);
-  std::signal(SIGTERM, SIG_DFL);
-  std::signal(SIGINT, SIG_DFL);
-  return exit_code(board, figures);
+  return options.transcribes() ? transcribe(options, description, target)
+                               : infer_features(options, description, target);
 }
 
 }  // namespace infer

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <sstream>
 #include <stdexcept>
 
 #include "errors.h"
@@ -12,20 +13,13 @@ namespace {
 
 constexpr std::int64_t kLongest = 100000000;  // frames: eleven days
 
-void check_frames(std::int64_t frames) {
-  if (frames < 1 || frames > kLongest)
-    throw InputError("has " + std::to_string(frames) + " frames, expected 1 to " +
-                     std::to_string(kLongest));
-}
-
 void check_size(const Utterance& utterance, std::int64_t dimension) {
-  const auto found = bytes_of(utterance.features);
+  const auto found = bytes_of(utterance.file);
   const auto expected = static_cast<std::uintmax_t>(utterance.frames * dimension) * sizeof(float);
   if (found != expected)
-    throw InputError(utterance.features.string() + ": " + std::to_string(found) +
-                     " bytes, expected " + std::to_string(expected) + " for " +
-                     std::to_string(utterance.frames) + " frames of " + std::to_string(dimension) +
-                     " bins");
+    throw InputError(utterance.file.string() + ": " + std::to_string(found) + " bytes, expected " +
+                     std::to_string(expected) + " for " + std::to_string(utterance.frames) +
+                     " frames of " + std::to_string(dimension) + " bins");
 }
 
 void require_folder(const fs::path& path, const std::string& option) {
@@ -42,6 +36,12 @@ void check_name(const std::string& name) {
   });
   if (name.empty() || odd)
     throw InputError("the name " + json_text(name) + " cannot be that of a file");
+}
+
+void check_frames(std::int64_t frames) {
+  if (frames < 1 || frames > kLongest)
+    throw InputError("has " + std::to_string(frames) + " frames, expected 1 to " +
+                     std::to_string(kLongest));
 }
 
 Utterance parse_index_line(std::string_view line, const fs::path& folder) {
@@ -63,7 +63,7 @@ Utterance parse_index_line(std::string_view line, const fs::path& folder) {
   check_name(utterance.name);
   if (features->text()->find('\0') != std::string::npos)
     throw InputError("the path of the features cannot be that of a file");
-  utterance.features = folder / *features->text();
+  utterance.file = folder / *features->text();
   check_frames(utterance.frames);
   return utterance;
 }
@@ -75,7 +75,9 @@ Listing list_folders(const fs::path& features, const fs::path& lengths, std::int
   for (const fs::directory_entry& entry : fs::directory_iterator(features)) {
     // Hidden files are those that are being written.
     if (entry.path().extension() != ".bin" || entry.path().filename().string()[0] == '.') continue;
-    Utterance utterance{entry.path().stem().string(), entry.path(), 0};
+    Utterance utterance;
+    utterance.name = entry.path().stem().string();
+    utterance.file = entry.path();
     try {
       check_name(utterance.name);
       utterance.frames = read_int(lengths / entry.path().filename());
@@ -125,6 +127,22 @@ Listing list_index(const fs::path& index, std::int64_t dimension) {
   std::sort(listing.good.begin(), listing.good.end(),
             [](const Utterance& a, const Utterance& b) { return a.name < b.name; });
   return listing;
+}
+
+std::vector<std::string> read_audio_list(const fs::path& list) {
+  std::istringstream text;
+  try {
+    text.str(read_text(list));
+  } catch (const std::runtime_error& error) {
+    throw UsageError(std::string("--audio_list ") + error.what());
+  }
+  std::vector<std::string> paths;
+  for (std::string line; std::getline(text, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (!line.empty()) paths.push_back(line);
+  }
+  if (paths.empty()) throw UsageError("--audio_list " + list.string() + ": names no recording");
+  return paths;
 }
 
 bool finished(const fs::path& results, const std::string& name, std::int64_t labels,

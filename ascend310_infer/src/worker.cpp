@@ -19,8 +19,8 @@ constexpr int kFailuresInARow = 3;  // of the engine, before the run ends
 
 class Worker {
  public:
-  Worker(Engine& engine, const Work& work, Board& board, WorkerRecord& record)
-      : engine_(engine), work_(work), board_(board), record_(record) {}
+  Worker(Engine& engine, const Work& work, Sink& sink, Board& board, WorkerRecord& record)
+      : engine_(engine), work_(work), sink_(sink), board_(board), record_(record) {}
 
   void run() {
     std::thread reader([this] { guarded([this] { read(); }); });
@@ -56,7 +56,7 @@ class Worker {
   }
 
   void read() {
-    Loader loader(work_.utterances, work_.description.dimension);
+    Loader loader(work_.utterances, work_.source, work_.description.dimension);
     while (board_.stopped() == 0) {
       const std::size_t number = board_.take_job();
       if (number >= work_.plan.jobs.size()) break;
@@ -104,11 +104,7 @@ class Worker {
           if (row == 0 || batch->rows[row - 1].utterance != index)  // parts may share a batch
             record.network_ms += static_cast<float>(1e3 * batch->network_s);
           if (!joiner.add(batch->rows[row], whole)) continue;
-          const std::string& name = work_.utterances[index].name;
-          const auto frames = static_cast<std::int32_t>(whole.frames);
-          write_atomically(result_file(work_.results, name, 0), whole.values.data(),
-                           whole.values.size() * sizeof(float));
-          write_atomically(result_file(work_.results, name, 1), &frames, sizeof frames);
+          sink_.put(index, work_.utterances[index], whole);
           record.total_ms = static_cast<float>(1e3 * seconds_since(batch->started));
           record.state = State::kDone;
         } catch (const InputError& error) {
@@ -125,6 +121,7 @@ class Worker {
 
   Engine& engine_;
   const Work& work_;
+  Sink& sink_;
   Board& board_;
   WorkerRecord& record_;
   Queue<Batch> loaded_{kAhead}, computed_{kAhead};
@@ -134,7 +131,7 @@ class Worker {
 
 }  // namespace
 
-void run_worker(std::size_t index, Engine& engine, const Work& work, Board& board) {
+void run_worker(std::size_t index, Engine& engine, const Work& work, Sink& sink, Board& board) {
   WorkerRecord& record = board.worker(index);
   Clock::time_point start = Clock::now();
   engine.load(work.description, work.plan.buckets);
@@ -143,7 +140,7 @@ void run_worker(std::size_t index, Engine& engine, const Work& work, Board& boar
   while (!board.all_arrived() && board.stopped() == 0)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   start = Clock::now();
-  Worker(engine, work, board, record).run();
+  Worker(engine, work, sink, board, record).run();
   record.wall_s = seconds_since(start);
   struct rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);

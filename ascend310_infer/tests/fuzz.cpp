@@ -1,4 +1,4 @@
-// Readers on broken input: 120 000 of them, always the same ones. What counts is that each is read
+// Readers on broken input: 130 000 of them, always the same ones. What counts is that each is read
 // or refused with the error that its reader promises, and, in a build with SANITIZE, that no byte
 // is touched that is not theirs.
 
@@ -8,6 +8,7 @@
 #include "check.h"
 #include "description.h"
 #include "errors.h"
+#include "feature_config.h"
 #include "files.h"
 #include "json.h"
 #include "mindir.h"
@@ -78,6 +79,18 @@ TEST(fuzz_descriptions) {
       40000, samples::kDescription, kJsonBytes, [](const std::string& text) {
         const infer::Description found = infer::parse_description(text, "");
         CHECK(found.dimension > 0 && found.labels > 1 && !found.buckets.empty());
+      });
+}
+
+TEST(fuzz_features) {
+  fuzz<std::invalid_argument>(
+      10000,
+      R"({"kind": "logmel", "sample_rate": 16000, "window_size": 0.02, "window_stride": 0.01,
+          "window": "hann", "bands": 64, "convention": "jasper-nvidia", "preemphasis": 0.97,
+          "frame_splicing": 3, "trim_silence": true})",
+      kJsonBytes, [](const std::string& text) {
+        const auto found = infer::parse_features(infer::Json::parse(text));
+        CHECK(found.dimension() > 0 && found.window_length() > 1 && found.hop_length() > 0);
       });
 }
 

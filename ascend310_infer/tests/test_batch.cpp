@@ -18,16 +18,19 @@ TEST(loader_pads_fills_up_and_leaves_out) {
   samples::write(folder.path / "a", std::vector<float>{1, 2, 3, 4, 5, 6});
   samples::write(folder.path / "b", std::vector<float>{7, NAN});
   samples::write(folder.path / "c", std::vector<float>{8});
-  const std::vector<infer::Utterance> utterances{{"a", folder.path / "a", 3},
-                                                 {"b", folder.path / "b", 1},
-                                                 {"c", folder.path / "c", 1},
-                                                 {"d", folder.path / "d", 1}};
+  std::vector<infer::Utterance> utterances(4);
+  for (std::size_t i = 0; i < utterances.size(); ++i) {
+    utterances[i].name = "abcd"[i];
+    utterances[i].file = folder.path / utterances[i].name;
+    utterances[i].frames = i == 0 ? 3 : 1;
+  }
   infer::PlannedBatch planned;
   planned.batch = 3;
   planned.frames = 4;
   planned.rows = {{1, 0, 1, 1}, {2, 0, 1, 1}, {0, 0, 3, 2}, {3, 0, 1, 1}, {0, 1, 2, 2}};
   std::string failed;
-  infer::Loader loader(utterances, 2);
+  const infer::FeatureFiles source(2);
+  infer::Loader loader(utterances, source, 2);
   Batch batch = loader.load(planned, [&](std::size_t index, const std::string& reason) {
     failed += utterances[index].name + (reason.empty() ? "" : "! ");
   });

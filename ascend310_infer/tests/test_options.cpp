@@ -30,6 +30,19 @@ TEST(options_are_read_in_both_ways) {
   CHECK(parse_options({"--help"}).help);
 }
 
+TEST(options_of_recordings) {
+  const Options found = parse_options({"--mindir_path", "m", "--audio", "a.wav", "-b", "c d",
+                                       "--json", "--audio=--e", "--audio_list=l"});
+  CHECK((found.audio == std::vector<std::string>{"a.wav", "-b", "c d", "--e"}));
+  CHECK(found.json && found.audio_list == "l" && found.transcribes());
+  CHECK(found.results.empty() && found.times.empty());
+  CHECK_THROWS(UsageError, "expected a value", parse_options({"--mindir_path=m", "--audio"}));
+  CHECK_THROWS(UsageError, "not both", with({"--audio", "a"}));
+  CHECK_THROWS(UsageError, "--json is for recordings", with({"--json"}));
+  CHECK_THROWS(UsageError, "standard output",
+               parse_options({"--mindir_path=m", "--audio=a", "--result_dir=r"}));
+}
+
 TEST(options_that_are_wrong) {
   CHECK_THROWS(UsageError, "--mindir_path", parse_options({}));
   CHECK_THROWS(UsageError, "--index", parse_options({"--mindir_path", "m"}));

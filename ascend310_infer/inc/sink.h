@@ -1,0 +1,64 @@
+// Where the results of utterances go: log-probabilities into files, or texts to standard output.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "decoding.h"
+#include "join.h"
+#include "utterances.h"
+
+namespace infer {
+
+// Used by one thread of one process.
+class Sink {
+ public:
+  Sink() = default;
+  Sink(const Sink&) = delete;
+  Sink& operator=(const Sink&) = delete;
+  virtual ~Sink() = default;
+
+  // index: of the utterance in the listing. Throws InputError, OutputError.
+  virtual void put(std::size_t index, const Utterance& utterance, const Emission& emission) = 0;
+};
+
+// NAME_0.bin and NAME_1.bin.
+class ResultFiles : public Sink {
+ public:
+  explicit ResultFiles(fs::path folder) : folder_(std::move(folder)) {}
+  void put(std::size_t index, const Utterance& utterance, const Emission& emission) override;
+
+ private:
+  const fs::path folder_;
+};
+
+// How texts are written, a line each.
+struct TextStyle {
+  bool json = false;
+  bool alone = false;        // the one text that there is, without the path
+  double frame_seconds = 0;  // from one output frame to the next
+};
+
+std::string text_line(const Utterance& utterance, const Emission& emission,
+                      const Alphabet& alphabet, const TextStyle& style);
+
+// Lines of one process, which another one, that made this, may read.
+class Texts : public Sink {
+ public:
+  // Throws OutputError.
+  Texts(const Alphabet& alphabet, const TextStyle& style);
+  ~Texts() override;
+  void put(std::size_t index, const Utterance& utterance, const Emission& emission) override;
+
+  // Puts the lines that are there in their places.
+  void collect(std::vector<std::string>& lines) const;
+
+ private:
+  const Alphabet alphabet_;
+  const TextStyle style_;
+  int file_;
+};
+
+}  // namespace infer

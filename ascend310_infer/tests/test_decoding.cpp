@@ -1,0 +1,112 @@
+#include <cmath>
+
+#include "check.h"
+#include "decoding.h"
+#include "errors.h"
+#include "json.h"
+#include "samples.h"
+#include "sink.h"
+
+using infer::Alphabet;
+using infer::Emission;
+
+namespace {
+
+const Alphabet kLatin{{"_", "A", "B", " "}, 0};
+
+// Frames of which each has one label, with its probability.
+Emission spelled(const std::vector<std::pair<int, double>>& path, int labels = 4) {
+  Emission emission;
+  emission.frames = static_cast<std::int64_t>(path.size());
+  for (const auto& [best, probability] : path)
+    for (int label = 0; label < labels; ++label)
+      emission.values.push_back(static_cast<float>(
+          std::log(label == best ? probability : (1 - probability) / (labels - 1))));
+  return emission;
+}
+
+// " A A_AB  _ _ A " as labels, with a space repeated after a blank.
+const Emission kSpoken = spelled({{3, .9},
+                                  {1, .5},
+                                  {1, .8},
+                                  {0, .9},
+                                  {1, .6},
+                                  {2, .7},
+                                  {3, .9},
+                                  {0, .9},
+                                  {3, .9},
+                                  {1, .4},
+                                  {0, .9}});
+
+bool near(double a, double b) { return std::fabs(a - b) < 1e-5; }
+
+}  // namespace
+
+TEST(letters_of_the_best_path) {
+  const auto letters = infer::best_path(kSpoken, kLatin);
+  CHECK(letters.size() == 7);
+  CHECK(letters[1].label == 1 && letters[1].begin == 1 && letters[1].end == 3);
+  CHECK(near(letters[1].probability, .8));
+  CHECK(letters[2].label == 1 && letters[2].begin == 4 && letters[2].end == 5);
+  CHECK(infer::text_of(letters, kLatin) == "AAB A");
+  const auto words = infer::words(letters, kLatin);
+  CHECK(words.size() == 2 && words[0].text == "AAB" && words[1].text == "A");
+  CHECK(words[0].begin == 1 && words[0].end == 6 && near(words[0].confidence, .7));
+  CHECK(words[1].begin == 9 && words[1].end == 10 && near(words[1].confidence, .4));
+}
+
+TEST(labels_without_a_space_are_words) {
+  const Alphabet han{{"\u4f60", "_", "\u597d"}, 1};
+  const auto letters = infer::best_path(spelled({{0, .9}, {2, .5}, {1, .9}, {2, .7}}, 3), han);
+  CHECK(infer::text_of(letters, han) == "\u4f60\u597d\u597d");
+  CHECK(infer::words(letters, han).size() == 3 && infer::words(letters, han)[2].begin == 3);
+}
+
+TEST(nothing_is_recognised) {
+  const auto letters = infer::best_path(spelled({{0, .9}, {3, .9}}), kLatin);
+  CHECK(infer::text_of(letters, kLatin).empty() && infer::words(letters, kLatin).empty());
+  CHECK(infer::best_path(Emission{}, kLatin).empty());
+}
+
+TEST(lines_of_text_and_json) {
+  infer::Utterance utterance;
+  utterance.name = "a \"b\".wav";
+  utterance.duration_s = 1.5;
+  utterance.start_s = 0.25;
+  const auto line = [&](bool json, bool alone) {
+    return infer::text_line(utterance, kSpoken, kLatin, {json, alone, 0.02});
+  };
+  CHECK(line(false, true) == "AAB A\n");
+  CHECK(line(false, false) == "a \"b\".wav\tAAB A\n");
+  const infer::Json found = infer::Json::parse(line(true, false));
+  CHECK(*found.find("path")->text() == utterance.name && *found.find("text")->text() == "AAB A");
+  CHECK(*found.find("duration")->number() == 1.5);
+  const infer::Json& word = found.find("words")->array()->at(1);
+  CHECK(*word.find("word")->text() == "A" && near(*word.find("start")->number(), .43));
+  CHECK(near(*word.find("end")->number(), .45) && near(*word.find("confidence")->number(), .4));
+  const infer::Json silent =
+      infer::Json::parse(infer::text_line(utterance, Emission{}, kLatin, {true, false, 1}));
+  CHECK(silent.find("words")->array()->empty() && silent.find("confidence")->number() == nullptr);
+}
+
+TEST(texts_come_back_in_their_places) {
+  infer::Utterance utterance;
+  utterance.name = "b";
+  infer::Texts texts(kLatin, {});
+  texts.put(2, utterance, kSpoken);
+  texts.put(0, utterance, Emission{});
+  std::vector<std::string> lines(3);
+  texts.collect(lines);
+  CHECK((lines == std::vector<std::string>{"b\t\n", "", "b\tAAB A\n"}));
+}
+
+TEST(lists_of_recordings) {
+  const samples::Folder folder;
+  samples::write(folder.path / "list", std::string("a b.wav\r\n\n../c.flac"));
+  samples::write(folder.path / "none", std::string("\n\n"));
+  CHECK((infer::read_audio_list(folder.path / "list") ==
+         std::vector<std::string>{"a b.wav", "../c.flac"}));
+  CHECK_THROWS(infer::UsageError, "names no recording",
+               infer::read_audio_list(folder.path / "none"));
+  CHECK_THROWS(infer::UsageError, "No such file", infer::read_audio_list(folder.path / "x"));
+}
