@@ -478,8 +478,8 @@ def soak(folder: Path, rounds: int, seed: int, first: int = 0) -> int:
         sys.stdout.flush()
     spent = time.monotonic() - started
     print(
-        f"{rounds - failed} of {rounds} rounds survived in {spent / 60:.1f} minutes; in {broken} of "
-        "these something broke the run, the others ended first"
+        f"{rounds - failed} of {rounds} rounds survived in {spent / 60:.1f} minutes; "
+        f"in {broken} of these the run was broken, the others ended first"
     )
     return failed
 
