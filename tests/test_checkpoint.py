@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_whole_checkpoints(tmp_path):
     keeper = CheckpointKeeper(tmp_path, "m", 3)
 
     def state(step: int) -> dict:
-        return {"w": Parameter(Tensor(np.full((512, 512), step, np.float32)), name="w")}
+        return {"w": parameter("w", step, 512, 512)}
 
     keeper.save_last(state(1), {"step": 1}, 0, 1)
     keeper.save_best(state(1), {"step": 1})
