@@ -85,4 +85,4 @@ def test_a_round(tmp_path):
     drawn = soak.Round(0, hangs, ranks=2, alone=True, share=0.4, delay=0.0)
     outcome, broken = soak.play(place, drawn, np.random.default_rng(1), expected)
     assert broken and "1 restart; same weights" in outcome
-    assert expected[1]["step"] == 50 and expected[1]["epoch"] == 10
+    assert expected[1]["step"] == 10 and expected[1]["epoch"] == 5
