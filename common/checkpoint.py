@@ -68,6 +68,8 @@ def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) ->
             try:
                 ms.save_checkpoint(entries, str(partial), append_dict={METADATA: text})
             except RuntimeError as error:  # mindspore's word for a full disk
+                # What it was writing then, it leaves; and a full disk needs the room.
+                partial.with_suffix(".tmp").unlink(missing_ok=True)
                 raise OSError(_first_line(error)) from error
             partial.chmod(0o644)  # mindspore leaves it read-only
     except UserError as error:
