@@ -400,7 +400,7 @@ if rank == "1" and what == "fail":
     print("no such file: x"); sys.exit(int(os.environ.get("STAND_IN_CODE", 7)))
 if rank == "1" and what == "killed": os.kill(os.getpid(), signal.SIGKILL)
 if rank == "1" and what == "both killed": os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)
-if what in ("early", "hang", "again", "never"):  # trains, and gives signs of it
+if what in ("early", "hang", "again", "never", "gives up"):  # trains, and gives signs of it
     from pathlib import Path
     from common.heartbeat import Heartbeat
     last, heart = Path("checkpoint", "x-last.ckpt"), Heartbeat()
@@ -416,8 +416,11 @@ if what in ("early", "hang", "again", "never"):  # trains, and gives signs of it
         if what == "again":
             last.parent.mkdir()
             last.touch()
-        os.kill(me, signal.SIGKILL)
-    heart.meet()
+        if what != "gives up": os.kill(me, signal.SIGKILL)
+    else: heart.meet()
+    while what == "gives up" and rank == "0":
+        time.sleep(0.05)
+        if os.path.exists("ready1") and os.path.exists("ready2"): sys.exit(70)
 if what: open("ready" + rank, "w").close(); time.sleep(600)
 """
 
@@ -539,6 +542,14 @@ def test_a_rank_that_hangs_is_named(clone, line):
     assert (job.returncode, left(clone)) == (124, [])
     assert "hang: no sign of life for 1.5 s (--hang_timeout): the others wait for rank 1" in err
     assert "rank 1 last seen after step 1 (process " in err and ", stopped)" in err
+
+
+def test_a_rank_that_another_gave_up_waiting_for_is_named(clone):
+    job = launch(clone, *MSRUN_LINE, STAND_IN="gives up")
+    _, err = job.communicate(timeout=300)
+    assert (job.returncode, left(clone)) == (70, [])
+    assert "rank 0 ended with exit code 70" in err and "rank 2, last" not in err
+    assert "it may have waited for rank 1, last seen after step 1 (process " in err
 
 
 def test_what_was_killed_goes_on_from_its_checkpoint(clone):

@@ -31,7 +31,7 @@ _GRACE = 30.0  # seconds to write a checkpoint in after SIGTERM
 _PAUSE = 1.0  # seconds before a restart: cards and ports are given back
 _IDLE = 2  # restarts in a row without a new checkpoint, after which there is no other
 _HUNG = 124  # exit code, as timeout(1) has it
-_UNFINISHED = 70  # exit code for ranks that ended with 0 too early, as for a fault of their own
+_FAULT = 70  # exit code of `common.cli`; ours too for a rank that ended with 0 too early
 # Exit codes after which the same would happen again, or that somebody asked for: bad input, an
 # option that there is not, Ctrl-C, kill. All others may be tried again.
 _FINAL = (1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -221,7 +221,7 @@ class _Job:
                 return self.report_starter(exit_code(started[0]))
             self.early = {n for n, c in self.ended.items() if not c and not self.signs.done(n)}
             failed = {name: code for name, code in self.ended.items() if code}
-            failed |= dict.fromkeys(self.early, _UNFINISHED)
+            failed |= dict.fromkeys(self.early, _FAULT)
             scheduler = self.end_of(_SCHEDULER) if self.plan.starter else None
             if failed or (scheduler and len(self.ended) < len(self.names)):
                 since = since or now
@@ -266,6 +266,12 @@ class _Job:
         self.show()
         said = [self._say_of(name, failed[name]) for name in guilty]
         others = [name for name in self.names if name not in guilty and self.ended.get(name) != 0]
+        running = [name for name in others if name not in self.ended]
+        # The libraries of some devices wait for another rank no longer than a while.
+        if failed[guilty[0]] == _FAULT and (missed := self.signs.missed(guilty[0], running)):
+            said[0] += f", perhaps for want of rank {', '.join(missed)}"
+            for name in missed:
+                _say(f"it may have waited for rank {name}, {self.signs.told(name)}")
         if others:
             _say(f"ending the others: {', '.join(others)}")
         again = not {failed[name] for name in guilty} & {*_FINAL}
