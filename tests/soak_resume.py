@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import shutil
 import signal
@@ -340,7 +341,8 @@ KINDS = (
     Kind("kill -9 of msrun", (2,), CRASH, True, kill_starter),
     Kind("kill -9 of the launcher", (2,), (-9,), False, kill_launcher),
     Kind("Ctrl-C", (2,), (130,), False, interrupt),
-    Kind("a rank hangs", (1, 2), (124,), True, stop_rank),
+    # 70: MindSpore's all-reduce for CPUs has given up waiting before the launcher has.
+    Kind("a rank hangs", (1, 2), (124, 70), True, stop_rank),
     Kind("a rank ends too early with exit code 0", (1, 2), (70,), True, end_rank),
     Kind("a full disk", (1, 2), (1,), False, fill_disk),
     Kind("an unreadable shard on one rank", (2,), (1,), False, truncate_shard, Place.mend),
@@ -402,7 +404,8 @@ def play(place: Place, drawn: Round, rng: np.random.Generator, expected: tuple) 
         code = run.end()
         restarts = run.said.read_text().count("\nrestart ")
         broken = bool(code or restarts)
-        if broken and hangs and ranks > 1 and f"wait for {hit}" not in run.said.read_text():
+        named = re.search(rf"\bwait(ed)? for {hit}\b", run.said.read_text())
+        if broken and hangs and ranks > 1 and not named:
             raise Failed(f"the hanging {hit} was not named")
         if not broken:
             went_on = "the run ended first"

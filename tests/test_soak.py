@@ -77,8 +77,9 @@ def test_without_a_launcher_nothing_is_written(tmp_path, monkeypatch):
     assert Signs(tmp_path, ["0"]).done("0")
 
 
-def test_a_round(tmp_path):
+def test_a_round(tmp_path, monkeypatch):
     """Two real processes from the real script, one of them stopped."""
+    monkeypatch.setattr(soak, "HANG", 8.0)
     place = soak.Place(tmp_path / "soak")
     expected = soak.undisturbed(place, 2)
     hangs = next(kind for kind in soak.KINDS if kind.happens is soak.stop_rank)
