@@ -69,6 +69,8 @@ def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) ->
                 ms.save_checkpoint(entries, str(partial), append_dict={METADATA: text})
             except RuntimeError as error:  # mindspore's word for a full disk
                 raise OSError(_first_line(error)) from error
+            finally:  # mindspore leaves what it could not write to its end, on a full disk too
+                partial.with_suffix(".tmp").unlink(missing_ok=True)
             partial.chmod(0o644)  # mindspore leaves it read-only
     except UserError as error:
         raise UserError(f"checkpoint {error}; the earlier checkpoints are untouched") from error

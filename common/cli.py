@@ -1,6 +1,7 @@
 """The entry points that every model has; a model folder's `train.py` and its kin call these.
 
-Bad input ends in one line on stderr and exit code 1, Ctrl-C in exit code 130.
+Bad input ends in one line on stderr and exit code 1, Ctrl-C in exit code 130, a fault of our own or
+of MindSpore's in its traceback and exit code 70: those a launcher may try again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import copy
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,6 +29,7 @@ from common.validation import readable, validate
 _TRANSCRIBING = {"DataConfig.batch_size", "DataConfig.workers"} | {
     f"LMConfig.{entry.name}" for entry in fields(configs.LMConfig) if entry.name != "top_paths"
 }
+_FAULT = 70  # EX_SOFTWARE of sysexits.h
 _PORTION = 16  # batches that transcribe.py reads, recognises and prints at a time
 # What validate.py may override beside a checkpoint.
 _CHECKING = {
@@ -53,6 +56,9 @@ def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None
         code = 130
         if "mindspore._c_expression" in sys.modules and "mindspore" not in sys.modules:
             os._exit(code)  # MindSpore's exit handlers fail where it was half imported
+    except Exception:
+        traceback.print_exc()
+        code = _FAULT
     sys.exit(code or 0)
 
 

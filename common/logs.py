@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,8 +15,9 @@ from common.errors import UserError
 class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        tqdm.write(self.format(record), file=stream)
-        stream.flush()
+        with suppress(OSError):  # a full disk, where the console is a file: as for a log file
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
 
 
 def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logging.Logger:

@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from common.errors import UserError
+from common.heartbeat import Heartbeat
 
 NUMBERS = 16  # that an agreement has room for
 LETTERS = 1000  # bytes of what a rank says, the rest is cut off
@@ -30,8 +31,9 @@ class Ranks:
     CPU takes no integers): so numbers arrive to the last bit, and sums are taken here, in float64.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1):
+    def __init__(self, rank: int = 0, count: int = 1, heart: Heartbeat | None = None):
         self.rank, self.count = rank, count
+        self.heart = heart or Heartbeat()
         self._reduce = _AllReduce() if count > 1 else None
         self._ended = False
 
@@ -62,6 +64,10 @@ class Ranks:
             return [text]
         self.agree()  # another rank may be about to say that it has failed
         return self._texts(text)
+
+    def meet(self) -> None:
+        """Tells the launcher that this rank has come to where it may wait for the others."""
+        self.heart.meet()
 
     def neighbours(self) -> int:
         """The ranks on this rank's host, itself among them."""
@@ -102,6 +108,7 @@ class Ranks:
         """(N,) uint8 of this rank -> (count, N) of all."""
         rows = np.zeros((self.count, len(row)), np.float32)
         rows[self.rank] = row
+        self.meet()
         return self._reduce(Tensor(rows)).asnumpy().astype(np.uint8)
 
 

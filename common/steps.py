@@ -123,6 +123,7 @@ class TrainStep:
         if gradients is None:  # this rank only keeps step with the others
             gradients = tuple(ops.zeros_like(weight) for weight in self.update.weights)
         if self.reduce is not None:
+            self.ranks.meet()
             gradients = self.reduce(gradients)
 
         losses = np.concatenate(losses) if losses else np.zeros(0, np.float32)

@@ -32,6 +32,7 @@ from common.decoding import make_decoder
 from common.errors import Diverged, UserError
 from common.evaluation import Part, Recognised, evaluate
 from common.film import Film
+from common.heartbeat import Heartbeat
 from common.history import History
 from common.memory import GIB, forecast_memory
 from common.planner import Planner, identity_of, trainable
@@ -98,12 +99,15 @@ def resumed_config(recipe: Recipe, config: Any) -> Any:
 def fit(job: Job) -> Progress:
     """Trains, and returns where the run ended. Raises KeyboardInterrupt after a stopping signal,
     and UserError where something fails, here or on another rank, when the checkpoint is written."""
-    ranks = Ranks(job.rank, job.ranks)
+    heart = Heartbeat()
+    ranks = Ranks(job.rank, job.ranks, heart)
     with ranks.telling():
-        return _fit(job, ranks)
+        progress = _fit(job, ranks, heart)
+    heart.done()
+    return progress
 
 
-def _fit(job: Job, ranks: Ranks) -> Progress:
+def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
     config, log = job.config, job.log
     training = config.TrainingConfig
     keeper = _keeper(config)
@@ -145,6 +149,8 @@ def _fit(job: Job, ranks: Ranks) -> Progress:
         drawn = Path(METRICS), Path(CURVES), film.gif, film.png, film.npz
         if folder := keeper.set_aside(*drawn):
             log.info(f"a new run: the earlier one's checkpoints and figures are now in {folder}")
+    ranks.agree()
+    heart.run_of(keeper.last)
 
     def save(best: bool) -> None:
         if job.rank != 0:
@@ -167,6 +173,7 @@ def _fit(job: Job, ranks: Ranks) -> Progress:
     def watch(utterance: Recognised) -> None:
         if stopping.asked:
             raise _Stop
+        heart.beat(f"evaluating after step {progress.step}")
         film.watch(utterance)
 
     def measure() -> None:
@@ -248,6 +255,7 @@ def _fit(job: Job, ranks: Ranks) -> Progress:
                     result = step(group, float(rates[progress.step]), progress.step, counting)
                     elapsed = time.perf_counter() - started
                     progress.advance(group, result, elapsed, waited, len(planner))
+                    heart.stepped(progress.step)
                     reporter.step(progress, epoch, result, len(group))
                     if progress.skipped_in_a_row >= max(training.max_nonfinite, 1):
                         raise Diverged(

@@ -13,10 +13,12 @@
 #   distribute_train   Ascend: RANK_SIZE BEGIN [RANK_TABLE_FILE] [CKPT]; GPU, CPU: [RANK_SIZE] [CKPT]
 #   eval               [DEVICE_ID] CKPT
 #
-# Own options: --start msrun|mpirun|rank_table, --log_dir DIR, --background, --model NAME.
+# Own options: --start msrun|mpirun|rank_table, --log_dir DIR, --background, --model NAME, and for
+# training --restarts N, --hang_timeout SECONDS (docs/launchers.md tells what happens to long runs).
 # The exit code is the job's, and so are the signals. Environment: DRY_RUN=1 prints what would be
 # started; PYTHON= chooses the interpreter, otherwise it is the clone's .venv or python3;
-# DEVICE_TARGET=CPU runs the same on CPUs; DEVICE_ID, MASTER_PORT, NODE_RANK, LAUNCH_GRACE (seconds
+# DEVICE_TARGET=CPU runs the same on CPUs; RESUME=1 goes on with a run; RESTARTS, HANG_TIMEOUT,
+# DEVICE_ID, MASTER_PORT, NODE_RANK, LAUNCH_GRACE (seconds
 # that ranks have to end in after Ctrl-C).
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 for python in python3 "$root/.venv/bin/python" "${PYTHON:-}"; do # any will do for the launcher

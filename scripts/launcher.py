@@ -14,7 +14,13 @@ from shutil import which
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.launching import Fault  # noqa: E402
-from scripts.launching.plan import ROOT, Plan, make_plan, read_request  # noqa: E402
+from scripts.launching.plan import (  # noqa: E402
+    ROOT,
+    Plan,
+    make_plan,
+    read_request,
+    resumed,
+)
 
 # Beside the models' entry points: what the scripts for LibriSpeech run, where they were typed.
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
@@ -51,7 +57,8 @@ def main(arguments: list[str]) -> int:
         plan = make_plan(request, os.environ.get("PYTHON") or str(ROOT / ".venv/bin/python"))
         print(plan.dry_run())
         return 0
-    plan = make_plan(request, find_python())
+    python = find_python()
+    plan = make_plan(request, python)
     if request.device == "GPU":
         from scripts.launching.gpu import check_gpu_libraries
 
@@ -61,10 +68,13 @@ def main(arguments: list[str]) -> int:
         output = detach(plan, request.script)
         if output is not None:
             return output
-    if plan.start != "alone":
+    if request.watched:
         from scripts.launching.supervise import run
 
-        return run(plan)
+        def again(resume: bool) -> Plan:
+            return make_plan(resumed(request) if resume else request, python)
+
+        return run(plan, request.patience, request.restarts, again)
     process = plan.processes[0]
     os.chdir(plan.folder)
     os.execve(process.command[0], process.command, process.settings())

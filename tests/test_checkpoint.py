@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -155,6 +156,33 @@ def test_sigkill_while_saving_leaves_whole_checkpoints(tmp_path, saves):
         assert values(path) == {load(path).metadata["step"]}
     assert load(keeper.last).metadata["step"] >= told
     assert load(keeper.best).metadata["step"] >= told
+
+
+def test_a_full_disk_leaves_whole_checkpoints(tmp_path):
+    """Full in the middle of the file: the system lets this process write no more of it."""
+    keeper = CheckpointKeeper(tmp_path, "m", 3)
+
+    def state(step: int) -> dict:
+        return {"w": parameter("w", step, 512, 512)}
+
+    keeper.save_last(state(1), {"step": 1}, 0, 1)
+    keeper.save_best(state(1), {"step": 1})
+    before = visible(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+    try:
+        for save in (
+            lambda: keeper.save_last(state(2), {}, 0, 2),
+            lambda: keeper.save_best(state(2), {}),
+        ):
+            with pytest.raises(UserError, match="cannot be written.*earlier checkpoints are unt"):
+                save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert visible(tmp_path) == before and list(tmp_path.glob(".*")) == []
+    assert values(keeper.last) == values(keeper.best) == {1}
+    keeper.save_last(state(3), {"step": 3}, 0, 3)
+    assert values(keeper.last) == {3}
 
 
 # ---- which ones are kept

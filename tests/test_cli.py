@@ -520,8 +520,11 @@ def test_exit_codes(monkeypatch, capsys):
             cli.run(ending(how), SimpleNamespace())
         assert stopped.value.code == code
     assert capsys.readouterr().err == "error: x is 1\ninterrupted\n"
-    with pytest.raises(ZeroDivisionError):  # our own bugs keep their traceback
-        cli.run(ending(ZeroDivisionError()), SimpleNamespace())
+    with pytest.raises(SystemExit) as stopped:  # our own bugs keep their traceback
+        cli.run(ending(ZeroDivisionError("why")), SimpleNamespace())
+    assert stopped.value.code == 70
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("Traceback") and said[-1] == "ZeroDivisionError: why"
 
 
 def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_a_file(

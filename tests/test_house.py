@@ -20,9 +20,10 @@ from common.recipe import Recipe
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
     "advice archives audio augment batch_inference batching beam cli config corpora dataset "
-    "decoding doctor download errors features files film history language librispeech manifest "
-    "memory metrics mindrecord onnx_export pictures porting processes recipe records report "
-    "runtime scaling schedules scoring sources staging text torch_weights transcripts validation"
+    "decoding doctor download errors features files film heartbeat history language librispeech "
+    "manifest memory metrics mindrecord onnx_export pictures porting processes recipe records "
+    "report runtime scaling schedules scoring sources staging text torch_weights transcripts "
+    "validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905
     "create_mindrecord doctor eval export mind2pt postprocess preprocess pt2mind train transcribe "

@@ -16,7 +16,7 @@ import pytest
 from scripts import rank_table as tool
 from scripts.launching import Fault
 from scripts.launching.gpu import check_gpu_libraries
-from scripts.launching.plan import make_plan, read_request
+from scripts.launching.plan import make_plan, read_request, resumed
 from scripts.launching.rank_table import is_local, place, read_rank_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -316,6 +316,11 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
         ("deepspeech2 train Ascend", {"DEVICE_ID": "x"}, "DEVICE_ID=x: expected the number"),
         ("deepspeech2 train Ascend --start msrun", {}, "is for run_distribute_train"),
         ("deepspeech2 train TPU", {}, "device TPU: no such kind"),
+        ("deepspeech2 train CPU --restarts -1", {}, "--restarts -1: expected a number of restarts"),
+        ("deepspeech2 train CPU", {"RESTARTS": "1.5"}, "RESTARTS=1.5: expected a number"),
+        ("deepspeech2 train CPU", {"HANG_TIMEOUT": "long"}, "HANG_TIMEOUT=long: expected seconds"),
+        ("deepspeech2 eval CPU --restarts 1", {}, "--restarts is for run_.*train"),
+        (f"deepspeech2 train CPU {__file__}", {"RESUME": "1"}, "RESUME=1 goes on.*: choose"),
         ("deepspeech2 train CPU --log_dir", {}, "--log_dir needs a value"),
         ("scripts/x.sh train CPU", {}, "which model.*deepspeech2"),
     ],
@@ -325,6 +330,21 @@ def test_lines_that_start_nothing(monkeypatch, line, environment, complaint):
     with pytest.raises(Fault, match=complaint) as caught:
         plan_of(line, **environment)
     assert "\n" not in str(caught.value)
+
+
+def test_going_on_with_a_run(tmp_path):
+    line = "deepspeech2 distribute_train CPU 2 --set a=1"
+    assert plan_of(line, RESUME="1").ranks[0].command[-3:] == ("--resume", "--set", "a=1")
+    assert plan_of(f"{line} --resume", RESUME="1").ranks[0].command.count("--resume") == 1
+    assert "--resume" not in plan_of(line, RESUME="0").ranks[0].command
+    assert "--resume" not in str(plan_of("deepspeech2 eval CPU --pretrain_ckpt x", RESUME="1"))
+    begun = f"{line} --pre_trained_model_path=b.ckpt --pre_trained_model_path c.ckpt -x"
+    going_on = make_plan(resumed(read_request(begun.split(), {})), "/py")
+    assert going_on.ranks[0].command[-4:] == ("--resume", "--set", "a=1", "-x")
+    request = read_request([*line.split(), "--hang_timeout=0"], {"RESTARTS": "3"})
+    assert (request.restarts, request.patience, request.watched) == (3, 0, True)
+    assert read_request(line.split(), {}).patience == 1800
+    assert not read_request(["deepspeech2", "train", "CPU"], {}).watched
 
 
 # ---- processes, with a stand-in for msrun and for the job
@@ -362,7 +382,7 @@ sys.exit(1 if any(codes) else 0)
 # The job: rank 1 does what STAND_IN says; all wait in vain for a failed one, as in an all-reduce.
 JOB = """
 import os, signal, sys, time
-rank = os.environ.get("RANK_ID")
+rank = os.environ.get("RANK_ID", "1")
 if os.environ.get("MS_ROLE") == "MS_SCHED": time.sleep(600)
 print("rank", rank, "of", " ".join(sys.argv), flush=True)
 what, me = os.environ.get("STAND_IN", ""), os.getpid()
@@ -376,9 +396,31 @@ def end(*_):
     sys.exit(130)
 signal.signal(signal.SIGTERM, end)
 if what == "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if rank == "1" and what == "fail": print("no such file: x"); sys.exit(7)
+if rank == "1" and what == "fail":
+    print("no such file: x"); sys.exit(int(os.environ.get("STAND_IN_CODE", 7)))
 if rank == "1" and what == "killed": os.kill(os.getpid(), signal.SIGKILL)
 if rank == "1" and what == "both killed": os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)
+if what in ("early", "hang", "again", "never", "gives up"):  # trains, and gives signs of it
+    from pathlib import Path
+    from common.heartbeat import Heartbeat
+    last, heart = Path("checkpoint", "x-last.ckpt"), Heartbeat()
+    heart.run_of(last)
+    heart.meet()
+    heart.stepped(1)
+    if "--resume" in sys.argv:
+        heart.done()
+        sys.exit(0)
+    if rank == "1":
+        if what == "early": sys.exit(0)
+        if what == "hang": os.kill(me, signal.SIGSTOP)
+        if what == "again":
+            last.parent.mkdir()
+            last.touch()
+        if what != "gives up": os.kill(me, signal.SIGKILL)
+    else: heart.meet()
+    while what == "gives up" and rank == "0":
+        time.sleep(0.05)
+        if os.path.exists("ready1") and os.path.exists("ready2"): sys.exit(70)
 if what: open("ready" + rank, "w").close(); time.sleep(600)
 """
 
@@ -411,7 +453,7 @@ def launch(clone: Path, *line: str, **environment: str) -> subprocess.Popen:
         env={
             **os.environ,
             "PYTHON": sys.executable,
-            "PYTHONPATH": str(clone / "fake"),
+            "PYTHONPATH": f"{clone / 'fake'}{os.pathsep}{ROOT}",
             "THIS_JOB": str(clone),
             "LAUNCH_GRACE": "300",  # time enough on the busiest machine
             **environment,
@@ -481,6 +523,73 @@ def test_one_failed_rank_ends_the_others(clone, line, fault, code):
         assert "ending the others: 0, 2" in err
     if fault == "fail":
         assert "  no such file: x" in err.splitlines()
+    assert left(clone) == []
+
+
+def test_a_rank_that_ends_well_but_too_early_ends_the_others(clone):
+    job = launch(clone, *MSRUN_LINE, STAND_IN="early")
+    _, err = job.communicate(timeout=300)
+    assert job.returncode == 70
+    assert "rank 1 ended with exit code 0 before its work was done" in err
+    assert "ending the others: 0, 2" in err
+    assert left(clone) == []
+
+
+@both_starts
+def test_a_rank_that_hangs_is_named(clone, line):
+    job = launch(clone, *line, "--hang_timeout", "1.5", STAND_IN="hang")
+    _, err = job.communicate(timeout=300)
+    assert (job.returncode, left(clone)) == (124, [])
+    assert "hang: no sign of life for 1.5 s (--hang_timeout): the others wait for rank 1" in err
+    assert "rank 1 last seen after step 1 (process " in err and ", stopped)" in err
+
+
+def test_a_rank_that_another_gave_up_waiting_for_is_named(clone):
+    job = launch(clone, *MSRUN_LINE, STAND_IN="gives up")
+    _, err = job.communicate(timeout=300)
+    assert (job.returncode, left(clone)) == (70, [])
+    assert "rank 0 ended with exit code 70" in err and "rank 2, last" not in err
+    assert "it may have waited for rank 1, last seen after step 1 (process " in err
+
+
+def test_what_was_killed_goes_on_from_its_checkpoint(clone):
+    (clone / "a.ckpt").touch()  # to begin from, once
+    script, count = MSRUN_LINE
+    job = launch(clone, script, count, "a.ckpt", "--restarts", "2", STAND_IN="again")
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == 0, err
+    logs, last = clone / "deepspeech2" / "log", clone / "deepspeech2" / "checkpoint" / "x-last.ckpt"
+    assert f"restart 1 of 2, 1 left: rank 1 ended with exit code 137; from {last}\n" in err
+    first, second = ((folder / "worker_1.log").read_text() for folder in (logs / "attempt_1", logs))
+    assert f"--pre_trained_model_path {clone}/a.ckpt" in first and "--resume" not in first
+    assert "--pre_trained_model_path" not in second and "--resume" in second
+    assert out.count("rank 0 of train.py") == 2
+    assert left(clone) == []
+
+
+def test_restarts_that_lead_nowhere_end(clone):
+    job = launch(clone, *MSRUN_LINE, STAND_IN="never", RESTARTS="5")
+    _, err = job.communicate(timeout=300)
+    assert job.returncode == 137
+    assert err.count("from the beginning, without a checkpoint yet") == 2
+    assert "no further restart, 2 in a row brought no new checkpoint; rank 1 ended" in err
+    assert left(clone) == []
+
+
+def test_what_a_user_can_mend_is_not_tried_again(clone):
+    job = launch(clone, *MSRUN_LINE, "--restarts=3", STAND_IN="fail", STAND_IN_CODE="1")
+    _, err = job.communicate(timeout=300)
+    assert job.returncode == 1 and "rank 1 ended with exit code 1" in err
+    assert "restart" not in err
+
+
+def test_one_process_is_started_again_too(clone):
+    line = "run_standalone_train_cpu.sh", "--restarts", "1"
+    job = launch(clone, *line, STAND_IN="again")
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == 0, err
+    assert "restart 1 of 1, 0 left: the training ended with exit code 137; from " in err
+    assert "rank 1 of train.py --device_target CPU --resume\n" in out
     assert left(clone) == []
 
 

@@ -5,13 +5,15 @@ Pure: reads the checkpoint's presence, the rank table and the environment given,
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts.launching import Fault
@@ -26,6 +28,8 @@ _PORT = 8118  # msrun's own default; all hosts of a job must agree on one
 _CHECKPOINT = {"train": "--pre_trained_model_path", "eval": "--pretrain_ckpt"}
 _PATH = "@PATH@"  # stands for the caller's own, which `line` leaves to the shell
 _TAIL_NONE = "-2"  # no such worker: msrun prints no log, for the launcher does
+_WITH_VALUE = ("--model", "--start", "--log_dir", "--restarts", "--hang_timeout")
+HANG_TIMEOUT = 1800.0  # seconds; a save to a slow disk, or a new shape's compilation, is shorter
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Plan:
     logs: Path | None = None  # folder of the ranks' logs
     elsewhere: bool = False  # whether other hosts have ranks too
 
+    @property
+    def starter(self) -> bool:
+        """Whether a program stands between the launcher and the ranks."""
+        return self.start in ("msrun", "mpirun")
+
     def log_of(self, rank: str) -> Path:
         return self.logs / ("scheduler.log" if rank == "scheduler" else f"worker_{rank}.log")
 
@@ -68,7 +77,8 @@ class Plan:
                 log = shlex.quote(str(self.log_of(process.name)))
                 lines.append(f"{process.line()} > {log} 2>&1 &")
             return "\n".join([*lines, "wait"])
-        lines += [f"# rank {rank.name}: {rank.line()}" for rank in self.ranks]
+        if self.starter:
+            lines += [f"# rank {rank.name}: {rank.line()}" for rank in self.ranks]
         return "\n".join([*lines, *(process.line() for process in self.processes)])
 
 
@@ -84,6 +94,9 @@ class Request:
     start: str | None = None
     logs: str = "log"
     background: bool = False
+    resume: bool = False  # to go on with the run whose checkpoints there are
+    restarts: int = 0  # at most so many after failures
+    hang_timeout: float | None = None  # seconds without a sign of life; 0: none is missed
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -94,11 +107,20 @@ class Request:
     def script(self) -> str:
         return "train" if self.distributed else self.entry
 
+    @property
+    def watched(self) -> bool:
+        """Whether the launcher stays, and starts a process that it could become."""
+        return self.distributed or self.restarts > 0 or bool(self.hang_timeout)
+
+    @property
+    def patience(self) -> float:
+        return HANG_TIMEOUT if self.hang_timeout is None else self.hang_timeout
+
 
 def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Request:
     """MODEL-or-script ENTRY DEVICE [arguments...] [options...].
 
-    The launcher's own options (--model, --start, --log_dir, --background) may stand anywhere; all
+    The launcher's own options (--background, and those of _WITH_VALUE) may stand anywhere; all
     others are the entry point's.
     """
     if len(arguments) < 3:
@@ -111,7 +133,7 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
         name, equals, value = word.partition("=")
         if word == "--background":
             background = True
-        elif name in ("--model", "--start", "--log_dir"):
+        elif name in _WITH_VALUE:
             own[name] = value if equals else next(words, "")
             if not own[name]:
                 raise Fault(f"{name} needs a value", 2)
@@ -138,7 +160,32 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
     )
     if request.start and not request.distributed:
         raise Fault(f"--start {request.start} is for run_distribute_train_*.sh", 2)
+    for name in ("--restarts", "--hang_timeout"):
+        if name in own and request.script != "train":
+            raise Fault(f"{name} is for run_*_train_*.sh", 2)
+    if request.script == "train":
+        restarts = _number("--restarts", own, environment)
+        request.restarts = 0 if restarts is None else int(restarts)
+        request.hang_timeout = _number("--hang_timeout", own, environment)
+        request.resume = environment.get("RESUME", "0") not in ("", "0")
     return request
+
+
+def _number(name: str, own: Mapping[str, str], environment: Mapping[str, str]) -> float | None:
+    """Of an option, or of the variable of its name in capitals; None where neither is given."""
+    variable = name.lstrip("-").upper()
+    said, text = name, own.get(name)
+    if text is None:
+        said, text = f"{variable}=", environment.get(variable) or None
+    if text is None:
+        return None
+    whole = name == "--restarts"
+    with suppress(ValueError):
+        value = float(text)
+        if 0 <= value < math.inf and not (whole and value % 1):
+            return value
+    expected = "a number of restarts from 0 on" if whole else "seconds, or 0 for no limit"
+    raise Fault(f"{said}{'' if said.endswith('=') else ' '}{text}: expected {expected}", 2)
 
 
 def _model(place_of: str, chosen: str | None, environment: Mapping[str, str]) -> str:
@@ -182,22 +229,44 @@ def make_plan(request: Request, python: str) -> Plan:
             raise Fault(f"DEVICE_ID={device_id}: expected the number of a card", 2)
         environment["DEVICE_ID"] = device_id
     arguments = [f"{request.script}.py", "--device_target", request.device]
-    arguments += [*_checkpoint(request, words), *words, *request.options]
+    arguments += [*_start_from(request, words), *words, *request.options]
     where = f" {device_id}" if request.device != "CPU" else ""
     log = folder / f"{request.script}.log"
-    return Plan(
-        f"{request.model}: {request.script} on {request.device}{where}, log in {log}",
-        folder,
-        "alone",
-        (Process((python, *arguments), environment),),
-        logs=folder / request.logs,
-    )
+    title = f"{request.model}: {request.script} on {request.device}{where}, log in {log}"
+    if request.watched:
+        arguments = [str(_WRAPPER), *arguments]
+        environment["LAUNCH_PYTHON"] = python
+    process = Process((python, *arguments), environment, "0")
+    return Plan(title, folder, "alone", (process,), (process,), folder / request.logs)
 
 
 def _script_has_cards(request: Request) -> bool:
     """A script for cards that DEVICE_TARGET=CPU was set for takes the number of a card all the
     same."""
     return bool(request.environment.get("DEVICE_TARGET"))
+
+
+def _start_from(request: Request, words: list[str]) -> list[str]:
+    """What the entry point is told to begin from or to go on with."""
+    begins = _checkpoint(request, words)
+    if not request.resume or "--resume" in request.options:
+        return begins
+    if begins:
+        raise Fault(f"RESUME=1 goes on with a run, {begins[1]} begins one: choose", 2)
+    return ["--resume"]
+
+
+def resumed(request: Request) -> Request:
+    """The request that goes on with what another one began, wherever that began from."""
+    flag, options = _CHECKPOINT["train"], []
+    words = iter(request.options)
+    for word in words:
+        if word == flag:
+            next(words, None)
+        elif not word.startswith(f"{flag}="):
+            options.append(word)
+    words = [word for word in request.positional if not word.endswith(".ckpt")]
+    return replace(request, resume=True, positional=words, options=options)
 
 
 def _checkpoint(request: Request, words: list[str]) -> list[str]:
@@ -230,7 +299,7 @@ def _distributed(
 ) -> Plan:
     site, table = _place(request, words)
     entry = ["train.py", "--device_target", request.device, "--is_distributed", "true"]
-    entry += [*_checkpoint(request, words), *request.options]
+    entry += [*_start_from(request, words), *request.options]
     start = _start(request, site)
     logs = folder / request.logs
     environment |= {"LAUNCH_PYTHON": python}

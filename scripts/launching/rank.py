@@ -34,6 +34,11 @@ def identity(environment: dict[str, str]) -> str:
     return "0"
 
 
+def beat_of(status: Path, name: str) -> Path:
+    """The file in which a rank gives signs of life."""
+    return status / f"{name}.beat"
+
+
 def exit_code(returned: int) -> int:
     """As shells have it: 128 + number for a process that a signal ended."""
     return returned if returned >= 0 else 128 - returned
@@ -61,6 +66,7 @@ def main() -> int:
     if "LAUNCH_STATUS" in environment:
         status = Path(environment["LAUNCH_STATUS"], name)
         note(status, f"{os.getpid()}")
+        environment["LAUNCH_BEAT"] = str(beat_of(status.parent, name))
     python = environment.get("LAUNCH_PYTHON", sys.executable)
     parent = os.getpid()
     job = subprocess.Popen(

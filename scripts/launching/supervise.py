@@ -12,13 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.launching import Fault
 from scripts.launching.plan import Plan
 from scripts.launching.rank import end_with_parent, exit_code
+from scripts.launching.watching import Signs
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _POLL = 0.1  # seconds
@@ -26,41 +28,92 @@ _COMPANY = 1.0  # seconds in which others may fail of the same cause, before all
 _TAIL = 20  # lines of a log
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 30.0  # seconds to write a checkpoint in after SIGTERM
+_PAUSE = 1.0  # seconds before a restart: cards and ports are given back
+_IDLE = 2  # restarts in a row without a new checkpoint, after which there is no other
+_HUNG = 124  # exit code, as timeout(1) has it
+_FAULT = 70  # exit code of `common.cli`; ours too for a rank that ended with 0 too early
+# Exit codes after which the same would happen again, or that somebody asked for: bad input, an
+# option that there is not, Ctrl-C, kill. All others may be tried again.
+_FINAL = (1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+_SCHEDULER = "scheduler"
 
 
 class Stopped(Exception):
     """A signal asks the launcher to end; args: its number."""
 
 
-def run(plan: Plan) -> int:
+@dataclass(frozen=True)
+class Outcome:
+    code: int  # the job's exit code
+    reason: str = ""  # of a failure, in a few words
+    again: bool = False  # whether it makes sense to try once more
+    last: Path | None = None  # where the run's newest checkpoint is, or will be
+
+
+def run(
+    plan: Plan,
+    patience: float = 0.0,
+    restarts: int = 0,
+    replan: Callable[[bool], Plan] | None = None,
+) -> int:
     """Starts the plan's processes and returns the job's exit code, 128 + number after a signal.
 
     Rank 0's log is shown as it grows. The first rank that fails ends the others; the last lines of
     what failed are shown. SIGINT, SIGTERM and SIGHUP are passed on as SIGTERM, and what is still
     there after $LAUNCH_GRACE seconds (30), or a second signal, is killed.
+
+    patience: seconds without a sign of life from any rank, once each has done a step, after which
+    the job is ended; 0: no limit. restarts: at most so many after failures that are not the user's
+    to mend, with the plan that `replan` makes to go on (True) or to begin (False).
     """
-    try:
-        plan.logs.mkdir(parents=True, exist_ok=True)
-        for old in [*plan.logs.glob("worker_*.log"), plan.logs / "scheduler.log"]:
-            old.unlink(missing_ok=True)  # of a run with more ranks, perhaps
-    except OSError as error:
-        raise Fault(f"{plan.logs}: cannot be written ({error.strerror})") from None
     grace = _grace()
+    _make_room(plan)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with tempfile.TemporaryDirectory(prefix="launch-") as status:
-        job = _Job(plan, Path(status))
+    left, idle, known = restarts, 0, None
+    while True:
+        outcome = _attempt(plan, patience, grace)
+        if not outcome.again or not restarts:
+            return outcome.code
+        found = _identity(outcome.last)
+        if left < restarts:  # that was a restart
+            idle = idle + 1 if found == known else 0
+        known = found
+        if not left or idle == _IDLE:
+            why = f"{_IDLE} in a row brought no new checkpoint" if left else f"all {restarts} used"
+            _say(f"no further restart, {why}; {outcome.reason}; RESUME=1 goes on")
+            return outcome.code
+        left -= 1
+        whence = f"from {outcome.last}" if found else "from the beginning, without a checkpoint yet"
+        _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {whence}")
         try:
-            for number in _SIGNALS:
-                signal.signal(number, _stop)
-            job.start()
-            return job.watch()
+            _answer(_stop)
+            time.sleep(_PAUSE)
         except Stopped as stopped:
-            return job.stop(stopped.args[0], grace)
+            return 128 + stopped.args[0]
+        _keep_logs(plan, restarts - left)
+        plan = replan(found is not None)
+
+
+def _attempt(plan: Plan, patience: float, grace: float) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="launch-") as status:
+        job = _Job(plan, Path(status), patience)
+        late: list[int] = []  # signals while all is being ended
+        try:
+            _answer(_stop)
+            job.start()
+            outcome = job.watch()
+        except Stopped as stopped:
+            outcome = Outcome(job.stop(stopped.args[0], grace))
         finally:
-            for number in _SIGNALS:  # whoever is impatient cannot stop this
-                signal.signal(number, signal.SIG_IGN)
+            _answer(lambda number, _: late.append(number))  # whoever is impatient cannot stop this
             _kill_descendants()
             job.show()
+    return Outcome(128 + late[0]) if late and outcome.again else outcome
+
+
+def _answer(handler: Callable) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, handler)
 
 
 def _grace() -> float:
@@ -75,34 +128,83 @@ def _stop(number: int, _frame: object) -> None:
     raise Stopped(number)
 
 
+def _logs(folder: Path) -> list[Path]:
+    names = {f"{name}.log" for name in (_SCHEDULER, "msrun", "mpirun")}
+    return [
+        *folder.glob("worker_*.log"),
+        *(path for path in folder.glob("*.log") if path.name in names),
+    ]
+
+
+def _make_room(plan: Plan) -> None:
+    """Removes the logs of an earlier job, which may have had more ranks, or more restarts."""
+    try:
+        plan.logs.mkdir(parents=True, exist_ok=True)
+        for folder in (plan.logs, *plan.logs.glob("attempt_*")):
+            for old in _logs(folder):
+                old.unlink(missing_ok=True)
+            if folder != plan.logs:
+                with suppress(OSError):  # not ours alone
+                    folder.rmdir()
+    except OSError as error:
+        raise Fault(f"{plan.logs}: cannot be written ({error.strerror})") from None
+
+
+def _keep_logs(plan: Plan, attempt: int) -> None:
+    """In a folder of their own, out of the way of the next attempt's. A full disk is no reason not
+    to go on."""
+    with suppress(OSError):
+        folder = plan.logs / f"attempt_{attempt}"
+        folder.mkdir(exist_ok=True)
+        for log in _logs(plan.logs):
+            log.replace(folder / log.name)
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Tells one checkpoint of a name from the next; None where there is none."""
+    if path is None:
+        return None
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_mtime_ns, found.st_ino
+    return None
+
+
 class _Job:
-    def __init__(self, plan: Plan, status: Path) -> None:
-        self.plan, self.status = plan, status
+    def __init__(self, plan: Plan, status: Path, patience: float) -> None:
+        self.plan, self.status, self.patience = plan, status, patience
         self.started: list[subprocess.Popen] = []
         self.names = [rank.name for rank in plan.ranks]
-        self.followed = plan.log_of(self.names[0])
+        self.signs = Signs(status, self.names)
+        # A single process writes where the launcher does.
+        self.followed = plan.log_of(self.names[0]) if plan.start != "alone" else None
         self.shown = 0  # bytes of it
         self.ended: dict[str, int] = {}  # exit codes, in the order in which they were seen
         self.vanished: set[str] = set()  # ranks that were killed with what watches them
+        self.early: set[str] = set()  # ranks that ended with 0 and are not done
 
     def start(self) -> None:
         me = os.getpid()
         for process in self.plan.processes:
-            name = f"worker_{process.name}" if process.name else self.plan.start
-            with open(self.plan.logs / f"{name}.log", "wb") as log:
-                started = subprocess.Popen(
-                    process.command,
-                    cwd=self.plan.folder,
-                    env={**process.settings(), "LAUNCH_STATUS": str(self.status)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C comes to us alone
-                    preexec_fn=lambda: end_with_parent(me),
-                )
+            name = self.plan.start if self.plan.starter else f"worker_{process.name}"
+            log = None
+            if self.followed:
+                log = open(self.plan.logs / f"{name}.log", "wb")
+            started = subprocess.Popen(
+                process.command,
+                cwd=self.plan.folder,
+                env={**process.settings(), "LAUNCH_STATUS": str(self.status)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT if log else None,
+                start_new_session=True,  # Ctrl-C comes to us alone
+                preexec_fn=lambda: end_with_parent(me),
+            )
+            if log:
+                log.close()
             self.started.append(started)
 
-    def watch(self) -> int:
+    def watch(self) -> Outcome:
         since = None  # when the first failure was seen
         while True:
             time.sleep(_POLL)
@@ -110,63 +212,121 @@ class _Job:
             now = time.monotonic()
             started = [process.poll() for process in self.started]  # before its ranks are looked at
             self.look()
-            if self.plan.start == "rank_table":  # no starter: these are the ranks
+            self.signs.look(now)
+            if not self.plan.starter:  # these are the ranks
                 for name, code in zip(self.names, started):
                     if code is not None:
                         self.ended.setdefault(name, exit_code(code))
+            elif started[0] is not None and started[0] < 0:  # killed, and its ranks with it
+                return self.report_starter(exit_code(started[0]))
+            self.early = {n for n, c in self.ended.items() if not c and not self.signs.done(n)}
             failed = {name: code for name, code in self.ended.items() if code}
-            if failed:
+            failed |= dict.fromkeys(self.early, _FAULT)
+            scheduler = self.end_of(_SCHEDULER) if self.plan.starter else None
+            if failed or (scheduler and len(self.ended) < len(self.names)):
                 since = since or now
                 if now - since >= _COMPANY or len(self.ended) == len(self.names):
-                    return self.report(failed)
+                    return self.report(failed or {_SCHEDULER: scheduler})
             elif len(self.ended) == len(self.names):  # all well
                 if None not in started or not self.plan.elsewhere:
-                    return 0  # else its scheduler serves other hosts still
-            elif self.plan.start != "rank_table" and started[0] is not None:
+                    return Outcome(0)  # else its scheduler serves other hosts still
+            elif self.plan.starter and started[0] is not None:
                 return self.report_starter(exit_code(started[0]))
+            elif 0 < self.patience <= self.signs.quiet:
+                return self.report_hang()
 
     def look(self) -> None:
         """Notes the ranks that have ended."""
         for name in self.names:
-            if name in self.ended:
-                continue
-            with suppress(OSError, ValueError):
-                pid, *code = self._noted(name)
-                if not code and not _alive(pid):
-                    _, *code = self._noted(name)  # it may have written it since
-                    if not code:
-                        self.vanished.add(name)
-                        code = [128 + signal.SIGKILL]
-                if code:
-                    self.ended[name] = code[0]
+            if name not in self.ended and (code := self.end_of(name)) is not None:
+                self.ended[name] = code
+
+    def end_of(self, name: str) -> int | None:
+        """The exit code of a rank, or of the scheduler; None while it runs, or was never there."""
+        with suppress(OSError, ValueError):
+            pid, *code = self._noted(name)
+            if not code and not _alive(pid):
+                _, *code = self._noted(name)  # it may have written it since
+                if not code:
+                    self.vanished.add(name)
+                    code = [128 + signal.SIGKILL]
+            if code:
+                return code[0]
+        return None
 
     def _noted(self, name: str) -> list[int]:
         """Process and, once it has ended, exit code of a rank."""
         return [int(word) for word in (self.status / name).read_text(encoding="ascii").split()]
 
-    def report(self, failed: dict[str, int]) -> int:
-        """Says which ranks failed, and why as far as their logs tell; returns the first's code."""
+    def report(self, failed: dict[str, int]) -> Outcome:
+        """Says what failed, and why as far as the logs tell; the code is the first one's."""
         # msrun kills the others, with what watches them: those were not at fault, unless there
         # are no others, and then it cannot be told.
         guilty = [name for name in failed if name not in self.vanished] or list(failed)
         self.show()
-        for name in guilty:
-            log, code = self.plan.log_of(name), failed[name]
-            if log == self.followed:
-                _say(f"rank {name} ended with exit code {code}; its log, shown above: {log}")
-                continue
-            _say(f"rank {name} ended with exit code {code}; the last lines of {log}:")
-            _say(_tail(log))
+        said = [self._say_of(name, failed[name]) for name in guilty]
         others = [name for name in self.names if name not in guilty and self.ended.get(name) != 0]
+        running = [name for name in others if name not in self.ended]
+        # The libraries of some devices wait for another rank no longer than a while.
+        if failed[guilty[0]] == _FAULT and (missed := self.signs.missed(guilty[0], running)):
+            said[0] += f", perhaps for want of rank {', '.join(missed)}"
+            for name in missed:
+                _say(f"it may have waited for rank {name}, {self.signs.told(name)}")
         if others:
             _say(f"ending the others: {', '.join(others)}")
-        return failed[guilty[0]]
+        again = not {failed[name] for name in guilty} & {*_FINAL}
+        return Outcome(failed[guilty[0]], said[0], again, self.signs.last())
 
-    def report_starter(self, code: int) -> int:
+    def _say_of(self, name: str, code: int) -> str:
+        """Says how a process ended; returns it without what its log says."""
+        who = name if name == _SCHEDULER else f"rank {name}"
+        if self.plan.start == "alone":
+            who = "the training"
+        how = f"{who} ended with exit code {code}"
+        if name in self.early:
+            how = f"{who} ended with exit code 0 before its work was done"
+        log = self.plan.log_of(name)
+        if self.followed is None:
+            _say(how)
+        elif log == self.followed:
+            _say(f"{how}; its log, shown above: {log}")
+        else:
+            _say(f"{how}; the last lines of {log}:")
+            _say(_tail(log))
+        return how
+
+    def report_hang(self) -> Outcome:
+        """Names the ranks that the others wait for, and has them say where they are."""
+        running = [name for name in self.names if name not in self.ended]
+        late = self.signs.behind(running)
+        for name in late:  # a stopped process will not answer
+            with suppress(OSError):
+                os.kill(self.signs.found[name].pid, signal.SIGUSR1)
+        time.sleep(_COMPANY)
+        self.show()
+        seen = "; ".join(f"rank {name} {self.signs.told(name)}" for name in late)
+        if self.plan.start == "alone":
+            seen = self.signs.told(late[0])
+            what = "the training hangs"
+        elif len(late) < len(running):
+            what = f"the others wait for rank {', '.join(late)}"
+        else:
+            here = " of this host" if self.plan.elsewhere else ""
+            what = f"all ranks{here} have come equally far"
+        _say(f"hang: no sign of life for {self.patience:g} s (--hang_timeout): {what}; {seen}")
+        for name in late if self.followed else ():
+            log = self.plan.log_of(name)
+            if log != self.followed:
+                _say(f"the last lines of {log}:\n{_tail(log)}")
+        return Outcome(_HUNG, f"hang, {what}", True, self.signs.last())
+
+    def report_starter(self, code: int) -> Outcome:
         log = self.plan.logs / f"{self.plan.start}.log"
-        _say(f"{self.plan.start} ended with exit code {code}; the last lines of {log}:")
+        how = f"{self.plan.start} ended with exit code {code}"
+        _say(f"{how}; the last lines of {log}:")
         _say(_tail(log))
-        return code or 1
+        code = code or 1
+        return Outcome(code, how, code not in _FINAL, self.signs.last())
 
     def stop(self, number: int, grace: float) -> int:
         """Lets every rank end in its own way, for a while."""
@@ -174,7 +334,7 @@ class _Job:
         _say(f"{name}: ending {len(self.names)} ranks; once more to kill them")
         deadline = time.monotonic() + grace
         try:
-            if self.plan.start != "rank_table":
+            if self.plan.starter:
                 for process in self.started:  # or it would kill all once the first has ended
                     with suppress(OSError):
                         process.send_signal(signal.SIGSTOP)
@@ -192,6 +352,8 @@ class _Job:
 
     def show(self) -> None:
         """What has come to the first rank's log, as far as its last whole line."""
+        if self.followed is None:
+            return
         with suppress(OSError), open(self.followed, "rb") as file:
             file.seek(self.shown)
             text = file.read()
