@@ -58,18 +58,14 @@ NETWORKS = {
     "plain": middle(),
     "separable": [dataclasses.replace(block, separable=True) for block in middle()[:-1]]
     + middle()[-1:],
-    "separable, dense": middle(separable=True, residual_dense=True),
-    "without residuals": [Block(4, 2, 3, stride=2), Block(4, 1, 1)],
-    "dense blocks apart": [
+    "dense, then plain, then dense": [
+        Block(4, 2, 3, stride=2),
         Block(4, 1, 3, residual=True, residual_dense=True),
+        Block(5, 1, 3, residual=True, residual_dense=True, separable=True),
+        Block(7, 1, 3, residual=True),
         Block(5, 1, 3),
         Block(3, 1, 3, residual=True, residual_dense=True),
         Block(3, 1, 3, residual=True, residual_dense=True),
-    ],
-    "dense, then plain": [
-        Block(4, 1, 3, residual=True, residual_dense=True),
-        Block(5, 1, 3, residual=True, residual_dense=True),
-        Block(7, 1, 3, residual=True),
     ],
 }
 ACTIVATION = {"plain": "elu", "separable": "selu"}  # of the others: relu
