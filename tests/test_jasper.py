@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -18,14 +19,15 @@ import reference
 import yaml
 from mindspore import Parameter, Tensor, nn, ops
 from networks import batch_of, check_padding, forward, lively, named_shapes
-from tones import RATE, make_corpus
+from test_original_yaml import MINDSPORE
+from tones import RATE, make_corpus, record
 
 from common import checkpoint as checkpoints
-from common import runtime
+from common import cli, runtime
 from common.config import check as check_config
 from common.config import leaves, override_from_yaml
 from common.errors import UserError
-from common.nn import frame_mask
+from common.nn import Dropout, frame_mask
 from common.optimizer import Update
 from common.recogniser import Recogniser
 from common.text import Vocabulary
@@ -56,15 +58,17 @@ NETWORKS = {
     "plain": middle(),
     "separable": [dataclasses.replace(block, separable=True) for block in middle()[:-1]]
     + middle()[-1:],
-    "separable, dense": middle(separable=True, residual_dense=True),
-    "without residuals": [Block(4, 2, 3, stride=2), Block(4, 1, 1)],
-    "dense blocks apart": [
+    "dense, then plain, then dense": [
+        Block(4, 2, 3, stride=2),
         Block(4, 1, 3, residual=True, residual_dense=True),
+        Block(5, 1, 3, residual=True, residual_dense=True, separable=True),
+        Block(7, 1, 3, residual=True),
         Block(5, 1, 3),
         Block(3, 1, 3, residual=True, residual_dense=True),
         Block(3, 1, 3, residual=True, residual_dense=True),
     ],
 }
+ACTIVATION = {"plain": "elu", "separable": "selu"}  # of the others: relu
 
 
 def build(blocks: list[Block], **keys) -> Jasper:
@@ -74,7 +78,8 @@ def build(blocks: list[Block], **keys) -> Jasper:
     return network
 
 
-def test_full_size_has_the_names_and_shapes_of_the_model_zoo():
+def test_full_size_has_the_names_and_shapes_of_the_model_zoo(monkeypatch):
+    monkeypatch.setitem(INITIAL, "xavier_uniform", zeros)
     expected = {}
 
     def convolution(conv: str, norm: str, *shape: int) -> None:
@@ -114,7 +119,17 @@ def test_separable_convolutions_have_two_places():
     assert shapes["encoder.layers.1.res.0.0.conv1.weight"] == (5, 4, 1, 1)
 
 
-def plainly(parameters: dict[str, np.ndarray], blocks: list[Block], x: np.ndarray) -> np.ndarray:
+ACTIVATIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),  # Clevert et al. 2016, arXiv 1511.07289
+    # Klambauer et al. 2017, arXiv 1706.02515
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x)),
+}
+
+
+def plainly(
+    parameters: dict[str, np.ndarray], blocks: list[Block], x: np.ndarray, activation: str
+) -> np.ndarray:
     """The network once more, for one utterance x (F, T), from the paper: (T', C)."""
 
     def convolve(name: str, x, block=None):
@@ -152,7 +167,7 @@ def plainly(parameters: dict[str, np.ndarray], blocks: list[Block], x: np.ndarra
                 for pane, entered in enumerate(panes if block.residual_dense else panes[-1:]):
                     branch = convolve(f"{layer}.res.{pane}.0.conv1", entered)
                     x = x + norm(f"{layer}.res.{pane}.1", branch)
-            x = np.maximum(x, 0)
+            x = ACTIVATIONS[activation](x)
         panes = [*panes, x] if block.residual_dense else [x]
     logits = convolve("decoder.layers", x) + parameters["decoder.layers.bias"][:, None]
     return reference.log_softmax(logits.T)
@@ -162,7 +177,8 @@ def plainly(parameters: dict[str, np.ndarray], blocks: list[Block], x: np.ndarra
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_are_those_of_the_paper_in_any_batch(name, native, monkeypatch):
     monkeypatch.setattr(runtime, "native_convolutions", lambda device: native)
-    network = build(NETWORKS[name])
+    activation = ACTIVATION.get(name, "relu")
+    network = build(NETWORKS[name], activation=activation)
     config = ModelConfig(blocks=NETWORKS[name])
     run = forward(network, DIMENSION)
     check_padding(run, DIMENSION, CLASSES, RECIPE, config)
@@ -172,7 +188,7 @@ def test_values_are_those_of_the_paper_in_any_batch(name, native, monkeypatch):
     rows = [rng.standard_normal((DIMENSION, frames)) for frames in (23, 8)]
     log_probs, lengths = run(*batch_of(rows))
     for index, row in enumerate(rows):
-        expected = plainly(parameters, NETWORKS[name], row)
+        expected = plainly(parameters, NETWORKS[name], row, activation)
         np.testing.assert_allclose(log_probs[: lengths[index], index], expected, atol=1e-4)
 
 
@@ -217,23 +233,62 @@ def test_training_leaves_padding_out_too(native, monkeypatch):
 
 @pytest.mark.parametrize("name", INITIAL)
 def test_initial_weights_have_the_deviation_of_their_paper(name):
-    shape = (300, 200, 1, 7)
-    ins, outs = 200 * 7, 300 * 7
-    weight = INITIAL[name](np.random.default_rng(3), shape)
-    variance = 2 / (ins + outs) if name.startswith("xavier") else 2 / ins
-    assert weight.dtype == np.float32 and weight.shape == shape
-    assert weight.std() == pytest.approx(np.sqrt(variance), rel=0.01)
-    assert abs(weight.mean()) < 4 * weight.std() / np.sqrt(weight.size)
-    if name.endswith("uniform"):
-        assert np.abs(weight).max() == pytest.approx(np.sqrt(3 * variance), rel=0.01)
+    """Of every kind of convolution; `ins` enter a value, and a value enters `outs`."""
+    model = ModelConfig(
+        blocks=[Block(300, 1, 7, residual=True), Block(400, 1, 9, separable=True)], weight_init=name
+    )
+    network = Jasper(model, 200, 50, np.random.default_rng(3))
+    weights = {weight.name: weight.asnumpy() for weight in network.trainable_params()}
+    kernels = {key: weight for key, weight in weights.items() if weight.ndim == 4}
+    assert len(kernels) == 5 and not weights["decoder.layers.bias"].any()
+    for key, weight in kernels.items():
+        outputs, inputs, _, taps = weight.shape
+        ins, outs = inputs * taps, outputs * taps
+        variance = 2 / (ins + outs) if name.startswith("xavier") else 2 / ins
+        error = 5 / np.sqrt(2 * weight.size)  # five times the deviation of a deviation
+        assert weight.std() == pytest.approx(np.sqrt(variance), rel=error), key
+        assert abs(weight.mean()) < 5 * weight.std() / np.sqrt(weight.size), key
+        largest = np.abs(weight).max() / np.sqrt(3 * variance)
+        assert 0.99 < largest < 1.001 if name.endswith("uniform") else largest > 1.3, key
 
 
-@pytest.mark.parametrize("activation", ["relu", "elu", "selu"])
-def test_activations_differ(activation):
-    features, lengths = batch_of([np.random.default_rng(1).standard_normal((DIMENSION, 9))])
-    found = forward(build(NETWORKS["plain"], activation=activation), DIMENSION)(features, lengths)
-    plain = forward(build(NETWORKS["plain"]), DIMENSION)(features, lengths)
-    assert np.allclose(found[0], plain[0]) == (activation == "relu")
+class Shares(nn.Cell):
+    """The share of zeros among what leaves each block."""
+
+    def __init__(self, network: Jasper):
+        super().__init__()
+        self.layers = network.encoder.layers
+
+    def construct(self, x, lengths):
+        shares, panes = (), (x,)
+        for layer in self.layers:
+            panes, lengths = layer(panes, lengths)
+            shares += ((panes[-1] == 0).astype(ms.float32).mean(),)
+        return shares
+
+
+def test_each_block_drops_out_at_its_own_rate():
+    """selu gives no zeros of its own."""
+    keys = {"residual": True, "residual_dense": True}
+    blocks = [
+        Block(40, 1, 3, dropout=0.1),
+        Block(30, 3, 3, dropout=0.3, **keys),
+        Block(50, 2, 3, dropout=0.0, separable=True, **keys),
+        Block(60, 1, 3, dropout=0.6),
+    ]
+    network = build(blocks, activation="selu")
+    streams = []
+    for layer, block in zip(network.encoder.layers, blocks):
+        cells = [cell for cell in layer.conv if isinstance(cell, Dropout)]
+        assert [cell.rate for cell in cells] == [block.dropout] * block.repeat
+        streams += [cell.stream for cell in cells]
+    assert len(set(streams)) == 7  # masks of their own
+    x = np.random.default_rng(4).standard_normal((1, DIMENSION, 3, 70))
+    given = Tensor(x.astype(np.float32)), Tensor([70, 70, 70], ms.int32)
+    if network.native:
+        given = given[0].transpose((2, 1, 0, 3)), given[1]
+    found = [float(share.asnumpy()) for share in Shares(network).set_train()(*given)]
+    np.testing.assert_allclose(found, [0.1, 0.3, 0.0, 0.6], atol=0.03)
 
 
 REFUSALS = {
@@ -279,7 +334,11 @@ def test_every_key_is_one_that_the_tables_prove_alive():
     ours = {key for key in leaves(TrainConfig()) if not key.startswith("ModelConfig.")}
     theirs = leaves(deepspeech2_config.TrainConfig())
     assert ours == {key for key in theirs if not key.startswith("ModelConfig.")}
+    # Of these and of a block's keys tests of this file prove it, by the values that come out.
     assert set(leaves(ModelConfig())) == {"blocks", "activation", "weight_init"}
+    proven = {"filters", "repeat", "kernel_size", "stride", "dilation", "dropout"}
+    proven |= {"residual", "residual_dense", "separable"}
+    assert {key.name for key in dataclasses.fields(Block)} == proven
 
 
 SIZES = {  # millions of parameters
@@ -289,21 +348,88 @@ SIZES = {  # millions of parameters
     "an4": 4.2,
     "quickstart": 4.2,
 }
+PAPER = {"jasper10x5dr": (10, 5), "jasper5x3": (5, 3)}  # Jasper BxR
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Initial weights where their values do not matter: hundreds of millions take seconds."""
+    return np.zeros(shape, np.float32)
 
 
 @pytest.mark.parametrize("preset", RECIPE.presets())
-def test_every_preset_builds(preset):
+def test_every_preset_builds(preset, monkeypatch):
     config = RECIPE.train_config()
     override_from_yaml(config, RECIPE.preset(preset))
     check_config(config)
     check(config.ModelConfig)
     Update(config.OptimConfig, [Parameter(Tensor(np.ones((2, 2), np.float32)), name="weight")])
+    if preset in PAPER:
+        assert config.ModelConfig == ModelConfig(blocks=jasper(*PAPER[preset]))
     if preset == "jasper10x5dr":  # built by another test
         assert config == TrainConfig()
         return
+    monkeypatch.setitem(INITIAL, config.ModelConfig.weight_init, zeros)
     vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
     found = Recogniser.create(RECIPE, config, vocabulary, "CPU")
     assert round(found.parameters() / 1e6, 1) == SIZES[preset]
+
+
+class WithLoss(nn.Cell):
+    """What the model zoo's training wraps its network in, where names matter."""
+
+    def __init__(self, network: Jasper, auto_prefix: bool):
+        super().__init__(auto_prefix=auto_prefix)
+        self.network = network
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_its_yaml(
+    wrapped, tmp_path, monkeypatch, capsys
+):
+    """With the zoo's own optimizer in it, as MindSpore saves it."""
+    blocks = [
+        {"filters": 8, "repeat": 1, "kernel_size": 5, "stride": 2, "residual": False},
+        {"filters": 8, "repeat": 2, "residual": True, "residual_dense": True},
+        {"filters": 12, "repeat": 1, "kernel_size": 3, "dilation": 2, "residual": False},
+    ]
+    values = yaml.safe_load(MINDSPORE)
+    values["labels"] = json.loads((RECIPE.folder / "labels.json").read_text())[:-1]
+    values["jasper"]["encoder"]["blocks"] = blocks
+    values["jasper"]["decoder"]["in_feats"] = 12
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(values))
+    config = RECIPE.train_config()
+    override_from_yaml(config, tmp_path / "zoo.yaml", RECIPE.translate_yaml)
+    vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
+    network = Recogniser.create(RECIPE, config, vocabulary, "CPU").network
+    lively(network)
+    expected = {name: weight.asnumpy() for name, weight in network.parameters_dict().items()}
+    training = WithLoss(network, auto_prefix=wrapped)
+    optimizer = nn.AdamWeightDecay(training.trainable_params(), [0.01, 0.02], weight_decay=1e-3)
+    ms.save_checkpoint(nn.TrainOneStepCell(training, optimizer), str(tmp_path / "zoo.ckpt"))
+    saved = checkpoints.load(tmp_path / "zoo.ckpt").parameters
+    prefix = "network." if wrapped else ""
+    state = [f"{moment}.{prefix}decoder.layers.weight" for moment in ("adam_m", "adam_v")]
+    assert {f"{prefix}decoder.layers.weight", *state, "learning_rate"} <= set(saved)
+
+    made, load = [], Recogniser.from_checkpoint
+
+    def loading(*given, **more):
+        made.append(load(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(Recogniser, "from_checkpoint", loading)
+    record(tmp_path, "test", 1)
+    monkeypatch.chdir(tmp_path)
+    given = ["test/test0.wav", "--pretrain_ckpt", "zoo.ckpt", "--train_config", "zoo.yaml"]
+    cli.transcribe(RECIPE, given)
+    printed = capsys.readouterr()
+    assert "zoo.ckpt names no configuration: taking that of --train_config" in printed.err
+    assert made[0].featurizer.config.convention == "jasper-mindspore"
+    found = made[0].network.parameters_dict()
+    for name, weight in expected.items():
+        if checkpoints.STATELESS not in name:
+            np.testing.assert_array_equal(found[name].asnumpy(), weight, err_msg=name)
+    assert printed.out.strip()  # of random weights: any letters
 
 
 def tiny(corpus) -> list[str]:
@@ -356,6 +482,9 @@ def test_the_whole_path_by_the_real_commands(tmp_path):
     assert found.metadata["progress"]["epoch"] == 12
     assert "ema.decoder.layers.bias" in found.parameters
     assert "moment1.encoder.layers.2.conv.1.conv1.weight" in found.parameters
+    with (folder / "metrics.csv").open() as rows:
+        losses = [float(row["train_loss"]) for row in csv.DictReader(rows)]
+    assert len(losses) == 6 and losses[-1] < 0.6 * losses[0]
 
     best = "checkpoint/Jasper-best.ckpt"
     said = start(folder, "bash", "scripts/run_eval_cpu.sh", best)

@@ -18,7 +18,7 @@ from common import config as configs
 from common.errors import UserError
 from common.recogniser import Forward, Recogniser
 from common.text import Vocabulary
-from jasper.src.config import Block, ModelConfig, TrainConfig
+from jasper.src.config import Block, ModelConfig, TrainConfig, jasper
 from jasper.src.nvidia import blocks as blocks_of
 from jasper.src.nvidia import completed, mind2pt, pt2mind
 from jasper.src.recipe import RECIPE
@@ -41,29 +41,26 @@ def narrow(middle: list[dict], separable: bool = False) -> list[dict]:
 
 
 DENSE = {"residual": True, "residual_dense": True}
-WIDTHS = ((12, 11), (16, 13), (20, 17))
+PLAIN = [
+    {"filters": width, "kernel_size": kernel, "repeat": 2, "residual": True}
+    for width, kernel in ((12, 13), (16, 17))
+]
+
+
+def paper(blocks: int, repeat: int) -> list[dict]:
+    """Jasper BxR with a thirty-second of its channels."""
+    full = jasper(blocks, repeat)
+    return [asdict(replace(block, filters=block.filters // 32, dropout=0.0)) for block in full]
+
+
 NETWORKS = {
-    "Jasper 3x2dr": narrow(
-        [
-            {"filters": width, "kernel_size": kernel, "repeat": 2, **DENSE}
-            for width, kernel in WIDTHS
-        ]
-    ),
-    "Jasper 3x3": narrow(
-        [
-            {"filters": width, "kernel_size": kernel, "repeat": 3, "residual": True}
-            for width, kernel in WIDTHS
-        ]
-    ),
-    "QuartzNet 3x2": narrow(
-        [
-            {"filters": width, "kernel_size": kernel, "repeat": 2, "residual": True}
-            for width, kernel in WIDTHS
-        ],
-        separable=True,
-    ),
+    "Jasper 10x1dr": paper(10, 1),  # the ten panes of 10x5dr; repeats are in the next one
+    "Jasper 5x3dr": paper(5, 3),
+    "Jasper 2x2": narrow(PLAIN),
+    "QuartzNet 2x2": narrow(PLAIN, separable=True),
 }
 SMALL = narrow([{"filters": 8, "kernel_size": 5, "repeat": 2, **DENSE}] * 2)
+FOUR_PANES = narrow([{"filters": 8, "kernel_size": 5, **DENSE}] * 4)
 SMALL_SEPARABLE = narrow(
     [{"filters": 8, "kernel_size": 5, "repeat": 2, "residual": True}] * 2, separable=True
 )
@@ -144,16 +141,8 @@ def test_spliced_frames_and_other_bands_are_read_off_the_first_kernel(tmp_path):
     for dimension, bands, splicing in ((128, 64, 2), (80, 80, 1)):
         for blocks in (SMALL, SMALL_SEPARABLE):
             content = {"state_dict": theirs(blocks, dimension=dimension).state_dict()}
-            path, ckpt = saved(content, tmp_path), tmp_path / "ours.ckpt"
-            recipe = replace(RECIPE, build_featurizer=lambda data: Wide(data.SpectConfig))
-            pt2mind(recipe, ["--pth", str(path), "--ckpt", str(ckpt)])
-            spect = checkpoints.load(ckpt).metadata["config"]["DataConfig"]["SpectConfig"]
+            spect = converted(content, tmp_path).metadata["config"]["DataConfig"]["SpectConfig"]
             assert (spect["bands"], spect["frame_splicing"]) == (bands, splicing)
-
-
-class Wide:
-    def __init__(self, spect):
-        self.dimension = spect.bands * spect.frame_splicing
 
 
 # ---- which weights, and their names
@@ -283,7 +272,9 @@ def test_a_configuration_of_other_shapes_is_refused(change, message, tmp_path):
 # ---- and back
 
 
-@pytest.mark.parametrize("blocks", [SMALL, SMALL_SEPARABLE], ids=["jasper", "quartznet"])
+@pytest.mark.parametrize(
+    "blocks", [SMALL, FOUR_PANES, SMALL_SEPARABLE], ids=["jasper", "of four panes", "quartznet"]
+)
 def test_a_network_goes_to_us_and_back(blocks, tmp_path, capsys):
     network = theirs(blocks)
     ckpt = converted({"ema_state_dict": network.state_dict()}, tmp_path).path

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from test_steps import ENDLESS, RECIPE, VOCABULARY, TrainConfig, make_batch
 
 from common import config as shared
 from common import precision
 from common.checkpoint import STATELESS
-from common.convolution import convolution
+from common.convolution import convolution, time_convolution
 from common.dataset import Batch
 from common.errors import UserError
 from common.nn import (
     CTCLoss,
     Dense,
-    Dropout,
     LayerNorm,
     Lookahead,
     MaskedBatchNorm,
     Recurrent,
-    frame_mask,
 )
 from common.recogniser import Forward, Recogniser
 from common.scaling import LossScale
@@ -33,10 +30,14 @@ from common.steps import TrainStep
 from deepspeech2.src.config import ModelConfig
 from deepspeech2.src.config import TrainConfig as DeepSpeech2Config
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
+from jasper.src.config import Block
+from jasper.src.config import ModelConfig as JasperModel
+from jasper.src.config import TrainConfig as JasperConfig
+from jasper.src.recipe import RECIPE as JASPER
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
-FRAMES, BATCH, WIDTH = 5, 2, 4
+FRAMES, BATCH, WIDTH, BANDS = 5, 2, 4, 12
 
 
 def rng() -> np.random.Generator:
@@ -67,7 +68,27 @@ def looking_ahead(native: bool) -> Given:
     return Given(Lookahead(WIDTH, 3, rng(), native), Tensor(np.ones((FRAMES, BATCH), np.float32)))
 
 
+def over_time(native: bool, groups: int) -> Given:
+    weight, bias = rng().normal(size=(WIDTH, WIDTH // groups, 1, 3)), rng().normal(size=WIDTH)
+    return Given(time_convolution(weight, 1, 2, groups, native, bias))
+
+
+class InBothTypes(nn.Cell):
+    """x in float32 -> the results of a cell for it and for x in float16: one graph for both."""
+
+    def __init__(self, cell: nn.Cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, x):
+        return self.cell(x), self.cell(x.astype(ms.float16))
+
+
 MULTIPLYING = {
+    "over time": (lambda: over_time(True, 1), (BATCH, WIDTH, 1, 9)),
+    "over time by products": (lambda: over_time(False, 1), (1, WIDTH, BATCH, 9)),
+    "over time by channel": (lambda: over_time(True, WIDTH), (BATCH, WIDTH, 1, 9)),
+    "over time by channel by products": (lambda: over_time(False, WIDTH), (1, WIDTH, BATCH, 9)),
     "convolution": (lambda: convolved(True, (3, 3)), (BATCH, 2, 6, FRAMES)),
     "convolution by narrow products": (lambda: convolved(False, (3, 3)), (BATCH, 2, 6, FRAMES)),
     "LSTM": (lambda: recurrent("LSTM"), (FRAMES, BATCH, WIDTH)),
@@ -86,28 +107,30 @@ def test_products_are_float16_in_training_alone_and_keep_the_type(name):
     cell = make().set_train()
     exact = cell(x).asnumpy()
     assert precision.apply(cell, "O2") >= 1
-    found = {}
-    for training in (True, False):
-        cell.compile_cache.clear()
-        cell.set_train(training)
-        found[training] = cell(x)
-        assert found[training].dtype == ms.float32
-    np.testing.assert_array_equal(found[False].asnumpy(), exact)
-    error = np.abs(found[True].asnumpy() - exact).max() / np.abs(exact).max()
+    found, lower = InBothTypes(cell).set_train()(x)
+    assert (found.dtype, lower.dtype) == (ms.float32, ms.float16)
+    error = np.abs(found.asnumpy() - exact).max() / np.abs(exact).max()
     assert 1e-5 < error < 5e-3  # float16 has 11 bits
-    cell.set_train()
-    lower = cell(x.astype(ms.float16))
-    assert lower.dtype == ms.float16
     np.testing.assert_allclose(lower.asnumpy(), exact, rtol=5e-3, atol=5e-3 * np.abs(exact).max())
+    cell.compile_cache.clear()
+    evaluated = cell.set_train(False)(x)
+    assert evaluated.dtype == ms.float32
+    np.testing.assert_array_equal(evaluated.asnumpy(), exact)
 
 
-@pytest.mark.parametrize("layout", ["BCFT", "TBC"])
+LAYOUTS = {  # shapes of the values and of the mask, axes of the statistics, a channel's in them
+    "BCFT": ((2, 3, 4, 50), (2, 50), (0, 2, 3), (1, -1, 1, 1)),
+    "1CBT": ((1, 3, 2, 50), (2, 50), (0, 2, 3), (1, -1, 1, 1)),
+    "TBC": ((50, 2, 3), (50, 2), (0, 1), (1, 1, -1)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_statistics_of_batch_normalisation_are_float32(layout):
     """Of values whose squares, and whose sums, float16 has no room for."""
-    shape = (2, 3, 4, 50) if layout == "BCFT" else (50, 2, 3)
-    axes, keep = ((0, 2, 3), (1, -1, 1, 1)) if layout == "BCFT" else ((0, 1), (1, 1, -1))
+    shape, mask_shape, axes, keep = LAYOUTS[layout]
     x = (rng().normal(5000, 500, shape)).astype(np.float16)
-    mask = np.ones((2, 50) if layout == "BCFT" else (50, 2), np.float16)
+    mask = np.ones(mask_shape, np.float16)
     norm = MaskedBatchNorm(3, layout).set_train()
     found = norm(Tensor(x), Tensor(mask))
     exact = x.astype(np.float64)
@@ -141,36 +164,21 @@ def test_layer_normalisation_and_the_loss_are_float32():
 # ---- networks
 
 
-class Convolutional(nn.Cell):
-    """Two convolutions over time with batch normalisation and dropout, and an output layer."""
-
-    def __init__(self, config, dimension, classes, rng, device):
-        super().__init__()
-        deviation = 1 / math.sqrt(3 * dimension)
-        first = rng.normal(0, deviation, (16, dimension, 1, 3))
-        second = rng.normal(0, 1 / math.sqrt(48), (16, 16, 1, 3))
-        self.convolutions = nn.CellList(
-            [convolution(first, (1, 1), False), convolution(second, (1, 1), False)]
-        )
-        self.norms = nn.CellList([MaskedBatchNorm(16), MaskedBatchNorm(16)])
-        self.dropout = Dropout(0.0, 16, 0)
-        self.out = Dense(16, classes)
-
-    def construct(self, features, lengths):
-        mask = frame_mask(lengths, features.shape[2]).astype(features.dtype)
-        x = features.expand_dims(2) * mask.reshape((mask.shape[0], 1, 1, -1))
-        for index in range(len(self.convolutions)):
-            x = ops.relu(self.norms[index](self.convolutions[index](x), mask))
-            x = x * mask.reshape((mask.shape[0], 1, 1, -1))
-        x = self.dropout(x.squeeze(2).transpose((2, 0, 1)))
-        return ops.log_softmax(self.out(x).astype(ms.float32), -1), lengths
-
-
-def convolutional(level: str) -> Recogniser:
-    config = TrainConfig(OptimConfig=shared.OptimConfig(optimizer="AdamW", weight_decay=0.0))
-    config.TrainingConfig.precision = level
-    recipe = dataclasses.replace(RECIPE, build_network=Convolutional)
-    return Recogniser.create(recipe, config, VOCABULARY, "CPU")
+def jasper(level: str) -> Recogniser:
+    """A dense block and a separable one."""
+    keys = {"filters": 16, "kernel_size": 3, "dropout": 0.0}
+    blocks = [
+        Block(**keys),
+        Block(**keys, repeat=2, residual=True, residual_dense=True),
+        Block(**keys, separable=True),
+    ]
+    config = JasperConfig(
+        ModelConfig=JasperModel(blocks=blocks),
+        OptimConfig=shared.OptimConfig(optimizer="AdamW", weight_decay=0.0),
+    )
+    config.TrainingConfig.precision, config.TrainingConfig.ema = level, 0.0
+    config.DataConfig.SpectConfig.bands = BANDS
+    return Recogniser.create(JASPER, config, VOCABULARY, "CPU")
 
 
 def deepspeech2(level: str) -> Recogniser:
@@ -185,40 +193,45 @@ def deepspeech2(level: str) -> Recogniser:
     )
     config = DeepSpeech2Config(ModelConfig=model)
     config.TrainingConfig.precision = level
-    config.DataConfig.SpectConfig.features, config.DataConfig.SpectConfig.bands = "logmel", 12
+    config.DataConfig.SpectConfig.features, config.DataConfig.SpectConfig.bands = "logmel", BANDS
     return Recogniser.create(DEEPSPEECH2, config, VOCABULARY, "CPU")
 
 
-class Run:
-    """Ten steps in float16 from fresh weights."""
+def exact_loss(recogniser: Recogniser, batch: Batch) -> float:
+    """Of fresh weights in float32, with the statistics of the batch."""
+    forward = Given(recogniser.network, Tensor(batch.lengths)).set_train()
+    log_probs, lengths = forward(Tensor(batch.features))
+    targets = Tensor(batch.targets), Tensor(batch.target_lengths)
+    return CTCLoss(VOCABULARY.blank)(log_probs, lengths, *targets).asnumpy().mean()
 
-    def __init__(self, recogniser: Recogniser, batch: Batch):
-        self.recogniser, self.batch = recogniser, batch
+
+class Run:
+    """Ten steps in float16 from fresh weights, whose loss in float32 is `expected`."""
+
+    def __init__(self, recogniser: Recogniser, batch: Batch, expected: float):
+        self.recogniser, self.batch, self.expected = recogniser, batch, expected
         self.network = recogniser.network
         self.step = TrainStep(recogniser, ENDLESS)
-        # What float32 makes of it before the first step, with the statistics of the batch.
-        precision.apply(self.network, "O0")
-        forward = Given(self.network, Tensor(batch.lengths)).set_train()
-        log_probs, lengths = forward(Tensor(batch.features))
-        targets = Tensor(batch.targets), Tensor(batch.target_lengths)
-        self.expected = CTCLoss(VOCABULARY.blank)(log_probs, lengths, *targets).asnumpy().mean()
-        precision.apply(self.network, recogniser.config.TrainingConfig.precision)
         self.results = [self.step([batch], 0.02, number) for number in range(10)]
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, Run]:
-    small, large = make_batch((12, 10, 9, 7)), make_batch((40, 30, 28, 24), dimension=12)
-    return {
-        "convolutional, O3": Run(convolutional("O3"), small),
-        "deepspeech2, O2": Run(deepspeech2("O2"), large),
-        "deepspeech2, O3": Run(deepspeech2("O3"), large),
-    }
+    small = make_batch((12, 10, 9, 7), dimension=BANDS)
+    large = make_batch((40, 30, 28, 24), dimension=BANDS)
+    found = {}
+    for make, batch in ((jasper, small), (deepspeech2, large)):
+        expected = exact_loss(make("O0"), batch)
+        for level in ("O2", "O3"):
+            found[f"{make.__name__}, {level}"] = Run(make(level), batch, expected)
+    return found
 
 
-@pytest.mark.parametrize("name", ["convolutional, O3", "deepspeech2, O2", "deepspeech2, O3"])
-def test_ten_steps_in_float16_learn(name, runs):
-    run = runs[name]
+@pytest.mark.parametrize("level", ["O2", "O3"])
+@pytest.mark.parametrize("name", ["jasper", "deepspeech2"])
+def test_ten_steps_in_float16_learn(name, level, runs):
+    run = runs[f"{name}, {level}"]
+    assert run.step.gradients.objective.half_features == (level == "O3")
     assert all(result.applied for result in run.results)
     losses = [result.loss for result in run.results]
     assert losses[-1] < 0.7 * losses[0]
@@ -227,36 +240,50 @@ def test_ten_steps_in_float16_learn(name, runs):
     assert {parameter.dtype for parameter in kept} - {ms.int32} == {ms.float32}
 
 
-def test_the_levels_differ_in_what_passes_between_the_layers(runs):
-    """Where the next product rounds anyway, as here, the losses of O2 and O3 are equal."""
-    for level, given in (("O2", ms.float32), ("O3", ms.float16)):
-        run = runs[f"deepspeech2, {level}"]
-        assert run.step.gradients.objective.half_features == (level == "O3")
-        front = Given(run.network.conv, Tensor(run.batch.lengths)).set_train()
-        features = np.expand_dims(run.batch.features, 1)
-        passed, _ = front(Tensor(features).astype(given))
-        assert passed.dtype == given
-
-
-def test_softmax_is_float32_and_so_is_evaluation(runs):
-    run = runs["deepspeech2, O3"]
-    forward = Forward(run.recogniser)
-    log_probs, _ = forward(run.batch.features, run.batch.lengths)
-    precision.apply(run.network, "O0")
-    exact, _ = Forward(run.recogniser)(run.batch.features, run.batch.lengths)
-    precision.apply(run.network, "O3")
-    np.testing.assert_array_equal(log_probs, exact)
-    lower = Given(run.network, Tensor(run.batch.lengths)).set_train()
-    log_probs, _ = lower(Tensor(run.batch.features.astype(np.float16)))
-    assert log_probs.dtype == ms.float32
+@pytest.mark.parametrize("name", ["jasper", "deepspeech2"])
+def test_float16_passes_between_the_layers_up_to_a_softmax_in_float32(name, runs):
+    """At O3; that each layer keeps the type of what it is given is asserted above."""
+    run = runs[f"{name}, O3"]
+    found, log_probs = Inside(run.network, name, run.batch).set_train()()
+    assert (found.dtype, log_probs.dtype) == (ms.float16, ms.float32)
     sums = np.exp(log_probs.asnumpy().astype(np.float64)).sum(-1)
     np.testing.assert_allclose(sums, 1, atol=1e-5)  # float16 log-probabilities: to 1e-3
 
 
+class Inside(nn.Cell):
+    """What leaves a network's first part, given float16, and its log-probabilities."""
+
+    def __init__(self, network: nn.Cell, name: str, batch: Batch):
+        super().__init__(auto_prefix=False)
+        self.network, self.lengths = network, Tensor(batch.lengths)
+        features = batch.features.astype(np.float16)
+        self.features = Tensor(features)
+        if name == "deepspeech2":
+            self.first, self.entering = network.conv, Tensor(features[:, None])
+        else:
+            self.first = network.encoder
+            by_products = features.transpose(1, 0, 2)[None]
+            self.entering = Tensor(features[:, :, None] if network.native else by_products)
+
+    def construct(self):
+        found, _ = self.first(self.entering, self.lengths)
+        log_probs, _ = self.network(self.features, self.lengths)
+        return found, log_probs
+
+
+def test_evaluation_is_in_float32(runs):
+    run = runs["deepspeech2, O3"]
+    log_probs, _ = Forward(run.recogniser)(run.batch.features, run.batch.lengths)
+    precision.apply(run.network, "O0")
+    exact, _ = Forward(run.recogniser)(run.batch.features, run.batch.lengths)
+    precision.apply(run.network, "O3")
+    np.testing.assert_array_equal(log_probs, exact)
+
+
 def test_a_step_too_small_for_float16_is_not_lost(runs):
     """The weights that are kept are float32: near 1, float16 goes by steps of 1e-3."""
-    run = runs["convolutional, O3"]
-    gamma = run.network.norms[0].gamma
+    run = runs["jasper, O3"]
+    gamma = run.network.encoder.layers[0].conv[1].batchnorm.gamma
     for number in (10, 11):
         before = gamma.asnumpy().copy()
         assert run.step([run.batch], 1e-5, number).applied
@@ -265,7 +292,7 @@ def test_a_step_too_small_for_float16_is_not_lost(runs):
 
 
 def test_too_high_a_scale_overflows_float16_and_is_halved_until_it_does_not(runs, monkeypatch):
-    run = runs["convolutional, O3"]
+    run = runs["jasper, O3"]
     monkeypatch.setattr(run.step, "scaling", LossScale(2.0**24, dynamic=True))
     start = {p: p.asnumpy().copy() for p in run.network.get_parameters()}
     results = []
@@ -283,7 +310,7 @@ def test_too_high_a_scale_overflows_float16_and_is_halved_until_it_does_not(runs
 
 def test_levels_and_networks_that_there_are_not():
     with pytest.raises(UserError, match="precision=O1: expected one of O0, O2, O3"):
-        TrainStep(convolutional("O1"), ENDLESS)
+        TrainStep(jasper("O1"), ENDLESS)
     config = TrainConfig()
     config.TrainingConfig.precision = "O2"
     with pytest.raises(UserError, match="precision=O2: no cell of this network"):
