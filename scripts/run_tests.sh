@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Set up and run the tests; arguments go to pytest, paths in them are relative to the clone.
+# Set up and run the tests, two files at a time (-n 0: one, and their output as it comes); arguments go to pytest, paths in them are relative to the clone.
 #
 #   bash scripts/run_tests.sh [-x] [-k EXPRESSION] [tests/test_audio.py ...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh requirements.txt requirements-test.txt
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
