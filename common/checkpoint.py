@@ -192,7 +192,8 @@ def is_training_state(name: str) -> bool:
     """Whether a parameter is the optimizer's, of this project or of the MindSpore model zoo, or a
     moving average of a weight."""
     parts = name.split(".")  # wrapper prefixes may come before the optimizer's
-    state = {"moment1", "moment2", "moments", "accum", "stat", AVERAGE.rstrip(".")}
+    ours = {"moment1", "moment2", "moments", "accum", "stat", AVERAGE.rstrip(".")}
+    state = ours | {"adam_m", "adam_v"}  # of nn.AdamWeightDecay, which the model zoo's Jasper uses
     return not state.isdisjoint(parts) or parts[-1] in (
         "beta1_power",
         "beta2_power",
