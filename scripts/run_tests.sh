@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up and run the tests, two files at a time (-n 0: one, and their output as it comes); arguments go to pytest, paths in them are relative to the clone.
+# Set up and run the tests, two files at a time (-n 0: one, and what it prints as it comes);
+# arguments go to pytest, paths in them are relative to the clone.
 #
 #   bash scripts/run_tests.sh [-x] [-k EXPRESSION] [tests/test_audio.py ...]
 set -euo pipefail

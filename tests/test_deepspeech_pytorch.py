@@ -17,7 +17,7 @@ import soundfile
 from common import checkpoint as checkpoints
 from common import cli
 from common.errors import UserError
-from common.export import export
+from common.export import Options, export
 from common.recogniser import Forward, Recogniser
 from common.text import Vocabulary
 from deepspeech2.src.config import TrainConfig
@@ -287,7 +287,7 @@ def test_a_converted_checkpoint_needs_nothing_else(package, tmp_path, monkeypatc
     assert cli.transcribe(RECIPE, ["a.wav", "--pretrain_ckpt", "ours.ckpt"]) == 0
     recogniser = Recogniser.from_checkpoint(RECIPE, tmp_path / "ours.ckpt", "CPU")
     assert recogniser.featurizer.config.convention == "deepspeech.pytorch"
-    export(recogniser, tmp_path / "w", batch_size=1, frames=20, log=lambda line: None)
+    export(recogniser, tmp_path / "w", Options(batch_size=1, frames=20), log=lambda line: None)
     assert (tmp_path / "w.mindir").exists()
 
 

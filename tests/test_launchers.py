@@ -348,13 +348,16 @@ def test_setup_names_the_system_package_that_is_missing(clone, module, source, r
     assert not (clone / ".venv").exists()
 
 
+TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile"]
+
+
 def test_run_tests_keeps_the_exit_code_and_passes_arguments_on(clone):
     executable(clone / "scripts" / "setup.sh", "echo set up: $*\n")
     executable(clone / ".venv" / "bin" / "python", STAND_IN)
     done = run(clone, "scripts/run_tests.sh", "-k", "a or b", STAND_IN_EXIT="5")
     assert done.returncode == 5
     assert "set up: requirements.txt requirements-test.txt" in done.stdout
-    assert called_with(done) == ["-m", "pytest", "-k", "a or b"]
+    assert called_with(done) == ["-m", "pytest", *TWO_AT_A_TIME, "-k", "a or b"]
     assert f"cwd={clone}" in done.stdout.splitlines()
 
     executable(clone / "scripts" / "setup.sh", "exit 3\n")

@@ -17,7 +17,7 @@ from common import config as configs
 from common import runtime
 from common.dataset import Batch
 from common.errors import UserError
-from common.export import export
+from common.export import Options, export
 from common.memory import Forecast
 from common.recogniser import Recogniser
 from common.steps import TrainStep
@@ -146,7 +146,8 @@ def test_every_variant_learns_and_leaves_as_mindir(variant, small_model, tmp_pat
         if (p.asnumpy() == before[p.name]).all()
     ]
     assert not still
-    path = export(recogniser, tmp_path / "network", "MINDIR", 2, 8, log=lambda line: None)
+    options = Options(batch_size=2, frames=8)
+    path = export(recogniser, tmp_path / "network", options, log=lambda line: None)
     assert path.stat().st_size > 0  # and its values were compared
 
 

@@ -260,6 +260,7 @@ class _Job:
 
     def report(self, failed: dict[str, int]) -> Outcome:
         """Says what failed, and why as far as the logs tell; the code is the first one's."""
+        self.signs.look(time.monotonic())  # the last ones may have come since
         # msrun kills the others, with what watches them: those were not at fault, unless there
         # are no others, and then it cannot be told.
         guilty = [name for name in failed if name not in self.vanished] or list(failed)
