@@ -1,0 +1,52 @@
+"""The entry points that every model has; a model folder's `train.py` and its kin call these.
+
+Bad input ends in one line on stderr and exit code 1, Ctrl-C in exit code 130, a fault of our own or
+of MindSpore's in its traceback and exit code 70: those a launcher may try again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from common.cli.data import check_data, create_mindrecord
+from common.cli.exported import export, postprocess, preprocess
+from common.cli.learning import doctor, train
+from common.cli.recognition import evaluate, transcribe
+from common.errors import UserError
+from common.recipe import Recipe
+
+__all__ = [
+    "check_data",
+    "create_mindrecord",
+    "doctor",
+    "evaluate",
+    "export",
+    "postprocess",
+    "preprocess",
+    "run",
+    "train",
+    "transcribe",
+]
+
+_FAULT = 70  # EX_SOFTWARE of sysexits.h
+
+
+def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None:
+    """Runs an entry point with the command line's arguments, and exits with its code."""
+    try:
+        code = main(recipe, sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+        if "mindspore._c_expression" in sys.modules and "mindspore" not in sys.modules:
+            os._exit(code)  # MindSpore's exit handlers fail where it was half imported
+    except Exception:
+        traceback.print_exc()
+        code = _FAULT
+    sys.exit(code or 0)

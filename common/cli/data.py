@@ -1,0 +1,138 @@
+"""create_mindrecord.py and validate.py: manifests, before anything is trained on them."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from common import config as configs
+from common.cli.options import (
+    add_checkpoint,
+    add_config,
+    add_device,
+    load_recogniser,
+    overridden,
+    train_config,
+)
+from common.errors import UserError
+from common.manifest import listed, read_data
+from common.recipe import Recipe, labels_file
+from common.text import Vocabulary
+from common.validation import validate
+
+# What validate.py may override beside a checkpoint.
+_CHECKING = {
+    "DataConfig.train_manifest",
+    "DataConfig.val_manifest",
+    "DataConfig.test_manifest",
+    "DataConfig.Data_dir",
+    "DataConfig.batch_size",
+    "DataConfig.min_duration",
+    "DataConfig.max_duration",
+    "DataConfig.workers",
+}
+
+
+def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="create_mindrecord.py",
+        description="Convert the training and validation manifests to MindRecord files, in "
+        "parallel. What is converted already is kept; an interrupted conversion is continued.",
+    )
+    add_config(parser, recipe)
+    arguments = parser.parse_args(argv)
+    config = train_config(arguments, recipe)
+
+    from common.conversion import convert_split
+
+    for split in ("train", "val"):
+        if split == "train" or config.DataConfig.val_manifest:
+            for line in convert_split(recipe, config, split).lines():
+                print(line)
+
+
+def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="validate.py",
+        description="List the utterances of manifests that cannot be trained on, and why. Exit "
+        "code 1 where there are any. With a checkpoint, also rank the others by how improbable "
+        "their transcripts are: wrong texts and cut recordings come first.",
+    )
+    parser.add_argument(
+        "manifests",
+        nargs="*",
+        help="manifests; none: those of the configuration, or the training manifest of the "
+        "checkpoint",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=20, help="ids shown for each reason, and suspects; 0: all"
+    )
+    add_checkpoint(parser, "--pretrain_ckpt", required=False)
+    parser.add_argument(
+        "--suspects", metavar="FILE", help="write all ranked utterances as CSV, worst first"
+    )
+    add_config(parser, recipe)
+    add_device(parser)
+    arguments = parser.parse_args(argv)
+    limit = arguments.limit or None
+
+    if arguments.pretrain_ckpt:
+        recogniser = load_recogniser(arguments, recipe, arguments.pretrain_ckpt)
+        config, vocabulary = _checked_config(arguments, recogniser), recogniser.vocabulary
+        sets = [config.DataConfig.train_manifest]
+    elif arguments.suspects:
+        raise UserError(f"--suspects {arguments.suspects}: needs a network, give --pretrain_ckpt")
+    elif arguments.train_config:
+        raise UserError("--train_config is for --pretrain_ckpt, which is not given: use --config")
+    else:
+        config = train_config(arguments, recipe)
+        vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+        groups = config.DataConfig
+        sets = [groups.train_manifest, groups.val_manifest, groups.test_manifest]
+    data = config.DataConfig
+    if arguments.manifests:
+        sets = [[manifest] for manifest in arguments.manifests]
+    if not any(sets):
+        raise UserError("no manifest to validate: name one, or set DataConfig.train_manifest")
+    good, bad = [], 0
+    for manifests in filter(None, sets):
+        report = validate(
+            read_data(data, vocabulary, manifests),
+            vocabulary,
+            recipe.build_featurizer(data),
+            lambda frames: recipe.output_frames(config.ModelConfig, frames),
+            data.min_duration,
+            data.max_duration,
+            data.workers,
+        )
+        good += report.ok
+        bad += report.total - len(report.ok)
+        print(listed(manifests))
+        for line in report.lines(limit):
+            print(f"  {line}")
+    if arguments.pretrain_ckpt and good:
+        from common.suspects import rank_suspects, summary, write_suspects
+
+        suspects = rank_suspects(recogniser, good, data.batch_size, data.workers)
+        for rank, suspect in enumerate(suspects[:limit], 1):
+            print("\n".join(suspect.lines(rank)))
+        print(summary(suspects))
+        if arguments.suspects:
+            write_suspects(arguments.suspects, suspects)
+    return 1 if bad else 0
+
+
+def _checked_config(arguments: argparse.Namespace, recogniser: Any) -> Any:
+    """The configuration of a checkpoint with what may be overridden when data are checked."""
+    config = overridden(copy.deepcopy(recogniser.config), arguments, recogniser.recipe)
+    before = configs.leaves(recogniser.config)
+    for key, value in configs.leaves(config).items():
+        ours = key.startswith(("DataConfig.", "ModelConfig.")) and key not in _CHECKING
+        if ours and value != before[key]:
+            raise UserError(
+                f"{key} is {value!r}, and {arguments.pretrain_ckpt} has {before[key]!r}: with "
+                "--pretrain_ckpt, features, labels and network are the checkpoint's"
+            )
+    return config

@@ -1,0 +1,185 @@
+"""export.py, and preprocess.py and postprocess.py on either side of C++ inference."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import runtime
+from common.cli.options import (
+    add_checkpoint,
+    add_device,
+    add_set,
+    load_recogniser,
+    manifests_to_score,
+    override,
+)
+from common.errors import UserError
+from common.files import check_writable, read_json, write_text
+from common.manifest import listed, read_data, without_copies
+from common.recipe import Recipe
+
+
+def export(recipe: Recipe, argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="export.py",
+        description=f"Write a {recipe.name} checkpoint as MindIR or ONNX, with a description "
+        "beside it, and verify it against the checkpoint.",
+    )
+    add_checkpoint(parser, "--pre_trained_model_path")
+    parser.add_argument(
+        "--batch_size", type=int, default=0, help="utterances in a batch; 0: any number"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=0, help="feature frames that inputs are padded to; 0: any"
+    )
+    parser.add_argument(
+        "--buckets",
+        type=_numbers,
+        default=(),
+        metavar="N,N,...",
+        help="several --frames, a file each: short utterances need not be padded to the longest",
+    )
+    parser.add_argument("--file_name", default=recipe.name, help="of the exported file")
+    parser.add_argument(
+        "--file_format", default="MINDIR", help="MINDIR, ONNX, or AIR (on Ascend only)"
+    )
+    parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
+    add_device(parser)
+    arguments = parser.parse_args(argv)
+    elsewhere = (arguments.device_target or "cpu").lower() != "cpu"
+    if elsewhere and "mindspore" not in sys.modules:
+        # On a CPU with more, other devices' convolutions are too slow to be verified.
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    target = _export_target(arguments)
+
+    from common.export import Options
+    from common.export import export as write
+
+    recogniser = load_recogniser(arguments, recipe, arguments.pre_trained_model_path)
+    options = Options(
+        arguments.file_format.upper(),
+        arguments.batch_size,
+        arguments.frames,
+        arguments.buckets,
+        target,
+        arguments.half,
+    )
+    description = write(recogniser, arguments.file_name, options)
+    files = [bucket["file"] for bucket in read_json(description)["buckets"]]
+    listing = ", ".join(str(description.with_name(name)) for name in files)
+    print(f"exported {listing} and {description}")
+
+
+def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="preprocess.py",
+        description="Write the features of a test set for the C++ program of ascend310_infer/.",
+    )
+    _add_exported(parser)
+    parser.add_argument(
+        "--runner_arguments",
+        action="store_true",
+        help="write nothing: print what the C++ program is to be called with, a word each line",
+    )
+    arguments = parser.parse_args(argv)
+    config = recipe.infer_config()
+    override(config, arguments)
+
+    from common.batch_inference import (
+        discard,
+        read_description,
+        runner_arguments,
+        write_features,
+    )
+
+    model = read_description(recipe, arguments.mindir_path)
+    if arguments.runner_arguments:
+        print("\n".join(runner_arguments(model, arguments.mindir_path, config)))
+        return 0
+    folder = Path(config.result_path)
+    discard(folder)
+    trained, data = model.config.DataConfig, config.DataConfig
+    manifests, data_dir = manifests_to_score(str(model.path), data, trained)
+    utterances = read_data(trained, model.vocabulary, manifests, data_dir)
+    utterances = without_copies(utterances, listed(manifests))
+    unread = write_features(model, utterances, folder, data.workers)
+    for problem in unread:
+        print(f"error: {problem}", file=sys.stderr)
+    if len(unread) == len(utterances):
+        raise UserError(f"{listed(manifests)}: not one of its recordings can be read")
+    print(f"features of {len(utterances) - len(unread)} utterances in {folder}")
+    if unread:
+        counts = f"{len(unread)} of {len(utterances)} recordings were not read, as said above"
+        print(f"error: {counts}", file=sys.stderr)
+    return 1 if unread else 0
+
+
+def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="postprocess.py",
+        description="Score what the C++ program of ascend310_infer/ wrote. Writes texts and "
+        "figures.",
+    )
+    _add_exported(parser)
+    arguments = parser.parse_args(argv)
+    config = recipe.infer_config()
+    override(config, arguments)
+    check_writable(config.post_out)
+
+    from common.batch_inference import read_description, score_results
+    from common.decoding import make_decoder
+
+    model = read_description(recipe, arguments.mindir_path)
+    decoder = make_decoder(config.LMConfig, model.vocabulary)
+    folder, results = Path(config.result_path), Path(config.result_dir)
+    found, problems = score_results(model, folder, results, decoder)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if not found.utterances:
+        raise UserError(f"{results}: not one result of the utterances in {folder}")
+    summary = [f"utterances: {len(found.utterances)}", *found.summary()]
+    lines = [line for utterance in found.utterances for line in utterance.lines()]
+    write_text(config.post_out, "\n".join([*lines, *summary]) + "\n")
+    print(f"texts in {config.post_out}")
+    print("\n".join(summary))
+    if problems:
+        print(
+            f"error: {len(problems)} of {len(problems) + len(found.utterances)} utterances have no "
+            "result, as said above; the figures are those of the others",
+            file=sys.stderr,
+        )
+    return 1 if problems else 0
+
+
+def _export_target(arguments: argparse.Namespace) -> str:
+    """The device that a file is for; the process takes the CPU where that device is not there."""
+    wanted = (arguments.device_target or "").lower()
+    target = next((each for each in runtime.DEVICES if each.lower() == wanted), "")
+    if target and target not in runtime.available_devices():
+        print(f"no {target} in this machine: the file is written on the CPU", file=sys.stderr)
+        arguments.device_target = "CPU"
+    return target
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers like 500,1000, found {text}") from None
+
+
+def _add_exported(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mindir_path",
+        required=True,
+        metavar="FILE",
+        help="the exported model, or the description NAME.json beside it",
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="YAML", help="overrides of infer_config"
+    )
+    add_set(parser)

@@ -1,0 +1,117 @@
+"""train.py and doctor.py: a run, and what this machine can do for it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from common import config as configs
+from common import runtime
+from common.cli.options import add_config, add_device, boolean, overridden, train_config
+from common.errors import UserError
+from common.files import check_writable
+from common.recipe import Recipe
+
+
+def train(recipe: Recipe, argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description=f"Train {recipe.name}. Writes train.log, metrics.csv, curves.png and "
+        "emissions.gif into the current folder, and checkpoints into CheckpointConfig.ckpt_path.",
+    )
+    add_config(parser, recipe)
+    add_device(parser)
+    parser.add_argument(
+        "--pre_trained_model_path", default="", metavar="CKPT", help="start from these weights"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on exactly where the run in CheckpointConfig.ckpt_path stopped",
+    )
+    parser.add_argument("--is_distributed", type=boolean, nargs="?", const=True, default=False)
+    parser.add_argument(
+        "--bidirectional",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=None,
+        help="read utterances in both directions (ModelConfig.bidirectional)",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.resume and arguments.pre_trained_model_path:
+        raise UserError("--resume goes on with a run, --pre_trained_model_path begins one: choose")
+
+    config = train_config(arguments, recipe)  # what is wrong with it is said before mindspore loads
+    if not arguments.is_distributed:  # or else each rank has its own
+        check_writable("train.log")
+
+    from common import training
+    from common.logs import open_log
+
+    if arguments.resume:
+        config = overridden(training.resumed_config(recipe, config), arguments, recipe)
+    if arguments.bidirectional is not None:
+        configs.override_from_options(
+            config, [f"ModelConfig.bidirectional={str(arguments.bidirectional).lower()}"]
+        )
+    device = runtime.set_device(arguments.device_target, arguments.device_id)
+    rank, ranks = runtime.init_distributed() if arguments.is_distributed else (0, 1)
+    log = open_log("train.log" if rank == 0 else f"train_rank{rank}.log", quiet=rank != 0)
+    try:
+        training.fit(
+            training.Job(
+                recipe,
+                config,
+                device,
+                log,
+                rank,
+                ranks,
+                arguments.resume,
+                arguments.pre_trained_model_path,
+            )
+        )
+    except UserError as error:
+        log.debug(f"error: {error}")
+        raise
+    except Exception:
+        log.debug("ended by a fault:", exc_info=True)
+        raise
+
+
+def doctor(recipe: Recipe, argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="doctor.py",
+        description="Say what this machine can do for the configured run: devices, kernels, "
+        "memory, disk, versions, the time of an epoch, and the one change that would help most. "
+        "Exit code 1 where something keeps train.py from starting.",
+    )
+    add_config(parser, recipe)
+    add_device(parser)
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="for which train steps are timed"
+    )
+    parser.add_argument("--measure", choices=("kernels", "training"), help=argparse.SUPPRESS)
+    parser.add_argument("--network_of", metavar="PRESET", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    config = train_config(arguments, recipe)
+    if not 1 <= arguments.seconds <= 3600:
+        raise UserError(f"--seconds {arguments.seconds:g}: expected from 1 to 3600")
+    from common.doctor import examine, network_of
+
+    device = arguments.device_target, arguments.device_id
+    if arguments.measure:  # in a process that `examine` started
+        from common import trials
+
+        if arguments.measure == "kernels":
+            trials.kernels(*device)
+        else:
+            if arguments.network_of:
+                config.ModelConfig = network_of(recipe, arguments.network_of)
+            quick = bool(arguments.network_of)
+            trials.training(recipe, config, *device, arguments.seconds, quick)
+        return 0
+
+    found = examine(recipe, config, list(argv), arguments.device_target, arguments.seconds)
+    print("\n".join(found.lines))
+    return 1 if found.obstacles else 0

@@ -1,0 +1,158 @@
+"""Options of the command line that entry points share, and what they lead to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import config as configs
+from common import runtime
+from common.errors import UserError
+from common.recipe import Recipe, labels_file
+from common.text import BLANK, Vocabulary
+
+
+def add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"a configuration that ships with the model: {', '.join(recipe.presets())}",
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="YAML", help="overrides from a file"
+    )
+    add_set(parser)
+
+
+def add_eval_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="YAML", help="overrides of eval_config"
+    )
+    add_set(parser)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override single keys, such as DataConfig.batch_size=8 or batch_size=8",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device_target", help="Ascend, GPU or CPU; none given: the best one present"
+    )
+    parser.add_argument(
+        "--device_id", type=int, help="card number; none given: DEVICE_ID, or else 0"
+    )
+
+
+def add_checkpoint(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    required: bool = True,
+    pretrained: Path | None = None,
+) -> None:
+    """pretrained: the checkpoint that ships with the model, used where none is named."""
+    usual = "" if pretrained is None else f"; none given: {pretrained.name}, which ships here"
+    parser.add_argument(
+        flag,
+        required=required and pretrained is None,
+        default=pretrained and os.path.relpath(pretrained),
+        metavar="CKPT",
+        help=f"checkpoint{usual}",
+    )
+    parser.add_argument(
+        "--train_config",
+        metavar="YAML",
+        help="only for checkpoints of the MindSpore model zoo: the configuration of their network",
+    )
+
+
+def boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text}")
+    return values[text.lower()]
+
+
+def train_config(arguments: argparse.Namespace, recipe: Recipe) -> Any:
+    return overridden(recipe.train_config(), arguments, recipe)
+
+
+def overridden(config: Any, arguments: argparse.Namespace, recipe: Recipe) -> Any:
+    """A training configuration after the preset, the YAML files and the single keys."""
+    if arguments.preset:
+        path = recipe.preset(arguments.preset)
+        if not path.is_file():
+            raise UserError(
+                f"--preset {arguments.preset}: unknown, expected one of "
+                f"{', '.join(recipe.presets())}"
+            )
+        configs.override_from_yaml(config, path)
+    said = [
+        (path, configs.override_from_yaml(config, path, recipe.translate_yaml))
+        for path in arguments.config
+    ]
+    configs.override_from_options(config, arguments.set)
+    configs.check(config)
+    for path, labels in said:
+        _check_labels(recipe, config, path, labels)
+    return config
+
+
+def override(config: Any, arguments: argparse.Namespace) -> None:
+    for path in arguments.config:
+        configs.override_from_yaml(config, path)
+    configs.override_from_options(config, arguments.set)
+    configs.check(config)
+
+
+def _check_labels(recipe: Recipe, config: Any, path: str, labels: list[str] | None) -> None:
+    """Refuses a file of another project whose vocabulary is not that of DataConfig.labels_path."""
+    if labels is None:
+        return
+    ours = labels_file(recipe, config)
+    if Vocabulary.from_file(ours).labels != (*labels, BLANK):
+        raise UserError(
+            f"configuration {path}: its {len(labels)} labels and the blank are not those of {ours}:"
+            f" write them to a JSON list that ends with the blank, {BLANK!r}, and give "
+            "--set labels_path=FILE"
+        )
+
+
+def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[str], str]:
+    """The manifests to score and their Data_dir: those of eval_config, or else the checkpoint's."""
+    if data.test_manifest:
+        return data.test_manifest, data.Data_dir
+    if not stored.test_manifest:
+        raise UserError(f"{checkpoint} names no test set: give --set test_manifest=FILE")
+    for manifest in stored.test_manifest:
+        if not Path(manifest).is_file():
+            raise UserError(
+                f"{checkpoint} names {manifest} as its test set, which is not in {Path.cwd()}: "
+                "make it there with scripts/manifest.py, or give --set test_manifest=FILE"
+            )
+    return stored.test_manifest, data.Data_dir or stored.Data_dir
+
+
+def load_recogniser(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
+    from common.recogniser import Recogniser
+
+    fallback = None
+    if arguments.train_config:
+        fallback = recipe.train_config()
+        file = arguments.train_config
+        labels = configs.override_from_yaml(fallback, file, recipe.translate_yaml)
+        _check_labels(recipe, fallback, file, labels)
+    device = runtime.set_device(arguments.device_target, arguments.device_id)
+    return Recogniser.from_checkpoint(
+        recipe, path, device, fallback, log=lambda line: print(line, file=sys.stderr)
+    )
