@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# What the models' run_infer_310.sh run: a test set through the C++ program, up to its WER.
+# A test set through the C++ program, up to its WER; what the models' run_infer_310.sh run, too.
 #
-#   run_infer_310.sh MODEL MINDIR_PATH NEED_PREPROCESS [DEVICE_ID] [options...]
-#   run_infer_310.sh deepspeech2 deepspeech2.mindir y 0 --set result_dir=results
+#   run_infer_310.sh --model NAME MINDIR_PATH NEED_PREPROCESS [DEVICE_ID] [options...]
+#   run_infer_310.sh --model deepspeech2 deepspeech2.mindir y 0 --set result_dir=results
 #
+# --model NAME     or MODEL=NAME before the command
 # MINDIR_PATH      NAME.mindir or its description NAME.json, as export.py wrote them; or NAME.onnx of
 #                  fixed shapes, for which the converter_lite in LITE_HOME makes a .mindir
 # NEED_PREPROCESS  y: make the features (preprocess.py) first; n: they are there
@@ -50,9 +51,18 @@ convert() {
 }
 
 usage="run_infer_310.sh MINDIR_PATH NEED_PREPROCESS [DEVICE_ID] [--config YAML] [--set KEY=VALUE...]"
-[ $# -ge 1 ] && [ -f "$root/$1/preprocess.py" ] || misused "no model ${1:-given} in $root: $usage"
-model=$1
-shift
+model=${MODEL:-} words=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --model) model=${2:-}; shift $(($# > 1)) ;;
+        --model=*) model=${1#*=} ;;
+        *) words+=("$1") ;;
+    esac
+    shift
+done
+set -- "${words[@]+"${words[@]}"}"
+[ -n "$model" ] || misused "which model? --model deepspeech2, --model jasper or MODEL=: $usage"
+[ -f "$root/$model/preprocess.py" ] || misused "no model $model in $root: $usage"
 [ $# -ge 2 ] || misused "$usage"
 path=$1 need=$2
 shift 2

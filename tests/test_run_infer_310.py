@@ -82,6 +82,21 @@ def test_features_inference_score(clone, model):
     assert "engine built: wheel (CPU)" in said and said.endswith("Test Summary\n")
 
 
+@pytest.mark.parametrize("first", [["--model", "jasper"], ["--model=jasper"], []], ids=" ".join)
+def test_from_the_projects_root_the_model_is_named(clone, first):
+    code, calls, *_ = run(
+        clone, "a model.mindir", "n", *first, model=".", MODEL="" if first else "jasper"
+    )
+    assert code == 0 and calls[-1] == f"postprocess.py --mindir_path {clone}/a model.mindir"
+
+
+def test_a_root_script_that_is_told_no_model_asks_for_one(clone):
+    code, calls, _, complaints = run(clone, "a model.mindir", "n", model=".")
+    assert (code, calls) == (2, []) and complaints.startswith("error: which model? --model")
+    code, calls, _, complaints = run(clone, "a model.mindir", "n", "--model", "x", model=".")
+    assert (code, calls) == (2, []) and "no model x in" in complaints
+
+
 def test_features_that_are_there_and_further_options(clone):
     code, calls, *_ = run(
         clone, "a model.mindir", "n", DEVICE_TARGET="CPU", RUNNER_OPTIONS="--instances 2"
