@@ -267,9 +267,9 @@ class _Job:
         self.show()
         said = [self._say_of(name, failed[name]) for name in guilty]
         others = [name for name in self.names if name not in guilty and self.ended.get(name) != 0]
-        running = [name for name in others if name not in self.ended]
-        # The libraries of some devices wait for another rank no longer than a while.
-        if failed[guilty[0]] == _FAULT and (missed := self.signs.missed(guilty[0], running)):
+        # The libraries of some devices wait for another rank no longer than a while. Those may have
+        # been killed by msrun since.
+        if failed[guilty[0]] == _FAULT and (missed := self.signs.missed(guilty[0], others)):
             said[0] += f", perhaps for want of rank {', '.join(missed)}"
             for name in missed:
                 _say(f"it may have waited for rank {name}, {self.signs.told(name)}")

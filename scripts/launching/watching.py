@@ -72,10 +72,10 @@ class Signs:
             return late
         return [name for name in late if self.state(name)] or late
 
-    def missed(self, name: str, running: list[str]) -> list[str]:
-        """Of the ranks that run, those that one which gave up waiting may have waited for."""
+    def missed(self, name: str, others: list[str]) -> list[str]:
+        """Of the other ranks, those that one which gave up waiting may have waited for."""
         came = self.found[name].meetings if name in self.found else 0
-        there = [each for each in running if each in self.found]
+        there = [each for each in others if each in self.found]
         return [each for each in there if self.found[each].meetings < came or self.state(each)]
 
     def state(self, name: str) -> str:
