@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,13 @@ MOST_FRAMES = 30_000  # of a batch: five minutes of speech at 10 ms
 class Part:
     """The batches that one of several ranks recognises: whole ones, so that each utterance has the
     neighbours, and to the last bit the result, that it has in one process; every so-many-th, so
-    that all parts take about as long. Rank 0 has the one with utterance `watched`."""
+    that all parts take about as long. Rank 0 has the one with utterance `watched`. memory: bytes
+    that each may take, the same for all, since batches depend on it."""
 
     rank: int
     ranks: int
     watched: int = 0
+    memory: float = math.inf
 
     def of(self, plan: Sequence[PlannedBatch]) -> list[PlannedBatch]:
         having = (n for n, batch in enumerate(plan) if self.watched in batch.indices[: batch.valid])
@@ -56,6 +59,8 @@ def recognise(
     progress: what the progress bar is called; None: no bar.
     """
     forecast = forecast_forward(recogniser)
+    if part is not None:
+        forecast = replace(forecast, limit=min(forecast.limit, part.memory))
     for name, frames in zip(source.ids, source.frames.tolist()):
         forecast.check(f"utterance {name}", frames)
     data, shapes = recogniser.config.DataConfig, None

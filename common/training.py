@@ -138,7 +138,8 @@ def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
     progress, identity = Progress(), identity_of(source, job.ranks)
     if job.resume:
         progress = _resume(recogniser, step, keeper, identity, log)
-    _same_everywhere(ranks, recogniser, identity)
+    checked = identity_of(validation, job.ranks) if validation is not None else {}
+    _same_everywhere(ranks, recogniser, identity, checked)
     history = History(METRICS, progress.step)
     film = Film(FILM, validation, recogniser.featurizer, vocabulary, progress.step)
     reporter = Reporter(log, recogniser, planner, job.rank)
@@ -191,7 +192,7 @@ def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
                     data.workers,
                     label,
                     watch=watch,
-                    part=Part(job.rank, job.ranks, film.index),
+                    part=Part(job.rank, job.ranks, film.index, step.forecast.limit),
                 )
             # One that was stopped in its part has no counts to give.
             counts = found.counts() if found else []
@@ -276,9 +277,20 @@ def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
     return progress
 
 
-def _same_everywhere(ranks: Ranks, recogniser: Recogniser, identity: dict) -> None:
-    """Refuses a run whose ranks would train on other data, or from other weights: the hosts of one
-    job have files of their own."""
+# Where the hosts of one job may differ: in their paths, and in what no other rank hears of.
+_OF_A_HOST = {
+    key
+    for key in RESUMABLE
+    if key.startswith(("DataConfig.", "CheckpointConfig."))
+    or key.endswith((".lm_path", "_workers"))
+}
+
+
+def _same_everywhere(
+    ranks: Ranks, recogniser: Recogniser, identity: dict, validation: dict
+) -> None:
+    """Refuses a run whose ranks would train on other data, or from other weights, or would not
+    meet: the hosts of one job have files of their own."""
     if ranks.count == 1:
         return
     config = configs.leaves(recogniser.config).items()
@@ -286,8 +298,9 @@ def _same_everywhere(ranks: Ranks, recogniser: Recogniser, identity: dict) -> No
     for parameter in recogniser.network.get_parameters():
         weights = zlib.crc32(np.ascontiguousarray(parameter.asnumpy()), weights)
     known = {
-        "configuration": zlib.crc32(repr([e for e in config if e[0] not in RESUMABLE]).encode()),
+        "configuration": zlib.crc32(repr([e for e in config if e[0] not in _OF_A_HOST]).encode()),
         "training data": zlib.crc32(repr(identity).encode()),
+        "validation data": zlib.crc32(repr(validation).encode()),
         "vocabulary": zlib.crc32(repr(recogniser.vocabulary.labels).encode()),
         "weights to start from": weights,
     }

@@ -6,6 +6,7 @@ launcher.py MODEL ENTRY DEVICE [arguments...] [options of the entry point...]; s
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +51,11 @@ def main(arguments: list[str]) -> int:
     dry = os.environ.get("DRY_RUN", "0") not in ("", "0")
     if len(arguments) > 1 and arguments[1] in _LIBRISPEECH:
         command = [str(ROOT / "scripts" / "librispeech.py"), arguments[1].split("_")[0]]
-        python = find_python()
-        os.execv(python, [python, *command, *arguments[2:]])
+        command = [find_python(), *command, *arguments[2:]]
+        if dry:
+            print(shlex.join(command))
+            return 0
+        os.execv(command[0], command)
     request = read_request(arguments, os.environ)
     if dry:
         plan = make_plan(request, os.environ.get("PYTHON") or str(ROOT / ".venv/bin/python"))

@@ -8,7 +8,7 @@
 # MINDIR_PATH      NAME.mindir or its description NAME.json, as export.py wrote them; or NAME.onnx of
 #                  fixed shapes, for which the converter_lite in LITE_HOME makes a .mindir
 # NEED_PREPROCESS  y: make the features (preprocess.py) first; n: they are there
-# DEVICE_ID        number of the card, or several: 0,1 (default 0)
+# DEVICE_ID        number of the card, or several: 0,1 (none given: DEVICE_ID of the environment, or 0)
 # options          of preprocess.py and postprocess.py alike: --config, --set
 #
 # MINDIR_PATH is looked for where the command was typed; everything is written in the model's folder.
@@ -66,7 +66,7 @@ set -- "${words[@]+"${words[@]}"}"
 [ $# -ge 2 ] || misused "$usage"
 path=$1 need=$2
 shift 2
-device=0
+device=${DEVICE_ID:-0}
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     device=$1
     shift
@@ -107,7 +107,7 @@ mapfile -t arguments <<<"$given"
 [ -z "${DEVICE_TARGET:-}" ] || arguments+=(--device_target "$DEVICE_TARGET")
 read -ra further <<<"${RUNNER_OPTIONS:-}"
 echo "== inference"
-step "$builder/build/infer" "${arguments[@]}" --device_id "$device" "${further[@]}"
+step "$builder/build/infer" "${arguments[@]}" --device_id "$device" "${further[@]+"${further[@]}"}"
 echo "== score"
 step "$python" postprocess.py --mindir_path "$path" "$@"
 exit "$code"

@@ -232,8 +232,14 @@ def test_a_second_start_does_what_is_left(programs, job):
     job.check()
     os.utime(job.model, (later, later))  # another export
     assert "12 done" in job.run(program)[1]
-    os.utime(job.model, (0, 0))
-    assert "12 done" in job.run(program, "--force")[1]
+    os.utime(job.model, (0, 0))  # another one, though older than the results
+    assert "12 done" in job.run(program)[1]
+    assert "0 done, 0 failed, 0 not done, 12 were done before" in job.run(program)[1]
+    assert "12 done" in job.run(program, "--overlap", "7")[1]
+    assert "12 done" in job.run(program, "--overlap", "7", "--force")[1]
+    (job.inputs / f"{names[3]}.bin").write_bytes(b"abc")  # what it gave before is not kept
+    assert job.run(program, "--overlap", "7")[0] == 1
+    assert not (job.results / f"{names[3]}_0.bin").exists()
 
 
 def test_bad_inputs_are_named_and_the_rest_is_done(programs, job):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scripts import rank_table as tool
-from scripts.launching import Fault
+from scripts.launching import Fault, supervise
 from scripts.launching.gpu import check_gpu_libraries
 from scripts.launching.plan import make_plan, read_request, resumed
 from scripts.launching.rank_table import is_local, place, read_rank_table
@@ -296,6 +296,10 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     assert command[0] == "mpirun"
     assert command[command.index("-n") + 1] == "2"
     assert plan_of(f"{line} --start msrun", PATH=str(tmp_path)).start == "msrun"
+    hosts = f"deepspeech2 distribute_train GPU 8 0 {write(tmp_path, table(2, 4))}"
+    assert plan_of(hosts, PATH=str(tmp_path), NODE_RANK="0").start == "msrun"
+    with pytest.raises(Fault, match="--start mpirun is for one host, the table has 2"):
+        plan_of(f"{hosts} --start mpirun", PATH=str(tmp_path), NODE_RANK="0")
     with_begin = plan_of("deepspeech2 distribute_train GPU 2 4").processes[0].environment
     assert with_begin["CUDA_VISIBLE_DEVICES"] == "4,5"
     assert len(plan_of("deepspeech2 distribute_train GPU", CUDA_VISIBLE_DEVICES="1,5").ranks) == 2
@@ -565,6 +569,25 @@ def test_what_was_killed_goes_on_from_its_checkpoint(clone):
     assert "--pre_trained_model_path" not in second and "--resume" in second
     assert out.count("rank 0 of train.py") == 2
     assert left(clone) == []
+
+
+def test_a_restart_that_ends_while_it_starts_up_goes_on_all_the_same(tmp_path, monkeypatch):
+    last = tmp_path / "x-last.ckpt"
+    last.touch()
+    outcomes = iter(
+        [
+            supervise.Outcome(137, "rank 1 was killed", True, last),
+            supervise.Outcome(70, "no card yet", True, None),  # before it could name a checkpoint
+            supervise.Outcome(0),
+        ]
+    )
+    monkeypatch.setattr(supervise, "_attempt", lambda *_: next(outcomes))
+    monkeypatch.setattr(supervise, "_PAUSE", 0)
+    for name in ("_make_room", "_keep_logs", "_answer"):
+        monkeypatch.setattr(supervise, name, lambda *_: None)
+    asked = []
+    assert supervise.run(None, 0, 3, asked.append) == 0
+    assert asked == [True, True]
 
 
 def test_restarts_that_lead_nowhere_end(clone):

@@ -127,25 +127,29 @@ def test_a_failure_is_known_to_all_who_leave_together(failing, wanted):
 @pytest.mark.parametrize(
     ("what", "change"),
     [
-        ("configuration", {"rate": 0.2}),
+        ("configuration", {"TrainingConfig.eval_every": 3}),
         ("training data", {"identity": {"digest": "b"}}),
+        ("validation data", {"validation": {"digest": "b"}}),
         ("vocabulary", {"labels": ("B",)}),
         ("weights to start from", {"weights": np.ones(3)}),
     ],
 )
 def test_hosts_with_other_files_are_refused(what, change, monkeypatch):
-    monkeypatch.setattr("common.training.configs.leaves", lambda rate: {"rate": rate})
+    monkeypatch.setattr("common.training.configs.leaves", lambda config: config)
 
     def call(ranks: Ranks):
-        own = {"rate": 0.1, "identity": {"digest": "a"}, "labels": ("A",), "weights": np.zeros(3)}
+        own = {"identity": {"digest": "a"}, "labels": ("A",), "weights": np.zeros(3)}
+        own |= {"validation": {"digest": "a"}, "TrainingConfig.eval_every": 2}
         own |= change if ranks.rank == 2 else {}
+        config = {key: own[key] for key in own if key.startswith("TrainingConfig")}
+        config["DataConfig.workers"] = ranks.rank  # each host's own affair
         parameter = SimpleNamespace(asnumpy=lambda: own["weights"])
         made = SimpleNamespace(
-            config=own["rate"],
+            config=config,
             vocabulary=SimpleNamespace(labels=own["labels"]),
             network=SimpleNamespace(get_parameters=lambda: [parameter]),
         )
-        _same_everywhere(ranks, made, own["identity"])
+        _same_everywhere(ranks, made, own["identity"], own["validation"])
 
     for error in on_threads(4, call):
         assert f"rank 2, and in all 1 of 4 ranks, have another {what}" in str(error)

@@ -7,15 +7,19 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <fstream>
 #include <functional>
 #include <iostream>
+#include <iterator>
 #include <memory>
+#include <sstream>
 #include <thread>
 
 #include "board.h"
 #include "description.h"
 #include "engine.h"
 #include "errors.h"
+#include "files.h"
 #include "plan.h"
 #include "recordings.h"
 #include "report.h"
@@ -50,6 +54,30 @@ void make_folder(const fs::path& path) {
 Listing listing_of(const Options& options, std::int64_t dimension) {
   return options.index.empty() ? list_folders(options.features, options.lengths, dimension)
                                : list_index(options.index, dimension);
+}
+
+// What else results depend on than their inputs: those of another model are not to be kept.
+std::string origin_of(const Options& options, const Description& description,
+                      const std::string& target) {
+  std::ostringstream origin;
+  for (const Bucket& bucket : description.buckets)
+    origin << bucket.file.filename().string() << ", changed " << changed(bucket.file) << "\n";
+  origin << description.path.string() << ", changed " << changed(description.path) << "\n"
+         << "on " << target << " " << options.engine << " " << options.precision << ", longest "
+         << options.longest << ", overlap " << options.overlap << "\n";
+  return origin.str();
+}
+
+std::string content_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// No result that is there now may be taken for one of this start.
+void remove_stale(const std::vector<Utterance>& utterances, const fs::path& results) {
+  std::error_code ignored;  // what cannot be removed cannot be written anew: said then
+  for (const Utterance& utterance : utterances)
+    for (const int which : {0, 1}) fs::remove(result_file(results, utterance.name, which), ignored);
 }
 
 // Leaves those that need doing; returns the number of the others.
@@ -194,8 +222,13 @@ int infer_features(const Options& options, const Description& description,
   make_folder(options.times);
   Listing listing = listing_of(options, description.dimension);
   report_refused(listing);
+  const fs::path note = options.results / "model.txt";
+  const std::string origin = origin_of(options, description, target);
+  const bool same = content_of(note) == origin;
   const std::size_t skipped =
-      options.force ? 0 : drop_finished(listing.good, description, options.results);
+      options.force || !same ? 0 : drop_finished(listing.good, description, options.results);
+  remove_stale(listing.good, options.results);
+  if (!same) write_atomically(note, origin.data(), origin.size());
   const FeatureFiles source(description.dimension);
   ResultFiles sink(options.results);
   Ended ended = work_on(

@@ -428,9 +428,11 @@ def _start(request: Request, site: Place) -> str:
     elif start == "mpirun":
         if request.device != "GPU":
             raise Fault(f"--start mpirun is for GPU, and the device is {request.device}", 2)
+        if site.nodes > 1:
+            raise Fault(f"--start mpirun is for one host, the table has {site.nodes}: msrun", 2)
     elif start is None:
         there = shutil.which("mpirun", path=request.environment.get("PATH"))
-        start = "mpirun" if request.device == "GPU" and there else "msrun"
+        start = "mpirun" if request.device == "GPU" and there and site.nodes == 1 else "msrun"
     return start
 
 

@@ -69,12 +69,13 @@ def run(
     grace = _grace()
     _make_room(plan)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    left, idle, known = restarts, 0, None
+    left, idle, known, last = restarts, 0, None, None
     while True:
         outcome = _attempt(plan, patience, grace)
         if not outcome.again or not restarts:
             return outcome.code
-        found = _identity(outcome.last)
+        last = outcome.last or last  # an attempt that ended while it started up knows of none
+        found = _identity(last)
         if left < restarts:  # that was a restart
             idle = idle + 1 if found == known else 0
         known = found
@@ -83,7 +84,7 @@ def run(
             _say(f"no further restart, {why}; {outcome.reason}; RESUME=1 goes on")
             return outcome.code
         left -= 1
-        whence = f"from {outcome.last}" if found else "from the beginning, without a checkpoint yet"
+        whence = f"from {last}" if found else "from the beginning, without a checkpoint yet"
         _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {whence}")
         try:
             _answer(_stop)
