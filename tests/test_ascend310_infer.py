@@ -5,6 +5,7 @@ Built once into ascend310_infer/build-tests (with sanitizers) and ascend310_infe
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +29,22 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@contextmanager
+def building() -> Iterator[None]:
+    """One process at a time: files of tests run side by side, and build in the same folders."""
+    with open(SOURCE / "build-tests.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="module")
 def programs() -> Path:
     """The folder of unit_tests, infer_fake and infer_stub, with sanitizers."""
+    with building():
+        return _programs()
+
+
+def _programs() -> Path:
     build = SOURCE / "build-tests"
     for command in (
         ["cmake", "-S", SOURCE, "-B", build, "-DTESTS=ON", "-DSANITIZE=ON"],
@@ -232,6 +248,7 @@ def test_a_second_start_does_what_is_left(programs, job):
     job.check()
     os.utime(job.model, (later, later))  # another export
     assert "12 done" in job.run(program)[1]
+    os.utime(job.inputs / f"{names[2]}.bin", (0, 0))
     os.utime(job.model, (0, 0))  # another one, though older than the results
     assert "12 done" in job.run(program)[1]
     assert "0 done, 0 failed, 0 not done, 12 were done before" in job.run(program)[1]
@@ -410,12 +427,13 @@ def test_buckets_of_one_file_share_its_model(programs, tmp_path):
 def runner() -> Path:
     """The program as build.sh makes it for this Python."""
     environment = {key: value for key, value in os.environ.items() if key != "LITE_HOME"}
-    done = subprocess.run(
-        ["bash", SOURCE / "build.sh"],
-        env={**environment, "PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-    )
+    with building():
+        done = subprocess.run(
+            ["bash", SOURCE / "build.sh"],
+            env={**environment, "PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+        )
     if done.returncode and "no engine can be built" in done.stderr:
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr

@@ -73,6 +73,14 @@ std::string content_of(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// Without it the next start does everything again, so that no run ends over it.
+void keep(const fs::path& note, const std::string& origin) {
+  try {
+    write_atomically(note, origin.data(), origin.size());
+  } catch (const std::exception&) {
+  }
+}
+
 // No result that is there now may be taken for one of this start.
 void remove_stale(const std::vector<Utterance>& utterances, const fs::path& results) {
   std::error_code ignored;  // what cannot be removed cannot be written anew: said then
@@ -222,13 +230,14 @@ int infer_features(const Options& options, const Description& description,
   make_folder(options.times);
   Listing listing = listing_of(options, description.dimension);
   report_refused(listing);
-  const fs::path note = options.results / "model.txt";
+  fs::path note = (options.results / "").parent_path();
+  note += "_model.txt";  // beside the folder, which holds results alone
   const std::string origin = origin_of(options, description, target);
   const bool same = content_of(note) == origin;
   const std::size_t skipped =
       options.force || !same ? 0 : drop_finished(listing.good, description, options.results);
   remove_stale(listing.good, options.results);
-  if (!same) write_atomically(note, origin.data(), origin.size());
+  if (!same) keep(note, origin);
   const FeatureFiles source(description.dimension);
   ResultFiles sink(options.results);
   Ended ended = work_on(
