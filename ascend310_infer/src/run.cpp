@@ -82,10 +82,14 @@ void keep(const fs::path& note, const std::string& origin) {
 }
 
 // No result that is there now may be taken for one of this start.
-void remove_stale(const std::vector<Utterance>& utterances, const fs::path& results) {
-  std::error_code ignored;  // what cannot be removed cannot be written anew: said then
-  for (const Utterance& utterance : utterances)
-    for (const int which : {0, 1}) fs::remove(result_file(results, utterance.name, which), ignored);
+void remove_stale(const Listing& listing, const fs::path& results) {
+  const auto remove = [&results](const std::string& name) {
+    std::error_code ignored;  // what cannot be removed cannot be written anew: said then
+    for (const int which : {0, 1}) fs::remove(result_file(results, name, which), ignored);
+  };
+  for (const Utterance& utterance : listing.good) remove(utterance.name);
+  for (const Refused& refused : listing.bad)
+    if (refused.name.find('/') == std::string::npos) remove(refused.name);  // else no name of ours
 }
 
 // Leaves those that need doing; returns the number of the others.
@@ -236,7 +240,7 @@ int infer_features(const Options& options, const Description& description,
   const bool same = content_of(note) == origin;
   const std::size_t skipped =
       options.force || !same ? 0 : drop_finished(listing.good, description, options.results);
-  remove_stale(listing.good, options.results);
+  remove_stale(listing, options.results);
   if (!same) keep(note, origin);
   const FeatureFiles source(description.dimension);
   ResultFiles sink(options.results);
