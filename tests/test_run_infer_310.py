@@ -1,12 +1,17 @@
-"""run_infer_310.sh in a copy of the scripts, with stand-ins for Python and the C++ program."""
+"""run_infer_310.sh: in a copy of the scripts, with stand-ins for Python and the C++ program, and as
+it is, with networks of either kind."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from test_ascend310_infer import building, runner  # noqa: F401
+from test_ascend310_infer import pytestmark as needs_a_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -158,3 +163,67 @@ def test_an_onnx_file_goes_through_the_converter_or_is_refused(clone):
     assert calls[1] == f"preprocess.py --mindir_path {clone}/a.mindir"
     again = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
     assert again[0] == 0 and len(again[1]) == 4  # nothing is converted twice
+
+
+# ---- as it is
+
+
+def tiny_jasper(folder: Path, corpus: Path) -> Path:
+    """A checkpoint with weights as they are drawn."""
+    from networks import lively
+    from tones import RATE
+
+    from common import checkpoint, config
+    from common.recogniser import Recogniser
+    from common.text import Vocabulary
+    from jasper.src.recipe import RECIPE
+
+    made = RECIPE.train_config()
+    block = {"filters": 8, "kernel_size": 5, "residual": True}
+    values = {
+        "DataConfig": {
+            "test_manifest": str(corpus / "test.csv"),
+            "labels_path": str(corpus / "labels.json"),
+            "SpectConfig": {"sample_rate": RATE, "bands": 12},
+        },
+        "ModelConfig": {"blocks": [{"filters": 8, "kernel_size": 5, "stride": 2}, block]},
+    }
+    config.override(made, values, "tests")
+    vocabulary = Vocabulary.from_file(corpus / "labels.json")
+    recogniser = Recogniser.create(RECIPE, made, vocabulary, "CPU")
+    lively(recogniser.network)
+    weights = {weight.name: weight for weight in recogniser.network.get_parameters()}
+    checkpoint.save(folder / "jasper.ckpt", weights, recogniser.metadata())
+    return folder / "jasper.ckpt"
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("model", ["deepspeech2", "jasper"])
+def test_figures_and_texts_are_those_of_eval(cpu, runner, tmp_path, model):  # noqa: F811
+    from tones import trained
+
+    corpus = trained()
+    found = corpus / "checkpoint" / "tiny-best.ckpt"
+    path = tiny_jasper(tmp_path, corpus) if model == "jasper" else found
+    folder, here = ROOT / model, {**os.environ, "PYTHON": sys.executable}
+
+    def said(*command: object) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    said(sys.executable, folder / "export.py", "--pre_trained_model_path", path)
+    expected = said(sys.executable, folder / "eval.py", "--pretrain_ckpt", path).splitlines()
+    keys = {"result_path": "features", "result_dir": "results", "post_out": "texts.txt"}
+    options = [f"{key}={tmp_path / name}" for key, name in keys.items()]
+    script = folder / "scripts" / "run_infer_310.sh"
+    with building():
+        out = said("bash", script, f"{model}.mindir", "y", "0", "--set", *options)
+    assert "engine built: wheel (CPU)" in out and "5 done, 0 failed" in out
+
+    def of(lines: list[str]) -> list[str]:
+        kinds = ("Ref: ", "Hyp: ", "WER: ", "words: ", "characters: ", "Test Summary")
+        return sorted(line for line in lines if line.startswith(kinds))
+
+    assert len(of(expected)) == 5 * 3 + 3
+    assert of((tmp_path / "texts.txt").read_text().splitlines()) == of(expected)
