@@ -200,8 +200,13 @@ def main(corpus: Path, out: Path) -> None:
         last = load(out / "failed" / "checkpoint" / "tiny-last.ckpt")
         said["stopped_at"] = last.metadata["progress"]["step"]
     said["resumed"] = run(corpus, out / "failed", ranks, resume=True)
-    (out / f"rank{ranks.rank}.json").write_text(json.dumps(said))
-    if ranks.rank == 1:  # a fault of our own, of which the others are not told
+    (out / "partial").mkdir(exist_ok=True)
+    partial = out / "partial" / f"rank{ranks.rank}.json"
+    partial.write_text(json.dumps(said))
+    partial.rename(out / partial.name)
+    if ranks.rank == 1:  # a fault of our own, of which the others are not told: msrun kills them
+        while not (out / "rank0.json").is_file():
+            time.sleep(0.1)
         os._exit(3)
 
 
