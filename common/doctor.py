@@ -19,7 +19,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +135,10 @@ def _indented(lines: Sequence[str]) -> list[str]:
 class _Process:
     """What a process of `common.trials` said."""
 
-    said: list[dict] = None
-    kernels: dict[str, Kernel] = None
+    said: list[dict] = field(default_factory=list)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
     threads: int = 0
     problem: str = ""  # in a line, why it did not come to its end
-
-    def __post_init__(self) -> None:
-        self.said, self.kernels = self.said or [], self.kernels or {}
 
     def all(self, key: str) -> list[Any]:
         return [each[key] for each in self.said if key in each]
@@ -287,7 +284,7 @@ def why_no_gpu(loads: Callable[[str], bool] | None = None) -> str:
     missing = [name for name in GPU_LIBRARIES if not loads(name)]
     if missing:
         return (
-            f"a driver, but no {', '.join(missing)}: MindSpore 2.10 needs CUDA 11.1 or 11.6 and "
+            f"a driver, but no {', '.join(missing)}: MindSpore 2.10 needs CUDA 11.6 to 11.8 and "
             "cuDNN 8, in LD_LIBRARY_PATH"
         )
     return "driver and libraries load, and MindSpore refuses it all the same"

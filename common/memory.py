@@ -110,8 +110,9 @@ class ForwardForecast:
         if frames > self.most_frames:
             raise UserError(
                 f"{what}: {frames * self.frame_seconds:.0f} s take about "
-                f"{self.peak(frames) / GIB:.1f} GiB to recognise, and {self.limit / GIB:.1f} GiB, "
-                "80 % of this machine's memory, are allowed: cut it into pieces of at most "
+                f"{self.peak(frames) / GIB:.1f} GiB to recognise, and {self.limit / GIB:.1f} GiB "
+                "are allowed (80 % of this machine's memory, or less while training): cut it into "
+                "pieces of at most "
                 f"{self.most_frames * self.frame_seconds:.0f} s"
             )
 

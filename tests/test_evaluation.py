@@ -156,6 +156,22 @@ def test_each_utterance_is_scored_once_and_alike_in_any_batch(
         assert each.text == text
 
 
+def test_batches_of_a_part_fit_the_memory_that_it_may_take(recogniser, forward, source):
+    longest = int(source.frames.max())
+    memory = 0.8 * memory_for(longest, recogniser)
+    sizes = []
+
+    def watched(features, lengths):
+        sizes.append(features.shape[0] * features.shape[2])
+        return forward(features, lengths)
+
+    part, decoder = Part(0, 1, 0, memory), GreedyDecoder(recogniser.vocabulary)
+    assert len(list(recognise(recogniser, watched, source, decoder, 8, part=part))) == len(source)
+    assert max(sizes) <= longest
+    with pytest.raises(UserError, match="cut it into pieces"):
+        list(recognise(recogniser, watched, source, decoder, 8, part=Part(0, 1, 0, memory / 2)))
+
+
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])
 def test_batches_fit_the_memory(recogniser, forward, source, alone, shapes, monkeypatch):
     monkeypatch.setattr(recogniser.config.DataConfig, "batch_shapes", shapes)
@@ -197,8 +213,8 @@ def test_a_recording_that_the_memory_cannot_take_is_told_the_figures():
     with pytest.raises(UserError) as refused:
         forecast.check("a.wav", 61440)
     assert str(refused.value) == (
-        "a.wav: 614 s take about 17.0 GiB to recognise, and 12.0 GiB, 80 % of this machine's "
-        "memory, are allowed: cut it into pieces of at most 410 s"
+        "a.wav: 614 s take about 17.0 GiB to recognise, and 12.0 GiB are allowed (80 % of this "
+        "machine's memory, or less while training): cut it into pieces of at most 410 s"
     )
 
 

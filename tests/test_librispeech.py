@@ -311,6 +311,15 @@ def test_another_file_at_the_address_is_refused_by_the_script(server, packed, tm
     assert wrong.returncode == 1 and "DATA_SET dev-dirty: expected LibriSpeech" in wrong.stderr
 
 
+def test_a_dry_run_says_what_it_would_fetch_and_fetches_nothing(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DRY_RUN", "1")
+    line = ("download_librispeech.sh", "dev-clean", "here", "--mirror", server.url)
+    done = script(*line, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.endswith(f"librispeech.py download dev-clean here --mirror {server.url}\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_keeps_what_has_come(server, tmp_path):
     server.files, server.cut = {"dev-clean.tar.gz": CONTENT}, [2_500_000]
     server.stalled.clear()

@@ -95,6 +95,11 @@ def test_from_the_projects_root_the_model_is_named(clone, first):
     assert code == 0 and calls[-1] == f"postprocess.py --mindir_path {clone}/a model.mindir"
 
 
+def test_the_environment_names_the_card_where_no_argument_does(clone):
+    assert run(clone, "a model.mindir", "n", DEVICE_ID="3")[1][1].endswith("<--device_id> <3> ")
+    assert run(clone, "a model.mindir", "n", "5", DEVICE_ID="3")[1][1].endswith("<5> ")
+
+
 def test_a_root_script_that_is_told_no_model_asks_for_one(clone):
     code, calls, _, complaints = run(clone, "a model.mindir", "n", model=".")
     assert (code, calls) == (2, []) and complaints.startswith("error: which model? --model")

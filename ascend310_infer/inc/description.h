@@ -45,7 +45,4 @@ Description read_description(const fs::path& model);
 // no MindIR file, or has other inputs than described.
 void check_models(const Description& description, const std::string& target);
 
-// The time of the last change of the description and the models, for `changed`.
-std::int64_t last_change(const Description& description);
-
 }  // namespace infer

@@ -208,10 +208,4 @@ void check_models(const Description& description, const std::string& target) {
   }
 }
 
-std::int64_t last_change(const Description& description) {
-  std::int64_t latest = changed(description.path);
-  for (const Bucket& bucket : description.buckets) latest = std::max(latest, changed(bucket.file));
-  return latest;
-}
-
 }  // namespace infer

@@ -95,11 +95,9 @@ void remove_stale(const Listing& listing, const fs::path& results) {
 // Leaves those that need doing; returns the number of the others.
 std::size_t drop_finished(std::vector<Utterance>& utterances, const Description& description,
                           const fs::path& results) {
-  const std::int64_t models = last_change(description);
   const std::size_t before = utterances.size();
   const auto done = [&](const Utterance& utterance) {
-    return finished(results, utterance.name, description.labels,
-                    std::max(models, changed(utterance.file)));
+    return finished(results, utterance.name, description.labels, changed(utterance.file));
   };
   utterances.erase(std::remove_if(utterances.begin(), utterances.end(), done), utterances.end());
   return before - utterances.size();
