@@ -391,7 +391,9 @@ def _keeper(config: Any) -> CheckpointKeeper:
 
 
 def _fine_tune(recogniser: Recogniser, path: str, log: logging.Logger) -> None:
-    found = checkpoints.load(path)
+    # A run that began with a checkpoint of its own folder and was started again has moved it.
+    moved = None if Path(path).is_file() else checkpoints.set_aside_from(Path(path))
+    found = checkpoints.load(moved or path)
     averaged = checkpoints.take_averages(found)
     _warn_of_features(recogniser, found, log)
     new_head = recogniser.recipe.head
@@ -407,7 +409,8 @@ def _fine_tune(recogniser: Recogniser, path: str, log: logging.Logger) -> None:
         recogniser.network, found, recogniser.recipe.rename_parameter, new_head
     )
     of = ", the moving average of its weights" if averaged else ""
-    log.info(f"start from {path}{of}: {report}")
+    where = f"{moved}, which was {path}" if moved else path
+    log.info(f"start from {where}{of}: {report}")
     if any(name.startswith(recogniser.recipe.head) for name in report.missing + report.reshaped):
         log.info(f"another vocabulary: the output layer {recogniser.recipe.head} starts anew")
 

@@ -305,6 +305,19 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     assert len(plan_of("deepspeech2 distribute_train GPU", CUDA_VISIBLE_DEVICES="1,5").ranks) == 2
 
 
+def test_a_checkpoint_that_training_has_moved_still_begins_it(tmp_path):
+    """A restart before the first checkpoint, of a run that began with one of its own folder."""
+    given, kept = tmp_path / "m-best.ckpt", tmp_path / "earlier-1" / "m-best.ckpt"
+    kept.parent.mkdir()
+    kept.touch()
+    command = plan_of(f"deepspeech2 train CPU {given}").processes[0].command
+    assert command[command.index("--pre_trained_model_path") + 1] == str(given)
+    with pytest.raises(Fault, match="m-best.ckpt not found"):
+        plan_of(f"deepspeech2 eval CPU {given}")
+    with pytest.raises(Fault, match="m-last.ckpt not found"):
+        plan_of(f"deepspeech2 train CPU {tmp_path / 'm-last.ckpt'}")
+
+
 @pytest.mark.parametrize(
     ("line", "environment", "complaint"),
     [

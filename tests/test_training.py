@@ -782,8 +782,12 @@ def test_a_new_run_sets_an_earlier_one_aside(corpus, whole, tmp_path, no_picture
         "a new run: the earlier one's checkpoints and figures are now in checkpoint/earlier-1"
         in lines(tmp_path)
     )
-    with pytest.raises(UserError, match=r"no such file; .* to checkpoint/earlier-1/tiny-best"):
-        train(corpus, tmp_path, "norm=batch", "epochs=0", start_from=best)
+
+    train(corpus, tmp_path, "norm=batch", "epochs=0", start_from=best)  # started again: found there
+    found = f"start from checkpoint/earlier-1/tiny-best.ckpt, which was {best}: "
+    assert any(line.startswith(found) for line in lines(tmp_path))
+    with pytest.raises(UserError, match=r"tiny-none\.ckpt: no such file$"):
+        train(corpus, tmp_path, "norm=batch", "epochs=0", start_from="checkpoint/tiny-none.ckpt")
 
 
 @pytest.mark.parametrize(

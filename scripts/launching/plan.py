@@ -279,7 +279,11 @@ def _checkpoint(request: Request, words: list[str]) -> list[str]:
         path = words.pop(0)
         if words:
             raise Fault(f"{words[0]}: one argument too many before the options", 2)
-        if not Path(path).is_file():
+        # Training that begins with a checkpoint of its own folder has moved it; it finds it again.
+        moved = request.script != "eval" and any(
+            Path(path).parent.glob(f"earlier-*/{Path(path).name}")
+        )
+        if not Path(path).is_file() and not moved:
             raise Fault(f"checkpoint {path} not found", 2)
         return [flag, os.path.abspath(path)]
     if request.script == "eval" and flag not in (word.split("=")[0] for word in request.options):
