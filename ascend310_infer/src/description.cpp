@@ -192,12 +192,16 @@ void check_models(const Description& description, const std::string& target) {
                        " describes another; export both anew");
     };
     if (model.inputs.size() != 2) wrong("has " + std::to_string(model.inputs.size()) + " inputs");
-    const std::vector<std::int64_t>& shape = model.inputs[0].shape;
-    if (shape.size() != 3 || model.inputs[1].shape.size() != 1)
-      wrong("its inputs have " + std::to_string(shape.size()) + " and " +
+    // MindSpore Lite's converter may have put the lengths first; its engine looks for itself.
+    const bool first = !ascend || model.inputs[0].shape.size() == 3;
+    const auto& features = model.inputs[first ? 0 : 1];
+    const auto& lengths = model.inputs[first ? 1 : 0];
+    const std::vector<std::int64_t>& shape = features.shape;
+    if (shape.size() != 3 || lengths.shape.size() != 1)
+      wrong("its inputs have " + std::to_string(model.inputs[0].shape.size()) + " and " +
             std::to_string(model.inputs[1].shape.size()) + " axes");
-    if ((model.inputs[0].type != kMindirFloat32 && model.inputs[0].type != kMindirFloat16) ||
-        model.inputs[1].type != kMindirInt32)
+    if ((features.type != kMindirFloat32 && features.type != kMindirFloat16) ||
+        lengths.type != kMindirInt32)
       wrong("its features are not float32 or float16, or its lengths not int32");
     if (shape[1] > 0 && shape[1] != description.dimension)
       wrong("takes features of " + std::to_string(shape[1]) + " bins, not " +

@@ -119,6 +119,9 @@ TEST(models_that_do_not_fit) {
                check(samples::mindir(-1, 4, -1, "LSTM"), "any", "Ascend"));
   CHECK_THROWS(UsageError, "operator DynamicRNN",
                check(samples::mindir(-1, 4, -1, "DynamicRNN"), "any", "CPU"));
+  const std::string swapped = samples::mindir({{"n", {-1}, 6}, {"x", {-1, 4, -1}, 1}}, {"Add"});
+  check(swapped, "any", "Ascend");
+  CHECK_THROWS(UsageError, "its inputs have 1 and 3 axes", check(swapped, "any", "CPU"));
   CHECK_THROWS(UsageError, "5 bins, not 4", check(samples::mindir(-1, 5, -1), "CPU", "CPU"));
   CHECK_THROWS(UsageError, "2 x 100 frames, not 0 x 0",
                check(samples::mindir(2, 4, 100), "CPU", "CPU"));
