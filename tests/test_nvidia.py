@@ -15,8 +15,11 @@ import yaml
 
 from common import checkpoint as checkpoints
 from common import config as configs
+from common.dataset import Batch
 from common.errors import UserError
+from common.memory import forecast_memory
 from common.recogniser import Forward, Recogniser
+from common.steps import TrainStep
 from common.text import Vocabulary
 from jasper.src.config import Block, ModelConfig, TrainConfig, jasper
 from jasper.src.nvidia import blocks as blocks_of
@@ -109,6 +112,64 @@ def test_log_probabilities_are_torchs(name, tmp_path):
     assert expected[:27].std(0).mean() > 0.05  # deep as it is, the input still matters
     for row, length in enumerate(frames):
         np.testing.assert_allclose(ours[:length, row], expected[:length, row], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Jasper 2x2", "QuartzNet 2x2", "small, dense"])
+def test_train_steps_are_torchs(name, tmp_path):
+    """Losses, weights and statistics of three steps, of utterances as long as each other: padding
+    counts in torch's statistics."""
+    network = theirs({**NETWORKS, "small, dense": SMALL}[name])
+    found = converted({"state_dict": network.state_dict()}, tmp_path)
+    recogniser = Recogniser.from_checkpoint(RECIPE, found.path, "CPU")
+    config, rate = recogniser.config, 0.05
+    config.OptimConfig = configs.OptimConfig("SGD", momentum=0.0, weight_decay=0.0)
+    config.TrainingConfig.clip_norm, config.TrainingConfig.ema = 0.0, 0.0
+    rng, rows, frames, labels = np.random.default_rng(1), 4, 80, 6
+    batch = Batch(
+        features=rng.standard_normal((rows, 64, frames)).astype(np.float32),
+        lengths=np.full(rows, frames, np.int32),
+        targets=rng.integers(0, 28, (rows, labels)).astype(np.int32),
+        target_lengths=np.full(rows, labels, np.int32),
+        indices=tuple(range(rows)),
+        ids=tuple("abcd"),
+        valid=rows,
+        seconds=0.0,
+    )
+    step = TrainStep(recogniser, forecast_memory(recogniser))
+    losses = [step([batch], rate, number).loss for number in range(3)]
+
+    network.double().train()
+    expected = []
+    for _ in range(3):
+        log_probs, lengths = network(
+            torch.tensor(batch.features, dtype=torch.float64), torch.tensor(batch.lengths)
+        )
+        loss = torch.nn.functional.ctc_loss(
+            log_probs,
+            torch.tensor(batch.targets).long(),
+            lengths,
+            torch.tensor(batch.target_lengths),
+            blank=28,
+            reduction="sum",
+        )
+        expected.append(loss.item() / rows)
+        network.zero_grad()
+        (loss / rows).backward()
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight -= rate * weight.grad
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    assert expected[2] < 0.9 * expected[0]  # they do learn
+    after = converted({"state_dict": network.float().state_dict()}, tmp_path).parameters
+    for parameter in recogniser.network.get_parameters():
+        if parameter.name in after:  # all but the places in the stream of random numbers
+            wanted, before = after[parameter.name], found.parameters[parameter.name]
+            moved = np.abs(wanted - before).max()
+            ours = parameter.asnumpy()
+            np.testing.assert_allclose(
+                ours, wanted, atol=2e-3 * moved + 1e-6, err_msg=parameter.name
+            )
+    assert after.keys() <= {parameter.name for parameter in recogniser.network.get_parameters()}
 
 
 def test_the_checkpoint_says_all_that_its_network_needs(tmp_path, capsys):
