@@ -92,8 +92,10 @@ def static_shapes(
     labels: Sequence[int] | np.ndarray,
     count: int,
     pad_align: int = 1,
+    slowest: float = 1.0,
 ) -> list[Shape]:
-    """At most `count` shapes (frames, labels) that hold every utterance with the least padding.
+    """At most `count` shapes (frames, labels) that hold every utterance with the least padding,
+    and, where another speed makes utterances longer, one that holds the longest at the `slowest`.
 
     The frame counts are the multiples of 8 and of `pad_align` that minimise the padded frames
     (dynamic programming over where to cut the sorted lengths); each shape holds the labels of all
@@ -123,7 +125,11 @@ def static_shapes(
             break
         ends.append(start - 1)
     limits = sizes[ends[::-1]].tolist()
-    return [(limit, int(labels[rounded <= limit].max())) for limit in limits]
+    shapes = [(limit, int(labels[rounded <= limit].max())) for limit in limits]
+    if slowest < 1:
+        slow = math.ceil(frames.max() / slowest)
+        shapes.append((aligned(slow, math.lcm(FRAME_MULTIPLE, pad_align)), shapes[-1][1]))
+    return shapes
 
 
 def aligned(frames: Any, multiple: int) -> Any:

@@ -108,7 +108,8 @@ class DataConfig:
     # too, and each epoch trains on one version of each utterance, drawn anew.
     ignore_offline_speed_perturbation: bool = True
     batch_shapes: str = "auto"  # dynamic (CPU, GPU), static (Ascend) or auto: by device
-    static_shapes: int = 8  # number of (frames, labels) shapes when they are static
+    # Number of (frames, labels) shapes when they are static, and one more for slower speeds.
+    static_shapes: int = 8
     pad_align: int = 1  # batches are padded to a multiple of so many frames
     max_hours: float = 0.0  # train on a random part of so many hours; 0: on all
     max_utterances: int = 0  # ... or of so many utterances; 0: on all

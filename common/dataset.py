@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from common.augment import Augmentation
-from common.batching import PlannedBatch, aligned
+from common.batching import PlannedBatch, Shape, aligned
 from common.errors import UserError
 from common.features import Featurizer
 from common.sources import Row, Source
@@ -46,7 +46,7 @@ def batches(
     *,
     seed: int = 0,
     epoch: int = 0,
-    static: bool = False,
+    shapes: Sequence[Shape] | None = None,
     pad_align: int = 1,
     output_frames: Callable[[int], int] | None = None,
     workers: int = 2,
@@ -54,12 +54,12 @@ def batches(
 ) -> Iterator[Batch]:
     """The planned batches, in order; what is in them depends on plan, seed and epoch only.
 
-    static: pad to the planned frames, so that no shape is new to the network; otherwise to the
-        longest row, which another speed may have made longer than planned.
+    shapes: static ones, so that none is new to the network: a batch is padded as planned, or to the
+        next shape where another speed has made a row longer than that. None: to its longest row.
     pad_align: pad to a multiple of so many frames; static shapes are such multiples already.
     output_frames: the network's output frames for so many feature frames. An utterance that
-        augmentation made too short for its labels (CTC), or too long for a static shape, is used
-        as it was recorded.
+        augmentation made too short for its labels (CTC), or too long for all static shapes, is
+        used as it was recorded.
     workers: threads, each of which makes a batch at a time.
     prefetch: batches made ahead, or being made.
 
@@ -70,7 +70,7 @@ def batches(
         augmentation.check(source.store)
     if augmentation is not None and not augmentation.active(epoch):
         augmentation = None
-    maker = _Maker(featurizer, augmentation, seed, epoch, static, pad_align, output_frames)
+    maker = _Maker(featurizer, augmentation, seed, epoch, shapes, pad_align, output_frames)
     return _ahead(source, plan, maker, workers, max(prefetch, 1))
 
 
@@ -103,18 +103,16 @@ class _Maker:
     augmentation: Augmentation | None
     seed: int
     epoch: int
-    static: bool
+    shapes: Sequence[Shape] | None
     pad_align: int
     output_frames: Callable[[int], int] | None
 
     def __call__(self, planned: PlannedBatch, rows: Sequence[Row], seconds: float) -> Batch:
-        features = [self._named_features(row, planned.frames) for row in rows]
+        features = [self._named_features(row) for row in rows]
         lengths = np.array([each.shape[1] for each in features], np.int32)
-        frames = planned.frames
-        if not self.static:
-            frames = aligned(int(lengths.max()), self.pad_align)
+        frames, labels = self._shape(planned, int(lengths.max()))
         padded = np.zeros((len(rows), self.featurizer.dimension, frames), np.float32)
-        targets = np.zeros((len(rows), max(planned.labels, 1)), np.int32)
+        targets = np.zeros((len(rows), max(labels, 1)), np.int32)
         for number, (row, each) in enumerate(zip(rows, features)):
             padded[number, :, : each.shape[1]] = each
             targets[number, : len(row.label_ids)] = row.label_ids
@@ -129,15 +127,22 @@ class _Maker:
             seconds=seconds,
         )
 
-    def _named_features(self, row: Row, planned_frames: int) -> np.ndarray:
+    def _shape(self, planned: PlannedBatch, longest: int) -> Shape:
+        if not self.shapes:
+            return aligned(longest, self.pad_align), planned.labels
+        frames = max(longest, planned.frames)
+        fit = (each for each in self.shapes if each[0] >= frames and each[1] >= planned.labels)
+        return min(fit)
+
+    def _named_features(self, row: Row) -> np.ndarray:
         try:
-            return self._features(row, planned_frames)
+            return self._features(row)
         except UserError as error:
             raise UserError(f"utterance {row.id}: {error}") from error
         except Exception as error:
             raise RuntimeError(f"utterance {row.id}: {error}") from error
 
-    def _features(self, row: Row, planned_frames: int) -> np.ndarray:
+    def _features(self, row: Row) -> np.ndarray:
         # Generator and order of draws are all that an augmented utterance depends on.
         rng = np.random.default_rng((self.seed, self.epoch, row.index))
         features = row.features
@@ -146,7 +151,7 @@ class _Maker:
             if self.augmentation is not None:
                 sample_rate = self.featurizer.config.sample_rate
                 varied = self.augmentation.waveform(samples, sample_rate, rng)
-                if self._fits(self.featurizer.frames(len(varied)), row, planned_frames):
+                if self._fits(self.featurizer.frames(len(varied)), row):
                     samples = varied
             features = self.featurizer(samples)
         if self.augmentation is not None:
@@ -155,8 +160,8 @@ class _Maker:
             features = self.featurizer.splice(self.augmentation.features(single, rng))
         return features
 
-    def _fits(self, frames: int, row: Row, planned_frames: int) -> bool:
-        if self.static and frames > planned_frames:
+    def _fits(self, frames: int, row: Row) -> bool:
+        if self.shapes and frames > max(self.shapes)[0]:
             return False
         if self.output_frames is None:
             return True

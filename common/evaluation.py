@@ -82,7 +82,7 @@ def recognise(
             source,
             plan,
             recogniser.featurizer,
-            static=recogniser.static,
+            shapes=shapes,
             pad_align=data.pad_align,
             workers=workers,
         ):

@@ -19,7 +19,15 @@ from common.sources import Source
 class Planner:
     """The plans of a run's epochs, for this rank and, where it matters, for all."""
 
-    def __init__(self, recogniser: Recogniser, source: Source, rank: int = 0, ranks: int = 1):
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        source: Source,
+        rank: int = 0,
+        ranks: int = 1,
+        slowest: float = 1.0,
+    ):
+        """`slowest`: the factor of speed by which augmentation makes utterances the longest."""
         data, training = recogniser.config.DataConfig, recogniser.config.TrainingConfig
         if training.accumulation_step < 1:
             raise UserError(
@@ -35,6 +43,7 @@ class Planner:
                 self.versions.labels,
                 data.static_shapes,
                 data.pad_align,
+                slowest,
             )
         self.arguments = {
             "batch_size": data.batch_size,

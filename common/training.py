@@ -122,7 +122,7 @@ def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
     augmentation.check(source.store)
     if job.rank == 0:
         keeper.check_writable()
-    planner = Planner(recogniser, source, job.rank, job.ranks)
+    planner = Planner(recogniser, source, job.rank, job.ranks, augmentation.slowest)
     rates = make_schedule(config.OptimConfig, training.epochs, planner.steps_per_epoch)
 
     # ---- network and optimizer
@@ -244,7 +244,7 @@ def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
                 augmentation,
                 seed=training.seed,
                 epoch=epoch,
-                static=recogniser.static,
+                shapes=planner.shapes,
                 pad_align=config.DataConfig.pad_align,
                 output_frames=recogniser.output_frames,
                 workers=config.DataConfig.workers,

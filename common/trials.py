@@ -310,6 +310,7 @@ def _loader(recogniser: Recogniser, source: Source, plan: list[PlannedBatch]) ->
     """Seconds of speech that the loader makes in a second, with nothing beside it."""
     config = recogniser.config
     augmentation = Augmentation(config.DataConfig.AugmentationConfig)
+    shapes = {(batch.frames, batch.labels) for batch in plan} if recogniser.static else None
     picks = np.unique(np.linspace(0, len(plan) - 1, LOADED).astype(int))
     made = batches(
         source,
@@ -318,7 +319,7 @@ def _loader(recogniser: Recogniser, source: Source, plan: list[PlannedBatch]) ->
         augmentation,
         seed=config.TrainingConfig.seed,
         epoch=config.DataConfig.AugmentationConfig.from_epoch,
-        static=recogniser.static,
+        shapes=shapes and sorted(shapes),
         pad_align=config.DataConfig.pad_align,
         output_frames=recogniser.output_frames,
         workers=config.DataConfig.workers,

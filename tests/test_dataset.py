@@ -86,7 +86,7 @@ def test_a_dynamic_batch_is_padded_to_its_longest_row(source, utterances):
 
 def test_a_static_batch_is_padded_as_planned_and_its_repeats_are_not_counted(source):
     plan = [planned(1, 0, 1, 1, valid=2, frames=64, labels=9)]
-    (batch,) = batches(source, plan, FEATURIZER, static=True)
+    (batch,) = batches(source, plan, FEATURIZER, shapes=[(40, 7), (64, 9), (80, 9)])
     assert batch.features.shape == (4, 8, 64)
     assert batch.targets.shape == (4, 9)
     assert batch.lengths.tolist() == [36, 26, 36, 36]
@@ -177,9 +177,20 @@ def test_another_speed_makes_a_dynamic_batch_longer_or_shorter(source, utterance
     np.testing.assert_allclose(batch.features[0], FEATURIZER(stretched), atol=2e-3)
 
 
-def test_what_does_not_fit_a_static_shape_is_used_as_it_was_recorded(source, utterances):
+def test_another_speed_takes_a_static_batch_to_the_next_shape(source):
+    plan = [planned(2, 0, frames=48), planned(0, frames=48)]  # 46, 26 frames; slower 57 and 32
+    shapes = [(40, 5), (48, 7), (56, 8), (64, 9), (80, 9)]
+    first, second = batches(source, plan, FEATURIZER, SLOWER, shapes=shapes)
+    assert (first.features.shape[2], first.targets.shape[1]) == (64, 9)
+    assert (second.features.shape[2], second.targets.shape[1]) == (48, 7)  # as planned at least
+    (dynamic, _) = batches(source, plan, FEATURIZER, SLOWER)
+    assert first.lengths.tolist() == dynamic.lengths.tolist() == [57, 32]
+    np.testing.assert_array_equal(first.features[:, :, :57], dynamic.features)
+
+
+def test_what_fits_no_static_shape_is_used_as_it_was_recorded(source, utterances):
     plan = [planned(2, 0, frames=48)]  # 46 and 26 frames, 57 and 32 when slower
-    (batch,) = batches(source, plan, FEATURIZER, SLOWER, static=True)
+    (batch,) = batches(source, plan, FEATURIZER, SLOWER, shapes=[(32, 7), (48, 7)])
     assert batch.features.shape[2] == 48
     assert batch.lengths.tolist() == [46, 32]
     np.testing.assert_array_equal(batch.features[0, :, :46], features_of(utterances[2]))
@@ -191,7 +202,7 @@ def test_what_is_too_short_for_its_labels_is_used_as_it_was_recorded(source, sta
         return frames // 5 - 10  # of 66, 53: 3, 0; of 76, 61: 5, 2
 
     plan = [planned(5, 4, frames=80)]
-    settings = {"output_frames": output_frames, "static": static}
+    settings = {"output_frames": output_frames, "shapes": [(80, 7)] if static else None}
     (batch,) = batches(source, plan, FEATURIZER, FASTER, **settings)
     assert batch.lengths.tolist() == [61, 66]  # "MN" still fits, "HIJKL" would not
 
@@ -247,7 +258,7 @@ def test_recordings_are_trimmed_once_wherever_they_come_from(quiet, tmp_path, st
     for source in (records, recordings):
         shapes = static_shapes(source.frames, source.label_counts, 2) if static else None
         plan = plan_epoch(source.frames, source.label_counts, batch_size=4, shapes=shapes)
-        for batch in batches(source, plan, trimming, static=static):
+        for batch in batches(source, plan, trimming, shapes=shapes):
             for row in range(batch.valid):
                 wanted = expected[batch.indices[row]]
                 found = batch.features[row, :, : batch.lengths[row]]

@@ -106,6 +106,15 @@ def test_static_shapes_are_multiples_of_the_alignment():
     assert all(frames % 24 == 0 for frames, _ in planner.shapes)
 
 
+def test_one_static_shape_more_holds_the_longest_at_the_slowest_speed():
+    source = Listed(entries(30))
+    plain, slow = (Planner(recogniser(True), source, slowest=speed) for speed in (1.0, 0.8))
+    assert slow.shapes[:-1] == plain.shapes
+    assert 0 <= slow.shapes[-1][0] - source.frames.max() / 0.8 < 9
+    assert slow.shapes[-1][1] == source.label_counts.max()
+    assert slow.plan(0) == plain.plan(0)
+
+
 def names(source: Source) -> list[str]:
     return [entry.copy_of or entry.id for entry in source.entries]
 
