@@ -28,6 +28,7 @@ from common import config as configs
 from common.advice import Figures, Kernel, Timed
 from common.memory import GIB
 from common.recipe import Recipe
+from scripts.launching import Fault, gpu
 
 # Begins the lines that `common.trials` writes.
 MARK = "doctor: "
@@ -35,7 +36,6 @@ KERNEL_SECONDS = 120.0  # after which the small operators are given up
 # Bytes of a recording as FLAC, for each of its 16-bit samples' bytes. LibriSpeech's
 # train-clean-100, 100.6 hours at 16 kHz, is 6.3 GB of FLAC: 0.54.
 FLAC = 0.65
-GPU_LIBRARIES = ("libcudart.so.11.0", "libcublas.so.11", "libcudnn.so.8")
 SETTINGS = ("ONEDNN_", "OMP_", "KMP_", "MKL_", "CUDA_VISIBLE", "ASCEND_RT_", "DEVICE_ID", "MS_")
 OUR_SETTINGS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}  # by `runtime.set_environment`
 _PIN = re.compile(r"^([\w.-]+)==([^\s;#]+)(?:\s*;\s*python_version\s*(>=|<)\s*\"3\.(\d+)\")?")
@@ -277,16 +277,12 @@ def _devices(kernels: _Process, figures: Figures, target: str | None) -> list[st
     return [*lines, f"used here: {figures.device} ({chosen})"]
 
 
-def why_no_gpu(loads: Callable[[str], bool] | None = None) -> str:
-    loads = loads or _loads
-    if not loads("libcuda.so.1"):
-        return "no NVIDIA driver (libcuda.so.1 is not there)"
-    missing = [name for name in GPU_LIBRARIES if not loads(name)]
-    if missing:
-        return (
-            f"a driver, but no {', '.join(missing)}: MindSpore 2.10 needs CUDA 11.6 to 11.8 and "
-            "cuDNN 8, in LD_LIBRARY_PATH"
-        )
+def why_no_gpu(find: Callable[[str], Any | None] = gpu.load) -> str:
+    """As the launchers say it before they start anything."""
+    try:
+        gpu.check_gpu_libraries(find)
+    except Fault as fault:
+        return str(fault).removeprefix("GPU: ")
     return "driver and libraries load, and MindSpore refuses it all the same"
 
 

@@ -40,9 +40,11 @@ class Heartbeat:
         if self._file is not None:
             with suppress(OSError):
                 place = Path(os.environ[BEAT]).with_name(LAST)
-                partial = place.with_name(f".{LAST}.{os.getpid()}")
-                partial.write_text(str(last.resolve()), encoding="utf-8")
-                partial.replace(place)
+                file = os.open(place, os.O_WRONLY | os.O_CREAT, 0o666)
+                try:  # in place, as a sign; all ranks say the same
+                    os.pwrite(file, os.fsencode(last.resolve()) + b"\n", 0)
+                finally:
+                    os.close(file)
 
     def beat(self, what: str = "") -> None:
         self._what = what or self._what

@@ -3,6 +3,7 @@
 #
 #   launch.sh MODEL ENTRY DEVICE [arguments...] [options of the entry point...]
 #   launch.sh deepspeech2 eval CPU best.ckpt --set verbose=false
+#   launch.sh --which-python [MODULE]   only says which one: a python3 must have MODULE (mindspore)
 #
 # MODEL may be the path of a script: then it is the folder that scripts/ lies in, or, for those of
 # the project's root, --model or MODEL=. Jobs run in the model's folder, where paths in the options

@@ -27,8 +27,8 @@ from scripts.launching.plan import (  # noqa: E402
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
 
 
-def find_python() -> str:
-    """PYTHON of the environment, else the clone's .venv, else a python3 that has mindspore."""
+def find_python(module: str = "mindspore") -> str:
+    """PYTHON of the environment, else the clone's .venv, else a python3 that has what is needed."""
     if chosen := os.environ.get("PYTHON"):
         found = which(chosen)
         if found is None:
@@ -37,29 +37,42 @@ def find_python() -> str:
     own = ROOT / ".venv" / "bin" / "python"
     if os.access(own, os.X_OK):
         return str(own)
-    test = "import importlib.util as u; exit(not u.find_spec('mindspore'))"
+    test = f"import importlib.util as u; exit(not u.find_spec({module!r}))"
     found = which("python3")
     if found and subprocess.run([found, "-c", test], stderr=subprocess.DEVNULL).returncode == 0:
         return found
     raise Fault(
-        f"no Python with mindspore: there is no {ROOT}/.venv, and python3 lacks it; set up with: "
+        f"no Python with {module}: there is no {ROOT}/.venv, and python3 lacks it; set up with: "
         f"bash {ROOT}/scripts/setup.sh"
     )
 
 
+def python_to_show() -> str:
+    """For DRY_RUN: the Python that would be taken, or that of a clone where setup.sh is still to
+    come."""
+    try:
+        return find_python()
+    except Fault:
+        if os.environ.get("PYTHON"):
+            raise
+        return str(ROOT / ".venv" / "bin" / "python")
+
+
 def main(arguments: list[str]) -> int:
     dry = os.environ.get("DRY_RUN", "0") not in ("", "0")
+    if arguments[:1] == ["--which-python"]:  # for scripts that start one themselves
+        print(find_python(*arguments[1:]))
+        return 0
     if len(arguments) > 1 and arguments[1] in _LIBRISPEECH:
         command = [str(ROOT / "scripts" / "librispeech.py"), arguments[1].split("_")[0]]
-        command = [find_python(), *command, *arguments[2:]]
+        command = [python_to_show() if dry else find_python(), *command, *arguments[2:]]
         if dry:
             print(shlex.join(command))
             return 0
         os.execv(command[0], command)
     request = read_request(arguments, os.environ)
     if dry:
-        plan = make_plan(request, os.environ.get("PYTHON") or str(ROOT / ".venv/bin/python"))
-        print(plan.dry_run())
+        print(make_plan(request, python_to_show()).dry_run())
         return 0
     python = find_python()
     plan = make_plan(request, python)
@@ -67,13 +80,16 @@ def main(arguments: list[str]) -> int:
         from scripts.launching.gpu import check_gpu_libraries
 
         check_gpu_libraries()
+    if request.watched:
+        from scripts.launching.supervise import hold, run
+
+        hold(plan)  # before the log is begun anew, and for as long as this runs
     print(plan.title, flush=True)
     if request.background:
         output = detach(plan, request.script)
         if output is not None:
             return output
     if request.watched:
-        from scripts.launching.supervise import run
 
         def again(resume: bool) -> Plan:
             return make_plan(resumed(request) if resume else request, python)

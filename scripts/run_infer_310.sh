@@ -14,7 +14,8 @@
 # MINDIR_PATH is looked for where the command was typed; everything is written in the model's folder.
 # Environment: LITE_HOME, an unpacked MindSpore Lite, for Ascend 310 and 310P; without it, the file
 # must be one for the CPU. DEVICE_TARGET, if not the device that the file was made for;
-# RUNNER_OPTIONS, further options of the C++ program; PYTHON as in launch.sh.
+# RUNNER_OPTIONS, further options of the C++ program; PYTHON as in launch.sh; DRY_RUN=1 prints the
+# steps, as lines for bash, and runs none.
 # Exit code: 0 if every utterance was recognised and scored, else that of the first step that failed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -24,18 +25,21 @@ misused() { echo "error: $*" >&2; exit 2; }
 
 absolute() { echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"; }
 
-find_python() {
-    if [ -n "${PYTHON:-}" ]; then
-        command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON is not a command"
-        absolute "$(command -v "$PYTHON")"
-    elif [ -x "$root/.venv/bin/python" ]; then
-        echo "$root/.venv/bin/python"
+dry=${DRY_RUN:-}
+[ "$dry" != 0 ] || dry=
+title() { echo "${dry:+# }== $*"; }
+
+# Runs a command, or prints it as a shell takes it.
+run() {
+    if [ -n "$dry" ]; then
+        printf '%q ' "$@"
+        echo
     else
-        command -v python3 || fail "no Python: set up with: bash $root/scripts/setup.sh"
+        "$@"
     fi
 }
 
-# NAME.onnx -> NAME.mindir for the card, beside it; says the path.
+# NAME.onnx -> NAME.mindir for the card, beside it.
 convert() {
     local model=$1 output=${1%.onnx} converter
     converter=${LITE_HOME:-}/tools/converter/converter/converter_lite
@@ -43,11 +47,11 @@ convert() {
         "converter_lite: set LITE_HOME to an unpacked package (found none at $converter)," \
         "or export with --file_format MINDIR"
     if [ ! "$output.mindir" -nt "$model" ]; then
-        LD_LIBRARY_PATH="$LITE_HOME/tools/converter/lib:$LITE_HOME/runtime/lib:${LD_LIBRARY_PATH:-}" \
+        local libraries=$LITE_HOME/tools/converter/lib:$LITE_HOME/runtime/lib:${LD_LIBRARY_PATH:-}
+        run env LD_LIBRARY_PATH="$libraries" \
             "$converter" --fmk=ONNX --modelFile="$model" --outputFile="$output" \
-            --optimize=ascend_oriented --saveType=MINDIR >&2 || fail "$model: not converted"
+            --optimize=ascend_oriented --saveType=MINDIR || fail "$model: not converted"
     fi
-    echo "$output.mindir"
 }
 
 usage="run_infer_310.sh MINDIR_PATH NEED_PREPROCESS [DEVICE_ID] [--config YAML] [--set KEY=VALUE...]"
@@ -79,19 +83,23 @@ case "$need" in
 esac
 [ -f "$path" ] || [ -f "${path%.*}.json" ] || misused "$path not found, nor ${path%.*}.json"
 path=$(absolute "$path")
-python=$(find_python)
+python=$(bash "$root/scripts/launch.sh" --which-python numpy) # all that these steps need
+[ -z "$dry" ] || run cd "$root/$model"
 cd "$root/$model"
 
 builder=$root/ascend310_infer
 [ -f "$builder/build.sh" ] || fail "$builder/build.sh not found"
-echo "== the C++ program"
-PYTHON=$python bash "$builder/build.sh"
-[ "${path%.onnx}" = "$path" ] || path=$(convert "$path")
+title "the C++ program"
+run env PYTHON="$python" bash "$builder/build.sh"
+if [ "${path%.onnx}" != "$path" ]; then
+    convert "$path"
+    path=${path%.onnx}.mindir
+fi
 
 code=0 # of the first step that failed in part
 step() {
     local status=0
-    "$@" || status=$?
+    run "$@" || status=$?
     # 1: some utterances failed and were named, the others go on. Above: nothing to go on with.
     [ "$status" -le 1 ] || exit "$status"
     [ "$code" -ne 0 ] || code=$status
@@ -99,15 +107,23 @@ step() {
 
 export PYTHONUNBUFFERED=1
 if "$need"; then
-    echo "== features"
+    title "features"
     step "$python" preprocess.py --mindir_path "$path" "$@"
 fi
-given=$("$python" preprocess.py --mindir_path "$path" --runner_arguments "$@")
-mapfile -t arguments <<<"$given"
-[ -z "${DEVICE_TARGET:-}" ] || arguments+=(--device_target "$DEVICE_TARGET")
-read -ra further <<<"${RUNNER_OPTIONS:-}"
-echo "== inference"
-step "$builder/build/infer" "${arguments[@]}" --device_id "$device" "${further[@]+"${further[@]}"}"
-echo "== score"
+question=("$python" preprocess.py --mindir_path "$path" --runner_arguments "$@")
+further=(--device_id "$device")
+[ -z "${DEVICE_TARGET:-}" ] || further=(--device_target "$DEVICE_TARGET" "${further[@]}")
+read -ra words <<<"${RUNNER_OPTIONS:-}"
+further+=("${words[@]+"${words[@]}"}")
+title "inference"
+if [ -n "$dry" ]; then
+    echo "mapfile -t arguments < <($(run "${question[@]}"))"
+    echo "$(run "$builder/build/infer")\"\${arguments[@]}\" $(run "${further[@]}")"
+else
+    given=$("${question[@]}")
+    mapfile -t arguments <<<"$given"
+    step "$builder/build/infer" "${arguments[@]}" "${further[@]}"
+fi
+title "score"
 step "$python" postprocess.py --mindir_path "$path" "$@"
 exit "$code"

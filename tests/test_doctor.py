@@ -238,10 +238,13 @@ def test_busy_cores_are_counted_while_nothing_is_done(monkeypatch):
 
 def test_devices_say_what_they_lack():
     driver = "libcuda.so.1"
-    assert "no NVIDIA driver" in doctor.why_no_gpu(lambda name: False)
-    said = doctor.why_no_gpu(lambda name: name in (driver, "libcublas.so.11"))
-    assert "libcudart.so.11.0, libcudnn.so.8:" in said and "libcublas" not in said
-    assert "refuses it" in doctor.why_no_gpu(lambda name: True)
+    assert "NVIDIA's driver, is not found" in doctor.why_no_gpu(lambda name: None)
+    there = {driver: object(), "libcublas.so.11": object()}
+    said = doctor.why_no_gpu(there.get)
+    assert said.startswith("libcudart.so.11.0, libcufft.so.10, ")  # what the launchers ask for
+    assert "libcublas" not in said and "CUDA 11.6" in said
+    assert "cuDNN 8" in doctor.why_no_gpu(lambda name: None if "cudnn" in name else object())
+    assert "refuses it" in doctor.why_no_gpu(lambda name: object())
     assert "no Ascend driver" in doctor.why_no_ascend(lambda path: False, lambda name: True)
     assert "no CANN" in doctor.why_no_ascend(lambda path: True, lambda name: False)
     assert "refuses it" in doctor.why_no_ascend(lambda path: True, lambda name: True)

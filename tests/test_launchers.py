@@ -26,6 +26,10 @@ exit "${STAND_IN_EXIT:-0}"
 """
 
 
+# A Python that has none of the modules that it is asked for.
+LACKING = f'#!/bin/sh\n[ "${{2#*find_spec}}" = "$2" ] || exit 1\nexec {sys.executable} "$@"\n'
+
+
 def executable(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -172,12 +176,25 @@ def test_a_python_without_mindspore_is_refused_with_the_remedy(clone):
     assert "none with mindspore" in done.stderr
     assert "scripts/setup.sh" in done.stderr
 
-    lacking = f'#!/bin/sh\n[ "${{2#*find_spec}}" = "$2" ] || exit 1\nexec {sys.executable} "$@"\n'
-    executable(clone / "bin" / "python3", lacking)
+    executable(clone / "bin" / "python3", LACKING)
     done = run(clone, TRAIN, PYTHON="", PATH=f"{clone}/bin:{BINARIES}")
     assert done.returncode == 1
     assert "no Python with mindspore" in done.stderr
     assert "scripts/setup.sh" in done.stderr
+
+
+def test_the_python_that_is_shown_is_the_one_that_would_be_taken(clone):
+    theirs = f"{clone}/any:{BINARIES}", "python3"
+    executable(clone / "bin" / "python3", LACKING)
+    none = f"{clone}/bin:{BINARIES}", ".venv/bin/python"  # which setup.sh would make
+    for path, python in (theirs, none):
+        done = run(clone, TRAIN, PYTHON="", PATH=path, **DRY)
+        where = clone / "any" / python if python == "python3" else clone / python
+        assert shlex.split(done.stdout.splitlines()[-1])[1] == str(where)
+    asked = run(clone, "scripts/launch.sh", "--which-python", PYTHON="")
+    assert (asked.returncode, asked.stdout) == (0, f"{clone}/any/python3\n")
+    asked = run(clone, "scripts/launch.sh", "--which-python", "no_such_module", PYTHON="")
+    assert asked.returncode == 1 and "no Python with no_such_module: " in asked.stderr
 
 
 def test_an_interpreter_that_is_not_there(clone):

@@ -9,15 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from common import cli
+from common.heartbeat import SIZE
+from deepspeech2.src.recipe import RECIPE
 from scripts import rank_table as tool
 from scripts.launching import Fault, supervise
 from scripts.launching.gpu import check_gpu_libraries
 from scripts.launching.plan import make_plan, read_request, resumed
+from scripts.launching.rank import beat_of, make_notes, noted
 from scripts.launching.rank_table import is_local, place, read_rank_table
+from scripts.launching.watching import Signs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -288,10 +294,24 @@ def test_older_mindspore_starts_from_the_rank_table(tmp_path):
         plan_of(line.replace("4 0", "2 2"), NODE_RANK="0")
 
 
+def mpirun(folder: Path, version: str = "mpirun (Open MPI) 4.1.4") -> Path:
+    """Says what it is, and starts one process as Open MPI does."""
+    path = folder / "mpirun"
+    folder.mkdir(exist_ok=True)
+    path.write_text(
+        f"#!/bin/sh\n[ $1 = --version ] && echo '{version}' && exit\n"
+        "while [ $1 != -n ]; do shift; done\nshift 2\n"
+        "for name in RANK LOCAL_RANK; do export OMPI_COMM_WORLD_$name=0; done\n"
+        'export OMPI_COMM_WORLD_SIZE=1\nexec "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
 def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     line = "deepspeech2 distribute_train GPU 2"
     assert plan_of(line).start == "msrun"
-    (tmp_path / "mpirun").touch(mode=0o755)
+    mpirun(tmp_path)
     command = plan_of(line, PATH=str(tmp_path)).processes[0].command
     assert command[0] == "mpirun"
     assert command[command.index("-n") + 1] == "2"
@@ -300,6 +320,11 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     assert plan_of(hosts, PATH=str(tmp_path), NODE_RANK="0").start == "msrun"
     with pytest.raises(Fault, match="--start mpirun is for one host, the table has 2"):
         plan_of(f"{hosts} --start mpirun", PATH=str(tmp_path), NODE_RANK="0")
+    other = mpirun(tmp_path / "mpich", "HYDRA build details:\n    Version: 4.0.2")
+    plan = plan_of(line, PATH=str(other.parent))
+    assert plan.start == "msrun" and f"with msrun ({other} is not Open MPI's)" in plan.title
+    with pytest.raises(Fault, match=f"--start mpirun: {other} is not Open MPI's"):
+        plan_of(f"{line} --start mpirun", PATH=str(other.parent))
     with_begin = plan_of("deepspeech2 distribute_train GPU 2 4").processes[0].environment
     assert with_begin["CUDA_VISIBLE_DEVICES"] == "4,5"
     assert len(plan_of("deepspeech2 distribute_train GPU", CUDA_VISIBLE_DEVICES="1,5").ranks) == 2
@@ -362,6 +387,29 @@ def test_going_on_with_a_run(tmp_path):
     assert (request.restarts, request.patience, request.watched) == (3, 0, True)
     assert read_request(line.split(), {}).patience == 1800
     assert not read_request(["deepspeech2", "train", "CPU"], {}).watched
+
+
+@pytest.mark.parametrize(
+    ("entry", "argv"),
+    [
+        (cli.train, ["--pre_trained", "x"]),
+        (cli.train, ["--res"]),
+        (cli.doctor, ["--second", "0"]),
+        (cli.create_mindrecord, ["--conf", "x"]),
+        (cli.check_data, ["--pretrain", "x"]),
+        (cli.evaluate, ["--pretrain", "x"]),
+        (cli.transcribe, ["x", "--pretrain", "x"]),
+        (cli.export, ["--pre_trained_model_path", "x", "--file_f", "x"]),
+        (cli.preprocess, ["--mindir_path", "x", "--runner"]),
+        (cli.postprocess, ["--mindir_path", "x", "--conf", "x"]),
+    ],
+)
+def test_an_option_is_its_whole_name(entry, argv, capsys):
+    """`resumed` knows the whole ones, and --resume goes with no checkpoint to begin from."""
+    with pytest.raises(SystemExit):
+        entry(RECIPE, argv)
+    short = next(word for word in reversed(argv) if word.startswith("--"))
+    assert f"unrecognized arguments: {short}" in capsys.readouterr().err
 
 
 # ---- processes, with a stand-in for msrun and for the job
@@ -561,6 +609,27 @@ def test_a_rank_that_hangs_is_named(clone, line):
     assert "rank 1 last seen after step 1 (process " in err and ", stopped)" in err
 
 
+def test_a_hang_before_the_first_step_ends_too(clone):
+    """Without the half hour that is granted in any case."""
+    code = (
+        "import sys; from scripts import launcher; from scripts.launching import watching\n"
+        "watching._START_SECONDS = 0; sys.exit(launcher.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "deepspeech2", "train", "CPU", "--hang_timeout", "0.3"],
+        cwd=clone,
+        env={**os.environ, "PYTHON": sys.executable, "STAND_IN": "wait", "THIS_JOB": str(clone)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, left(clone)) == (124, [])
+    assert (
+        "hang: no sign of life for 1.2 s before the first step (--hang_timeout): the training "
+        "hangs; not seen since it was started\n"
+    ) in done.stderr
+
+
 def test_a_rank_that_another_gave_up_waiting_for_is_named(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN="gives up")
     _, err = job.communicate(timeout=300)
@@ -649,8 +718,9 @@ def test_deaf_ranks_are_killed(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN="deaf", LAUNCH_GRACE="0.5")
     wait_until(ready(clone))
     job.send_signal(signal.SIGINT)
-    job.communicate(timeout=300)
+    _, err = job.communicate(timeout=300)
     assert (job.returncode, left(clone)) == (130, [])
+    assert "killing rank 0, 1, 2, which 0.5 s were too short for: LAUNCH_GRACE=SECONDS" in err
 
 
 @both_starts
@@ -680,6 +750,98 @@ def test_in_the_background(clone):
     wait_until(lambda: not left(clone))
     assert "rank 1 ended with exit code 7" in log.read_text()
     job.communicate()
+
+
+def test_a_dry_run_of_mpirun_runs_as_printed(clone):
+    mpirun(clone / "tools")
+    (clone / "deepspeech2" / "train.py").write_text("import sys; print(*sys.argv)")
+    path = f"{clone / 'tools'}{os.pathsep}{os.environ['PATH']}"
+    job = launch(clone, "run_distribute_train_gpu.sh", "1", "-x", DRY_RUN="1", PATH=path)
+    lines, _ = job.communicate(timeout=300)
+    assert not (clone / "deepspeech2" / "log").exists()
+    subprocess.run(["bash", "-c", lines], env={**os.environ, "PATH": path}, check=True)
+    said = (clone / "deepspeech2" / "log" / "worker_0.log").read_text()
+    assert said == "train.py --device_target GPU --is_distributed true -x\n"
+
+
+# ---- two jobs, full disks
+
+
+def test_a_second_job_leaves_the_logs_of_the_first_alone(clone):
+    first = launch(clone, *MSRUN_LINE, STAND_IN="wait")
+    wait_until(ready(clone))
+    for line in (MSRUN_LINE, ("run_standalone_train_cpu.sh", "--restarts", "1", "--background")):
+        second = launch(clone, *line)
+        out, err = second.communicate(timeout=300)
+        assert (second.returncode, out) == (1, "")
+        assert err.startswith(f"error: {clone}/deepspeech2/log: another job that runs has its logs")
+    assert "rank 1 of" in (clone / "deepspeech2" / "log" / "worker_1.log").read_text()
+    elsewhere = launch(clone, *MSRUN_LINE, "--log_dir", "other")
+    assert elsewhere.wait(timeout=300) == 0
+    first.kill()  # -9: what it held is free
+    first.wait()
+    third = launch(clone, *MSRUN_LINE)
+    assert third.wait(timeout=300) == 0
+    for job in (first, elsewhere, third):
+        job.communicate()
+
+
+def test_launchers_of_one_job_of_several_hosts_share_the_folder(tmp_path):
+    alone = replace(plan_of("deepspeech2 distribute_train CPU 2"), logs=tmp_path / "log")
+    part = replace(alone, elsewhere=True)
+    held = [supervise.hold(part), supervise.hold(part)]
+    with pytest.raises(Fault, match="another job"):
+        supervise.hold(alone)
+    for descriptor in held:
+        os.close(descriptor)
+    os.close(supervise.hold(alone))
+
+
+def test_notes_need_no_room_on_the_disk(tmp_path):
+    """They are written over what the launcher has made, and nothing ends for want of one."""
+    make_notes(tmp_path, ["1"])
+    paths = [tmp_path / "1", beat_of(tmp_path, "1"), tmp_path / "last"]
+    before = [(path.stat().st_ino, path.stat().st_size) for path in paths]
+    signs = Signs(tmp_path, ["1"])
+    assert before[1][1] == SIZE and noted(paths[0]) == [] and signs.last() is None
+    job = tmp_path / "job.py"
+    job.write_text(
+        "from pathlib import Path\nfrom common.heartbeat import Heartbeat\nheart = Heartbeat()\n"
+        "heart.run_of(Path('/x-last.ckpt'))\nheart.done()\nraise SystemExit(5)"
+    )
+    environment = {"RANK_ID": "1", "LAUNCH_STATUS": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "scripts" / "launching" / "rank.py", job]
+    watcher = subprocess.Popen(command, env=environment)
+    assert watcher.wait(timeout=300) == 5
+    assert noted(paths[0]) == [watcher.pid, 5] and signs.last() == Path("/x-last.ckpt")
+    assert [(path.stat().st_ino, path.stat().st_size) for path in paths] == before
+    (tmp_path / "half").write_text(f"{watcher.pid} 13")  # of 137
+    assert noted(tmp_path / "half") == []
+
+    job.write_text("import os, shutil; shutil.rmtree(os.environ['STATUS']); raise SystemExit(6)")
+    status = tmp_path / "status"
+    status.mkdir()
+    environment |= {"LAUNCH_STATUS": str(status), "STATUS": str(status)}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (6, b"")
+
+
+def test_a_launcher_on_a_full_disk_says_so_in_a_line(tmp_path, monkeypatch):
+    plan = replace(plan_of("deepspeech2 distribute_train CPU 2"), logs=tmp_path)
+    (tmp_path / "msrun.log").mkdir()  # in the way: root may write anywhere
+    with pytest.raises(Fault, match="msrun.log: cannot be written"):
+        supervise._Job(plan, tmp_path, 0).start()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supervise, "make_notes", full)
+    said = "^the folder for temporary files cannot be written .No space left on device.: make room"
+    with pytest.raises(Fault, match=said):
+        supervise._attempt(plan, 0, 0)
+    monkeypatch.setattr(supervise.tempfile, "mkdtemp", full)
+    with pytest.raises(Fault, match=said):
+        supervise._attempt(plan, 0, 0)
 
 
 # ---- libraries

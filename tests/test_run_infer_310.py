@@ -41,11 +41,13 @@ exit "${BUILD:-0}"
 @pytest.fixture
 def clone(tmp_path) -> Path:
     clone = tmp_path / "my clone"
-    names = ["scripts/run_infer_310.sh"]
+    names = ["scripts/run_infer_310.sh", "scripts/launch.sh", "scripts/launcher.py"]
     names += [f"{model}/scripts/run_infer_310.sh" for model in ("deepspeech2", "jasper")]
     for name in names:
-        (clone / name).parent.mkdir(parents=True)
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
+    cache = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "scripts/launching", clone / "scripts/launching", ignore=cache)
     for model in ("deepspeech2", "jasper"):
         (clone / model / "preprocess.py").touch()
     (clone / "ascend310_infer").mkdir()
@@ -53,6 +55,11 @@ def clone(tmp_path) -> Path:
     (clone / "python").write_text(PYTHON)
     (clone / "python").chmod(0o755)
     (clone / "a model.mindir").touch()
+    # The launcher that is asked for a Python needs one itself; this one lacks numpy.
+    (clone / "any").mkdir()
+    lacking = f'#!/bin/sh\n[ "${{2#*find_spec}}" = "$2" ] || exit 1\nexec {sys.executable} "$@"\n'
+    (clone / "any" / "python3").write_text(lacking)
+    (clone / "any" / "python3").chmod(0o755)
     return clone
 
 
@@ -60,7 +67,8 @@ def run(clone: Path, *arguments: str, model: str = "deepspeech2", **environment:
     """(exit code, calls, output, complaints), as typed in the clone's folder."""
     calls = clone / "calls.txt"
     calls.write_text("")
-    variables = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": "./python", "CALLS": str(calls)}
+    path = f"{clone}/any:/usr/local/bin:/usr/bin:/bin"
+    variables = {"PATH": path, "PYTHON": "./python", "CALLS": str(calls)}
     done = subprocess.run(
         ["bash", f"{model}/scripts/run_infer_310.sh", *arguments],
         cwd=clone,
@@ -93,6 +101,29 @@ def test_from_the_projects_root_the_model_is_named(clone, first):
         clone, "a model.mindir", "n", *first, model=".", MODEL="" if first else "jasper"
     )
     assert code == 0 and calls[-1] == f"postprocess.py --mindir_path {clone}/a model.mindir"
+
+
+def test_the_launchers_rule_says_which_python(clone):
+    code, calls, _, complaints = run(clone, "a model.mindir", "n", PYTHON="")
+    assert (code, calls) == (1, [])
+    assert complaints.startswith("error: no Python with numpy: there is no ")
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    (clone / "python").rename(clone / ".venv" / "bin" / "python")
+    assert run(clone, "a model.mindir", "n", PYTHON="")[0] == 0
+
+
+def test_a_dry_run_prints_what_would_be_done(clone):
+    """As lines for bash, which do the same."""
+    line = "a model.mindir", "y", "2", "--set", "post_out=a b.txt"
+    settings = {"DEVICE_TARGET": "CPU", "RUNNER_OPTIONS": "--instances 2"}
+    _, expected, *_ = run(clone, *line, **settings)
+    shutil.rmtree(clone / "ascend310_infer" / "build")
+    code, calls, said, complaints = run(clone, *line, DRY_RUN="1", **settings)
+    assert (code, calls, complaints) == (0, [], "")
+    assert not (clone / "ascend310_infer" / "build").exists()
+    calls = {"CALLS": str(clone / "calls.txt"), "PATH": "/usr/bin:/bin"}
+    subprocess.run(["bash", "-c", said], env=calls, check=True, capture_output=True)
+    assert len(expected) == 4 and (clone / "calls.txt").read_text().splitlines() == expected
 
 
 def test_the_environment_names_the_card_where_no_argument_does(clone):

@@ -44,11 +44,14 @@ def test_signs_of_life_tell_who_is_behind(tmp_path, monkeypatch):
             signs.look(now)
         return signs.quiet
 
-    assert looked(10, 11, 12) == 0  # graphs are compiled before the first step
+    assert looked(10, 11, 12) == 2 and not signs.stepping
+    # Graphs are compiled before the first step.
+    assert (signs.limit(900), signs.limit(60)) == (3600, 1800)
     for heart in hearts:
         heart.meet()
         heart.stepped(41)
-    assert looked(13) == 0 and looked(14, 14.5) == 1.5
+    assert looked(13) == 0 and signs.limit(60) == 60
+    assert looked(14, 14.5) == 1.5
     assert looked(900) == 2.5  # the launcher was stopped meanwhile: that is not their silence
     hearts[0].meet()
     hearts[2].meet()
@@ -64,6 +67,18 @@ def test_signs_of_life_tell_who_is_behind(tmp_path, monkeypatch):
     assert signs.last() is None
     hearts[1].run_of(tmp_path / "x-last.ckpt")  # LAUNCH_BEAT is still that of rank 2
     assert signs.last() == tmp_path / "x-last.ckpt"
+
+
+def test_a_rank_that_gave_no_sign_is_the_one_that_is_waited_for(tmp_path, monkeypatch):
+    signs = Signs(tmp_path, list("012"))
+    signs.look(0.0)
+    assert signs.behind(list("012")) == list("012")
+    for rank in "02":
+        monkeypatch.setenv(BEAT, str(tmp_path / f"{rank}.beat"))
+        Heartbeat()
+    signs.look(1.0)
+    assert signs.behind(list("012")) == ["1"] and not signs.stepping
+    assert signs.told("1") == "not seen since it was started"
 
 
 def test_without_a_launcher_nothing_is_written(tmp_path, monkeypatch):

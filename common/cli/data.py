@@ -12,6 +12,7 @@ from common.cli.options import (
     add_checkpoint,
     add_config,
     add_device,
+    command,
     load_recogniser,
     overridden,
     train_config,
@@ -36,7 +37,7 @@ _CHECKING = {
 
 
 def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="create_mindrecord.py",
         description="Convert the training and validation manifests to MindRecord files, in "
         "parallel. What is converted already is kept; an interrupted conversion is continued.",
@@ -54,7 +55,7 @@ def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
 
 
 def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="validate.py",
         description="List the utterances of manifests that cannot be trained on, and why. Exit "
         "code 1 where there are any. With a checkpoint, also rank the others by how improbable "

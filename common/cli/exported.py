@@ -13,6 +13,7 @@ from common.cli.options import (
     add_checkpoint,
     add_device,
     add_set,
+    command,
     load_recogniser,
     manifests_to_score,
     override,
@@ -24,7 +25,7 @@ from common.recipe import Recipe
 
 
 def export(recipe: Recipe, argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="export.py",
         description=f"Write a {recipe.name} checkpoint as MindIR or ONNX, with a description "
         "beside it, and verify it against the checkpoint.",
@@ -75,7 +76,7 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
 
 
 def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="preprocess.py",
         description="Write the features of a test set for the C++ program of ascend310_infer/.",
     )
@@ -119,7 +120,7 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
 
 
 def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="postprocess.py",
         description="Score what the C++ program of ascend310_infer/ wrote. Writes texts and "
         "figures.",

@@ -7,14 +7,21 @@ from collections.abc import Sequence
 
 from common import config as configs
 from common import runtime
-from common.cli.options import add_config, add_device, boolean, overridden, train_config
+from common.cli.options import (
+    add_config,
+    add_device,
+    boolean,
+    command,
+    overridden,
+    train_config,
+)
 from common.errors import UserError
 from common.files import check_writable
 from common.recipe import Recipe
 
 
 def train(recipe: Recipe, argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="train.py",
         description=f"Train {recipe.name}. Writes train.log, metrics.csv, curves.png and "
         "emissions.gif into the current folder, and checkpoints into CheckpointConfig.ckpt_path.",
@@ -80,7 +87,7 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
 
 
 def doctor(recipe: Recipe, argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="doctor.py",
         description="Say what this machine can do for the configured run: devices, kernels, "
         "memory, disk, versions, the time of an epoch, and the one change that would help most. "

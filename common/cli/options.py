@@ -15,6 +15,12 @@ from common.recipe import Recipe, labels_file
 from common.text import BLANK, Vocabulary
 
 
+def command(prog: str, description: str) -> argparse.ArgumentParser:
+    """An option is its whole name: a launcher that is to go on with a run takes --resume and
+    --pre_trained_model_path for what they are, and no beginning of them."""
+    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+
+
 def add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     parser.add_argument(
         "--preset",

@@ -14,6 +14,7 @@ from common.cli.options import (
     add_checkpoint,
     add_device,
     add_eval_config,
+    command,
     load_recogniser,
     manifests_to_score,
     override,
@@ -33,7 +34,7 @@ _PORTION = 16  # batches that transcribe.py reads, recognises and prints at a ti
 
 
 def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="eval.py",
         description=f"Score a {recipe.name} checkpoint. Writes eval.log, and with --set "
         "report=FILE a page to look at and listen to.",
@@ -116,7 +117,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
 
 
 def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="transcribe.py",
         description="Print the text of recordings: of one file the text, of several a line each, "
         "file and text parted by a tab.",

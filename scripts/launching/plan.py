@@ -1,6 +1,7 @@
 """What a launcher's line means: the processes to start, with their commands and environment.
 
-Pure: reads the checkpoint's presence, the rank table and the environment given, starts nothing.
+Reads the checkpoint's presence, the rank table and the environment given; starts nothing but, for
+GPUs, `mpirun --version` and `nvidia-smi -L`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from scripts.launching import Fault
@@ -71,8 +73,9 @@ class Plan:
     def dry_run(self) -> str:
         """Lines that a shell can run, and comments: what their starter starts."""
         lines = [f"cd {shlex.quote(str(self.folder))}"]
-        if self.start == "rank_table":
+        if self.start in ("mpirun", "rank_table"):  # msrun makes it itself
             lines.append(f"mkdir -p {shlex.quote(str(self.logs))}")
+        if self.start == "rank_table":
             for process in self.processes:
                 log = shlex.quote(str(self.log_of(process.name)))
                 lines.append(f"{process.line()} > {log} 2>&1 &")
@@ -304,7 +307,7 @@ def _distributed(
     site, table = _place(request, words)
     entry = ["train.py", "--device_target", request.device, "--is_distributed", "true"]
     entry += [*_start_from(request, words), *request.options]
-    start = _start(request, site)
+    start, why = _start(request, site)
     logs = folder / request.logs
     environment |= {"LAUNCH_PYTHON": python}
     if request.device in _VISIBLE and site.devices and start != "rank_table":
@@ -316,7 +319,8 @@ def _distributed(
     cards = ""
     if request.device != "CPU" and site.devices:
         cards = f" (cards {', '.join(str(device.id) for device in site.devices)})"
-    title = f"{request.model}: train on {request.device}, {on}{cards} with {start}, logs in {logs}"
+    title = f"{request.model}: train on {request.device}, {on}{cards} with {start}{why}"
+    title += f", logs in {logs}"
     wrapped = (python, str(_WRAPPER), *entry)
     job = (python, *entry)
     if start == "rank_table":
@@ -415,8 +419,10 @@ def _local_ranks(request: Request, site: Place) -> list[tuple[int, int]]:
     return [(site.node * count + number, number) for number in range(count)]
 
 
-def _start(request: Request, site: Place) -> str:
-    start = request.start
+def _start(request: Request, site: Place) -> tuple[str, str]:
+    """One of STARTS, and why it is not the usual one."""
+    start, why = request.start, ""
+    mpirun = shutil.which("mpirun", path=request.environment.get("PATH"))
     if start == "rank_table":
         if request.device != "Ascend":
             raise Fault(f"--start rank_table is for Ascend, and the device is {request.device}", 2)
@@ -434,10 +440,29 @@ def _start(request: Request, site: Place) -> str:
             raise Fault(f"--start mpirun is for GPU, and the device is {request.device}", 2)
         if site.nodes > 1:
             raise Fault(f"--start mpirun is for one host, the table has {site.nodes}: msrun", 2)
+        if mpirun and not _is_open_mpi(mpirun):
+            raise Fault(f"--start mpirun: {mpirun} is not Open MPI's: --start msrun needs none", 2)
     elif start is None:
-        there = shutil.which("mpirun", path=request.environment.get("PATH"))
-        start = "mpirun" if request.device == "GPU" and there and site.nodes == 1 else "msrun"
-    return start
+        start = "msrun"
+        if request.device == "GPU" and mpirun and site.nodes == 1:
+            if _is_open_mpi(mpirun):
+                start = "mpirun"
+            else:
+                why = f" ({mpirun} is not Open MPI's)"
+    return start, why
+
+
+@cache
+def _is_open_mpi(mpirun: str) -> bool:
+    """Ranks learn their number from Open MPI's variables; MPICH and Intel MPI have others."""
+    try:
+        said = subprocess.run(
+            [mpirun, "--version"], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    # Open MPI 1 to 4 may call their runtime by its own name, as Debian's `mpirun.real (OpenRTE)`.
+    return "Open MPI" in said or "OpenRTE" in said
 
 
 def _port(request: Request, site: Place) -> str:

@@ -10,9 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LAST = "last"  # file of the newest checkpoint's path, as `common.heartbeat` has it
+_NOTE, _BEAT, _PATH = 32, 80, 4096  # bytes of a note, of a sign, of a path
 
 
 def end_with_parent(parent: int) -> None:
@@ -44,11 +48,32 @@ def exit_code(returned: int) -> int:
     return returned if returned >= 0 else 128 - returned
 
 
-def note(path: Path, text: str) -> None:
-    """Whole or not there: the launcher reads it at any time."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text, encoding="ascii")
-    partial.replace(path)
+def make_notes(status: Path, names: Iterable[str]) -> None:
+    """The launcher makes the files for what `note` and `common.heartbeat` will say in place, so
+    that a rank can say it when the disk is full."""
+    for name in names:
+        (status / name).write_bytes(b" " * _NOTE)
+        beat_of(status, name).write_bytes(b" " * _BEAT)
+    (status / LAST).write_bytes(b" " * _PATH)
+
+
+def note(path: Path, *numbers: int) -> None:
+    """Process and, once it has ended, exit code. Nothing ends for want of a note."""
+    line = f"{' '.join(map(str, numbers))}\n".encode().ljust(_NOTE)
+    with suppress(OSError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.pwrite(file, line, 0)
+        finally:
+            os.close(file)
+
+
+def noted(path: Path) -> list[int]:
+    """What `note` wrote, [] where there is none or no whole one: it may be read at any time."""
+    with suppress(OSError):
+        line, end, _ = path.read_text(encoding="ascii").partition("\n")
+        return [int(word) for word in line.split()] if end else []
+    return []
 
 
 def main() -> int:
@@ -61,11 +86,12 @@ def main() -> int:
         environment["RANK_SIZE"] = environment["OMPI_COMM_WORLD_SIZE"]
         environment["DEVICE_ID"] = environment["OMPI_COMM_WORLD_LOCAL_RANK"]
         if "LAUNCH_LOGS" in environment:
-            output = open(Path(environment["LAUNCH_LOGS"], f"worker_{name}.log"), "wb")
+            with suppress(OSError):  # or else it writes where mpirun does
+                output = open(Path(environment["LAUNCH_LOGS"], f"worker_{name}.log"), "wb")
     status = None
     if "LAUNCH_STATUS" in environment:
         status = Path(environment["LAUNCH_STATUS"], name)
-        note(status, f"{os.getpid()}")
+        note(status, os.getpid())
         environment["LAUNCH_BEAT"] = str(beat_of(status.parent, name))
     python = environment.get("LAUNCH_PYTHON", sys.executable)
     parent = os.getpid()
@@ -80,7 +106,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher answers Ctrl-C, and asks us
     code = exit_code(job.wait())
     if status is not None:
-        note(status, f"{os.getpid()} {code}")
+        note(status, os.getpid(), code)
     return code
 
 

@@ -6,6 +6,7 @@ Linux: processes are found in /proc, and orphans come to us (PR_SET_CHILD_SUBREA
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from scripts.launching import Fault
 from scripts.launching.plan import Plan
-from scripts.launching.rank import end_with_parent, exit_code
+from scripts.launching.rank import end_with_parent, exit_code, make_notes, noted
 from scripts.launching.watching import Signs
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -63,8 +64,9 @@ def run(
     there after $LAUNCH_GRACE seconds (30), or a second signal, is killed.
 
     patience: seconds without a sign of life from any rank, once each has done a step, after which
-    the job is ended; 0: no limit. restarts: at most so many after failures that are not the user's
-    to mend, with the plan that `replan` makes to go on (True) or to begin (False).
+    the job is ended (before: `Signs.limit`); 0: no limit. restarts: at most so many after failures
+    that are not the user's to mend, with the plan that `replan` makes to go on (True) or to begin
+    (False).
     """
     grace = _grace()
     _make_room(plan)
@@ -96,7 +98,7 @@ def run(
 
 
 def _attempt(plan: Plan, patience: float, grace: float) -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="launch-") as status:
+    with _status(plan) as status:
         job = _Job(plan, Path(status), patience)
         late: list[int] = []  # signals while all is being ended
         try:
@@ -110,6 +112,19 @@ def _attempt(plan: Plan, patience: float, grace: float) -> Outcome:
             _kill_descendants()
             job.show()
     return Outcome(128 + late[0]) if late and outcome.again else outcome
+
+
+def _status(plan: Plan) -> tempfile.TemporaryDirectory:
+    """The folder in which ranks say how they are, with room for it."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="launch-", ignore_cleanup_errors=True)
+        make_notes(Path(folder.name), [_SCHEDULER, *(rank.name for rank in plan.ranks)])
+    except OSError as error:
+        raise Fault(
+            f"the folder for temporary files cannot be written ({error.strerror}): make room, or "
+            "set TMPDIR to another one"
+        ) from None
+    return folder
 
 
 def _answer(handler: Callable) -> None:
@@ -135,6 +150,31 @@ def _logs(folder: Path) -> list[Path]:
         *folder.glob("worker_*.log"),
         *(path for path in folder.glob("*.log") if path.name in names),
     ]
+
+
+def hold(plan: Plan) -> int:
+    """Keeps other jobs out of the log folder for as long as this process, or one that it forks,
+    has the file open whose descriptor is returned: a launcher that was killed keeps none out.
+
+    The launchers of a job of several hosts may share the folder. Raises Fault where another job
+    has it.
+    """
+    path = plan.logs / "job.lock"
+    try:
+        plan.logs.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise Fault(f"{path}: cannot be written ({error.strerror})") from None
+    with suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if plan.elsewhere else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise Fault(
+                f"{plan.logs}: another job that runs has its logs here: wait for it, or train in "
+                "another clone (--log_dir parts the logs, not metrics.csv, train.log, checkpoint/)"
+            ) from None
+    return lock
 
 
 def _make_room(plan: Plan) -> None:
@@ -190,7 +230,11 @@ class _Job:
             name = self.plan.start if self.plan.starter else f"worker_{process.name}"
             log = None
             if self.followed:
-                log = open(self.plan.logs / f"{name}.log", "wb")
+                path = self.plan.logs / f"{name}.log"
+                try:
+                    log = open(path, "wb")
+                except OSError as error:
+                    raise Fault(f"{path}: cannot be written ({error.strerror})") from None
             started = subprocess.Popen(
                 process.command,
                 cwd=self.plan.folder,
@@ -233,7 +277,7 @@ class _Job:
                     return Outcome(0)  # else its scheduler serves other hosts still
             elif self.plan.starter and started[0] is not None:
                 return self.report_starter(exit_code(started[0]))
-            elif 0 < self.patience <= self.signs.quiet:
+            elif self.patience and self.signs.quiet >= self.signs.limit(self.patience):
                 return self.report_hang()
 
     def look(self) -> None:
@@ -244,20 +288,13 @@ class _Job:
 
     def end_of(self, name: str) -> int | None:
         """The exit code of a rank, or of the scheduler; None while it runs, or was never there."""
-        with suppress(OSError, ValueError):
-            pid, *code = self._noted(name)
-            if not code and not _alive(pid):
-                _, *code = self._noted(name)  # it may have written it since
-                if not code:
-                    self.vanished.add(name)
-                    code = [128 + signal.SIGKILL]
-            if code:
-                return code[0]
-        return None
-
-    def _noted(self, name: str) -> list[int]:
-        """Process and, once it has ended, exit code of a rank."""
-        return [int(word) for word in (self.status / name).read_text(encoding="ascii").split()]
+        found = noted(self.status / name)
+        if len(found) == 1 and not _alive(found[0]):
+            found = noted(self.status / name)  # it may have written it since
+            if len(found) == 1:
+                self.vanished.add(name)
+                return 128 + signal.SIGKILL
+        return found[1] if len(found) == 2 else None
 
     def report(self, failed: dict[str, int]) -> Outcome:
         """Says what failed, and why as far as the logs tell; the code is the first one's."""
@@ -302,7 +339,7 @@ class _Job:
         running = [name for name in self.names if name not in self.ended]
         late = self.signs.behind(running)
         for name in late:  # a stopped process will not answer
-            with suppress(OSError):
+            with suppress(OSError, KeyError):
                 os.kill(self.signs.found[name].pid, signal.SIGUSR1)
         time.sleep(_COMPANY)
         self.show()
@@ -315,7 +352,10 @@ class _Job:
         else:
             here = " of this host" if self.plan.elsewhere else ""
             what = f"all ranks{here} have come equally far"
-        _say(f"hang: no sign of life for {self.patience:g} s (--hang_timeout): {what}; {seen}")
+        quiet = f"{self.signs.limit(self.patience):g} s"
+        if not self.signs.stepping:
+            quiet += " before the first step"
+        _say(f"hang: no sign of life for {quiet} (--hang_timeout): {what}; {seen}")
         for name in late if self.followed else ():
             log = self.plan.log_of(name)
             if log != self.followed:
@@ -340,14 +380,20 @@ class _Job:
                 for process in self.started:  # or it would kill all once the first has ended
                     with suppress(OSError):
                         process.send_signal(signal.SIGSTOP)
-            for rank in self.names:
-                with suppress(OSError, ValueError, IndexError):
-                    os.kill(self._noted(rank)[0], signal.SIGTERM)
-            asked = {path.name for path in self.status.iterdir()} & {*self.names}
-            while time.monotonic() < deadline and not asked <= set(self.ended):
+            there = {rank: found[0] for rank in self.names if (found := noted(self.status / rank))}
+            for watcher in there.values():
+                with suppress(OSError):
+                    os.kill(watcher, signal.SIGTERM)
+            while time.monotonic() < deadline and not there.keys() <= self.ended.keys():
                 time.sleep(_POLL)
                 self.look()
                 self.show()
+            if late := [rank for rank in there if rank not in self.ended]:
+                _say(
+                    f"killing rank {', '.join(late)}, which {grace:g} s were too short for: "
+                    "LAUNCH_GRACE=SECONDS before the command gives longer, for the end of a step "
+                    "and a checkpoint"
+                )
         except Stopped:
             _say("killing them")
         return 128 + number
