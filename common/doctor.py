@@ -237,6 +237,9 @@ def figures_of(kernels: _Process, trial: _Process) -> dict[str, Any]:
         ("micro_seconds", tuple),
         ("micro_key", str),
         ("paddings", dict),
+        ("static_seconds", tuple),
+        ("static_compiling", float),
+        ("static_graphs", int),
     ):
         if (value := trial.get(key)) is not None:
             found[key] = kind(value)

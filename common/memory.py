@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import runtime
+from common.batching import Shape
 from common.errors import UserError
 
 if TYPE_CHECKING:  # it loads mindspore, which a forecast can do without
@@ -16,6 +18,7 @@ PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any
 # Weights, gradients, clipped gradients, two moments, what the operators pack, and what MindSpore's
 # memory pool keeps between graphs: 13.5 copies of the weights, measured by benchmarks/memory.py.
 WEIGHT_COPIES = 13.5
+GRAPH = 0.15 * GIB  # a graph that was compiled, besides the first
 # A moving average of the weights, and the weights kept aside while the average is evaluated.
 AVERAGE_COPIES = 2
 # A forward pass: copies of the weights (a checkpoint's own among them), and a share of a train
@@ -36,20 +39,23 @@ class Forecast:
     limit: float  # bytes that training may take
     micro_batch: int = 0  # utterances at once that a user wants; 0: as many as fit
     copies: float = WEIGHT_COPIES  # of the parameters
+    together: int = 0  # frames of all static shapes, where each keeps its activations; else 0
+    graphs: int = 1
 
     @property
     def fixed(self) -> float:
         """What training takes with no frame in it."""
-        return PROCESS + 4 * self.copies * self.parameters
+        return PROCESS + GRAPH * (self.graphs - 1) + 4 * self.copies * self.parameters
 
     def peak(self, rows: int, frames: int) -> float:
-        return self.fixed + self.per_frame * rows * frames
+        return self.fixed + self.per_frame * rows * (self.together or frames)
 
     def rows(self, frames: int) -> int:
         """The utterances of so many frames that go through at once: at least 1, and without
         a user's wish as many as stay under the limit."""
         if self.micro_batch > 0:
             return self.micro_batch
+        frames = self.together or frames
         return max(1, int((self.limit - self.fixed) / (self.per_frame * frames)))
 
     def line(self, batch_size: int, longest: int) -> str:
@@ -71,21 +77,30 @@ class Forecast:
             raise UserError(
                 f"one utterance of {longest} frames needs about {self.peak(1, longest) / GIB:.1f} "
                 f"GiB to train on, and {self.limit / GIB:.1f} GiB are allowed: lower "
-                "DataConfig.max_duration or ModelConfig.hidden_size, or raise "
+                "DataConfig.max_duration, take a smaller network, or raise "
                 "TrainingConfig.memory_gib"
             )
 
 
-def forecast_memory(recogniser: Recogniser, processes: int = 1) -> Forecast:
+def forecast_memory(
+    recogniser: Recogniser, processes: int = 1, shapes: Sequence[Shape] | None = None
+) -> Forecast:
     """Memory of training this network, and what it may take: TrainingConfig.memory_gib, or this
-    process's share of the machine's, which as many `processes` train on."""
+    process's share of the machine's, which as many `processes` train on.
+
+    shapes: the static ones. On the CPU each has a graph of its own, which gives nothing back.
+    """
     config = recogniser.config
     limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory() / processes
     dimension = recogniser.featurizer.dimension
     per_frame = recogniser.recipe.activation_bytes(config.ModelConfig, dimension)
     micro_batch = config.TrainingConfig.micro_batch
     copies = WEIGHT_COPIES + (AVERAGE_COPIES if config.TrainingConfig.ema else 0)
-    return Forecast(recogniser.parameters(), per_frame, limit, micro_batch, copies)
+    frames = [frames for frames, _ in shapes or () if recogniser.device == "CPU"]
+    graphs = max(1, len(frames))
+    return Forecast(
+        recogniser.parameters(), per_frame, limit, micro_batch, copies, sum(frames), graphs
+    )
 
 
 @dataclass(frozen=True)

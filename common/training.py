@@ -128,7 +128,7 @@ def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
     # ---- network and optimizer
     if job.start_from:
         _fine_tune(recogniser, job.start_from, log)
-    forecast = forecast_memory(recogniser, ranks.neighbours())
+    forecast = forecast_memory(recogniser, ranks.neighbours(), planner.shapes)
     # The tightest of all hosts', so that a checkpoint can name the one that a run goes on with.
     forecast = replace(forecast, limit=float(ranks.agree(forecast.limit)[:, 0].min()))
     step = TrainStep(recogniser, forecast, ranks)

@@ -21,7 +21,7 @@ from mindspore import Tensor, nn
 from common import memory, runtime
 from common.audio import audio_info
 from common.augment import Augmentation
-from common.batching import PlannedBatch, aligned, padded_share
+from common.batching import PlannedBatch, Shape, aligned, padded_share
 from common.conversion import open_split, read_split, shard_files
 from common.convolution import MatmulConvolution, MatmulTimeConvolution, convolution
 from common.dataset import Batch, batches
@@ -116,7 +116,6 @@ def training(
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
     ms.set_seed(config.TrainingConfig.seed)
     recogniser = Recogniser.create(recipe, config, vocabulary, device)
-    forecast = memory.forecast_memory(recogniser)
     say(
         device=device,
         parameters=recogniser.parameters(),
@@ -127,6 +126,7 @@ def training(
     source = _data(recogniser)
     plan, longest = _plan(recogniser, source)
     data = config.DataConfig
+    forecast = memory.forecast_memory(recogniser, shapes=_shapes(recogniser, plan))
     say(limit=forecast.limit)
     try:
         forecast.check(longest)
@@ -143,6 +143,10 @@ def training(
     if source is not None and not quick:
         _loader(recogniser, source, plan)
     _Steps(recogniser, step, source, plan, seconds, quick).run()
+
+
+def _shapes(recogniser: Recogniser, plan: list[PlannedBatch]) -> list[Shape] | None:
+    return sorted({(each.frames, each.labels) for each in plan}) if recogniser.static else None
 
 
 def _bytes(parameters: Iterable[Any]) -> int:
@@ -310,7 +314,6 @@ def _loader(recogniser: Recogniser, source: Source, plan: list[PlannedBatch]) ->
     """Seconds of speech that the loader makes in a second, with nothing beside it."""
     config = recogniser.config
     augmentation = Augmentation(config.DataConfig.AugmentationConfig)
-    shapes = {(batch.frames, batch.labels) for batch in plan} if recogniser.static else None
     picks = np.unique(np.linspace(0, len(plan) - 1, LOADED).astype(int))
     made = batches(
         source,
@@ -319,7 +322,7 @@ def _loader(recogniser: Recogniser, source: Source, plan: list[PlannedBatch]) ->
         augmentation,
         seed=config.TrainingConfig.seed,
         epoch=config.DataConfig.AugmentationConfig.from_epoch,
-        shapes=shapes and sorted(shapes),
+        shapes=_shapes(recogniser, plan),
         pad_align=config.DataConfig.pad_align,
         output_frames=recogniser.output_frames,
         workers=config.DataConfig.workers,
@@ -355,7 +358,7 @@ class _Steps:
     ):
         self.recogniser, self.step, self.source, self.quick = recogniser, step, source, quick
         align = recogniser.config.DataConfig.pad_align
-        plan = sorted(plan, key=lambda batch: _padded(batch, align))
+        self.plan = plan = sorted(plan, key=lambda batch: _padded(batch, align))
         self.sizes = [plan[round(share * (len(plan) - 1))] for share in QUANTILES]
         self.rng, self.number = np.random.default_rng(0), 0
         self.seconds, self.end = seconds, 0.0
@@ -363,7 +366,7 @@ class _Steps:
     def run(self) -> None:
         # One utterance first: it compiles, and tells how many at once there is time for.
         lone = self.sizes[0] if self.recogniser.static else _first_rows(self.sizes[0], 1)
-        self._time(lone, 1)
+        (self.compiling,) = self._time(lone, 1)
         self.end = time.perf_counter() + self.seconds
         frame = min(self._time(lone, 2, say_it=True)) / _padded(lone, 1)
         for number, size in enumerate(self.sizes):
@@ -385,6 +388,7 @@ class _Steps:
             self._say(part, self._time(part, many), size)
         if not self.quick:
             self._larger_micro_batches()
+            self._static_shapes()
 
     def _larger_micro_batches(self) -> None:
         """The median batch with as many utterances at once as the machine's memory allows, where
@@ -407,6 +411,40 @@ class _Steps:
             micro_rows=[rows, could],
             micro_seconds=[min(before), min(after)],
             micro_key=f"TrainingConfig.{key}",
+        )
+
+    def _static_shapes(self) -> None:
+        """A batch of median size in a graph of its own, where those of all shapes fit the memory:
+        dynamic shapes cost a small network on a CPU more than its arithmetic."""
+        size = self.sizes[1]
+        if self.source is None or self.recogniser.static or self.recogniser.device != "CPU":
+            return
+        config = copy.deepcopy(self.recogniser.config)
+        config.DataConfig.batch_shapes = "static"
+        static = replace(self.recogniser, config=config)
+        planner = Planner(
+            static, self.source, slowest=Augmentation(config.DataConfig.AugmentationConfig).slowest
+        )
+        forecast = memory.forecast_memory(static, shapes=planner.shapes)
+        dynamic = self.step
+        if forecast.peak(len(size.indices), size.frames) > forecast.limit:
+            return
+        if self.end - time.perf_counter() < 2 * self.compiling:
+            return
+        before = min(self._time(size, 2)) / _padded(size, 1)
+        plan = sorted(planner.plan(1), key=lambda batch: batch.frames)
+        size = plan[len(plan) // 2]
+        self.step = TrainStep(static, forecast)
+        compiling, *after = self._time(size, 3)
+        self.step = dynamic
+        epochs = (
+            before * sum(_padded(each, 1) for each in self.plan),
+            min(after) / _padded(size, 1) * sum(_padded(each, 1) for each in plan),
+        )
+        say(
+            static_seconds=epochs,
+            static_compiling=compiling - min(after),
+            static_graphs=len(planner.shapes),
         )
 
     def _say(self, part: PlannedBatch, times: list[float], size: PlannedBatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -587,6 +587,17 @@ def test_the_forecast_is_a_line_in_frames():
     forecast.check(400)
     with pytest.raises(UserError, match="DataConfig.max_duration"):
         forecast.check(4000)
+
+
+def test_static_shapes_keep_their_activations_on_a_cpu():
+    recogniser = Recogniser.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
+    shapes = [(100, 5), (200, 9), (400, 20)]
+    one, three = (forecast_memory(recogniser, shapes=each) for each in (None, shapes))
+    graphs = three.fixed - one.fixed
+    assert graphs > 0
+    assert three.peak(4, 400) == pytest.approx(graphs + one.peak(4, 100 + 200 + 400))
+    assert three.rows(100) == three.rows(400) <= one.rows(400)  # none has the memory for itself
+    assert forecast_memory(replace(recogniser, device="Ascend"), shapes=shapes) == one
 
 
 def test_nothing_is_compiled_twice(normalised):
