@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from common.memory import GIB
 from common.runtime import DEVICES
 
 WORTH = 1.1  # a change that promises less is not worth a sentence
@@ -76,6 +77,7 @@ class Figures:
     static_seconds: tuple[float, float] = (0.0, 0.0)  # of an epoch's steps: dynamic shapes, static
     static_compiling: float = 0.0  # seconds, of each ...
     static_graphs: int = 0  # ... graph of a static shape
+    static_memory: float = 0.0  # bytes, of all of them
     smaller: str = ""  # preset
     smaller_epoch: float = 0.0  # seconds
 
@@ -252,7 +254,8 @@ def static_shapes(figures: Figures) -> Advice | None:
         factor,
         f"--set batch_shapes=static: {figures.static_graphs} lengths with a graph each, compiled "
         f"once in {compiling / 60:.1f} minutes, whose steps are {dynamic / static:.1f} times as "
-        f"fast: the run as a whole {factor:.1f} times",
+        f"fast, for {figures.static_memory / GIB:.1f} GiB of memory: the run as a whole "
+        f"{factor:.1f} times",
     )
 
 

@@ -240,6 +240,7 @@ def figures_of(kernels: _Process, trial: _Process) -> dict[str, Any]:
         ("static_seconds", tuple),
         ("static_compiling", float),
         ("static_graphs", int),
+        ("static_memory", float),
     ):
         if (value := trial.get(key)) is not None:
             found[key] = kind(value)

@@ -427,7 +427,8 @@ class _Steps:
         )
         forecast = memory.forecast_memory(static, shapes=planner.shapes)
         dynamic = self.step
-        if forecast.peak(len(size.indices), size.frames) > forecast.limit:
+        peak = forecast.peak(len(size.indices), size.frames)
+        if peak > forecast.limit:
             return
         if self.end - time.perf_counter() < 2 * self.compiling:
             return
@@ -445,6 +446,7 @@ class _Steps:
             static_seconds=epochs,
             static_compiling=compiling - min(after),
             static_graphs=len(planner.shapes),
+            static_memory=peak,
         )
 
     def _say(self, part: PlannedBatch, times: list[float], size: PlannedBatch) -> None:
