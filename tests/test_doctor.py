@@ -16,9 +16,11 @@ import pytest
 import yaml
 from tones import make_corpus, settings, tiny
 
-from common import advice, doctor
-from common.advice import Figures, Kernel, Timed, best_advice, forecast_epoch, step_seconds
-from common.doctor import MARK
+from common import config as configs
+from common import doctor
+from common.doctor import advice, machine, measuring
+from common.doctor.advice import Figures, Kernel, Timed, best_advice, forecast_epoch, step_seconds
+from common.doctor.measuring import MARK
 from common.errors import UserError
 from common.memory import Forecast
 from deepspeech2.src.recipe import RECIPE
@@ -205,7 +207,7 @@ onednn_verbose,v1,info,cpu,runtime:threadpool,nthr:6
 
 
 def test_kernels_are_named_by_what_ran_between_the_marks():
-    found = doctor.read_process(OUTPUT)
+    found = measuring.read_process(OUTPUT)
     assert found.threads == 6 and found.get("devices") == ["CPU"]
     assert found.kernels == {
         "native": Kernel(("convolution jit_uni_ncsp:conv+ref:any",), 0.0951, 2.0),
@@ -218,17 +220,19 @@ def test_the_table_of_kernels_marks_what_is_used():
         avx512=True,
         kernels={"native": Kernel(("convolution ref:any",), 0.08, 2.0), "matmul": kernel(0.002)},
     )
-    native, matmul, *_, ratio = doctor.kernel_lines(figures)
+    native, matmul, *_, ratio = machine.kernel_lines(figures)
     assert native[0] == " " and "reference" in native and matmul[0] == "*"
     assert "40.0 times as fast" in ratio
-    native, matmul, *_, ratio = doctor.kernel_lines(replace(figures, instructions="AVX2"))
+    native, matmul, *_, ratio = machine.kernel_lines(replace(figures, instructions="AVX2"))
     assert native[0] == "*" and matmul[0] == " " and "40.0 times slower" in ratio
 
 
 def test_why_a_process_failed_is_one_line():
-    assert "memory" in doctor._reason(-9, "")
-    assert doctor._reason(1, "noise\nerror: device X: no such\n") == "device X: no such"
-    assert doctor._reason(1, "Traceback\nImportError: y") == "MindSpore fails here: ImportError: y"
+    assert "memory" in measuring._reason(-9, "")
+    assert measuring._reason(1, "noise\nerror: device X: no such\n") == "device X: no such"
+    assert (
+        measuring._reason(1, "Traceback\nImportError: y") == "MindSpore fails here: ImportError: y"
+    )
 
 
 # ---- devices, versions, disk
@@ -241,22 +245,22 @@ def test_busy_cores_are_counted_while_nothing_is_done(monkeypatch):
         ["cpu  100 50 10 1000 40 1 2 3 0 0\ncpu0 9", "cpu  150 70 15 1250 60 1 2 58 0 0\n"]
     )
     # 50 + 20 + 5 + 55 busy ticks of 400
-    assert doctor.busy_cores(lambda s: None, lambda: next(texts)) == pytest.approx(8 * 130 / 400)
-    assert doctor.busy_cores(lambda s: None, lambda: "") == 0.0
+    assert machine.busy_cores(lambda s: None, lambda: next(texts)) == pytest.approx(8 * 130 / 400)
+    assert machine.busy_cores(lambda s: None, lambda: "") == 0.0
 
 
 def test_devices_say_what_they_lack():
     driver = "libcuda.so.1"
-    assert "NVIDIA's driver, is not found" in doctor.why_no_gpu(lambda name: None)
+    assert "NVIDIA's driver, is not found" in machine.why_no_gpu(lambda name: None)
     there = {driver: object(), "libcublas.so.11": object()}
-    said = doctor.why_no_gpu(there.get)
+    said = machine.why_no_gpu(there.get)
     assert said.startswith("libcudart.so.11.0, libcufft.so.10, ")  # what the launchers ask for
     assert "libcublas" not in said and "CUDA 11.6" in said
-    assert "cuDNN 8" in doctor.why_no_gpu(lambda name: None if "cudnn" in name else object())
-    assert "refuses it" in doctor.why_no_gpu(lambda name: object())
-    assert "no Ascend driver" in doctor.why_no_ascend(lambda path: False, lambda name: True)
-    assert "no CANN" in doctor.why_no_ascend(lambda path: True, lambda name: False)
-    assert "refuses it" in doctor.why_no_ascend(lambda path: True, lambda name: True)
+    assert "cuDNN 8" in machine.why_no_gpu(lambda name: None if "cudnn" in name else object())
+    assert "refuses it" in machine.why_no_gpu(lambda name: object())
+    assert "no Ascend driver" in machine.why_no_ascend(lambda path: False, lambda name: True)
+    assert "no CANN" in machine.why_no_ascend(lambda path: True, lambda name: False)
+    assert "refuses it" in machine.why_no_ascend(lambda path: True, lambda name: True)
 
 
 REQUIREMENTS = """# a comment
@@ -268,9 +272,9 @@ scipy==1.15.3; python_version < "3.11"
 
 
 def test_pins_are_those_of_this_python():
-    assert doctor.pins(REQUIREMENTS, minor=11)["scipy"] == "1.17.1"
-    assert doctor.pins(REQUIREMENTS, minor=10)["scipy"] == "1.15.3"
-    everything = doctor.pins((ROOT / "requirements.txt").read_text())
+    assert machine.pins(REQUIREMENTS, minor=11)["scipy"] == "1.17.1"
+    assert machine.pins(REQUIREMENTS, minor=10)["scipy"] == "1.15.3"
+    everything = machine.pins((ROOT / "requirements.txt").read_text())
     assert everything["numpy"] == "1.26.4" and "PyYAML" in everything
 
 
@@ -280,8 +284,8 @@ def versions(**found: str):
             raise importlib.metadata.PackageNotFoundError(name)
         return found[name]
 
-    pinned = doctor.pins(REQUIREMENTS)["scipy"]
-    lines, obstacles = doctor.check_versions(
+    pinned = machine.pins(REQUIREMENTS)["scipy"]
+    lines, obstacles = machine.check_versions(
         REQUIREMENTS.replace(pinned, "1.17.1"), installed=version
     )
     return "\n".join(lines), obstacles
@@ -301,18 +305,18 @@ def test_disk_that_is_too_small_keeps_a_run_from_starting(tmp_path, monkeypatch)
     config = RECIPE.train_config()
     config.CheckpointConfig.ckpt_path = str(tmp_path / "not" / "there")
     config.CheckpointConfig.keep_checkpoint_max = 4
-    trial = doctor._Process([{"checkpoint": 3 << 30, "best": 1 << 30}])
+    trial = measuring.Process([{"checkpoint": 3 << 30, "best": 1 << 30}])
     need = (5 * 3 + 1) << 30  # 4, the best, and one in the making
 
     def disk(free: int):
         return lambda path: SimpleNamespace(free=free) if path == tmp_path else None
 
-    lines, obstacles = doctor._disk(config, trial, disk(need))
+    lines, obstacles = machine.disk_lines(config, trial, disk(need))
     assert "16.0 GiB" in lines[0] and obstacles == []
-    _, (obstacle,) = doctor._disk(config, trial, disk(need - 1))
+    _, (obstacle,) = machine.disk_lines(config, trial, disk(need - 1))
     assert str(tmp_path) in obstacle and "\n" not in obstacle
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    _, (obstacle,) = doctor._disk(config, trial, disk(need))
+    _, (obstacle,) = machine.disk_lines(config, trial, disk(need))
     assert "cannot be written" in obstacle
 
 
@@ -320,9 +324,9 @@ def test_records_need_what_their_store_keeps():
     data = RECIPE.train_config().DataConfig
     hour = 3600.0
     # LibriSpeech's train-clean-100: 6.3 GB of FLAC in 100.6 hours
-    assert 6.3e9 < doctor.record_bytes(data, 100.6 * hour, 161) < 1.3 * 6.3e9
+    assert 6.3e9 < machine.record_bytes(data, 100.6 * hour, 161) < 1.3 * 6.3e9
     data.store = "features"
-    assert doctor.record_bytes(data, hour, 161) == pytest.approx(4 * 161 * hour * 100)
+    assert machine.record_bytes(data, hour, 161) == pytest.approx(4 * 161 * hour * 100)
 
 
 def test_spans_are_in_hours():
@@ -369,13 +373,13 @@ class Clock:
 
 
 def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dict]:
-    from common import trials
     from common.batching import PlannedBatch
+    from common.doctor import steps
     from common.text import Vocabulary
 
     forecast = Forecast(parameters=1000, per_frame=1.0, limit=2 << 30, micro_batch=micro_batch)
     clock = Clock(forecast)
-    monkeypatch.setattr(trials.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(steps.time, "perf_counter", lambda: clock.now)
     recogniser = SimpleNamespace(
         config=RECIPE.train_config(),
         static=False,
@@ -383,7 +387,7 @@ def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dic
         vocabulary=Vocabulary(("_", "A", "B")),
     )
     plan = [PlannedBatch((0,) * 8, frames, 5, 8) for frames in range(100, 1100, 100)]
-    trials._Steps(recogniser, clock, None, plan, seconds, quick=False).run()
+    steps.Steps(recogniser, clock, None, plan, seconds, quick=False).run()
     lines = capsys.readouterr().out.splitlines()
     return [json.loads(line.removeprefix(MARK)) for line in lines]
 
@@ -419,8 +423,8 @@ def test_larger_micro_batches_are_tried_where_memory_allows(monkeypatch, capsys)
 
 
 def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatch):
-    from common import trials
     from common.audio import AudioInfo
+    from common.doctor import trials
     from common.manifest import Utterance
 
     opened = []
@@ -444,16 +448,16 @@ def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatc
 
 
 def test_without_data_the_rest_is_done_and_what_is_missing_said(cpu, tmp_path, capsys):
-    from common import trials
+    from common.doctor import trials
 
     config = tiny(make_corpus(tmp_path))
     config.DataConfig.train_manifest = [str(tmp_path / "none.csv")]
     trials.training(RECIPE, config, "CPU", None, 1.0)
-    found = doctor.read_process(capsys.readouterr().out)
+    found = measuring.read_process(capsys.readouterr().out)
     converted, manifest = found.all("obstacle")
     assert "create_mindrecord.py" in converted and "none.csv" in manifest
     assert found.get("memory").startswith("memory: about")
-    figures = Figures(**doctor.figures_of(doctor._Process(), found))
+    figures = Figures(**measuring.figures_of(measuring.Process(), found))
     assert figures.operators == ("convolution", "LSTM")
     assert len(figures.steps) >= 2 and forecast_epoch(figures) is None
     # three copies: weights and Adam's two moments, and what moves without a gradient
@@ -471,7 +475,7 @@ def test_doctor_on_the_telephone_prompts(cpu, tmp_path):
     values["DataConfig"] |= {"train_manifest": str(prompts), "val_manifest": ""}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(values))
     config = RECIPE.train_config()
-    doctor.configs.override_from_yaml(config, tmp_path / "tiny.yaml")
+    configs.override_from_yaml(config, tmp_path / "tiny.yaml")
     convert_split(RECIPE, config, "train", log=lambda line: None)
 
     done = subprocess.run(

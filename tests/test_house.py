@@ -19,11 +19,10 @@ from common.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMPY_HALF = (  # noqa: SIM905
-    "advice archives audio augment batch_inference batching beam cli config corpora dataset "
-    "decoding doctor download errors features files film heartbeat history language librispeech "
-    "manifest memory metrics mindrecord onnx_export pictures porting processes recipe records "
-    "report runtime scaling schedules scoring sources staging text torch_weights transcripts "
-    "validation"
+    "archives audio augment batch_inference batching beam cli config corpora dataset decoding "
+    "doctor download errors features files film heartbeat history language librispeech manifest "
+    "memory metrics mindrecord onnx_export pictures porting processes recipe records report "
+    "runtime scaling schedules scoring sources staging text torch_weights transcripts validation"
 ).split()
 ENTRY_POINTS = (  # noqa: SIM905
     "create_mindrecord doctor eval export mind2pt postprocess preprocess pt2mind train transcribe "
@@ -60,7 +59,7 @@ def test_the_numpy_half_and_the_recipe_import_no_mindspore():
 def test_every_module_of_common_is_on_one_side_or_the_other():
     heavy = (  # noqa: SIM905
         "checkpoint conversion convolution evaluation export logs mindir nn optimizer planner "
-        "precision progress ranks recogniser steps suspects training trials"
+        "precision progress ranks recogniser steps suspects training"
     ).split()
     modules = [*(ROOT / "common").glob("*.py"), *(ROOT / "common").glob("*/__init__.py")]
     names = {(p.parent if p.stem == "__init__" else p).stem for p in modules} - {"common"}

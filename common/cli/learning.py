@@ -108,7 +108,7 @@ def doctor(recipe: Recipe, argv: Sequence[str]) -> int:
 
     device = arguments.device_target, arguments.device_id
     if arguments.measure:  # in a process that `examine` started
-        from common import trials
+        from common.doctor import trials
 
         if arguments.measure == "kernels":
             trials.kernels(*device)

@@ -1,0 +1,179 @@
+"""`doctor`: what this machine can do for the configured run, on a page.
+
+Nothing here imports mindspore: what needs it is measured in other processes (`trials`), so that a
+package that fails to load, or a network too large for the memory, is a finding too. The rules
+behind the last sentence are in `advice`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from common import config as configs
+from common import runtime
+from common.doctor import advice, machine
+from common.doctor.advice import Figures
+from common.doctor.measuring import Process, figures_of, measure
+from common.recipe import Recipe
+
+KERNEL_SECONDS = 120.0  # after which the small operators are given up
+
+
+@dataclass(frozen=True)
+class Examination:
+    lines: list[str]  # the page
+    obstacles: list[str]  # what keeps a run from starting, each in a line
+    figures: Figures
+
+
+def examine(
+    recipe: Recipe, config: Any, argv: list[str], device_target: str | None, seconds: float
+) -> Examination:
+    """Looks, measures and writes the page; argv: the command line, for the other processes."""
+    cores = len(os.sched_getaffinity(0))
+    figures = Figures(
+        cores=cores,
+        load=machine.busy_cores(),
+        avx512=runtime.has_avx512(),
+        instructions=runtime.instructions_limit(),
+        epochs=config.TrainingConfig.epochs,
+        workers=config.DataConfig.workers,
+    )
+    version_lines, obstacles = machine.check_versions(machine.requirements())
+    # What costs time last: a package that clashes may keep all of it from running.
+    kernels = measure(recipe, argv, "kernels", KERNEL_SECONDS)
+    trial = Process()
+    if kernels.problem:
+        obstacles.append(kernels.problem)
+    else:
+        trial = measure(recipe, argv, "training", seconds)
+        if trial.problem:
+            obstacles.append(trial.problem)
+    obstacles += trial.all("obstacle")
+    figures = replace(figures, **figures_of(kernels, trial))
+    if not kernels.problem and figures.instructions and figures.avx512:
+        free = {"ONEDNN_MAX_CPU_ISA": None}
+        unlimited = measure(recipe, argv, "kernels", KERNEL_SECONDS, free)
+        figures = replace(figures, unlimited=unlimited.kernels)
+    epoch = advice.forecast_epoch(figures)
+    smaller = ""
+    if epoch and epoch.seconds * figures.epochs > advice.LONG_RUN:
+        smaller = smallest_preset(recipe, config)
+    if smaller:
+        other = measure(recipe, [*argv, "--network_of", smaller], "training", seconds / 3)
+        found = replace(figures, **figures_of(kernels, other))
+        if then := advice.forecast_epoch(found):
+            figures = replace(figures, smaller=smaller, smaller_epoch=then.seconds)
+
+    disk_lines, full = machine.disk_lines(config, trial, shutil.disk_usage)
+    obstacles += full
+    obstacles = list(dict.fromkeys(obstacles))
+    lines = [f"{recipe.name} on this machine", ""]
+    lines += ["Devices", *_indented(machine.device_lines(kernels, figures, device_target))]
+    lines += ["Kernels (a small operator each)", *_indented(machine.kernel_lines(figures))]
+    lines += ["Memory", *_indented(machine.memory_lines(trial))]
+    lines += ["Disk", *_indented(disk_lines)]
+    lines += ["Versions and settings"]
+    lines += _indented(version_lines + machine.setting_lines(os.environ))
+    lines += ["The run", *_indented(run_lines(figures, trial))]
+    best = advice.best_advice(figures)
+    lines += ["What would help most", *_indented([_sentence(best, figures)])]
+    if obstacles:
+        lines += ["What keeps train.py from starting", *(f"  {line}" for line in obstacles)]
+    else:
+        lines += ["Nothing keeps train.py from starting."]
+    return Examination(lines, obstacles, figures)
+
+
+def _sentence(best: advice.Advice | None, figures: Figures) -> str:
+    if best is not None:
+        return best.sentence[0].upper() + best.sentence[1:] + "."
+    if not figures.steps:
+        return "Unknown: no train step could be timed."
+    return f"Nothing that this looks at would make a run {advice.WORTH:g} times as fast or more."
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    wrapped = [
+        textwrap.fill(line, 98, break_long_words=False, break_on_hyphens=False) for line in lines
+    ]
+    return [*("  " + line.replace("\n", "\n      ") for line in wrapped), ""]
+
+
+# ---- the run
+
+
+def network_of(recipe: Recipe, preset: str) -> Any:
+    """The ModelConfig of a preset."""
+    config = recipe.train_config()
+    configs.override_from_yaml(config, recipe.preset(preset))
+    return config.ModelConfig
+
+
+def smallest_preset(recipe: Recipe, config: Any) -> str:
+    """The preset whose network keeps least in memory for a frame, a cheap sign of a small one, if
+    that is less than the configured one keeps; else "". How much quicker it is, is to be timed."""
+    dimension = recipe.build_featurizer(config.DataConfig).dimension
+    sizes = {
+        name: recipe.activation_bytes(network_of(recipe, name), dimension)
+        for name in recipe.presets()
+    }
+    name = min(sizes, key=sizes.get, default="")
+    ours = recipe.activation_bytes(config.ModelConfig, dimension)
+    return name if name and sizes[name] < ours else ""
+
+
+def run_lines(figures: Figures, trial: Process) -> list[str]:
+    lines = []
+    if parameters := trial.get("parameters"):
+        lines.append(f"network: {parameters / 1e6:.1f} million parameters")
+    if (source := trial.get("source")) is not None:
+        shortest, median, longest = trial.get("durations", [0, 0, 0])
+        lines.append(
+            f"data: {source}, {trial.get('utterances')} utterances, "
+            f"{figures.speech / 3600:.2f} hours, {shortest:.1f} to {longest:.1f} s, median "
+            f"{median:.1f} s; {len(figures.planned)} batches, {100 * trial.get('padding', 0):.0f} "
+            "% of their frames are padding"
+        )
+    for step in figures.steps[1:] or figures.steps:
+        part = f"{step.rows}" if step.rows == step.of else f"{step.rows} (of {step.of})"
+        spread = f", {min(step.seconds):.2f} to {max(step.seconds):.2f}"
+        lines.append(
+            f"train step, {part} x {step.frames} frames: {step.median:.2f} s"
+            + (f" (median of {len(step.seconds)}{spread})" if len(step.seconds) > 1 else "")
+        )
+    lines += trial.all("note")
+    epoch = advice.forecast_epoch(figures)
+    if epoch is None:
+        why = "data" if figures.steps else "a timed train step"
+        lines.append(f"no forecast of an epoch without {why}")
+        return lines
+    if figures.delivered:
+        slower = epoch.loading > epoch.computing
+        waits = "training waits for it" if slower else "training does not wait for it"
+        lines.append(
+            f"the loader makes {figures.delivered:.0f} s of speech a second with {figures.workers} "
+            f"threads, train steps take {figures.speech / epoch.computing:.0f}: {waits}"
+        )
+    lines.append(
+        f"one epoch: about {span(epoch.seconds)}, from {span(epoch.low)} to {span(epoch.high)}; "
+        f"{figures.epochs} epochs: {span(epoch.seconds * figures.epochs)}"
+    )
+    said = "on noise, in the lengths of short, median and long batches of the plan"
+    if epoch.extended:
+        said += "; longer batches, or more utterances at once, are reckoned from these"
+    lines.append(f"(measured {said}; evaluations and the first compilation are not in it)")
+    return lines
+
+
+def span(seconds: float) -> str:
+    """In hours, with minutes or seconds where those are few."""
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:.1f} hours"
+    small = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
+    return f"{seconds / 3600:.2g} hours ({small})"

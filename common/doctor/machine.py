@@ -1,0 +1,283 @@
+"""Devices, kernels, memory, disk, versions and settings of this machine, in lines."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import runtime
+from common.doctor.advice import Figures
+from common.doctor.measuring import Process
+from common.memory import GIB
+from scripts.launching import Fault, gpu
+
+# Bytes of a recording as FLAC, for each of its 16-bit samples' bytes. LibriSpeech's
+# train-clean-100, 100.6 hours at 16 kHz, is 6.3 GB of FLAC: 0.54.
+FLAC = 0.65
+SETTINGS = ("ONEDNN_", "OMP_", "KMP_", "MKL_", "CUDA_VISIBLE", "ASCEND_RT_", "DEVICE_ID", "MS_")
+OUR_SETTINGS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0"}  # by `runtime.set_environment`
+_PIN = re.compile(r"^([\w.-]+)==([^\s;#]+)(?:\s*;\s*python_version\s*(>=|<)\s*\"3\.(\d+)\")?")
+
+
+# ---- devices
+
+
+def device_lines(kernels: Process, figures: Figures, target: str | None) -> list[str]:
+    reasons = {"Ascend": why_no_ascend, "GPU": why_no_gpu}
+    lines = []
+    for device in runtime.DEVICES:
+        if device == "CPU":
+            extent = "AVX-512" if figures.avx512 else platform.machine()
+            said = f"{_processor()}, {figures.cores} cores, {extent}"
+            if figures.threads:
+                said += f"; MindSpore computes with {figures.threads} threads"
+        elif kernels.get("devices") and device in figures.devices:
+            said = "usable"
+        else:
+            said = f"not usable: {reasons[device]()}"
+        lines.append(f"{device:8}{said}")
+    chosen = "asked for" if target else "the best one present"
+    return [*lines, f"used here: {figures.device} ({chosen})"]
+
+
+def why_no_gpu(find: Callable[[str], Any | None] = gpu.load) -> str:
+    """As the launchers say it before they start anything."""
+    try:
+        gpu.check_gpu_libraries(find)
+    except Fault as fault:
+        return str(fault).removeprefix("GPU: ")
+    return "driver and libraries load, and MindSpore refuses it all the same"
+
+
+def why_no_ascend(
+    exists: Callable[[str], bool] = os.path.exists, loads: Callable[[str], bool] | None = None
+) -> str:
+    loads = loads or _loads
+    if not exists("/dev/davinci_manager"):
+        return "no Ascend driver (/dev/davinci_manager is not there)"
+    if not loads("libascendcl.so"):
+        return "a driver, but no CANN (libascendcl.so): source its set_env.sh in this shell"
+    return "driver and CANN load, and MindSpore refuses it all the same"
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    match = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else platform.machine()
+
+
+def busy_cores(
+    wait: Callable[[float], None] = time.sleep,
+    read: Callable[[], str] = lambda: Path("/proc/stat").read_text(encoding="utf-8"),
+) -> float:
+    """How many cores were busy during half a second in which this process did nothing (Linux's
+    proc_stat(5): user, nice, system, idle, iowait, ... in ticks of all cores together).
+
+    Not the load average, which remembers what ended a minute ago.
+    """
+
+    def ticks() -> list[int]:
+        return [int(value) for value in read().split("\n", 1)[0].split()[1:9]]
+
+    try:
+        before = ticks()
+        wait(0.5)
+        spent = [after - earlier for after, earlier in zip(ticks(), before)]
+        idle = spent[3] + spent[4]
+    except (OSError, ValueError, IndexError):  # another system
+        return 0.0
+    return (os.cpu_count() or 1) * (1 - idle / sum(spent)) if sum(spent) else 0.0
+
+
+def kernel_lines(figures: Figures) -> list[str]:
+    if not figures.kernels:
+        return ["not measured"]
+    native = figures.device != "CPU" or bool(figures.instructions) or not figures.avx512
+    titles = {
+        "native": "convolution, by MindSpore's operator",
+        "matmul": "convolution, by matrix products",
+        "LSTM": "LSTM",
+    }
+    used = {"native": native, "matmul": not native, "LSTM": True}
+    lines = []
+    for name, title in titles.items():
+        if name not in figures.kernels:
+            continue
+        kernel = figures.kernels[name]
+        what = ", ".join(kernel.names) or "kernel not named by this device"
+        if name == "native" and any("ref:any" in each for each in kernel.names):
+            what += " (oneDNN's slow reference)"
+        mark = "*" if used[name] else " "
+        lines.append(f"{mark} {title:37}{kernel.gflops:7.1f} GFLOP/s  {what}")
+    lines.append("* what networks of this project take here")
+    if {"native", "matmul"} <= set(figures.kernels):
+        ours, other = ("native", "matmul") if native else ("matmul", "native")
+        ratio = figures.kernels[other].seconds / figures.kernels[ours].seconds
+        speed = (
+            f"{ratio:.1f} times as fast as" if ratio >= 1 else f"{1 / ratio:.1f} times slower than"
+        )
+        lines.append(f"  for this convolution {speed} the other way")
+    return lines
+
+
+# ---- memory, disk
+
+
+def memory_lines(trial: Process) -> list[str]:
+    lines = [f"{runtime.machine_memory() / GIB:.1f} GiB in this machine"]
+    if (free := available_memory()) is not None:
+        lines[0] += f", {free / GIB:.1f} free now"
+    if said := trial.get("memory"):
+        lines.append(said)
+    if (limit := trial.get("limit")) and free is not None and free < limit:
+        lines.append(
+            f"others hold memory that the run reckons with: --set memory_gib={0.9 * free / GIB:.0f}"
+        )
+    return lines
+
+
+def available_memory() -> int | None:
+    """Bytes that are free or can be freed at once, None where there is no telling."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def checkpoint_bytes(keep: int, numbered: int, best: int) -> int:
+    """Disk that a run's checkpoints need: the newest `keep` (`last` is another name of one), the
+    best, and one more while it is being written."""
+    return (keep + 1) * numbered + best
+
+
+def record_bytes(data: Any, seconds: float, dimension: int) -> float:
+    """Disk for MindRecord files of so many seconds of speech; roughly, and rather too much."""
+    spectrum = data.SpectConfig
+    if data.store == "features":
+        return 4 * dimension * seconds / spectrum.window_stride
+    return FLAC * 2 * spectrum.sample_rate * seconds
+
+
+def disk_lines(
+    config: Any, trial: Process, usage: Callable[[Path], Any]
+) -> tuple[list[str], list[str]]:
+    """Lines, and obstacles."""
+    group, data = config.CheckpointConfig, config.DataConfig
+    needs: list[tuple[str, Path, float]] = []
+    if numbered := trial.get("checkpoint"):
+        need = checkpoint_bytes(group.keep_checkpoint_max, numbered, trial.get("best", 0))
+        what = f"checkpoints, {group.keep_checkpoint_max} of {_size(numbered)}"
+        needs.append((what, Path(group.ckpt_path), need))
+    records = Path(data.mindrecord_format.replace("{split}", "train")).parent
+    if not trial.get("converted") and (seconds := trial.get("everything")) is not None:
+        need = record_bytes(data, seconds, trial.get("dimension", 0))
+        needs.append(("MindRecord files to make", records, need))
+    lines, obstacles = [], []
+    for what, folder, need in needs:
+        free = usage(existing(folder)).free
+        lines.append(f"{what}: about {_size(need)} in {folder}, where {_size(free)} are free")
+        if not os.access(existing(folder), os.W_OK):
+            obstacles.append(f"{folder}: cannot be written: choose another folder")
+        if need > free:
+            obstacles.append(
+                f"{folder}: {_size(free)} free, {what} need about {_size(need)}: make room, or "
+                "choose another folder"
+            )
+    if trial.get("converted"):
+        lines.append(f"MindRecord files: there, in {records}")
+    return lines or ["not forecast: the network or the data are missing"], obstacles
+
+
+def existing(path: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _size(count: float) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= 0.1 * GIB else f"{count / (1 << 20):.1f} MiB"
+
+
+# ---- versions, settings
+
+
+def requirements() -> str:
+    path = Path(__file__).resolve().parents[1] / "requirements.txt"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def pins(text: str, minor: int = sys.version_info.minor) -> dict[str, str]:
+    """Name -> version in the lines of a requirements file that are for this Python 3.`minor`."""
+    found = {}
+    for line in text.splitlines():
+        if match := _PIN.match(line.strip()):
+            name, version, sign, number = match.groups()
+            if sign is None or (minor >= int(number)) == (sign == ">="):
+                found[name] = version
+    return found
+
+
+def check_versions(
+    text: str, installed: Callable[[str], str] = importlib.metadata.version
+) -> tuple[list[str], list[str]]:
+    """Lines on the packages of a requirements file, and obstacles: what is missing or clashes."""
+    there, missing, other = {}, [], []
+    for name, pinned in pins(text).items():
+        try:
+            there[name] = installed(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if there[name].split("+")[0] != pinned:
+            other.append(f"{name} {there[name]} (tried with {pinned})")
+    named = [f"{name} {there[name]}" for name in ("mindspore", "numpy") if name in there]
+    lines = [", ".join([f"Python {platform.python_version()}", *named])]
+    if other:
+        lines.append(f"other versions than in requirements.txt: {', '.join(other)}")
+    elif there and not missing:
+        lines[0] += f"; all {len(there)} packages as in requirements.txt"
+    obstacles = []
+    if missing:
+        obstacles.append(f"not installed: {', '.join(missing)}: bash scripts/setup.sh")
+    if there.get("mindspore", "").startswith("2.10.") and _major(there.get("numpy", "1")) >= 2:
+        obstacles.append(
+            f"numpy {there['numpy']} with mindspore {there['mindspore']}, which is compiled for "
+            "numpy 1: pip install numpy==1.26.4"
+        )
+    return lines, obstacles
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])
+
+
+def setting_lines(environment: Any) -> list[str]:
+    found = [
+        f"{key}={value}"
+        for key, value in sorted(environment.items())
+        if key.startswith(SETTINGS) and OUR_SETTINGS.get(key) != value
+    ]
+    return [f"environment: {', '.join(found) or 'nothing set that changes speed'}"]

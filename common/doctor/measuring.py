@@ -1,0 +1,137 @@
+"""What other processes (`common.doctor.trials`) measure and say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.doctor.advice import Kernel, Timed
+from common.recipe import Recipe
+
+MARK = "doctor: "  # begins the lines that `common.doctor.trials` writes
+
+
+def say(**values: Any) -> None:
+    """A finding, for the process that started this one."""
+    print(MARK + json.dumps(values), flush=True)
+
+
+@dataclass
+class Process:
+    """What a process of `common.doctor.trials` said."""
+
+    said: list[dict] = field(default_factory=list)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    threads: int = 0
+    problem: str = ""  # in a line, why it did not come to its end
+
+    def all(self, key: str) -> list[Any]:
+        return [each[key] for each in self.said if key in each]
+
+    def get(self, key: str, otherwise: Any = None) -> Any:
+        return next(iter(self.all(key)), otherwise)
+
+
+def measure(
+    recipe: Recipe,
+    argv: list[str],
+    what: str,
+    seconds: float,
+    environment: dict[str, str | None] | None = None,
+) -> Process:
+    values = {**os.environ, **(environment or {})}
+    if what == "kernels":
+        values["ONEDNN_VERBOSE"] = "1"
+    command = [sys.executable, str(recipe.folder / "doctor.py"), *argv, "--measure", what]
+    if what == "training":
+        command += ["--seconds", str(max(1.0, seconds))]
+    output, problem, late = "", "", ""
+    try:
+        done = subprocess.run(
+            command,
+            env={key: value for key, value in values.items() if value is not None},
+            capture_output=True,
+            text=True,
+            timeout=2 * seconds + 180,
+            check=False,
+        )
+        output = done.stdout
+        if done.returncode:
+            problem = _reason(done.returncode, done.stderr)
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode(errors="replace")
+        late = f"the measurement of {what} was given up after {error.timeout:.0f} s"
+    found = read_process(output)
+    found.problem = problem
+    if late:
+        found.said.append({"note": late})
+    return found
+
+
+def _reason(code: int, errors: str) -> str:
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    if code == -9:
+        return "a process that measured this run was killed, probably for lack of memory"
+    refused = [line for line in lines if line.startswith("error: ")]
+    if refused:
+        return refused[-1].removeprefix("error: ")
+    return f"MindSpore fails here: {lines[-1] if lines else f'exit code {code}'}"
+
+
+def read_process(output: str) -> Process:
+    """Findings, and between two marks of a kernel the names that oneDNN gives to what it runs."""
+    found, names = Process(), []
+    for line in output.splitlines():
+        if line.startswith("onednn_verbose,"):
+            if match := re.search(r",cpu,runtime:\w+,nthr:(\d+)", line):
+                found.threads = int(match[1])
+            parts = line.split(",")
+            if "exec" in parts:
+                # onednn_verbose,v1,primitive,exec,cpu,convolution,jit_uni_ncsp:conv+ref:any,...
+                kind, name = parts[parts.index("exec") + 2 :][:2]
+                if kind != "reorder" and (whole := f"{kind} {name}") not in names:
+                    names.append(whole)
+        elif line.startswith(MARK):
+            values = json.loads(line.removeprefix(MARK))
+            if "begin" in values:
+                names = []
+            elif "end" in values:
+                kernel = Kernel(tuple(names), values["seconds"], values["gflops"])
+                found.kernels[values["end"]] = kernel
+            else:
+                found.said.append(values)
+    return found
+
+
+def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:
+    """The fields of `Figures` that two processes have found."""
+    found: dict[str, Any] = {"kernels": kernels.kernels, "threads": kernels.threads}
+    found["devices"] = tuple(kernels.get("devices", ["CPU"]))
+    found["device"] = trial.get("device", found["devices"][0])
+    found["steps"] = tuple(
+        Timed(each["rows"], each["of"], each["frames"], tuple(each["times"]))
+        for each in trial.said
+        if "times" in each
+    )
+    for key, kind in (
+        ("operators", tuple),
+        ("planned", tuple),
+        ("speech", float),
+        ("delivered", float),
+        ("micro_rows", tuple),
+        ("micro_seconds", tuple),
+        ("micro_key", str),
+        ("paddings", dict),
+        ("static_seconds", tuple),
+        ("static_compiling", float),
+        ("static_graphs", int),
+        ("static_memory", float),
+    ):
+        if (value := trial.get(key)) is not None:
+            found[key] = kind(value)
+    return found

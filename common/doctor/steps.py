@@ -1,0 +1,176 @@
+"""Train steps of the configured run, timed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from common import memory, runtime
+from common.augment import Augmentation
+from common.batching import PlannedBatch, aligned
+from common.dataset import Batch
+from common.doctor.measuring import say
+from common.planner import Planner
+from common.recogniser import Recogniser
+from common.sources import Source
+from common.steps import TrainStep
+
+STEPS = 3  # timed of each size, where there is time for them
+QUANTILES = (0.05, 0.5, 0.95)  # of the batches of an epoch, by their padded frames
+
+
+def padded(batch: PlannedBatch, pad_align: int) -> int:
+    return len(batch.indices) * int(aligned(batch.frames, pad_align))
+
+
+class Steps:
+    """Train steps on noise in the shapes of short, median and long batches of the plan."""
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        step: TrainStep,
+        source: Source | None,
+        plan: list[PlannedBatch],
+        seconds: float,
+        quick: bool,
+    ):
+        self.recogniser, self.step, self.source, self.quick = recogniser, step, source, quick
+        align = recogniser.config.DataConfig.pad_align
+        self.plan = plan = sorted(plan, key=lambda batch: padded(batch, align))
+        self.sizes = [plan[round(share * (len(plan) - 1))] for share in QUANTILES]
+        self.rng, self.number = np.random.default_rng(0), 0
+        self.seconds, self.end = seconds, 0.0
+
+    def run(self) -> None:
+        # One utterance first: it compiles, and tells how many at once there is time for.
+        lone = self.sizes[0] if self.recogniser.static else _first_rows(self.sizes[0], 1)
+        (self.compiling,) = self._time(lone, 1)
+        self.end = time.perf_counter() + self.seconds
+        frame = min(self._time(lone, 2, say_it=True)) / padded(lone, 1)
+        for number, size in enumerate(self.sizes):
+            left = self.end - time.perf_counter()
+            if left <= 0 and number:
+                return
+            allowed = max(left, 0) / (len(self.sizes) - number)
+            rows = len(size.indices)
+            if not self.recogniser.static:
+                # A step whose shape is new, and at least one that counts.
+                rows = int(np.clip(allowed / (2 * frame * size.frames), 1, rows))
+            part = _first_rows(size, rows) if rows < len(size.indices) else size
+            first = self._time(part, 1)[0]
+            frame = min(frame, first / padded(part, 1))
+            if first > 2 * allowed and number:  # no time for a second one: it counts as it is
+                self._say(part, [first], size)
+                continue
+            many = int(np.clip((allowed - first) / max(first, 1e-6), 1, STEPS))
+            self._say(part, self._time(part, many), size)
+        if not self.quick:
+            self._larger_micro_batches()
+            self._static_shapes()
+
+    def _larger_micro_batches(self) -> None:
+        """The median batch with as many utterances at once as the machine's memory allows, where
+        that is more than a user's settings let through."""
+        size, now = self.sizes[1], self.step.forecast
+        limit = max(now.limit, 0.8 * runtime.machine_memory())
+        wide = replace(now, micro_batch=0, limit=limit)
+        rows, could = (min(each.rows(size.frames), len(size.indices)) for each in (now, wide))
+        left = self.end - time.perf_counter()
+        if could <= rows or left <= 0:
+            return
+        before = self._time(size, 2)
+        if min(before) * 3 > left:
+            return
+        self.step.forecast = wide
+        after = self._time(size, 3)[1:]
+        self.step.forecast = now
+        key = "micro_batch" if now.micro_batch else "memory_gib"
+        say(
+            micro_rows=[rows, could],
+            micro_seconds=[min(before), min(after)],
+            micro_key=f"TrainingConfig.{key}",
+        )
+
+    def _static_shapes(self) -> None:
+        """A batch of median size in a graph of its own, where those of all shapes fit the memory:
+        dynamic shapes cost a small network on a CPU more than its arithmetic."""
+        size = self.sizes[1]
+        if self.source is None or self.recogniser.static or self.recogniser.device != "CPU":
+            return
+        config = copy.deepcopy(self.recogniser.config)
+        config.DataConfig.batch_shapes = "static"
+        static = replace(self.recogniser, config=config)
+        planner = Planner(
+            static, self.source, slowest=Augmentation(config.DataConfig.AugmentationConfig).slowest
+        )
+        forecast = memory.forecast_memory(static, shapes=planner.shapes)
+        dynamic = self.step
+        peak = forecast.peak(len(size.indices), size.frames)
+        if peak > forecast.limit:
+            return
+        if self.end - time.perf_counter() < 2 * self.compiling:
+            return
+        before = min(self._time(size, 2)) / padded(size, 1)
+        plan = sorted(planner.plan(1), key=lambda batch: batch.frames)
+        size = plan[len(plan) // 2]
+        self.step = TrainStep(static, forecast)
+        compiling, *after = self._time(size, 3)
+        self.step = dynamic
+        epochs = (
+            before * sum(padded(each, 1) for each in self.plan),
+            min(after) / padded(size, 1) * sum(padded(each, 1) for each in plan),
+        )
+        say(
+            static_seconds=epochs,
+            static_compiling=compiling - min(after),
+            static_graphs=len(planner.shapes),
+            static_memory=peak,
+        )
+
+    def _say(self, part: PlannedBatch, times: list[float], size: PlannedBatch) -> None:
+        say(rows=len(part.indices), of=len(size.indices), frames=part.frames, times=times)
+
+    def _time(self, planned: PlannedBatch, count: int, say_it: bool = False) -> list[float]:
+        batch, times = self._noise(planned), []
+        for _ in range(count):
+            started = time.perf_counter()
+            self.step([batch], 1e-4, self.number)
+            times.append(time.perf_counter() - started)
+            self.number += 1
+        if say_it:
+            self._say(planned, times, planned)
+        return times
+
+    def _noise(self, planned: PlannedBatch) -> Batch:
+        """Noise, in the lengths of the utterances and with as many labels, of which no two
+        neighbours are equal: they need no frame more than their number."""
+        rows, indices = len(planned.indices), list(planned.indices)
+        frames = int(aligned(planned.frames, self.recogniser.config.DataConfig.pad_align))
+        lengths = np.full(rows, planned.frames, np.int32)
+        counts = np.full(rows, planned.labels, np.int32)
+        if self.source is not None:
+            lengths = self.source.frames[indices].astype(np.int32)
+            counts = self.source.label_counts[indices].astype(np.int32)
+        blank, classes = self.recogniser.vocabulary.blank, len(self.recogniser.vocabulary)
+        pair = [label for label in range(classes) if label != blank][:2]
+        counts = counts if len(pair) == 2 else np.minimum(counts, 1)
+        labels = max(planned.labels, 1)
+        shape = rows, self.recogniser.featurizer.dimension, frames
+        return Batch(
+            features=self.rng.standard_normal(shape, np.float32),
+            lengths=lengths,
+            targets=np.tile(np.resize(pair, labels).astype(np.int32), (rows, 1)),
+            target_lengths=counts,
+            indices=tuple(indices),
+            ids=tuple(map(str, indices)),
+            valid=planned.valid,
+            seconds=0.0,
+        )
+
+
+def _first_rows(batch: PlannedBatch, rows: int) -> PlannedBatch:
+    return replace(batch, indices=batch.indices[:rows], valid=min(batch.valid, rows))
