@@ -127,8 +127,9 @@ def static_shapes(
     limits = sizes[ends[::-1]].tolist()
     shapes = [(limit, int(labels[rounded <= limit].max())) for limit in limits]
     if slowest < 1:
-        slow = math.ceil(frames.max() / slowest)
-        shapes.append((aligned(slow, math.lcm(FRAME_MULTIPLE, pad_align)), shapes[-1][1]))
+        slow = aligned(math.ceil(frames.max() / slowest), math.lcm(FRAME_MULTIPLE, pad_align))
+        if slow > shapes[-1][0]:
+            shapes.append((slow, shapes[-1][1]))
     return shapes
 
 

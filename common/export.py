@@ -351,9 +351,8 @@ def _check(recogniser: Recogniser, options: Options, target: str) -> None:
     forms = dataclasses.replace(recogniser, device=target)
     if forms.static and not (batch_size and all(options.lengths)):
         raise UserError(
-            f"this {recogniser.recipe.name} takes static shapes alone (because of its device, its "
-            "kind of network, or DataConfig.batch_shapes): give --batch_size and --frames or "
-            "--buckets"
+            f"this {recogniser.recipe.name} takes static shapes alone (because of its device or "
+            "its kind of network): give --batch_size and --frames or --buckets"
         )
 
 

@@ -68,18 +68,26 @@ class Forecast:
         if peak > self.limit:
             text += f": more than that, since TrainingConfig.micro_batch={self.micro_batch}"
         if rows < batch_size:
-            text += f"; the longest batches go through in micro-batches of {rows}"
+            which = "batches" if self.together else "the longest batches"
+            text += f"; {which} go through in micro-batches of {rows}"
         return text
 
     def check(self, longest: int) -> None:
         """Refuses a run of which one utterance alone is too large."""
-        if self.peak(1, longest) > self.limit:
+        if self.peak(1, longest) <= self.limit:
+            return
+        if self.together:
             raise UserError(
-                f"one utterance of {longest} frames needs about {self.peak(1, longest) / GIB:.1f} "
-                f"GiB to train on, and {self.limit / GIB:.1f} GiB are allowed: lower "
-                "DataConfig.max_duration, take a smaller network, or raise "
-                "TrainingConfig.memory_gib"
+                f"{self.graphs} graphs of static shapes need about "
+                f"{self.peak(1, longest) / GIB:.1f} GiB for one utterance at a time, and "
+                f"{self.limit / GIB:.1f} GiB are allowed: take DataConfig.batch_shapes=dynamic, "
+                "lower DataConfig.static_shapes, or raise TrainingConfig.memory_gib"
             )
+        raise UserError(
+            f"one utterance of {longest} frames needs about {self.peak(1, longest) / GIB:.1f} "
+            f"GiB to train on, and {self.limit / GIB:.1f} GiB are allowed: lower "
+            "DataConfig.max_duration, take a smaller network, or raise TrainingConfig.memory_gib"
+        )
 
 
 def forecast_memory(

@@ -37,7 +37,7 @@ class Planner:
         self.accumulation = training.accumulation_step
         self.versions = Versions(source, training.seed)
         self.shapes = None
-        if recogniser.static:
+        if recogniser.static_training:
             self.shapes = static_shapes(
                 self.versions.most_frames,
                 self.versions.labels,

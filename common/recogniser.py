@@ -116,7 +116,7 @@ class Recogniser:
 
     @property
     def static(self) -> bool:
-        """Whether batches must come in a finite set of shapes."""
+        """Whether batches must come in a finite set of shapes wherever the network runs."""
         wanted = self.config.DataConfig.batch_shapes
         if wanted not in ("auto", "dynamic", "static"):
             raise UserError(f"DataConfig.batch_shapes={wanted}: expected auto, dynamic or static")
@@ -125,7 +125,13 @@ class Recogniser:
             raise UserError(
                 "DataConfig.batch_shapes=dynamic: this network needs static shapes; use auto"
             )
-        return fixed or wanted == "static" or (wanted == "auto" and self.device == "Ascend")
+        return fixed or (self.device == "Ascend" and wanted != "dynamic")
+
+    @property
+    def static_training(self) -> bool:
+        """Whether they come so in training, because they must or because they shall: a graph for
+        each shape pays where it runs thousands of times, and takes memory of its own."""
+        return self.static or self.config.DataConfig.batch_shapes == "static"
 
     def parameters(self) -> int:
         """Number of trainable weights."""

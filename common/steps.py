@@ -53,7 +53,7 @@ class TrainStep:
     def __init__(self, recogniser: Recogniser, forecast: Forecast, ranks: Ranks | None = None):
         config = recogniser.config
         self.network = recogniser.network
-        self.static = recogniser.static
+        self.static = recogniser.static_training
         self.pad_align = config.DataConfig.pad_align
         self.forecast = forecast
         self.clip_norm = config.TrainingConfig.clip_norm

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,11 +18,14 @@ from tones import make_corpus, settings, tiny
 
 from common import config as configs
 from common import doctor
+from common.batching import static_shapes
 from common.doctor import advice, machine, measuring
 from common.doctor.advice import Figures, Kernel, Timed, best_advice, forecast_epoch, step_seconds
 from common.doctor.measuring import MARK
 from common.errors import UserError
 from common.memory import Forecast
+from common.records import Entry
+from common.sources import Source
 from deepspeech2.src.recipe import RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -382,7 +385,8 @@ def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dic
     monkeypatch.setattr(steps.time, "perf_counter", lambda: clock.now)
     recogniser = SimpleNamespace(
         config=RECIPE.train_config(),
-        static=False,
+        static_training=False,
+        device="CPU",
         featurizer=SimpleNamespace(dimension=2),
         vocabulary=Vocabulary(("_", "A", "B")),
     )
@@ -417,6 +421,83 @@ def test_larger_micro_batches_are_tried_where_memory_allows(monkeypatch, capsys)
     assert found["micro_rows"] == [2, 8] and found["micro_key"] == "TrainingConfig.micro_batch"
     # The median batch, 8 x 500 frames, in four parts and in one.
     np.testing.assert_allclose(found["micro_seconds"], [0.2 + 4.0 + 2.0, 0.2 + 4.0 + 0.5])
+
+
+@dataclass
+class Recogniser:
+    """As much of one as `Steps` asks for."""
+
+    config: object
+    device: str
+    featurizer: object
+    vocabulary: object
+    recipe: object
+
+    @property
+    def static_training(self) -> bool:
+        return self.config.DataConfig.batch_shapes == "static"
+
+    def parameters(self) -> int:
+        return 1000
+
+
+class Listed(Source):
+    store = "audio"
+
+    def read(self, indices):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("case", ["gain", "no time", "no memory", "a card"])
+def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
+    from common.doctor import steps
+    from common.planner import Planner
+    from common.text import Vocabulary
+
+    config = RECIPE.train_config()
+    config.TrainingConfig.memory_gib = 1.0 if case == "no memory" else 8.0
+    config.DataConfig.AugmentationConfig.speed_volume_perturb = True
+    recogniser = Recogniser(
+        config,
+        "GPU" if case == "a card" else "CPU",
+        SimpleNamespace(dimension=2),
+        Vocabulary(("_", "A", "B")),
+        SimpleNamespace(activation_bytes=lambda model, dimension: 10_000.0),
+    )
+    source = Listed([Entry(str(n), "A", 0.0, 100 + 10 * n, 5, 5) for n in range(40)])
+    clock = Clock(Forecast(parameters=1000, per_frame=1.0, limit=2 << 30))
+    forecasts = []
+
+    def train_step(static, forecast):
+        assert static.static_training and not recogniser.static_training
+        forecasts.append(forecast)
+        times = iter([5.0, 0.4, 0.4])
+
+        def step(*_):
+            clock.now += next(times)
+
+        return step
+
+    monkeypatch.setattr(steps.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(steps, "TrainStep", train_step)
+    plan = Planner(recogniser, source).plan(1)
+    seconds = 60.0 if case == "no time" else 500.0
+    steps.Steps(recogniser, clock, source, plan, seconds, quick=False).run()
+    said = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix(MARK))
+    if case != "gain":
+        assert not forecasts and "static_seconds" not in said
+        return
+    shapes = static_shapes(source.frames, source.label_counts, 8, slowest=0.85)
+    assert said["static_graphs"] == len(shapes) == 9
+    assert said["static_compiling"] == pytest.approx(5.0 - 0.4)
+    (forecast,) = forecasts
+    together = sum(frames for frames, _ in shapes)
+    assert said["static_memory"] == pytest.approx(forecast.fixed + 20 * 10_000 * together)
+    # The median batch, in proportion to all of an epoch: two, and one of each of eight lengths.
+    dynamic, static = said["static_seconds"]
+    frames, lengths = sorted(each.frames for each in plan), [frames for frames, _ in shapes[:8]]
+    assert dynamic == pytest.approx((0.7 + 0.02 * frames[0]) * sum(frames) / frames[0])
+    assert static == pytest.approx(0.4 * sum(lengths) / lengths[4])
 
 
 # ---- data

@@ -136,14 +136,20 @@ def test_without_a_space_among_the_labels_wer_is_cer(recogniser, forward):
         assert sum(wanted != heard for wanted, heard in each.pairs) == each.words.errors
 
 
+def in_shapes(shapes: str, recogniser: Recogniser, monkeypatch) -> Recogniser:
+    """`static`: as Ascend has them."""
+    monkeypatch.setattr(recogniser.config.DataConfig, "static_shapes", 2)
+    found = replace(recogniser, device="Ascend" if shapes == "static" else "CPU")
+    assert found.static == (shapes == "static")
+    return found
+
+
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])
 @pytest.mark.parametrize("batch_size", [3, 16])
 def test_each_utterance_is_scored_once_and_alike_in_any_batch(
     recogniser, forward, source, alone, batch_size, shapes, monkeypatch
 ):
-    monkeypatch.setattr(recogniser.config.DataConfig, "batch_shapes", shapes)
-    monkeypatch.setattr(recogniser.config.DataConfig, "static_shapes", 2)
-    assert recogniser.static == (shapes == "static")
+    recogniser = in_shapes(shapes, recogniser, monkeypatch)
     forward = Forward(recogniser) if recogniser.static else forward
     decoder = GreedyDecoder(recogniser.vocabulary)
     found = list(recognise(recogniser, forward, source, decoder, batch_size))
@@ -174,8 +180,7 @@ def test_batches_of_a_part_fit_the_memory_that_it_may_take(recogniser, forward, 
 
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])
 def test_batches_fit_the_memory(recogniser, forward, source, alone, shapes, monkeypatch):
-    monkeypatch.setattr(recogniser.config.DataConfig, "batch_shapes", shapes)
-    monkeypatch.setattr(recogniser.config.DataConfig, "static_shapes", 2)
+    recogniser = in_shapes(shapes, recogniser, monkeypatch)
     forward = Forward(recogniser) if recogniser.static else forward
     longest = -(-int(source.frames.max()) // 8) * 8  # what static shapes are rounded to
     memory = memory_for(2 * longest, recogniser)

@@ -55,7 +55,9 @@ def recogniser(static: bool = False, **data) -> SimpleNamespace:
     }
     training = SimpleNamespace(seed=3, accumulation_step=1)
     config = SimpleNamespace(DataConfig=SimpleNamespace(**values | data), TrainingConfig=training)
-    return SimpleNamespace(config=config, static=static, output_frames=lambda frames: frames // 2)
+    return SimpleNamespace(
+        config=config, static_training=static, output_frames=lambda frames: frames // 2
+    )
 
 
 def chosen(planner: Planner, epoch: int) -> list[int]:
@@ -113,6 +115,8 @@ def test_one_static_shape_more_holds_the_longest_at_the_slowest_speed():
     assert 0 <= slow.shapes[-1][0] - source.frames.max() / 0.8 < 9
     assert slow.shapes[-1][1] == source.label_counts.max()
     assert slow.plan(0) == plain.plan(0)
+    hardly = Planner(recogniser(True, pad_align=4096), source, slowest=0.99)
+    assert [frames for frames, _ in hardly.shapes] == [4096]
 
 
 def names(source: Source) -> list[str]:

@@ -47,7 +47,7 @@ class Steps:
 
     def run(self) -> None:
         # One utterance first: it compiles, and tells how many at once there is time for.
-        lone = self.sizes[0] if self.recogniser.static else _first_rows(self.sizes[0], 1)
+        lone = self.sizes[0] if self.recogniser.static_training else _first_rows(self.sizes[0], 1)
         (self.compiling,) = self._time(lone, 1)
         self.end = time.perf_counter() + self.seconds
         frame = min(self._time(lone, 2, say_it=True)) / padded(lone, 1)
@@ -57,7 +57,7 @@ class Steps:
                 return
             allowed = max(left, 0) / (len(self.sizes) - number)
             rows = len(size.indices)
-            if not self.recogniser.static:
+            if not self.recogniser.static_training:
                 # A step whose shape is new, and at least one that counts.
                 rows = int(np.clip(allowed / (2 * frame * size.frames), 1, rows))
             part = _first_rows(size, rows) if rows < len(size.indices) else size
@@ -98,8 +98,9 @@ class Steps:
     def _static_shapes(self) -> None:
         """A batch of median size in a graph of its own, where those of all shapes fit the memory:
         dynamic shapes cost a small network on a CPU more than its arithmetic."""
-        size = self.sizes[1]
-        if self.source is None or self.recogniser.static or self.recogniser.device != "CPU":
+        if self.recogniser.static_training or self.recogniser.device != "CPU":
+            return
+        if self.source is None or self.end - time.perf_counter() < 2 * self.compiling:
             return
         config = copy.deepcopy(self.recogniser.config)
         config.DataConfig.batch_shapes = "static"
@@ -108,13 +109,14 @@ class Steps:
             static, self.source, slowest=Augmentation(config.DataConfig.AugmentationConfig).slowest
         )
         forecast = memory.forecast_memory(static, shapes=planner.shapes)
-        dynamic = self.step
+        dynamic, size = self.step, self.sizes[1]
         peak = forecast.peak(len(size.indices), size.frames)
         if peak > forecast.limit:
             return
-        if self.end - time.perf_counter() < 2 * self.compiling:
+        before = min(self._time(size, 2))
+        if self.end - time.perf_counter() < 2 * self.compiling + 3 * before:
             return
-        before = min(self._time(size, 2)) / padded(size, 1)
+        before /= padded(size, 1)
         plan = sorted(planner.plan(1), key=lambda batch: batch.frames)
         size = plan[len(plan) // 2]
         self.step = TrainStep(static, forecast)

@@ -118,9 +118,9 @@ def training(
     )
 
     source = _data(recogniser)
-    plan, longest = _plan(recogniser, source)
+    plan, shapes, longest = _plan(recogniser, source)
     data = config.DataConfig
-    forecast = memory.forecast_memory(recogniser, shapes=_shapes(recogniser, plan))
+    forecast = memory.forecast_memory(recogniser, shapes=shapes)
     say(limit=forecast.limit)
     try:
         forecast.check(longest)
@@ -135,12 +135,8 @@ def training(
         best=_bytes(weights),
     )
     if source is not None and not quick:
-        _loader(recogniser, source, plan)
+        _loader(recogniser, source, plan, shapes)
     Steps(recogniser, step, source, plan, seconds, quick).run()
-
-
-def _shapes(recogniser: Recogniser, plan: list[PlannedBatch]) -> list[Shape] | None:
-    return sorted({(each.frames, each.labels) for each in plan}) if recogniser.static else None
 
 
 def _bytes(parameters: Iterable[Any]) -> int:
@@ -265,23 +261,27 @@ def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
     return found, max(0, len(unknown) - HEADERS)
 
 
-def _plan(recogniser: Recogniser, source: Source | None) -> tuple[list[PlannedBatch], int]:
-    """The batches of the second epoch, when they are shuffled, and the longest of them."""
+def _plan(
+    recogniser: Recogniser, source: Source | None
+) -> tuple[list[PlannedBatch], list[Shape] | None, int]:
+    """The batches of the second epoch, when they are shuffled, their static shapes if they have
+    such, and the frames of the longest utterance at the slowest speed."""
     data, features = recogniser.config.DataConfig, recogniser.featurizer
     if source is None:
         lengths = [min(each, data.max_duration) for each in NOTHING_AT_HAND]
         frames = [features.frames(round(each * features.config.sample_rate)) for each in lengths]
         rows = data.batch_size
         plan = [PlannedBatch((0,) * rows, each, max(each // 10, 1), rows) for each in frames]
-        return plan, max(frames)
-    planner = Planner(recogniser, source)
+        return plan, None, max(frames)
+    slowest = Augmentation(data.AugmentationConfig).slowest
+    planner = Planner(recogniser, source, slowest=slowest)
     plan = planner.plan(1)
     planned = [padded(batch, data.pad_align) for batch in plan]
     paddings = {}
     changes = {}
     if data.pad_align > 1:
         changes["pad_align"] = 1
-    if recogniser.static:
+    if recogniser.static_training and recogniser.device != "CPU":  # there each takes memory
         changes["static_shapes"] = 2 * data.static_shapes
     for key, value in changes.items():
         other = copy.deepcopy(recogniser.config)
@@ -297,10 +297,15 @@ def _plan(recogniser: Recogniser, source: Source | None) -> tuple[list[PlannedBa
         paddings=paddings,
         durations=np.quantile(source.durations, [0, 0.5, 1]).tolist(),
     )
-    return plan, int(source.frames.max())
+    return plan, planner.shapes, int(source.frames.max() / slowest)
 
 
-def _loader(recogniser: Recogniser, source: Source, plan: list[PlannedBatch]) -> None:
+def _loader(
+    recogniser: Recogniser,
+    source: Source,
+    plan: list[PlannedBatch],
+    shapes: list[Shape] | None,
+) -> None:
     """Seconds of speech that the loader makes in a second, with nothing beside it."""
     config = recogniser.config
     augmentation = Augmentation(config.DataConfig.AugmentationConfig)
@@ -312,7 +317,7 @@ def _loader(recogniser: Recogniser, source: Source, plan: list[PlannedBatch]) ->
         augmentation,
         seed=config.TrainingConfig.seed,
         epoch=config.DataConfig.AugmentationConfig.from_epoch,
-        shapes=_shapes(recogniser, plan),
+        shapes=shapes,
         pad_align=config.DataConfig.pad_align,
         output_frames=recogniser.output_frames,
         workers=config.DataConfig.workers,
