@@ -76,18 +76,13 @@ def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) ->
         raise UserError(f"checkpoint {error}; the earlier checkpoints are untouched") from error
 
 
-def set_aside_from(path: Path) -> Path | None:
-    """Where a run begun anew has moved a checkpoint that was at `path`: the newest such file."""
-    earlier = [found for found in path.parent.glob(f"earlier-*/{path.name}") if found.is_file()]
-    return max(earlier, key=lambda found: found.stat().st_mtime_ns, default=None)
-
-
 def load(path: str | Path) -> Checkpoint:
     """Reads a checkpoint; a missing, foreign or damaged file is a UserError that names it."""
     path = Path(path)
     if not path.is_file():
-        found = set_aside_from(path)
-        hint = f"; a run begun anew has moved an earlier one's to {found}" if found else ""
+        earlier = [found for found in path.parent.glob(f"earlier-*/{path.name}") if found.is_file()]
+        newest = max(earlier, key=lambda found: found.stat().st_mtime_ns, default=None)
+        hint = f"; a run begun anew has moved an earlier one's to {newest}" if newest else ""
         raise UserError(f"checkpoint {path}: no such file{hint}")
     if path.suffix != ".ckpt":
         raise UserError(

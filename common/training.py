@@ -137,7 +137,7 @@ def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
     # ---- resuming: everything from `last`, or nothing
     progress, identity = Progress(), identity_of(source, job.ranks)
     if job.resume:
-        progress = _resume(recogniser, step, keeper, identity, log)
+        progress = _resume(recogniser, step, keeper, planner, identity, log)
     checked = identity_of(validation, job.ranks) if validation is not None else {}
     _same_everywhere(ranks, recogniser, identity, checked)
     history = History(METRICS, progress.step)
@@ -160,6 +160,7 @@ def _fit(job: Job, ranks: Ranks, heart: Heartbeat) -> Progress:
             progress=asdict(progress),
             data=identity,
             memory_limit=step.forecast.limit,
+            shapes=planner.shapes,
             loss_scale=step.scaling.state(),
         )
         if best:  # before `last`, which says how good the best is: a kill may come in between
@@ -391,9 +392,7 @@ def _keeper(config: Any) -> CheckpointKeeper:
 
 
 def _fine_tune(recogniser: Recogniser, path: str, log: logging.Logger) -> None:
-    # A run that began with a checkpoint of its own folder and was started again has moved it.
-    moved = None if Path(path).is_file() else checkpoints.set_aside_from(Path(path))
-    found = checkpoints.load(moved or path)
+    found = checkpoints.load(path)
     averaged = checkpoints.take_averages(found)
     _warn_of_features(recogniser, found, log)
     new_head = recogniser.recipe.head
@@ -409,8 +408,7 @@ def _fine_tune(recogniser: Recogniser, path: str, log: logging.Logger) -> None:
         recogniser.network, found, recogniser.recipe.rename_parameter, new_head
     )
     of = ", the moving average of its weights" if averaged else ""
-    where = f"{moved}, which was {path}" if moved else path
-    log.info(f"start from {where}{of}: {report}")
+    log.info(f"start from {path}{of}: {report}")
     if any(name.startswith(recogniser.recipe.head) for name in report.missing + report.reshaped):
         log.info(f"another vocabulary: the output layer {recogniser.recipe.head} starts anew")
 
@@ -432,6 +430,7 @@ def _resume(
     recogniser: Recogniser,
     step: TrainStep,
     keeper: CheckpointKeeper,
+    planner: Planner,
     identity: dict,
     log: logging.Logger,
 ) -> Progress:
@@ -471,4 +470,9 @@ def _resume(
             f"({runtime.machine_memory() / GIB:.1f} GiB); it may be ended for lack of memory"
         )
     step.forecast = replace(step.forecast, limit=limit)
+    if planner.shapes and list(map(tuple, found.metadata.get("shapes") or ())) != planner.shapes:
+        log.warning(
+            "the run was begun by another version, which had other static shapes: it goes on, but "
+            "not exactly as it would have gone on there"
+        )
     return Progress(**found.metadata["progress"])

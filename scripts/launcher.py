@@ -18,6 +18,7 @@ from scripts.launching import Fault  # noqa: E402
 from scripts.launching.plan import (  # noqa: E402
     ROOT,
     Plan,
+    followed,
     make_plan,
     read_request,
     resumed,
@@ -47,11 +48,11 @@ def find_python(module: str = "mindspore") -> str:
     )
 
 
-def python_to_show() -> str:
+def python_to_show(module: str = "mindspore") -> str:
     """For DRY_RUN: the Python that would be taken, or that of a clone where setup.sh is still to
     come."""
     try:
-        return find_python()
+        return find_python(module)
     except Fault:
         if os.environ.get("PYTHON"):
             raise
@@ -61,7 +62,7 @@ def python_to_show() -> str:
 def main(arguments: list[str]) -> int:
     dry = os.environ.get("DRY_RUN", "0") not in ("", "0")
     if arguments[:1] == ["--which-python"]:  # for scripts that start one themselves
-        print(find_python(*arguments[1:]))
+        print((python_to_show if dry else find_python)(*arguments[1:]))
         return 0
     if len(arguments) > 1 and arguments[1] in _LIBRISPEECH:
         command = [str(ROOT / "scripts" / "librispeech.py"), arguments[1].split("_")[0]]
@@ -80,19 +81,23 @@ def main(arguments: list[str]) -> int:
         from scripts.launching.gpu import check_gpu_libraries
 
         check_gpu_libraries()
-    if request.watched:
-        from scripts.launching.supervise import hold, run
+    if request.script == "train":
+        from scripts.launching.supervise import hold
 
-        hold(plan)  # before the log is begun anew, and for as long as this runs
+        # Before the log is begun anew, and for as long as this runs, or what it becomes.
+        os.set_inheritable(hold(plan), not request.watched)
     print(plan.title, flush=True)
     if request.background:
         output = detach(plan, request.script)
         if output is not None:
             return output
     if request.watched:
+        from scripts.launching.supervise import run
+
+        anew = followed(request, plan.folder)
 
         def again(resume: bool) -> Plan:
-            return make_plan(resumed(request) if resume else request, python)
+            return make_plan(resumed(request) if resume else anew(), python)
 
         return run(plan, request.patience, request.restarts, again)
     process = plan.processes[0]

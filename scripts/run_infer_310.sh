@@ -83,7 +83,7 @@ case "$need" in
 esac
 [ -f "$path" ] || [ -f "${path%.*}.json" ] || misused "$path not found, nor ${path%.*}.json"
 path=$(absolute "$path")
-python=$(bash "$root/scripts/launch.sh" --which-python numpy) # all that these steps need
+python=$(bash "$root/scripts/launch.sh" --which-python soxr) # features need it; mindspore they do not
 [ -z "$dry" ] || run cd "$root/$model"
 cd "$root/$model"
 

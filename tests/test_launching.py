@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from deepspeech2.src.recipe import RECIPE
 from scripts import rank_table as tool
 from scripts.launching import Fault, supervise
 from scripts.launching.gpu import check_gpu_libraries
-from scripts.launching.plan import make_plan, read_request, resumed
+from scripts.launching.plan import followed, make_plan, read_request, resumed
 from scripts.launching.rank import beat_of, make_notes, noted
 from scripts.launching.rank_table import is_local, place, read_rank_table
 from scripts.launching.watching import Signs
@@ -270,7 +271,7 @@ def test_msrun_is_started_with_options_that_it_has(tmp_path, monkeypatch):
     read = msrun.get_args()
     assert (read.worker_num, read.local_worker_num, read.node_rank) == (8, 4, 1)
     assert (read.master_addr, read.master_port, read.join) == ("10.0.0.1", 2222, True)
-    assert read.log_dir == str(ROOT / "deepspeech2" / "log")
+    assert read.log_dir == str(ROOT / "deepspeech2" / "log" / "node_1")
     assert read.task_script.endswith("launching/rank.py")
     assert read.task_script_args == (
         "train.py --device_target Ascend --is_distributed true --set a=1".split()
@@ -330,17 +331,30 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     assert len(plan_of("deepspeech2 distribute_train GPU", CUDA_VISIBLE_DEVICES="1,5").ranks) == 2
 
 
-def test_a_checkpoint_that_training_has_moved_still_begins_it(tmp_path):
-    """A restart before the first checkpoint, of a run that began with one of its own folder."""
-    given, kept = tmp_path / "m-best.ckpt", tmp_path / "earlier-1" / "m-best.ckpt"
-    kept.parent.mkdir()
-    kept.touch()
-    command = plan_of(f"deepspeech2 train CPU {given}").processes[0].command
-    assert command[command.index("--pre_trained_model_path") + 1] == str(given)
-    with pytest.raises(Fault, match="m-best.ckpt not found"):
-        plan_of(f"deepspeech2 eval CPU {given}")
-    with pytest.raises(Fault, match="m-last.ckpt not found"):
-        plan_of(f"deepspeech2 train CPU {tmp_path / 'm-last.ckpt'}")
+@pytest.mark.parametrize("option", [None, "--pre_trained_model_path", "--pre_trained_model_path="])
+def test_a_run_that_must_begin_once_more_finds_its_checkpoint_where_it_was_moved(tmp_path, option):
+    given, moved = tmp_path / "m-best.ckpt", tmp_path / "earlier-2" / "m-best.ckpt"
+    for folder in ("earlier-1", "earlier-2"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "earlier-1" / "m-best.ckpt").touch()  # another run's
+    given.touch()
+    words = [str(given)]
+    if option is not None:
+        words = f"--set a=1 {option} {given}".replace("= ", "=").split()
+    line = ["deepspeech2", "train", "CPU", *words]
+    request = read_request(line, {"PATH": "/none"})
+
+    def begins_with(request) -> str:
+        command = " ".join(make_plan(request, "/py").processes[0].command)
+        return re.search(r"--pre_trained_model_path[ =](\S+)", command)[1]
+
+    anew = followed(request, ROOT / "deepspeech2")
+    assert begins_with(anew()) == str(given)
+    given.rename(moved)
+    assert begins_with(anew()) == str(moved)
+    given.touch()  # the best of the new run, before it was killed
+    assert begins_with(anew()) == str(moved)
+    assert "--pre_trained" not in " ".join(make_plan(resumed(anew()), "/py").processes[0].command)
 
 
 @pytest.mark.parametrize(
@@ -352,6 +366,7 @@ def test_a_checkpoint_that_training_has_moved_still_begins_it(tmp_path):
         ("deepspeech2 distribute_train GPU", {}, "give their number"),
         ("deepspeech2 distribute_train CPU 2 gone.ckpt", {}, "checkpoint gone.ckpt not found"),
         ("deepspeech2 distribute_train CPU 2 --start mpirun", {}, "mpirun is for GPU"),
+        ("deepspeech2 distribute_train GPU 2 --start mpirun", {}, "there is no mpirun"),
         ("deepspeech2 distribute_train CPU 2 --start srun", {}, "--start srun: expected one of"),
         ("deepspeech2 distribute_train Ascend 2 0 --start rank_table", {}, "needs a table"),
         ("deepspeech2 distribute_train CPU 2", {"MASTER_PORT": "80"}, "MASTER_PORT=80"),
@@ -786,15 +801,29 @@ def test_a_second_job_leaves_the_logs_of_the_first_alone(clone):
         job.communicate()
 
 
-def test_launchers_of_one_job_of_several_hosts_share_the_folder(tmp_path):
-    alone = replace(plan_of("deepspeech2 distribute_train CPU 2"), logs=tmp_path / "log")
-    part = replace(alone, elsewhere=True)
-    held = [supervise.hold(part), supervise.hold(part)]
+def test_a_plain_training_keeps_other_jobs_out_too(clone):
+    """The launcher becomes the training, which holds the folder on."""
+    first = launch(clone, "run_standalone_train_cpu.sh", STAND_IN="deaf")
+    wait_until(lambda: [*(clone / "deepspeech2").glob("ready*")])
+    for line in (MSRUN_LINE, ("run_standalone_train_cpu.sh",)):
+        second = launch(clone, *line)
+        _, err = second.communicate(timeout=300)
+        assert second.returncode == 1 and "another job that runs" in err
+    first.kill()
+    first.communicate()
+
+
+def test_hosts_that_see_one_folder_have_logs_of_their_own(tmp_path):
+    path = write(tmp_path, table(2, 4))
+    line = f"deepspeech2 distribute_train Ascend 8 0 {path}"
+    plans = [plan_of(line, NODE_RANK=str(node)) for node in range(2)]
+    assert [plan.logs.name for plan in plans] == ["node_0", "node_1"]
+    held = [supervise.hold(replace(plan, logs=tmp_path / plan.logs.name)) for plan in plans]
     with pytest.raises(Fault, match="another job"):
-        supervise.hold(alone)
+        supervise.hold(replace(plans[0], logs=tmp_path / "node_0"))
     for descriptor in held:
         os.close(descriptor)
-    os.close(supervise.hold(alone))
+    os.close(supervise.hold(replace(plans[0], logs=tmp_path / "node_0")))
 
 
 def test_notes_need_no_room_on_the_disk(tmp_path):

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -272,6 +272,37 @@ def resumed(request: Request) -> Request:
     return replace(request, resume=True, positional=words, options=options)
 
 
+def followed(request: Request, folder: Path) -> Callable[[], Request]:
+    """A run that begins with a checkpoint of its own folder moves it to `earlier-N/` there. Gives
+    the request as it is to be said when the run must begin once more, with the path of that very
+    file, where it is by then.
+
+    folder: the model's, in which the paths in options start.
+    """
+    flag, known = f"{_CHECKPOINT['train']}=", {}
+    for word in (*request.positional, *request.options):
+        text = word.removeprefix(flag)
+        path = Path(text) if word in request.positional else folder / text
+        with suppress(OSError):
+            if path.suffix == ".ckpt":
+                known[word] = path, path.stat()
+
+    def now(word: str) -> str:
+        if word in known:
+            path, stat = known[word]
+            for place in (path, *path.parent.glob(f"earlier-*/{path.name}")):
+                with suppress(OSError):
+                    if os.path.samestat(stat, place.stat()):
+                        return (flag if word.startswith(flag) else "") + os.path.abspath(place)
+        return word
+
+    return lambda: replace(
+        request,
+        positional=[now(word) for word in request.positional],
+        options=[now(word) for word in request.options],
+    )
+
+
 def _checkpoint(request: Request, words: list[str]) -> list[str]:
     """Takes a checkpoint from the front of `words`; where the command was typed it is looked for,
     and the job runs elsewhere."""
@@ -282,11 +313,7 @@ def _checkpoint(request: Request, words: list[str]) -> list[str]:
         path = words.pop(0)
         if words:
             raise Fault(f"{words[0]}: one argument too many before the options", 2)
-        # Training that begins with a checkpoint of its own folder has moved it; it finds it again.
-        moved = request.script != "eval" and any(
-            Path(path).parent.glob(f"earlier-*/{Path(path).name}")
-        )
-        if not Path(path).is_file() and not moved:
+        if not Path(path).is_file():
             raise Fault(f"checkpoint {path} not found", 2)
         return [flag, os.path.abspath(path)]
     if request.script == "eval" and flag not in (word.split("=")[0] for word in request.options):
@@ -309,6 +336,8 @@ def _distributed(
     entry += [*_start_from(request, words), *request.options]
     start, why = _start(request, site)
     logs = folder / request.logs
+    if site.nodes > 1:  # which may see one and the same folder
+        logs /= f"node_{site.node}"
     environment |= {"LAUNCH_PYTHON": python}
     if request.device in _VISIBLE and site.devices and start != "rank_table":
         # From here on cards are counted from 0. Ascending, as CANN wants them.
@@ -440,7 +469,9 @@ def _start(request: Request, site: Place) -> tuple[str, str]:
             raise Fault(f"--start mpirun is for GPU, and the device is {request.device}", 2)
         if site.nodes > 1:
             raise Fault(f"--start mpirun is for one host, the table has {site.nodes}: msrun", 2)
-        if mpirun and not _is_open_mpi(mpirun):
+        if not mpirun:
+            raise Fault("--start mpirun: there is no mpirun: --start msrun needs none", 2)
+        if not _is_open_mpi(mpirun):
             raise Fault(f"--start mpirun: {mpirun} is not Open MPI's: --start msrun needs none", 2)
     elif start is None:
         start = "msrun"

@@ -156,8 +156,7 @@ def hold(plan: Plan) -> int:
     """Keeps other jobs out of the log folder for as long as this process, or one that it forks,
     has the file open whose descriptor is returned: a launcher that was killed keeps none out.
 
-    The launchers of a job of several hosts may share the folder. Raises Fault where another job
-    has it.
+    Raises Fault where another job has it.
     """
     path = plan.logs / "job.lock"
     try:
@@ -167,7 +166,7 @@ def hold(plan: Plan) -> int:
         raise Fault(f"{path}: cannot be written ({error.strerror})") from None
     with suppress(OSError):  # a file system without locks
         try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if plan.elsewhere else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             raise Fault(
