@@ -29,7 +29,7 @@ class PlannedBatch:
     """One batch of one rank. Rows past the first `valid` are repeats: computed, counted nowhere."""
 
     indices: tuple[int, ...]  # utterances, a row each
-    frames: int  # feature frames to pad to, or to a multiple from there on
+    frames: int  # feature frames to pad to, or to a multiple or the next static shape from there on
     labels: int  # labels to pad to
     valid: int  # rows that count; 0 where a rank only keeps step with the others
 

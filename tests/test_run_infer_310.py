@@ -106,7 +106,7 @@ def test_from_the_projects_root_the_model_is_named(clone, first):
 def test_the_launchers_rule_says_which_python(clone):
     code, calls, _, complaints = run(clone, "a model.mindir", "n", PYTHON="")
     assert (code, calls) == (1, [])
-    assert complaints.startswith("error: no Python with numpy: there is no ")
+    assert complaints.startswith("error: no Python with soxr: there is no ")
     (clone / ".venv" / "bin").mkdir(parents=True)
     (clone / "python").rename(clone / ".venv" / "bin" / "python")
     assert run(clone, "a model.mindir", "n", PYTHON="")[0] == 0
