@@ -15,18 +15,14 @@ if TYPE_CHECKING:  # it loads mindspore, which a forecast can do without
 
 GIB = 1 << 30
 PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any weight
-# Weights, gradients, clipped gradients, two moments, what the operators pack, and what MindSpore's
-# memory pool keeps between graphs: 13.5 copies of the weights, measured by benchmarks/memory.py.
-WEIGHT_COPIES = 13.5
 GRAPH = 0.15 * GIB  # a graph that was compiled, besides the first
 # A moving average of the weights, and the weights kept aside while the average is evaluated.
 AVERAGE_COPIES = 2
-# A forward pass: copies of the weights (a checkpoint's own among them), and a share of a train
-# step's activations. Peaks in GiB, measured and forecast, by benchmarks/memory.py --forward: full
-# size, 1 x 2000 frames 2.5 and 3.1, 1 x 8000 4.3 and 5.4; the quickstart's, 1 x 8000 1.2 and 1.4,
-# 1 x 32 000 2.4 and 3.6; where it is closest, full size in one direction with batch
-# normalisation, 1 x 6000 3.5 and 3.7.
-FORWARD_COPIES = 5
+# A forward pass's share of a train step's activations. Peaks in GiB, measured and forecast, by
+# benchmarks/memory.py --forward: DeepSpeech2 at full size, 1 x 2000 frames 2.5 and 3.1, 1 x 8000
+# 4.3 and 5.4; the quickstart's, 1 x 8000 1.2 and 1.4, 1 x 32 000 2.4 and 3.6; where it is closest,
+# full size in one direction with batch normalisation, 1 x 6000 3.5 and 3.7. Jasper 10x5dr,
+# 1 x 2000 5.8 and 7.7, 1 x 8000 13.0 and 16.2; QuartzNet 5x5, 1 x 8000 3.8 and 4.0.
 FORWARD_SHARE = 0.4
 
 
@@ -38,14 +34,16 @@ class Forecast:
     per_frame: float  # bytes of activations per feature frame of an utterance
     limit: float  # bytes that training may take
     micro_batch: int = 0  # utterances at once that a user wants; 0: as many as fit
-    copies: float = WEIGHT_COPIES  # of the parameters
+    copies: float = 13.5  # of the parameters
+    graph: float = 0.0  # bytes of a large network's graph
     together: int = 0  # frames of all static shapes, where each keeps its activations; else 0
     graphs: int = 1
 
     @property
     def fixed(self) -> float:
         """What training takes with no frame in it."""
-        return PROCESS + GRAPH * (self.graphs - 1) + 4 * self.copies * self.parameters
+        weights = 4 * self.copies * self.parameters
+        return PROCESS + self.graph + GRAPH * (self.graphs - 1) + weights
 
     def peak(self, rows: int, frames: int) -> float:
         return self.fixed + self.per_frame * rows * (self.together or frames)
@@ -103,11 +101,19 @@ def forecast_memory(
     dimension = recogniser.featurizer.dimension
     per_frame = recogniser.recipe.activation_bytes(config.ModelConfig, dimension)
     micro_batch = config.TrainingConfig.micro_batch
-    copies = WEIGHT_COPIES + (AVERAGE_COPIES if config.TrainingConfig.ema else 0)
+    recipe = recogniser.recipe
+    copies = recipe.weight_copies + (AVERAGE_COPIES if config.TrainingConfig.ema else 0)
     frames = [frames for frames, _ in shapes or () if recogniser.device == "CPU"]
     graphs = max(1, len(frames))
     return Forecast(
-        recogniser.parameters(), per_frame, limit, micro_batch, copies, sum(frames), graphs
+        recogniser.parameters(),
+        per_frame,
+        limit,
+        micro_batch,
+        copies,
+        recipe.graph_bytes(config.ModelConfig),
+        sum(frames),
+        graphs,
     )
 
 
@@ -146,8 +152,9 @@ def forecast_forward(recogniser: Recogniser) -> ForwardForecast:
     per_frame = recogniser.recipe.activation_bytes(
         recogniser.config.ModelConfig, features.dimension
     )
+    graph = recogniser.recipe.graph_bytes(recogniser.config.ModelConfig)
     return ForwardForecast(
-        PROCESS + 4 * FORWARD_COPIES * recogniser.parameters(),
+        PROCESS + graph + 4 * recogniser.recipe.forward_copies * recogniser.parameters(),
         FORWARD_SHARE * per_frame,
         0.8 * runtime.machine_memory(),
         features.config.hop_length / features.config.sample_rate,

@@ -22,6 +22,9 @@ class Recipe:
     output_frames(model_config, frames): the network's length arithmetic.
     activation_bytes(model_config, dimension): memory of a train step per feature frame, for the
         forecast that keeps training inside the machine (`common.memory`).
+    weight_copies, forward_copies: memory of a train step, and of a forward pass, that goes with the
+        weights, in copies of them.
+    graph_bytes(model_config): memory of its compiled graph, beyond that of a few layers.
     rename_parameter: an older name of a checkpoint parameter -> today's.
     head: beginning of the names of the output layer's parameters, which start anew when the
         vocabulary changes.
@@ -47,6 +50,9 @@ class Recipe:
     rename_parameter: Callable[[str], str] = lambda name: name
     build_featurizer: Callable[[Any], Featurizer] = build_featurizer
     needs_static_shapes: Callable[[Any], bool] = lambda model_config: False
+    weight_copies: float = 13.5
+    forward_copies: float = 5.0  # a checkpoint's own among them
+    graph_bytes: Callable[[Any], float] = lambda model_config: 0.0
     pretrained: Path | None = None
     infer_config: Callable[[], Any] = InferConfig
     translate_yaml: Callable[[dict], dict | None] = lambda values: None

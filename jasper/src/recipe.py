@@ -33,7 +33,12 @@ def output_frames(model: ModelConfig, frames):
 
 
 def activation_bytes(model: ModelConfig, dimension: int) -> float:
-    """Memory of a train step per feature frame; the factors are fitted to benchmarks/memory.py."""
+    """Memory of a train step per feature frame; the factors are fitted to benchmarks/memory.py.
+
+    Peaks in GiB, measured and forecast: jasper10x5dr with Adam, 1 x 800 frames 13.7 and 13.9;
+    jasper5x3, 1 x 200 3.8 and 5.1, 2 x 800 5.5 and 6.7; quartznet5x5, 1 x 200 2.1 and 2.0, 4 x 800
+    4.4 and 4.2; a Jasper 3x3 of 2.8 M, 1 x 200 1.1 and 1.1, 8 x 800 2.3 and 2.1.
+    """
     frames, inputs, values = 1.0, dimension, 0.0
     for block, widths in zip(model.blocks, panes(model.blocks, dimension)):
         for _ in range(block.repeat):
@@ -42,7 +47,15 @@ def activation_bytes(model: ModelConfig, dimension: int) -> float:
             values += frames * (copies * inputs + 14 * block.filters)
             inputs = block.filters
         values += frames * 6 * block.filters * len(widths)
-    return 4 * values
+    return 7 * values
+
+
+def graph_bytes(model: ModelConfig) -> float:
+    """16 MiB a convolution: 108 of them in Jasper 10x5dr."""
+    count = 1
+    for block, widths in zip(model.blocks, panes(model.blocks, 1)):
+        count += block.repeat * (2 if block.separable else 1) + len(widths)
+    return count * 2.0**24
 
 
 RECIPE = Recipe(
@@ -55,6 +68,9 @@ RECIPE = Recipe(
     onnx_network=onnx_network,
     output_frames=output_frames,
     activation_bytes=activation_bytes,
+    weight_copies=7.0,
+    forward_copies=2.0,
+    graph_bytes=graph_bytes,
     head="decoder.layers",
     translate_yaml=translate_yaml,
 )
