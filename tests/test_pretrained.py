@@ -11,28 +11,37 @@ import numpy as np
 import pytest
 
 from common import checkpoint
-from deepspeech2.src.recipe import RECIPE
+from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
+from jasper.src.recipe import RECIPE as JASPER
 
+MODELS = pytest.mark.parametrize("recipe", [DEEPSPEECH2, JASPER], ids=lambda recipe: recipe.name)
 pytestmark = pytest.mark.usefixtures("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_it_turns_a_recording_into_text_where_none_is_named(tmp_path):
-    recordings = [ROOT / f"data/telephone_prompts/audio/digits/{n}.opus" for n in (2, 9)]
+@pytest.mark.parametrize(
+    ("recipe", "texts"),
+    [(DEEPSPEECH2, {2: "TWO", 9: "NINE"}), (JASPER, {1: "one", 9: "nine"})],
+    ids=["deepspeech2", "jasper"],
+)
+def test_it_turns_a_recording_into_text_where_none_is_named(recipe, texts, tmp_path):
+    recordings = [ROOT / f"data/telephone_prompts/audio/digits/{n}.opus" for n in texts]
     done = subprocess.run(
-        [sys.executable, RECIPE.folder / "transcribe.py", *recordings, "--device_target", "CPU"],
+        [sys.executable, recipe.folder / "transcribe.py", *recordings, "--device_target", "CPU"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout == f"{recordings[0]}\tTWO\n{recordings[1]}\tNINE\n"
+    pairs = zip(recordings, texts.values())
+    assert done.stdout == "".join(f"{path}\t{text}\n" for path, text in pairs)
     assert not list(tmp_path.iterdir())
 
 
-def test_it_holds_weights_and_no_folder_of_another_machine():
-    found = checkpoint.load(RECIPE.pretrained)
-    assert RECIPE.pretrained.stat().st_size < 20e6
+@MODELS
+def test_it_holds_weights_and_no_folder_of_another_machine(recipe):
+    found = checkpoint.load(recipe.pretrained)
+    assert recipe.pretrained.stat().st_size < 20e6
     assert not any(map(checkpoint.is_training_state, found.parameters))
     data = found.metadata["config"]["DataConfig"]
     for split in ("train", "val", "test"):

@@ -73,4 +73,5 @@ RECIPE = Recipe(
     graph_bytes=graph_bytes,
     head="decoder.layers",
     translate_yaml=translate_yaml,
+    pretrained=Path(__file__).resolve().parents[1] / "pretrained" / "an4.ckpt",
 )
