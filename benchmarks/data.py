@@ -2,7 +2,7 @@
 
     python benchmarks/data.py MANIFEST [--model jasper] [--set KEY=VALUE ...]
 
-The converter: a manifest's recordings to MindRecord files, of samples (FLAC) and of features. The
+The converter: a manifest's recordings to MindRecord files, of samples and of features. The
 loader: batches of those in the plan of an epoch, as recorded, and from samples with another speed
 for each and masks too. One worker, one thread of numpy's, on one core, and nothing else beside.
 """
