@@ -225,7 +225,7 @@ def _size(count: float) -> str:
 
 
 def requirements() -> str:
-    path = Path(__file__).resolve().parents[1] / "requirements.txt"
+    path = Path(__file__).resolve().parents[2] / "requirements.txt"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
