@@ -1,6 +1,7 @@
 """Several CPU processes that train together: equality with one, steps a second, memory of each.
 
-    python benchmarks/ranks.py [--model jasper] [--ranks 1 2 4 8] [--steps 10] [--set KEY=VALUE ...]
+    python benchmarks/ranks.py [--ranks 1 2 4 8] [--steps 10] [--set KEY=VALUE ...]
+    python benchmarks/ranks.py --model jasper --preset an4
 
 The same made-up batches of 16 utterances are cut into as many parts as there are ranks. Dropout is
 off, since its masks differ between ranks, and the first rank's weights after the last step are
@@ -29,7 +30,7 @@ from common import config as configs  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.memory import GIB  # noqa: E402
 
-UTTERANCES, FRAMES, RATE = 16, (160, 320), 0.01
+UTTERANCES, FRAMES = 16, (160, 320)
 # Of DeepSpeech2, unless others are set:
 SMALL = ["hidden_size=128", "hidden_layers=2", "norm=batch"]
 
@@ -47,8 +48,10 @@ def work(arguments: argparse.Namespace) -> None:
 
     recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
     config = recipe.train_config()
-    if arguments.model == "deepspeech2":
+    if arguments.model == "deepspeech2" and not arguments.preset:
         configs.override_from_options(config, SMALL)
+    if arguments.preset:
+        configs.override_from_yaml(config, recipe.preset(arguments.preset))
     configs.override_from_options(config, ["optimizer=SGD", "clip_norm=20", *arguments.set])
     device = runtime.set_device("CPU")
     ranks = Ranks(*(runtime.init_distributed() if "MS_ROLE" in os.environ else (0, 1)))
@@ -79,7 +82,7 @@ def work(arguments: argparse.Namespace) -> None:
             seconds=0.0,
         )
         started = time.perf_counter()
-        result = step([batch], RATE, number, UTTERANCES)
+        result = step([batch], arguments.rate, number, UTTERANCES)
         spent += (time.perf_counter() - started) * (number > 0)
         if not result.applied:
             raise UserError(f"step {number} was not finite (loss {result.loss})")
@@ -87,9 +90,9 @@ def work(arguments: argparse.Namespace) -> None:
     peaks = ranks.agree(peak)[:, 0].tolist()
     if ranks.rank == 0:
         weights = np.concatenate([w.asnumpy().ravel() for w in step.update.weights])
-        np.save(arguments.worker / "weights.npy", weights)
+        np.save(arguments.folder / "weights.npy", weights)
         found = {"rate": arguments.steps / spent, "peaks": peaks, "loss": result.loss}
-        (arguments.worker / "found.json").write_text(json.dumps(found))
+        (arguments.folder / "found.json").write_text(json.dumps(found))
 
 
 def measure(count: int) -> tuple[dict, np.ndarray]:
@@ -99,7 +102,7 @@ def measure(count: int) -> tuple[dict, np.ndarray]:
     environment["MS_RETRY_INTERVAL_UPPER"] = "1"  # seconds: they find each other sooner
     environment["PATH"] = f"{binaries}{os.pathsep}{environment.get('PATH', '')}"
     with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(__file__).resolve()), *sys.argv[1:], "--worker", folder]
+        command = [str(Path(__file__).resolve()), *sys.argv[1:], "--folder", folder]
         if count > 1:
             msrun = [str(binaries / "msrun"), f"--worker_num={count}"]
             msrun += [f"--local_worker_num={count}", "--join=True", f"--log_dir={folder}/log"]
@@ -119,10 +122,14 @@ def main() -> None:
     parser.add_argument("--model", default="deepspeech2", help="the name of its folder")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rate", type=float, default=0.01, help="of SGD")
+    parser.add_argument("--preset", help="one of the model's; without it DeepSpeech2 is a small one")
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    # Of a worker. Not --worker: msrun reads the options of its script too, and has several of that
+    # beginning.
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
+    if arguments.folder:
         work(arguments)
         return
     print(f"{'ranks':>5} {'steps/s':>8} {'GiB each':>9} {'loss':>10} {'weights differ by':>18}")
