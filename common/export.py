@@ -209,7 +209,9 @@ def _write(recogniser: Recogniser, path: Path, options: Options, frames: int) ->
     cell.set_train(False)
     inputs = _inputs(recogniser, options.batch_size or None, frames or None)
     ms.export(cell, *inputs, file_name=str(path), file_format=options.file_format)
-    for part in _parts(path):  # mindspore's are read-only
+    for part in parts(path):  # mindspore's are read-only, its folder is for one user
+        if part.is_dir():
+            part.chmod(0o755)
         for file in part.iterdir() if part.is_dir() else [part]:
             file.chmod(0o644)
 
@@ -367,7 +369,7 @@ def _inputs(recogniser: Recogniser, batch_size: int | None, frames: int | None) 
     return [Tensor(shape=shape, dtype=kind) for shape, kind in zip(shapes, kinds)]
 
 
-def _parts(path: Path) -> list[Path]:
+def parts(path: Path) -> list[Path]:
     """What an export consists of; above 1 GB MindSpore splits it into a graph and its variables."""
     graph = path.with_name(f"{path.stem}_graph.mindir")
     variables = path.with_name(f"{path.stem}_variables")
@@ -387,7 +389,7 @@ def _earlier(description: Path) -> list[str]:
 
 
 def _remove(path: Path) -> None:
-    for part in _parts(path):
+    for part in parts(path):
         if part.name.endswith("_variables"):
             shutil.rmtree(part)
         else:

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 
 from common.errors import UserError
-from common.export import TOLERANCE_HALF, Options, export, verify
+from common.export import TOLERANCE_HALF, Options, export, parts, verify
 from common.mindir import operators, parameters, share_weights
 from common.recogniser import Recogniser
 from common.text import Vocabulary
@@ -276,6 +276,11 @@ def test_above_1_gb_graph_and_weights_are_apart(trained, tmp_path, monkeypatch):
     export(recogniser, tmp_path / "speech", Options(batch_size=2, frames=30), quiet)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"speech.json", "speech_graph.mindir", "speech_variables"}
+    assert parts(tmp_path / "speech.mindir") == [
+        tmp_path / "speech_graph.mindir",
+        tmp_path / "speech_variables",
+    ]
+    assert (tmp_path / "speech_variables").stat().st_mode & 0o777 == 0o755  # not for us alone
     assert described(tmp_path)["buckets"][0]["file"] == "speech.mindir"
     run(tmp_path / "speech_graph.mindir", 2, 30, [30, 7], weights)
 

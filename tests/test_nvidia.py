@@ -4,6 +4,7 @@ PyTorch."""
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from test_original_yaml import MINDSPORE
 
 from common import checkpoint as checkpoints
 from common import config as configs
@@ -291,6 +293,30 @@ def test_a_configuration_of_these_shapes_says_the_rest(tmp_path, capsys):
         converted(content, tmp_path, "--preset", "c", recipe=recipe)
 
 
+def test_nvidias_own_yaml_says_the_rest_with_its_features_and_labels(tmp_path):
+    other = [{**block, "dropout": 0.3, "dilation": 1} for block in SMALL]
+    values = yaml.safe_load(MINDSPORE)  # whose weight_init must not make the features the zoo's
+    labels = [*"abcdefghijklmnopqrstuvwxyz'", " "]
+    values |= {"labels": labels, "jasper": copy.deepcopy(values["jasper"])}
+    values["jasper"]["encoder"]["blocks"] = other
+    values["jasper"]["decoder"]["in_feats"] = 16
+    for part in ("input_val", "input_train"):
+        values[part]["filterbank_features"] |= {"window_size": 0.025, "window": "hamming"}
+    path = tmp_path / "theirs.yaml"
+    path.write_text(yaml.safe_dump(values))
+    content = {"state_dict": theirs(SMALL).state_dict()}
+    found = converted(content, tmp_path, "--config", str(path)).metadata
+    assert found["config"]["ModelConfig"]["blocks"] == other
+    spect = found["config"]["DataConfig"]["SpectConfig"]
+    assert (spect["window_size"], spect["window"]) == (0.025, "hamming")
+    assert spect["convention"] == "jasper-nvidia"
+    assert found["labels"] == [*labels, "_"]
+
+    (tmp_path / "labels.json").write_text(json.dumps(LABELS))
+    options = "--config", str(path), "--labels", str(tmp_path / "labels.json")
+    assert converted(content, tmp_path, *options).metadata["labels"] == LABELS
+
+
 def blocks_of_preset(name: str) -> list:
     expected = RECIPE.train_config()
     configs.override_from_yaml(expected, RECIPE.preset(name))
@@ -307,7 +333,7 @@ def test_every_preset_is_known_by_its_shapes(name):
     with torch.device("meta"):  # shapes without numbers
         network = Network([asdict(block) for block in model.blocks], 64, 29, "conv", torch.nn.ReLU)
     options = argparse.Namespace(pth="theirs.pt", preset=None, config=None)
-    found, said = completed(RECIPE, blocks_of(network.state_dict(), "theirs.pt"), options)
+    found, said, _ = completed(RECIPE, blocks_of(network.state_dict(), "theirs.pt"), options)
     assert found.ModelConfig == model
     # Two presets of one shape are one network: naming either is right.
     alike = [other for other in RECIPE.presets() if blocks_of_preset(other) == model.blocks]

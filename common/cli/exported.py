@@ -57,7 +57,7 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     target = _export_target(arguments)
 
-    from common.export import Options
+    from common.export import Options, parts
     from common.export import export as write
 
     recogniser = load_recogniser(arguments, recipe, arguments.pre_trained_model_path)
@@ -71,7 +71,8 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     )
     description = write(recogniser, arguments.file_name, options)
     files = [bucket["file"] for bucket in read_json(description)["buckets"]]
-    listing = ", ".join(str(description.with_name(name)) for name in files)
+    found = [str(part) for name in files for part in parts(description.with_name(name))]
+    listing = ", ".join(found)
     print(f"exported {listing} and {description}")
 
 

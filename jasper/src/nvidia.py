@@ -21,7 +21,7 @@ from common import porting
 from common.errors import UserError
 from common.porting import Arriving, Leaving, Package, batch_norm
 from common.recipe import Recipe, labels_file
-from common.text import Vocabulary
+from common.text import BLANK, Vocabulary
 from common.torch_weights import StoredTensor
 from jasper.src.config import Block, ModelConfig, panes
 
@@ -37,6 +37,8 @@ FEATURES = {
     "trim_silence": True,
 }
 BANDS = 64
+# Those that a --config may say otherwise; the convention is NVIDIA's whoever wrote the file.
+STATED = ("bands", "frame_splicing", *FEATURES.keys() - {"features", "convention"})
 OTHERS = ("acoustic_model.", "audio_preprocessor.", "preprocessor.")  # features, no weights
 RENAMED = (  # its first release and NeMo -> its names of today
     (r"^(jasper_)?encoder\.encoder\.", "encoder.layers."),
@@ -71,7 +73,11 @@ def add_reading_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None
         help="stride, dilation and dropout as in a configuration that ships with the model: "
         f"{', '.join(recipe.presets())}; none given: one whose shapes are the file's",
     )
-    parser.add_argument("--config", metavar="YAML", help="... or as in this one")
+    parser.add_argument(
+        "--config",
+        metavar="YAML",
+        help="... or as in this one, of ours or of NVIDIA's, with its features and labels",
+    )
     parser.add_argument(
         "--labels", metavar="JSON", help="labels in the order of the outputs; none given: English"
     )
@@ -107,10 +113,13 @@ def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> Arri
     if isinstance(ours, Mapping) and not (arguments.preset or arguments.config):
         assumed = "stride, dilation, dropout and activation as the file says"
     else:
-        like, assumed = completed(recipe, found, arguments)
+        like, assumed, said = completed(recipe, found, arguments)
         config.ModelConfig, theirs = like.ModelConfig, like.DataConfig.SpectConfig
         if theirs.bands * theirs.frame_splicing == dimension:
-            spect.bands, spect.frame_splicing = theirs.bands, theirs.frame_splicing
+            for key in STATED if arguments.config else ("bands", "frame_splicing"):
+                setattr(spect, key, getattr(theirs, key))
+        if said is not None and not arguments.labels:
+            labels = Vocabulary((*said, BLANK)).labels
     if (classes := weights[HEAD].shape[0]) != len(labels):
         raise UserError(
             f"{where}: its output layer has {classes} classes, and there are {len(labels)} labels, "
@@ -283,8 +292,11 @@ def blocks(weights: Mapping[str, StoredTensor], where: str) -> list[Block]:
     return found
 
 
-def completed(recipe: Recipe, found: list[Block], arguments: argparse.Namespace) -> tuple[Any, str]:
-    """(a configuration with what the shapes of a network do not tell, where that is from).
+def completed(
+    recipe: Recipe, found: list[Block], arguments: argparse.Namespace
+) -> tuple[Any, str, list[str] | None]:
+    """(a configuration with what the shapes of a network do not tell, where that is from, the
+    labels without the blank where an original's YAML file says them).
 
     Raises UserError for a named configuration of other shapes.
     """
@@ -300,22 +312,22 @@ def completed(recipe: Recipe, found: list[Block], arguments: argparse.Namespace)
     else:
         candidates = {"the default configuration": None, **shipped}
     for name, path in candidates.items():
-        config = recipe.train_config()
+        config, labels = recipe.train_config(), None
         if path:
-            configs.override_from_yaml(config, path)
+            labels = configs.override_from_yaml(config, path, recipe.translate_yaml)
         unlike = differences(found, config.ModelConfig.blocks)
         if not unlike:
-            return config, (
-                f"stride, dilation, dropout and activation as in {name}, whose shapes are these"
-            )
+            said = f"stride, dilation, dropout and activation as in {name}, whose shapes are these"
+            return config, said, labels
         if arguments.preset or arguments.config:
             raise UserError(f"{arguments.pth}: not of the shapes of {name}: {unlike}")
     config = recipe.train_config()
     config.ModelConfig = ModelConfig(blocks=found)
-    return config, (
+    said = (
         "assumed, as no preset has these shapes: stride 2 in the first block, dilation 2 in the "
         "last but one, no dropout, relu; --config YAML says otherwise"
     )
+    return config, said, None
 
 
 def differences(found: Sequence[Block], other: Sequence[Block]) -> str:
