@@ -39,18 +39,21 @@ run() {
     fi
 }
 
-# NAME.onnx -> NAME.mindir for the card, beside it.
+# NAME.onnx -> NAME.mindir for the card, beside it; above 1 GB NAME_graph.mindir and its variables.
 convert() {
     local model=$1 output=${1%.onnx} converter
     converter=${LITE_HOME:-}/tools/converter/converter/converter_lite
     [ -x "$converter" ] || fail "$model: an ONNX file is for Ascend, by way of MindSpore Lite's" \
         "converter_lite: set LITE_HOME to an unpacked package (found none at $converter)," \
         "or export with --file_format MINDIR"
-    if [ ! "$output.mindir" -nt "$model" ]; then
+    if [ ! "$output.mindir" -nt "$model" ] && [ ! "${output}_graph.mindir" -nt "$model" ]; then
         local libraries=$LITE_HOME/tools/converter/lib:$LITE_HOME/runtime/lib:${LD_LIBRARY_PATH:-}
         run env LD_LIBRARY_PATH="$libraries" \
             "$converter" --fmk=ONNX --modelFile="$model" --outputFile="$output" \
-            --optimize=ascend_oriented --saveType=MINDIR || fail "$model: not converted"
+            --optimize=ascend_oriented --saveType=MINDIR || {
+            rm -f "$output.mindir" "${output}_graph.mindir" # a part must not pass for the whole
+            fail "$model: not converted"
+        }
     fi
 }
 

@@ -259,6 +259,30 @@ def test_a_second_start_does_what_is_left(programs, job):
     assert not (job.results / f"{names[3]}_0.bin").exists()
 
 
+def test_results_of_another_model_do_not_come_back_by_way_of_other_utterances(programs, job):
+    """A run over some utterances, with another model, says nothing about the rest."""
+    program, names = programs / "infer_fake", list(job.features)
+    index = job.folder / "index.jsonl"
+
+    def run(some: list[str]) -> str:
+        entries = [
+            {"name": n, "features": f"00_data/{n}.bin", "frames": job.features[n].shape[1]}
+            for n in some
+        ]
+        index.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        command = [program, "--mindir_path", job.model, "--index", index]
+        command += ["--result_dir", job.results, "--time_dir", job.times]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert "12 done" in run(names)
+    os.utime(job.model, (0, 0))  # another export
+    assert "2 done" in run(names[:2])
+    assert "10 done, 0 failed, 0 not done, 2 were done before" in run(names)
+    assert "0 done, 0 failed, 0 not done, 12 were done before" in run(names)
+
+
 def test_bad_inputs_are_named_and_the_rest_is_done(programs, job):
     good = list(job.features)
     for name in ("long", "cut", "nan", "none", "alone"):
@@ -392,6 +416,13 @@ def test_a_process_that_dies_does_not_take_the_others_along(programs, job):
     assert process.returncode == 1 and "was ended by signal 9" in err
     done = [path.name[: -len("_1.bin")] for path in job.results.glob("*_1.bin")]
     assert f"{len(done)} done" in out and 20 < len(done) < len(job.features)
+
+
+def test_a_process_that_its_driver_ends_is_not_waited_for(programs, job):
+    code, out, err = job.run(programs / "infer_fake", "--device_id=0,1", FAKE_EXIT="1")
+    assert code == 0 and "12 done" in out  # by the other one
+    assert err.startswith("error: the process on device 1 was ended by its libraries, with exit")
+    job.check()
 
 
 def test_the_engine_of_mindspore_lite_against_a_stand_in(programs, job, tmp_path):

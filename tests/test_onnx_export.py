@@ -164,6 +164,18 @@ def test_the_file_is_verified(tmp_path):
     assert 0 <= found <= 1e-4
 
 
+@pytest.mark.parametrize("kind", ["its layer norm", "jasper"])
+def test_weights_in_float16_run(kind, tmp_path):
+    """Compared, as in MindIR, by probabilities."""
+    recogniser, said = NETWORKS[kind](), []
+    lively(recogniser.network)
+    options = Options("ONNX", batch_size=2, frames=31, half=True)
+    export(recogniser, tmp_path / "speech", options, said.append)
+    description = json.loads((tmp_path / "speech.json").read_text())
+    assert description["weights"] == "float16" and len(said) == 2
+    assert 0 < description["verified_difference"] <= 2e-2
+
+
 def test_without_onnxruntime_the_file_is_written_and_said_not_to_be_verified(tmp_path, monkeypatch):
     monkeypatch.setattr("common.export.find_spec", lambda name: None)
     said: list[str] = []

@@ -199,6 +199,15 @@ def test_an_onnx_file_goes_through_the_converter_or_is_refused(clone):
     assert calls[1] == f"preprocess.py --mindir_path {clone}/a.mindir"
     again = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
     assert again[0] == 0 and len(again[1]) == 4  # nothing is converted twice
+    (clone / "a.mindir").rename(clone / "a_graph.mindir")  # as it is called above 1 GB
+    again = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
+    assert again[0] == 0 and len(again[1]) == 4
+
+    (clone / "a_graph.mindir").unlink()
+    converter.write_text('#!/bin/sh\n: >"${3#--outputFile=}.mindir"; exit 1\n')
+    code, calls, _, complaints = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
+    assert code == 1 and not calls and "a.onnx: not converted" in complaints
+    assert not (clone / "a.mindir").exists()
 
 
 # ---- as it is

@@ -156,8 +156,11 @@ Description read_description(const fs::path& model) {
     bucket.file = graph_file(bucket.file);
     named = named || bucket.file.lexically_normal() == graph_file(model).lexically_normal();
   }
-  if (!named && result.buckets.size() == 1) result.buckets.front().file = graph_file(model);
-  if (!named && result.buckets.size() > 1 && fs::exists(model))
+  // A name that stands for its description alone, as of buckets, is that of no file.
+  const fs::path given = graph_file(model);
+  if (!named && result.buckets.size() == 1 && fs::exists(given))
+    result.buckets.front().file = given;
+  if (!named && result.buckets.size() > 1 && fs::exists(given))
     throw UsageError(model.string() + ": is none of the models that " + path.string() +
                      " names; give that description instead");
   return result;

@@ -3,7 +3,8 @@
 // Output frame t of a row is the log-softmax of the first `labels` bins (taken round and round) of
 // feature frame t * stride, so that it depends on that frame alone; frames past the length give 7.
 // Environment: FAKE_DEVICES, how many cards there are (4); FAKE_MS, how long a batch takes;
-// FAKE_FAIL, the number of a batch, from 1, and all later ones that fail.
+// FAKE_FAIL, the number of a batch, from 1, and all later ones that fail; FAKE_EXIT, the card whose
+// driver ends the process while it loads.
 
 #include <chrono>
 #include <cmath>
@@ -31,6 +32,7 @@ class FakeEngine : public Engine {
     if (device_ >= count)
       throw UsageError("device " + std::to_string(device_) + " is not there: this machine has " +
                        std::to_string(count));
+    if (device_ == setting("FAKE_EXIT", -1)) std::_Exit(7);
     labels_ = description.labels;
     stride_ = std::max<std::int64_t>(1, description.frame_stride);
   }

@@ -92,12 +92,15 @@ void remove_stale(const Listing& listing, const fs::path& results) {
     if (refused.name.find('/') == std::string::npos) remove(refused.name);  // else no name of ours
 }
 
-// Leaves those that need doing; returns the number of the others.
+// Leaves those that need doing; returns the number of the others. since: when the model, or what
+// else results depend on, became this one; what is older may be another's, left by a run over other
+// utterances.
 std::size_t drop_finished(std::vector<Utterance>& utterances, const Description& description,
-                          const fs::path& results) {
+                          const fs::path& results, std::int64_t since) {
   const std::size_t before = utterances.size();
   const auto done = [&](const Utterance& utterance) {
-    return finished(results, utterance.name, description.labels, changed(utterance.file));
+    return finished(results, utterance.name, description.labels,
+                    std::max(since, changed(utterance.file)));
   };
   utterances.erase(std::remove_if(utterances.begin(), utterances.end(), done), utterances.end());
   return before - utterances.size();
@@ -168,12 +171,16 @@ void work_together(const Fleet& fleet, const Work& work, const SinkOf& sink, Boa
     if (child < 0 && errno == EINTR) continue;
     if (child < 0) break;
     --left;
-    if (!WIFSIGNALED(status)) continue;
+    // Ours end with 0; a library, such as a card's, may end the process by itself.
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
     const auto index = std::find(children.begin(), children.end(), child) - children.begin();
     std::cerr << "error: the process on device "
-              << fleet.engines[static_cast<std::size_t>(index)].device << " was ended by signal "
-              << WTERMSIG(status)
-              << " (9: often for want of memory); its utterances are not done\n";
+              << fleet.engines[static_cast<std::size_t>(index)].device << " was ended by "
+              << (WIFSIGNALED(status)
+                      ? "signal " + std::to_string(WTERMSIG(status)) +
+                            " (9: often for want of memory)"
+                      : "its libraries, with exit code " + std::to_string(WEXITSTATUS(status)))
+              << "; its utterances are not done\n";
     board.arrive();  // the others may wait for it
   }
 }
@@ -237,7 +244,9 @@ int infer_features(const Options& options, const Description& description,
   const std::string origin = origin_of(options, description, target);
   const bool same = content_of(note) == origin;
   const std::size_t skipped =
-      options.force || !same ? 0 : drop_finished(listing.good, description, options.results);
+      options.force || !same
+          ? 0
+          : drop_finished(listing.good, description, options.results, changed(note));
   remove_stale(listing, options.results);
   if (!same) keep(note, origin);
   const FeatureFiles source(description.dimension);

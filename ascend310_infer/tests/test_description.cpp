@@ -99,6 +99,13 @@ TEST(description_of_a_converted_model) {
   check_models(found, "CPU");
 }
 
+TEST(description_of_a_single_bucket_by_the_name_of_all) {
+  const samples::Folder folder;
+  samples::write(folder.path / "m.json", changed("m.mindir", "m_500.mindir"));
+  samples::write(folder.path / "m_500.mindir", samples::mindir(-1, 4, -1));
+  CHECK(read_description(folder.path / "m.mindir").buckets[0].file == folder.path / "m_500.mindir");
+}
+
 TEST(models_that_do_not_fit) {
   const samples::Folder folder;
   const infer::fs::path model = folder.path / "m.mindir";
