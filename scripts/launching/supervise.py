@@ -71,6 +71,19 @@ def run(
     grace = _grace()
     _make_room(plan)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        return _attempts(plan, patience, grace, restarts, replan)
+    except Stopped as stopped:  # between two attempts, when nothing runs
+        return 128 + stopped.args[0]
+
+
+def _attempts(
+    plan: Plan,
+    patience: float,
+    grace: float,
+    restarts: int,
+    replan: Callable[[bool], Plan] | None,
+) -> int:
     left, idle, known, last = restarts, 0, None, None
     while True:
         outcome = _attempt(plan, patience, grace)
@@ -88,11 +101,8 @@ def run(
         left -= 1
         whence = f"from {last}" if found else "from the beginning, without a checkpoint yet"
         _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {whence}")
-        try:
-            _answer(_stop)
-            time.sleep(_PAUSE)
-        except Stopped as stopped:
-            return 128 + stopped.args[0]
+        _answer(_stop)
+        time.sleep(_PAUSE)
         _keep_logs(plan, restarts - left)
         plan = replan(found is not None)
 
@@ -129,7 +139,8 @@ def _status(plan: Plan) -> tempfile.TemporaryDirectory:
 
 def _answer(handler: Callable) -> None:
     for number in _SIGNALS:
-        signal.signal(number, handler)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup
+            signal.signal(number, handler)
 
 
 def _grace() -> float:
@@ -141,6 +152,8 @@ def _grace() -> float:
 
 
 def _stop(number: int, _frame: object) -> None:
+    if number == signal.SIGHUP:  # the kernel and the shell both send it: that is no impatience
+        signal.signal(number, signal.SIG_IGN)
     raise Stopped(number)
 
 
@@ -412,7 +425,8 @@ class _Job:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal is gone: the ranks are to end in order all the same
+        print(text, file=sys.stderr, flush=True)
 
 
 def _tail(path: Path) -> str:
