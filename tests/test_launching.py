@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import termios
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -708,8 +710,8 @@ def test_a_restart_that_ends_while_it_starts_up_goes_on_all_the_same(tmp_path, m
     monkeypatch.setattr(supervise, "_PAUSE", 0)
     for name in ("_make_room", "_keep_logs", "_answer"):
         monkeypatch.setattr(supervise, name, lambda *_: None)
-    asked = []
-    assert supervise.run(None, 0, 3, asked.append) == 0
+    plan, asked = plan_of("deepspeech2 distribute_train CPU 2"), []
+    assert supervise.run(plan, 0, 3, lambda resume: asked.append(resume) or plan) == 0
     assert asked == [True, True]
 
 
@@ -723,7 +725,47 @@ def test_a_signal_between_two_attempts_ends_the_job(monkeypatch):
     def replan(_: bool):
         raise supervise.Stopped(signal.SIGINT)
 
-    assert supervise.run(None, 0, 3, replan) == 130
+    assert supervise.run(plan_of("deepspeech2 train CPU"), 0, 3, replan) == 130
+
+
+def test_a_restart_waits_for_the_end_of_another_hosts_scheduler():
+    with socket.create_server(("127.0.0.1", 0)) as scheduler:
+        address = scheduler.getsockname()
+        begun = time.monotonic()
+        supervise._until_nobody_listens(address, 0.4)  # it does not end
+        assert 0.4 <= time.monotonic() - begun < 30
+        end = threading.Timer(0.4, scheduler.close)
+        end.start()
+        begun = time.monotonic()
+        supervise._until_nobody_listens(address, 60)
+        assert 0.4 <= time.monotonic() - begun < 30
+    end.join()
+
+
+def test_only_other_hosts_wait_for_the_first_ones_scheduler(tmp_path, monkeypatch):
+    path = write(tmp_path, table(2, 4))
+    failed, waited = supervise.Outcome(137, "rank 1 was killed", True, None), []
+    monkeypatch.setattr(supervise, "_until_nobody_listens", waited.append)
+    monkeypatch.setattr(supervise, "_PAUSE", 0)
+    for name in ("_make_room", "_keep_logs", "_answer"):
+        monkeypatch.setattr(supervise, name, lambda *_: None)
+    for node, expected in (("0", []), ("1", [("10.0.0.1", 8118)])):
+        plan = plan_of(f"deepspeech2 distribute_train Ascend 8 0 {path}", NODE_RANK=node)
+        outcomes = iter([failed, supervise.Outcome(0)])
+        monkeypatch.setattr(supervise, "_attempt", lambda *_, outcomes=outcomes: next(outcomes))
+        assert supervise.run(plan, 0, 1, lambda _, plan=plan: plan) == 0
+        assert waited == expected
+
+
+def test_the_first_host_must_have_the_address_at_which_ranks_meet(clone):
+    content = table(2, 1)
+    content["server_list"][0]["server_id"] = "192.0.2.1"  # RFC 5737: nobody's
+    (clone / "two.json").write_text(json.dumps(content))
+    job = launch(clone, "run_distribute_train_ascend.sh", "2", "0", "two.json", NODE_RANK="0")
+    out, err = job.communicate(timeout=300)
+    assert (job.returncode, out) == (1, "")
+    assert "NODE_RANK=0 is where the ranks meet, at 192.0.2.1, and no address of this" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_restarts_that_lead_nowhere_end(clone):

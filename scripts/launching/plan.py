@@ -65,6 +65,8 @@ class Plan:
     ranks: tuple[Process, ...] = ()  # on this host, as their starter will start them
     logs: Path | None = None  # folder of the ranks' logs
     elsewhere: bool = False  # whether other hosts have ranks too
+    meeting: tuple[str, int] | None = None  # address and port where they find each other, and ...
+    node: int = 0  # ... this host's number among them; the first one listens there
 
     @property
     def starter(self) -> bool:
@@ -416,7 +418,8 @@ def _distributed(
         for rank, (number, _) in zip(ranks, local)
     )
     started = (Process(starter, environment),)
-    return Plan(title, folder, start, started, ranks, logs, site.nodes > 1)
+    meeting = (site.master, int(port)) if site.nodes > 1 else None  # by msrun alone
+    return Plan(title, folder, start, started, ranks, logs, site.nodes > 1, meeting, site.node)
 
 
 def _place(request: Request, words: list[str]) -> tuple[Place, str]:

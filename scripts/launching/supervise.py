@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ _TAIL = 20  # lines of a log
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 30.0  # seconds to write a checkpoint in after SIGTERM
 _PAUSE = 1.0  # seconds before a restart: cards and ports are given back
+_LEAVING = 120.0  # seconds for the scheduler of another host to end in; some 40 were seen
 _IDLE = 2  # restarts in a row without a new checkpoint, after which there is no other
 _HUNG = 124  # exit code, as timeout(1) has it
 _FAULT = 70  # exit code of `common.cli`; ours too for a rank that ended with 0 too early
@@ -103,6 +105,8 @@ def _attempts(
         _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {whence}")
         _answer(_stop)
         time.sleep(_PAUSE)
+        if plan.meeting and plan.node:
+            _until_nobody_listens(plan.meeting)
         _keep_logs(plan, restarts - left)
         plan = replan(found is not None)
 
@@ -201,6 +205,18 @@ def _make_room(plan: Plan) -> None:
                     folder.rmdir()
     except OSError as error:
         raise Fault(f"{plan.logs}: cannot be written ({error.strerror})") from None
+
+
+def _until_nobody_listens(address: tuple[str, int], seconds: float = _LEAVING) -> None:
+    """The scheduler of the attempt that failed takes no rank twice, and learns only after a while
+    that one is gone. (One that is the next attempt's already costs no more than the wait.)"""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(address, timeout=5).close()
+        except OSError:
+            return
+        time.sleep(_POLL)
 
 
 def _keep_logs(plan: Plan, attempt: int) -> None:
