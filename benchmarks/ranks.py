@@ -87,9 +87,9 @@ def work(arguments: argparse.Namespace) -> None:
     peaks = ranks.agree(peak)[:, 0].tolist()
     if ranks.rank == 0:
         weights = np.concatenate([w.asnumpy().ravel() for w in step.update.weights])
-        np.save(arguments.worker / "weights.npy", weights)
+        np.save(arguments.folder / "weights.npy", weights)
         found = {"rate": arguments.steps / spent, "peaks": peaks, "loss": result.loss}
-        (arguments.worker / "found.json").write_text(json.dumps(found))
+        (arguments.folder / "found.json").write_text(json.dumps(found))
 
 
 def measure(count: int) -> tuple[dict, np.ndarray]:
@@ -99,7 +99,8 @@ def measure(count: int) -> tuple[dict, np.ndarray]:
     environment["MS_RETRY_INTERVAL_UPPER"] = "1"  # seconds: they find each other sooner
     environment["PATH"] = f"{binaries}{os.pathsep}{environment.get('PATH', '')}"
     with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(__file__).resolve()), *sys.argv[1:], "--worker", folder]
+        # msrun looks for its own options there too: one that two of its begin with is refused.
+        command = [str(Path(__file__).resolve()), *sys.argv[1:], "--folder", folder]
         if count > 1:
             msrun = [str(binaries / "msrun"), f"--worker_num={count}"]
             msrun += [f"--local_worker_num={count}", "--join=True", f"--log_dir={folder}/log"]
@@ -120,9 +121,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a rank
     arguments = parser.parse_args()
-    if arguments.worker:
+    if arguments.folder:
         work(arguments)
         return
     print(f"{'ranks':>5} {'steps/s':>8} {'GiB each':>9} {'loss':>10} {'weights differ by':>18}")
