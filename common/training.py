@@ -365,12 +365,16 @@ class _Stop(Exception):
 
 
 class _Stopping:
-    """Turns the first SIGINT or SIGTERM into a request; the second acts at once."""
+    """Turns the first SIGINT or SIGTERM into a request; the second acts at once. SIGHUP, of a
+    terminal that is closed, comes from the kernel and from the shell: it asks, however often, and
+    under nohup does not."""
 
     def __enter__(self) -> _Stopping:
         self.asked = False
         self.previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             try:
                 self.previous[number] = signal.signal(number, self._ask)
             except ValueError:  # not in the main thread: nobody can press Ctrl-C here
@@ -379,7 +383,8 @@ class _Stopping:
 
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
-        signal.signal(number, self.previous[number])
+        then = signal.SIG_IGN if number == signal.SIGHUP else self.previous[number]
+        signal.signal(number, then)
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self.previous.items():

@@ -23,6 +23,7 @@ from scripts.launching.plan import (  # noqa: E402
     read_request,
     resumed,
 )
+from scripts.launching.rank_table import is_local  # noqa: E402
 
 # Beside the models' entry points: what the scripts for LibriSpeech run, where they were typed.
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
@@ -77,6 +78,12 @@ def main(arguments: list[str]) -> int:
         return 0
     python = find_python()
     plan = make_plan(request, python)
+    if plan.meeting and not plan.node and not is_local(plan.meeting[0]):
+        raise Fault(
+            f"NODE_RANK=0 is where the ranks meet, at {plan.meeting[0]}, and no address of this "
+            "host's is that: start containers with their hosts' network (docker run --network "
+            "host), or from a table that has their own addresses"
+        )
     if request.device == "GPU":
         from scripts.launching.gpu import check_gpu_libraries
 

@@ -209,6 +209,14 @@ def test_launching_what_does_not_exist(clone):
     assert "deepspeech9/train.py not found" in done.stderr
 
 
+def test_a_clone_that_is_known_by_a_symbolic_link(clone, tmp_path):
+    (tmp_path / "link").symlink_to(clone)
+    variables = {"PATH": f"{clone}/any:{BINARIES}", "PYTHON": f"{clone}/stand-in", **DRY}
+    script = "link/scripts/run_standalone_train_cpu.sh"
+    done = run(tmp_path, script, cwd=tmp_path, MODEL="deepspeech2", **variables)
+    assert done.stdout.startswith(f"cd {shlex.quote(f'{clone}/deepspeech2')}\n"), done.stderr
+
+
 def test_the_models_scripts_are_the_same():
     """What model they belong to is the name of the folder that they lie in."""
     first, second = (

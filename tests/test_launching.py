@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import termios
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +25,7 @@ from deepspeech2.src.recipe import RECIPE
 from scripts import rank_table as tool
 from scripts.launching import Fault, supervise
 from scripts.launching.gpu import check_gpu_libraries
-from scripts.launching.plan import followed, make_plan, read_request, resumed
+from scripts.launching.plan import Process, followed, make_plan, read_request, resumed
 from scripts.launching.rank import beat_of, make_notes, noted
 from scripts.launching.rank_table import is_local, place, read_rank_table
 from scripts.launching.watching import Signs
@@ -316,6 +320,7 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     command = plan_of(line, PATH=str(tmp_path)).processes[0].command
     assert command[0] == "mpirun"
     assert command[command.index("-n") + 1] == "2"
+    assert command[command.index("--bind-to") + 1] == "none"  # or two ranks have a core each
     assert plan_of(f"{line} --start msrun", PATH=str(tmp_path)).start == "msrun"
     hosts = f"deepspeech2 distribute_train GPU 8 0 {write(tmp_path, table(2, 4))}"
     assert plan_of(hosts, PATH=str(tmp_path), NODE_RANK="0").start == "msrun"
@@ -329,6 +334,25 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     with_begin = plan_of("deepspeech2 distribute_train GPU 2 4").processes[0].environment
     assert with_begin["CUDA_VISIBLE_DEVICES"] == "4,5"
     assert len(plan_of("deepspeech2 distribute_train GPU", CUDA_VISIBLE_DEVICES="1,5").ranks) == 2
+
+
+def test_cards_are_of_those_that_the_environment_allows():
+    """As the scheduler of a shared machine says it; BEGIN counts among them."""
+    line, allowed = "deepspeech2 distribute_train Ascend 2 1", "ASCEND_RT_VISIBLE_DEVICES"
+    assert plan_of(line).processes[0].environment[allowed] == "1,2"
+    plan = plan_of(line, **{allowed: "4, 5,7"})
+    assert plan.processes[0].environment[allowed] == "5,7" and "(cards 5, 7)" in plan.title
+    assert [rank.environment["DEVICE_ID"] for rank in plan.ranks] == ["0", "1"]
+    with pytest.raises(Fault, match=f"{allowed}=4,5: 2 cards, and BEGIN . RANK_SIZE is 3"):
+        plan_of(line, **{allowed: "4,5"})
+    with pytest.raises(Fault, match="expected numbers of cards"):
+        plan_of(line, **{allowed: "all"})
+
+
+def test_a_line_of_a_clone_with_a_space_in_its_path_keeps_the_callers_path():
+    line = Process(("/bin/sh", "-c", "echo $PATH"), {"PATH": "/my clone:@PATH@"}).line()
+    done = subprocess.run(["/bin/sh", "-c", line], env={"PATH": "/bin"}, stdout=subprocess.PIPE)
+    assert done.stdout == b"/my clone:/bin\n"
 
 
 @pytest.mark.parametrize("option", [None, "--pre_trained_model_path", "--pre_trained_model_path="])
@@ -380,6 +404,7 @@ def test_a_run_that_must_begin_once_more_finds_its_checkpoint_where_it_was_moved
         (f"deepspeech2 train CPU {__file__}", {"RESUME": "1"}, "RESUME=1 goes on.*: choose"),
         ("deepspeech2 train CPU --log_dir", {}, "--log_dir needs a value"),
         ("scripts/x.sh train CPU", {}, "which model.*deepspeech2"),
+        ("jasper/scripts/x.sh train CPU --model deepspeech2", {}, "is of jasper, not of --model"),
     ],
 )
 def test_lines_that_start_nothing(monkeypatch, line, environment, complaint):
@@ -523,7 +548,9 @@ MSRUN_LINE = ("run_distribute_train_cpu.sh", "3")
 TABLE_LINE = ("run_distribute_train_ascend.sh", "3", "0", "hccl.json", "--start", "rank_table")
 
 
-def launch(clone: Path, *line: str, **environment: str) -> subprocess.Popen:
+def launch(
+    clone: Path, *line: str, output: int = subprocess.PIPE, preexec=None, **environment: str
+) -> subprocess.Popen:
     content = table(1, 3)
     content["server_list"][0]["server_id"] = "127.0.0.1"
     write(clone, content)
@@ -538,9 +565,10 @@ def launch(clone: Path, *line: str, **environment: str) -> subprocess.Popen:
             "LAUNCH_GRACE": "300",  # time enough on the busiest machine
             **environment,
         },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         text=True,
+        preexec_fn=preexec,
     )
 
 
@@ -682,9 +710,62 @@ def test_a_restart_that_ends_while_it_starts_up_goes_on_all_the_same(tmp_path, m
     monkeypatch.setattr(supervise, "_PAUSE", 0)
     for name in ("_make_room", "_keep_logs", "_answer"):
         monkeypatch.setattr(supervise, name, lambda *_: None)
-    asked = []
-    assert supervise.run(None, 0, 3, asked.append) == 0
+    plan, asked = plan_of("deepspeech2 distribute_train CPU 2"), []
+    assert supervise.run(plan, 0, 3, lambda resume: asked.append(resume) or plan) == 0
     assert asked == [True, True]
+
+
+def test_a_signal_between_two_attempts_ends_the_job(monkeypatch):
+    failed = supervise.Outcome(137, "rank 1 was killed", True, None)
+    monkeypatch.setattr(supervise, "_attempt", lambda *_: failed)
+    monkeypatch.setattr(supervise, "_PAUSE", 0)
+    for name in ("_make_room", "_keep_logs", "_answer"):
+        monkeypatch.setattr(supervise, name, lambda *_: None)
+
+    def replan(_: bool):
+        raise supervise.Stopped(signal.SIGINT)
+
+    assert supervise.run(plan_of("deepspeech2 train CPU"), 0, 3, replan) == 130
+
+
+def test_a_restart_waits_for_the_end_of_another_hosts_scheduler():
+    with socket.create_server(("127.0.0.1", 0)) as scheduler:
+        address = scheduler.getsockname()
+        begun = time.monotonic()
+        supervise._until_nobody_listens(address, 0.4)  # it does not end
+        assert 0.4 <= time.monotonic() - begun < 30
+        end = threading.Timer(0.4, scheduler.close)
+        end.start()
+        begun = time.monotonic()
+        supervise._until_nobody_listens(address, 60)
+        assert 0.4 <= time.monotonic() - begun < 30
+    end.join()
+
+
+def test_only_other_hosts_wait_for_the_first_ones_scheduler(tmp_path, monkeypatch):
+    path = write(tmp_path, table(2, 4))
+    failed, waited = supervise.Outcome(137, "rank 1 was killed", True, None), []
+    monkeypatch.setattr(supervise, "_until_nobody_listens", waited.append)
+    monkeypatch.setattr(supervise, "_PAUSE", 0)
+    for name in ("_make_room", "_keep_logs", "_answer"):
+        monkeypatch.setattr(supervise, name, lambda *_: None)
+    for node, expected in (("0", []), ("1", [("10.0.0.1", 8118)])):
+        plan = plan_of(f"deepspeech2 distribute_train Ascend 8 0 {path}", NODE_RANK=node)
+        outcomes = iter([failed, supervise.Outcome(0)])
+        monkeypatch.setattr(supervise, "_attempt", lambda *_, outcomes=outcomes: next(outcomes))
+        assert supervise.run(plan, 0, 1, lambda _, plan=plan: plan) == 0
+        assert waited == expected
+
+
+def test_the_first_host_must_have_the_address_at_which_ranks_meet(clone):
+    content = table(2, 1)
+    content["server_list"][0]["server_id"] = "192.0.2.1"  # RFC 5737: nobody's
+    (clone / "two.json").write_text(json.dumps(content))
+    job = launch(clone, "run_distribute_train_ascend.sh", "2", "0", "two.json", NODE_RANK="0")
+    out, err = job.communicate(timeout=300)
+    assert (job.returncode, out) == (1, "")
+    assert "NODE_RANK=0 is where the ranks meet, at 192.0.2.1, and no address of this" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_restarts_that_lead_nowhere_end(clone):
@@ -727,6 +808,52 @@ def test_a_signal_ends_every_rank_in_its_own_way(clone, line, name, code):
         log = clone / "deepspeech2" / "log" / f"worker_{rank}.log"
         assert f"saved by {rank}" in log.read_text()
     assert left(clone) == []
+
+
+def test_a_single_process_hears_of_a_signal_whatever_the_shell_says_of_its_rank(clone):
+    line = "run_standalone_train_cpu.sh", "--restarts", "1"
+    job = launch(clone, *line, STAND_IN="wait", RANK_ID="3")
+    wait_until(lambda: [*(clone / "deepspeech2").glob("ready*")])
+    job.send_signal(signal.SIGINT)
+    out, _ = job.communicate(timeout=300)
+    assert (job.returncode, left(clone)) == (130, [])
+    assert "saved by 3" in out
+
+
+def test_a_terminal_that_is_closed_lets_the_ranks_save(clone):
+    """What is written to it fails, and the signal comes twice: from the kernel, from the shell."""
+    ours, theirs = os.openpty()
+
+    def control() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    job = launch(clone, *MSRUN_LINE, output=theirs, preexec=control, STAND_IN="wait")
+    os.close(theirs)
+    wait_until(ready(clone))
+    os.close(ours)
+    while job.poll() is None:
+        job.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+    assert (job.returncode, left(clone)) == (129, [])
+    for rank in "012":
+        log = clone / "deepspeech2" / "log" / f"worker_{rank}.log"
+        assert f"saved by {rank}" in log.read_text()
+
+
+def test_under_nohup_the_job_goes_on(clone):
+    def nohup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    job = launch(clone, *MSRUN_LINE, preexec=nohup, STAND_IN="wait")
+    wait_until(ready(clone))
+    job.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert job.poll() is None
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=300)
+    assert (job.returncode, left(clone)) == (143, [])
+    assert "SIGTERM: ending 3 ranks" in err and "SIGHUP" not in err
 
 
 def test_deaf_ranks_are_killed(clone):

@@ -362,6 +362,21 @@ def test_ctrl_c_writes_a_checkpoint_first(corpus, whole, tmp_path):
     assert rows(tmp_path) == rows(whole)
 
 
+def test_a_closed_terminal_asks_to_stop_and_under_nohup_does_not():
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        with training._Stopping() as stopping:
+            for _ in range(2):  # from the kernel, from the shell
+                os.kill(os.getpid(), signal.SIGHUP)
+        assert stopping.asked
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with training._Stopping() as stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stopping.asked and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_killed_run_goes_on_from_its_last_checkpoint(corpus, whole, tmp_path):
     options = ["--set", *RANDOM, "eval_every=2"]
     code, _ = signalled(corpus, tmp_path, "epoch: 2 step: 3,", signal.SIGKILL, *options)

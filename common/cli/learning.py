@@ -56,14 +56,16 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
     from common import training
     from common.logs import open_log
 
+    # Before a checkpoint is read: `init` on Ascend is to come before any tensor (MindSpore's
+    # documentation of it), and msrun's scheduler goes no further.
+    device = runtime.set_device(arguments.device_target, arguments.device_id)
+    rank, ranks = runtime.init_distributed() if arguments.is_distributed else (0, 1)
     if arguments.resume:
         config = overridden(training.resumed_config(recipe, config), arguments, recipe)
     if arguments.bidirectional is not None:
         configs.override_from_options(
             config, [f"ModelConfig.bidirectional={str(arguments.bidirectional).lower()}"]
         )
-    device = runtime.set_device(arguments.device_target, arguments.device_id)
-    rank, ranks = runtime.init_distributed() if arguments.is_distributed else (0, 1)
     log = open_log("train.log" if rank == 0 else f"train_rank{rank}.log", quiet=rank != 0)
     try:
         training.fit(

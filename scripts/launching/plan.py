@@ -48,8 +48,12 @@ class Process:
 
     def line(self) -> str:
         """As the shell takes it."""
-        settings = [f"{key}={shlex.quote(value)}" for key, value in self.environment.items()]
-        return " ".join([*settings, shlex.join(self.command)]).replace(_PATH, '"$PATH"')
+        own = '"$PATH"'
+        settings = [
+            f"{key}={own.join(part and shlex.quote(part) for part in value.split(_PATH))}"
+            for key, value in self.environment.items()
+        ]
+        return " ".join([*settings, shlex.join(self.command)])
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Plan:
     ranks: tuple[Process, ...] = ()  # on this host, as their starter will start them
     logs: Path | None = None  # folder of the ranks' logs
     elsewhere: bool = False  # whether other hosts have ranks too
+    meeting: tuple[str, int] | None = None  # address and port where they find each other, and ...
+    node: int = 0  # ... this host's number among them; the first one listens there
 
     @property
     def starter(self) -> bool:
@@ -196,7 +202,9 @@ def _model(place_of: str, chosen: str | None, environment: Mapping[str, str]) ->
     if not place_of.endswith(".sh"):
         return place_of
     folder = Path(os.path.abspath(place_of)).parents[1]
-    if folder != ROOT:
+    if folder.resolve() != ROOT:  # a clone may be known by a symbolic link
+        if chosen not in (None, folder.name):
+            raise Fault(f"{place_of} is of {folder.name}, not of --model {chosen}", 2)
         return folder.name
     model = chosen or environment.get("MODEL")
     if not model:
@@ -238,7 +246,7 @@ def make_plan(request: Request, python: str) -> Plan:
     title = f"{request.model}: {request.script} on {request.device}{where}, log in {log}"
     if request.watched:
         arguments = [str(_WRAPPER), *arguments]
-        environment["LAUNCH_PYTHON"] = python
+        environment |= {"LAUNCH_PYTHON": python, "LAUNCH_RANK": "0"}
     process = Process((python, *arguments), environment, "0")
     return Plan(title, folder, "alone", (process,), (process,), folder / request.logs)
 
@@ -370,7 +378,8 @@ def _distributed(
             for r, d in local
         )
         root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-        starter = ("mpirun", *root, "-n", str(site.size), *wrapped)
+        # Or else it binds each of two ranks to one core, the loader's threads with it.
+        starter = ("mpirun", *root, "--bind-to", "none", "-n", str(site.size), *wrapped)
     else:
         environment |= {"PATH": f"{_WRAPPER.parent}{os.pathsep}{_PATH}"}
         port = _port(request, site)
@@ -409,7 +418,8 @@ def _distributed(
         for rank, (number, _) in zip(ranks, local)
     )
     started = (Process(starter, environment),)
-    return Plan(title, folder, start, started, ranks, logs, site.nodes > 1)
+    meeting = (site.master, int(port)) if site.nodes > 1 else None  # by msrun alone
+    return Plan(title, folder, start, started, ranks, logs, site.nodes > 1, meeting, site.node)
 
 
 def _place(request: Request, words: list[str]) -> tuple[Place, str]:
@@ -438,8 +448,26 @@ def _place(request: Request, words: list[str]) -> tuple[Place, str]:
     if request.start == "rank_table":
         raise Fault("--start rank_table needs a table: RANK_SIZE BEGIN RANK_TABLE_FILE", 2)
     known = request.device == "Ascend" or begin is not None
-    devices = tuple(Device((begin or 0) + i, "", i) for i in range(size)) if known else ()
+    if not known:
+        return Place(size, "127.0.0.1", 1, 0, ()), ""
+    cards = _visible_cards(request, (begin or 0) + size)[begin or 0 :]
+    devices = tuple(Device(card, "", rank) for rank, card in enumerate(cards))
     return Place(size, "127.0.0.1", 1, 0, devices), ""
+
+
+def _visible_cards(request: Request, count: int) -> list[int]:
+    """The first `count` cards: of those that the environment allows, as a scheduler of a shared
+    machine says it, or from 0 on."""
+    variable = _VISIBLE.get(request.device, "")
+    text = request.environment.get(variable, "")
+    if not text:
+        return list(range(count))
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise Fault(f"{variable}={text}: expected numbers of cards, such as 4,5", 2)
+    if len(words) < count:
+        raise Fault(f"{variable}={text}: {len(words)} cards, and BEGIN + RANK_SIZE is {count}", 2)
+    return sorted(map(int, words))[:count]
 
 
 def _local_ranks(request: Request, site: Place) -> list[tuple[int, int]]:

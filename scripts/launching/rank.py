@@ -32,7 +32,7 @@ def identity(environment: dict[str, str]) -> str:
     """scheduler, or the number of the rank that the starter gave this process."""
     if environment.get("MS_ROLE") == "MS_SCHED":
         return "scheduler"
-    for key in ("OMPI_COMM_WORLD_RANK", "MS_NODE_ID", "RANK_ID"):
+    for key in ("LAUNCH_RANK", "OMPI_COMM_WORLD_RANK", "MS_NODE_ID", "RANK_ID"):
         if key in environment:
             return environment[key]
     return "0"

@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ _TAIL = 20  # lines of a log
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 30.0  # seconds to write a checkpoint in after SIGTERM
 _PAUSE = 1.0  # seconds before a restart: cards and ports are given back
+_LEAVING = 120.0  # seconds for the scheduler of another host to end in; some 40 were seen
 _IDLE = 2  # restarts in a row without a new checkpoint, after which there is no other
 _HUNG = 124  # exit code, as timeout(1) has it
 _FAULT = 70  # exit code of `common.cli`; ours too for a rank that ended with 0 too early
@@ -71,6 +73,19 @@ def run(
     grace = _grace()
     _make_room(plan)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        return _attempts(plan, patience, grace, restarts, replan)
+    except Stopped as stopped:  # between two attempts, when nothing runs
+        return 128 + stopped.args[0]
+
+
+def _attempts(
+    plan: Plan,
+    patience: float,
+    grace: float,
+    restarts: int,
+    replan: Callable[[bool], Plan] | None,
+) -> int:
     left, idle, known, last = restarts, 0, None, None
     while True:
         outcome = _attempt(plan, patience, grace)
@@ -88,11 +103,10 @@ def run(
         left -= 1
         whence = f"from {last}" if found else "from the beginning, without a checkpoint yet"
         _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {whence}")
-        try:
-            _answer(_stop)
-            time.sleep(_PAUSE)
-        except Stopped as stopped:
-            return 128 + stopped.args[0]
+        _answer(_stop)
+        time.sleep(_PAUSE)
+        if plan.meeting and plan.node:
+            _until_nobody_listens(plan.meeting)
         _keep_logs(plan, restarts - left)
         plan = replan(found is not None)
 
@@ -129,7 +143,8 @@ def _status(plan: Plan) -> tempfile.TemporaryDirectory:
 
 def _answer(handler: Callable) -> None:
     for number in _SIGNALS:
-        signal.signal(number, handler)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup
+            signal.signal(number, handler)
 
 
 def _grace() -> float:
@@ -141,6 +156,8 @@ def _grace() -> float:
 
 
 def _stop(number: int, _frame: object) -> None:
+    if number == signal.SIGHUP:  # the kernel and the shell both send it: that is no impatience
+        signal.signal(number, signal.SIG_IGN)
     raise Stopped(number)
 
 
@@ -188,6 +205,18 @@ def _make_room(plan: Plan) -> None:
                     folder.rmdir()
     except OSError as error:
         raise Fault(f"{plan.logs}: cannot be written ({error.strerror})") from None
+
+
+def _until_nobody_listens(address: tuple[str, int], seconds: float = _LEAVING) -> None:
+    """The scheduler of the attempt that failed takes no rank twice, and learns only after a while
+    that one is gone. (One that is the next attempt's already costs no more than the wait.)"""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(address, timeout=5).close()
+        except OSError:
+            return
+        time.sleep(_POLL)
 
 
 def _keep_logs(plan: Plan, attempt: int) -> None:
@@ -412,7 +441,8 @@ class _Job:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal is gone: the ranks are to end in order all the same
+        print(text, file=sys.stderr, flush=True)
 
 
 def _tail(path: Path) -> str:
