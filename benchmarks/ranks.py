@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rate", type=float, default=0.01, help="of SGD")
-    parser.add_argument("--preset", help="one of the model's; without it DeepSpeech2 is a small one")
+    parser.add_argument("--preset", help="without it DeepSpeech2 is a small one")
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
     # Of a worker. Not --worker: msrun reads the options of its script too, and has several of that
     # beginning.

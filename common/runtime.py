@@ -46,6 +46,15 @@ def native_convolutions(device: str) -> bool:
     return device != "CPU" or not has_avx512() or bool(instructions_limit())
 
 
+def slow_broadcasts(device: str) -> bool:
+    """Whether arithmetic on tensors of unlike shapes is much slower than on such of one shape.
+
+    MindSpore's CPU operators look up each value's place in two lists, and keep these (16 bytes a
+    value of every such operation in the network) until they see another shape.
+    """
+    return device == "CPU"
+
+
 def has_avx512() -> bool:
     """Whether this is an x86-64 processor with AVX-512, allowed or not."""
     return _is_x86() and "avx512f" in (_cpu_flags() or ())

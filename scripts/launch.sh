@@ -12,7 +12,7 @@
 #   ENTRY              arguments (in brackets: may be left out)
 #   train              [DEVICE_ID] [CKPT]
 #   distribute_train   Ascend: RANK_SIZE BEGIN [RANK_TABLE_FILE] [CKPT]; GPU, CPU: [RANK_SIZE] [CKPT]
-#   eval               [DEVICE_ID] CKPT
+#   eval               [DEVICE_ID] [CKPT]; without one, that which ships with the model
 #
 # Own options: --start msrun|mpirun|rank_table, --log_dir DIR, --background, --model NAME, and for
 # training --restarts N, --hang_timeout SECONDS (docs/launchers.md tells what happens to long runs).

@@ -121,25 +121,24 @@ def test_a_checkpoint_is_found_from_where_the_command_was_typed(clone, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ((), "no checkpoint given"),
-        (("",), "no checkpoint given"),
-        (("--set", "eval.verbose=true"), "no checkpoint given"),
-        (("gone.ckpt",), "checkpoint gone.ckpt not found"),
-    ],
+    ("argument", "complaint"),
+    [("", "an argument is empty"), ("gone.ckpt", "checkpoint gone.ckpt not found")],
 )
-def test_evaluation_without_a_checkpoint(clone, arguments, complaint):
-    done = run(clone, EVAL, *arguments)
+@pytest.mark.parametrize("script", [TRAIN, EVAL])
+def test_an_argument_that_is_no_checkpoint(clone, script, argument, complaint):
+    done = run(clone, script, argument)
     assert done.returncode == 2
     assert complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not called_with(done)
 
 
-def test_training_from_a_missing_checkpoint_does_not_start_from_scratch(clone):
-    done = run(clone, TRAIN, "gone.ckpt")
-    assert (done.returncode, done.stderr) == (2, "error: checkpoint gone.ckpt not found\n")
+@pytest.mark.parametrize("options", [(), ("--set", "eval.verbose=true")])
+def test_evaluation_without_a_checkpoint_is_of_the_one_that_ships(clone, options):
+    called = called_with(run(clone, EVAL, *options))
+    assert called[0].endswith("eval.py")
+    assert "--pretrain_ckpt" not in called
+    assert called[-len(options) :] == list(options) or not options
 
 
 def test_exit_code_is_the_jobs(clone):

@@ -100,10 +100,11 @@ def frames(layout: str, x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return x[mask > 0]
 
 
+@pytest.mark.parametrize("by_products", [True, False])
 @pytest.mark.parametrize("layout", ["BCFT", "1CBT", "TBC"])
-def test_masked_batch_norm(layout):
+def test_masked_batch_norm(layout, by_products):
     rng = np.random.default_rng(1)
-    norm = MaskedBatchNorm(3, layout)
+    norm = MaskedBatchNorm(3, layout, by_products=by_products)
     gamma, beta = np.array([0.5, 2.0, 1.0]), np.array([0.0, 1.0, -1.0])
     norm.gamma.set_data(Tensor(gamma, ms.float32))
     norm.beta.set_data(Tensor(beta, ms.float32))
@@ -116,6 +117,7 @@ def test_masked_batch_norm(layout):
     cell = WithGradient(norm).set_train()
     output, (to_x, (to_gamma, to_beta)) = cell(*tensors(x, mask, probe))
 
+    assert not frames(layout, output.asnumpy(), 1 - mask).any()
     mean, variance = rows.mean(0), rows.var(0)
     hat = (rows - mean) / np.sqrt(variance + norm.eps)
     np.testing.assert_allclose(
@@ -137,8 +139,11 @@ def test_masked_batch_norm(layout):
     norm.moving_variance.set_data(Tensor([4.0, 0.25, 1.0], ms.float32))
     norm.set_train(False)
     expected = (rows - [1.0, 2.0, 3.0]) / np.sqrt(np.array([4.0, 0.25, 1.0]) + norm.eps)
-    found = frames(layout, norm(*tensors(x, mask)).asnumpy(), mask)
-    np.testing.assert_allclose(found, expected * gamma + beta, rtol=1e-4, atol=1e-4)
+    output = norm(*tensors(x, mask)).asnumpy()
+    np.testing.assert_allclose(
+        frames(layout, output, mask), expected * gamma + beta, rtol=1e-4, atol=1e-4
+    )
+    assert not frames(layout, output, 1 - mask).any()
     assert norm.moving_mean.asnumpy().tolist() == [1.0, 2.0, 3.0]
 
 

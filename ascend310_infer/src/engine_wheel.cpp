@@ -34,7 +34,7 @@ std::string reason(const py::error_already_set& error) {
   return text.substr(start, text.find('\n', start) - start);
 }
 
-// The interpreter, from its start to its end; between calls the lock is free.
+// The interpreter, from its start to the end of the process; between calls the lock is free.
 class Interpreter {
  public:
   explicit Interpreter(const std::string& executable) {
@@ -51,17 +51,10 @@ class Interpreter {
       throw;
     }
     PyConfig_Clear(&config);
-    free_.emplace();
+    PyEval_SaveThread();  // not finalised: see main.cpp
   }
   Interpreter(const Interpreter&) = delete;
   Interpreter& operator=(const Interpreter&) = delete;
-  ~Interpreter() {
-    free_.reset();
-    Py_FinalizeEx();
-  }
-
- private:
-  std::optional<py::gil_scoped_release> free_;
 };
 
 class WheelEngine : public Engine {

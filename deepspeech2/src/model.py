@@ -65,7 +65,8 @@ class ConvolutionFrontEnd(nn.Cell):
     """Convolutions over frequency and time, each with batch normalisation and a bounded activation.
 
     x (B, 1, F, T), lengths (B,) -> (B, channels, F', T'), lengths (B,). Padded frames are zero
-    before every convolution, as they are outside a lone utterance.
+    before every convolution, as they are outside a lone utterance: normalisation makes them so, and
+    both activations keep zero.
     """
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator, device: str = "CPU"):
@@ -81,7 +82,8 @@ class ConvolutionFrontEnd(nn.Cell):
             bias = np.zeros(self.channels) if config.conv_bias else None
             native = runtime.native_convolutions(device)
             cell = convolution(initial, tuple(stride), native, bias)
-            norm = MaskedBatchNorm(self.channels)
+            slow = runtime.slow_broadcasts(device)
+            norm = MaskedBatchNorm(self.channels, by_products=slow)
             setattr(self, f"conv{number}", cell)
             setattr(self, f"bn{number}", norm)
             convolutions.append(cell)
@@ -103,7 +105,6 @@ class ConvolutionFrontEnd(nn.Cell):
             lengths = (lengths - 1) // self.strides[index][1] + 1
             mask = frame_mask(lengths, x.shape[3]).astype(x.dtype)
             x = self.saturate(self.norms[index](x, mask))
-            x = x * mask.reshape((x.shape[0], 1, 1, -1))
         return x, lengths
 
 
@@ -131,7 +132,10 @@ class RecurrentStack(nn.Cell):
         )
         self.norm = config.norm
         if self.norm == "batch":
-            self.norms = nn.CellList([MaskedBatchNorm(size, "TBC") for _ in layers])
+            slow = runtime.slow_broadcasts(device)
+            self.norms = nn.CellList(
+                [MaskedBatchNorm(size, "TBC", by_products=slow) for _ in layers]
+            )
         elif self.norm == "layer":
             self.norms = nn.CellList([LayerNorm((size,), epsilon=1e-5) for _ in layers])
         self.dropouts = nn.CellList([Dropout(config.dropout, size, layer) for layer in layers])

@@ -37,7 +37,7 @@ class Jasper(nn.Cell):
     ):
         super().__init__()
         check(config)
-        make = Maker(config, rng, runtime.native_convolutions(device))
+        make = Maker(config, rng, device)
         self.native = make.native
         self.encoder = Encoder(config.blocks, dimension, make)
         self.decoder = Decoder(make.convolution(config.blocks[-1].filters, classes, bias=True))
@@ -55,9 +55,9 @@ class Jasper(nn.Cell):
 class Maker:
     """Makes the parts of a network: with the same initial weights, for whatever device."""
 
-    def __init__(self, config: ModelConfig, rng: np.random.Generator, native: bool):
-        self.config, self.rng, self.native = config, rng, native
-        self.dropouts = 0
+    def __init__(self, config: ModelConfig, rng: np.random.Generator, device: str):
+        self.config, self.rng, self.device = config, rng, device
+        self.native, self.dropouts = runtime.native_convolutions(device), 0
 
     def convolution(
         self,
@@ -75,7 +75,8 @@ class Maker:
         return time_convolution(weight, stride, dilation, groups, self.native, zeros)
 
     def norm(self, channels: int) -> nn.Cell:
-        return MaskedBatchNorm(channels, "BCFT" if self.native else "1CBT", eps=EPSILON)
+        layout, slow = "BCFT" if self.native else "1CBT", runtime.slow_broadcasts(self.device)
+        return MaskedBatchNorm(channels, layout, eps=EPSILON, by_products=slow)
 
     def activation(self) -> nn.Cell:
         return ACTIVATIONS[self.config.activation]()
@@ -111,8 +112,8 @@ class JasperBlock(nn.Cell):
     the dense blocks up to this one, through a convolution of one frame and a normalisation.
 
     panes: what enters this block, after what entered the dense blocks before it. Padded frames are
-    zero in them, and before every convolution, as they are outside a lone utterance. widths: of
-    those that are added.
+    zero in them, and before every convolution, as they are outside a lone utterance: normalisation
+    makes them so, and every activation keeps zero. widths: of those that are added.
     """
 
     def __init__(self, block: Block, inputs: int, widths: list[int], make: Maker):
@@ -153,7 +154,6 @@ class JasperBlock(nn.Cell):
                     branch = self.res[index]
                     x = x + branch[1](branch[0](added[index]), mask)
             x = self.conv[first + self.each - 1](self.conv[first + self.each - 2](x))
-            x = x * _spread(mask, self.native).astype(x.dtype)
         return (panes + (x,) if self.dense else (x,)), lengths
 
 

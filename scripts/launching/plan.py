@@ -156,11 +156,13 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
     if not known:
         raise Fault(f"device {device}: no such kind, expected one of {', '.join(DEVICES)}", 2)
     first = next((i for i, word in enumerate(kept) if word.startswith("-")), len(kept))
+    if "" in kept[:first]:  # a run from scratch, or of another checkpoint, would be none of it
+        raise Fault("an argument is empty: is a variable not set?", 2)
     request = Request(
         model=_model(place_of, own.get("--model"), environment),
         entry=entry,
         device=known[0],
-        positional=[word for word in kept[:first] if word],
+        positional=kept[:first],
         options=kept[first:],
         start=own.get("--start"),
         logs=own.get("--log_dir", "log"),
@@ -324,13 +326,7 @@ def _checkpoint(request: Request, words: list[str]) -> list[str]:
         if not Path(path).is_file():
             raise Fault(f"checkpoint {path} not found", 2)
         return [flag, os.path.abspath(path)]
-    if request.script == "eval" and flag not in (word.split("=")[0] for word in request.options):
-        raise Fault(
-            "no checkpoint given: its path is an argument, options follow "
-            f"(one that ships may lie in {request.model}/pretrained)",
-            2,
-        )
-    return []
+    return []  # eval.py takes the one that ships with the model, and says so
 
 
 # ---- several processes
