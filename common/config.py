@@ -268,6 +268,12 @@ def check(config: Any) -> None:
             if isinstance(number, (int, float)) and not least <= number <= most:
                 limits = f"at least {least:g}" + (f", at most {most:g}" if most < math.inf else "")
                 raise UserError(f"{key}={value}: expected {limits}")
+    rate, least = (values.get(f"OptimConfig.{key}learning_rate", 0) for key in ("", "min_"))
+    if values.get("OptimConfig.schedule") == "exponential" and rate < least:
+        raise UserError(
+            f"OptimConfig.learning_rate={rate:g} is below min_learning_rate={least:g}, which would "
+            "be used throughout: lower that one, too"
+        )
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:

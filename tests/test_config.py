@@ -233,6 +233,17 @@ def test_numbers_out_of_bounds_are_named(option, message):
         check(config)
 
 
+def test_a_rate_below_the_least_is_not_raised_in_silence():
+    config = TrainConfig()
+    override_from_options(config, ["learning_rate=1e-6"])
+    check(config)  # the schedule knows no least rate
+    override_from_options(config, ["schedule=exponential"])
+    with pytest.raises(UserError, match=r"learning_rate=1e-06 is below min_learning_rate=1e-05"):
+        check(config)
+    override_from_options(config, ["min_learning_rate=0"])
+    check(config)
+
+
 def test_every_bound_is_of_a_key():
     shipped = [TrainConfig(), EvalConfig(), InferConfig()]
     assert set(BOUNDS) <= {key for config in shipped for key in leaves(config)}

@@ -35,13 +35,14 @@ class Loader {
   Loader(const std::vector<Utterance>& utterances, const Source& source, std::int64_t dimension)
       : utterances_(utterances), source_(source), dimension_(dimension) {}
 
-  // Rows whose features cannot be had, or hold what is no number, are left out, and their
-  // utterances given to `failed` (index, reason); no row may be left.
+  // Rows whose features cannot be had, hold what is no number, or find no memory, are left out, and
+  // their utterances given to `failed` (index, reason); no row may be left.
   template <class Failed>
   Batch load(const PlannedBatch& planned, Failed&& failed) {
-    Batch batch = prepare(planned);
+    Batch batch;
+    const std::string lacking = prepare(planned, batch);
     for (const Row& row : planned.rows) {
-      const std::string reason = add(row, batch);
+      const std::string reason = lacking.empty() ? add(row, batch) : lacking;
       if (!reason.empty()) failed(row.utterance, reason);
     }
     fill_up(batch);
@@ -49,8 +50,9 @@ class Loader {
   }
 
  private:
-  Batch prepare(const PlannedBatch& planned) const;
-  std::string add(const Row& row, Batch& batch);  // why not, or nothing
+  // Both say why not, or nothing.
+  std::string prepare(const PlannedBatch& planned, Batch& batch) const;
+  std::string add(const Row& row, Batch& batch);
   void fill_up(Batch& batch) const;
 
   const std::vector<Utterance>& utterances_;

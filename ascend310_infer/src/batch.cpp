@@ -3,23 +3,29 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
+#include <new>
 #include <stdexcept>
 
 #include "errors.h"
 
 namespace infer {
 
-Batch Loader::prepare(const PlannedBatch& planned) const {
-  Batch batch;
+std::string Loader::prepare(const PlannedBatch& planned, Batch& batch) const {
   batch.started = Clock::now();
   batch.bucket = planned.bucket;
   batch.input.batch = planned.batch;
   batch.input.dimension = dimension_;
   batch.input.frames = planned.frames;
-  batch.input.features.resize(
-      static_cast<std::size_t>(planned.batch * dimension_ * planned.frames));
-  batch.input.lengths.resize(static_cast<std::size_t>(planned.batch));
-  return batch;
+  try {
+    batch.input.features.resize(
+        static_cast<std::size_t>(planned.batch * dimension_ * planned.frames));
+    batch.input.lengths.resize(static_cast<std::size_t>(planned.batch));
+  } catch (const std::exception&) {  // std::bad_alloc, or std::length_error for the absurd
+    return "not enough memory for " + std::to_string(planned.batch) + " x " +
+           std::to_string(planned.frames) + " frames";
+  }
+  return {};
 }
 
 std::string Loader::add(const Row& row, Batch& batch) {
@@ -34,6 +40,8 @@ std::string Loader::add(const Row& row, Batch& batch) {
         reason_ = utterance.file.string() + ": holds values that are no numbers";
     } catch (const InputError& error) {
       reason_ = error.what();
+    } catch (const std::bad_alloc&) {
+      reason_ = utterance.file.string() + ": not enough memory";
     }
   }
   if (!reason_.empty()) return reason_;

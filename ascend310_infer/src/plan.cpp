@@ -36,8 +36,12 @@ void pack(const std::vector<Row>& rows, std::size_t first, const std::vector<Buc
     PlannedBatch batch;
     batch.bucket = fitting_batch(buckets, first, left);
     const Bucket& bucket = buckets[batch.bucket];
-    const std::int64_t count = std::min(left, bucket.batch != 0 ? bucket.batch : open_batch);
+    std::int64_t count = std::min(left, bucket.batch != 0 ? bucket.batch : open_batch);
     const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(at);
+    if (bucket.batch == 0 && bucket.frames == 0)  // else one long row would make long ones of all
+      count = std::find_if(begin, begin + count,
+                           [&](const Row& row) { return 2 * row.frames < begin->frames; }) -
+              begin;
     batch.rows.assign(begin, begin + count);
     batch.batch = bucket.batch != 0 ? bucket.batch : count;
     batch.frames = bucket.frames != 0 ? bucket.frames : batch.rows.front().frames;

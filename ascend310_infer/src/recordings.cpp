@@ -1,5 +1,6 @@
 #include "recordings.h"
 
+#include <new>
 #include <stdexcept>
 
 #include "audio.h"
@@ -81,6 +82,8 @@ Recordings open_recordings(const std::vector<std::string>& paths, const Descript
       recordings.listing.good.push_back(source->utterance(path));
     } catch (const InputError& error) {
       recordings.listing.bad.push_back({path, error.what()});
+    } catch (const std::bad_alloc&) {
+      recordings.listing.bad.push_back({path, "not enough memory"});
     }
   }
   recordings.source = std::move(source);

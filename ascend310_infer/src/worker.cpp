@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <exception>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -81,6 +82,11 @@ class Worker {
         record_.network_s += batch->network_s;
         check_output(batch->input, batch->output, work_.description.labels);
         failures = 0;
+      } catch (const std::bad_alloc&) {
+        for (const Row& row : batch->rows)
+          fail(row.utterance, "not enough memory for " + std::to_string(batch->input.batch) +
+                                  " x " + std::to_string(batch->input.frames) + " frames");
+        continue;
       } catch (const std::runtime_error& error) {
         for (const Row& row : batch->rows) fail(row.utterance, error.what());
         if (++failures == kFailuresInARow)

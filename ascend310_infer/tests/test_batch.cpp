@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <thread>
 
 #include "batch.h"
@@ -39,6 +40,31 @@ TEST(loader_pads_fills_up_and_leaves_out) {
   CHECK((batch.input.lengths == std::vector<std::int32_t>{3, 2, 2}));
   CHECK((batch.input.features == std::vector<float>{1, 2, 3, 0, 4, 5, 6, 0, 2, 3, 0, 0,
                                                     5, 6, 0, 0, 2, 3, 0, 0, 5, 6, 0, 0}));
+}
+
+TEST(loader_leaves_out_what_finds_no_memory) {
+  class Greedy : public infer::Source {
+   public:
+    std::vector<float> features(const infer::Utterance&) const override { throw std::bad_alloc(); }
+  };
+  std::vector<infer::Utterance> utterances(2);
+  for (infer::Utterance& utterance : utterances) utterance.file = "huge";
+  infer::PlannedBatch planned;
+  planned.batch = 4;
+  planned.frames = 1;
+  planned.rows = {{0, 0, 1, 1}, {1, 0, 1, 1}};
+  std::string failed;
+  const auto fails = [&](std::size_t index, const std::string& reason) {
+    failed += std::to_string(index) + " " + reason + "\n";
+  };
+  const Greedy source;
+  infer::Loader loader(utterances, source, 2);
+  CHECK(loader.load(planned, fails).rows.empty());
+  CHECK(failed == "0 huge: not enough memory\n1 huge: not enough memory\n");
+  failed.clear();
+  planned.frames = std::int64_t{1} << 58;
+  CHECK(loader.load(planned, fails).rows.empty());
+  CHECK(failed.rfind("0 not enough memory for 4 x 288230376151711744 frames\n1 ", 0) == 0);
 }
 
 TEST(outputs_are_checked_and_cut) {

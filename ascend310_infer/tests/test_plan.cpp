@@ -68,6 +68,10 @@ TEST(plan_of_open_shapes_pads_to_the_longest) {
   options.batch = 2;
   const Plan plan = make_plan(utterances({10, 30, 20}), described({{"", 0, 0}}), options);
   CHECK((shown(plan) == Texts{"0:1:10=0,", "0:2:30=1,2,"}));
+  options.batch = 8;
+  const Plan far_apart = make_plan(utterances({4, 100, 9, 50, 8}), described({{"", 0, 0}}), options);
+  CHECK((shown(far_apart) == Texts{"0:1:4=0,", "0:2:100=1,3,", "0:2:9=2,4,"}));
+  options.batch = 2;
   const Plan mixed =
       make_plan(utterances({10, 300}), described({{"", 1, 50}, {"", 0, 0}}), options);
   CHECK((shown(mixed) == Texts{"0:1:50=0,", "1:1:300=1,"}));

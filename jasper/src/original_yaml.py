@@ -5,8 +5,8 @@ decoder; `translate_yaml` says the same in our groups of keys. What an absent ke
 means in NVIDIA's code (DeepLearningExamples, PyTorch/SpeechRecognition/Jasper and QuartzNet).
 Whatever has no counterpart here is refused by name.
 
-One thing cannot be said in their files: they perturb the speed of only one utterance in ten
-(SpeedPerturbation's p=0.1), the paper and this project that of every one.
+One key has no effect: SpeedPerturbation's p=0.1 means one utterance in ten, which NVIDIA's code
+does without DALI. With DALI, its default, it perturbs the speed of every one, as is done here.
 """
 
 from __future__ import annotations
