@@ -18,12 +18,6 @@ PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any
 GRAPH = 0.15 * GIB  # a graph that was compiled, besides the first
 # A moving average of the weights, and the weights kept aside while the average is evaluated.
 AVERAGE_COPIES = 2
-# A forward pass's share of a train step's activations. Peaks in GiB, measured and forecast, by
-# benchmarks/memory.py --forward: DeepSpeech2 at full size, 1 x 2000 frames 2.5 and 3.1, 1 x 8000
-# 4.3 and 5.4; the quickstart's, 1 x 8000 1.2 and 1.4, 1 x 32 000 2.4 and 3.6; where it is closest,
-# full size in one direction with batch normalisation, 1 x 6000 3.5 and 3.7. Jasper 10x5dr,
-# 1 x 2000 5.8 and 7.7, 1 x 8000 13.0 and 16.2; QuartzNet 5x5, 1 x 8000 3.8 and 4.0.
-FORWARD_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,7 @@ def forecast_forward(recogniser: Recogniser) -> ForwardForecast:
     graph = recogniser.recipe.graph_bytes(recogniser.config.ModelConfig)
     return ForwardForecast(
         PROCESS + graph + 4 * recogniser.recipe.forward_copies * recogniser.parameters(),
-        FORWARD_SHARE * per_frame,
+        recogniser.recipe.forward_share * per_frame,
         0.8 * runtime.machine_memory(),
         features.config.hop_length / features.config.sample_rate,
     )

@@ -22,6 +22,7 @@ class Recipe:
     output_frames(model_config, frames): the network's length arithmetic.
     activation_bytes(model_config, dimension): memory of a train step per feature frame, for the
         forecast that keeps training inside the machine (`common.memory`).
+    forward_share: what a forward pass takes of `activation_bytes`.
     weight_copies, forward_copies: memory of a train step, and of a forward pass, that goes with the
         weights, in copies of them.
     graph_bytes(model_config): memory of its compiled graph, beyond that of a few layers.
@@ -50,6 +51,9 @@ class Recipe:
     rename_parameter: Callable[[str], str] = lambda name: name
     build_featurizer: Callable[[Any], Featurizer] = build_featurizer
     needs_static_shapes: Callable[[Any], bool] = lambda model_config: False
+    # DeepSpeech2's. Peaks in GiB, measured and forecast, by benchmarks/memory.py --forward: full
+    # size, 1 x 2000 frames 2.5 and 3.1, 1 x 8000 4.3 and 5.4; quickstart, 1 x 8000 1.0 and 1.4.
+    forward_share: float = 0.4
     weight_copies: float = 13.5
     forward_copies: float = 5.0  # a checkpoint's own among them
     graph_bytes: Callable[[Any], float] = lambda model_config: 0.0

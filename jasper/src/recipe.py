@@ -35,9 +35,9 @@ def output_frames(model: ModelConfig, frames):
 def activation_bytes(model: ModelConfig, dimension: int) -> float:
     """Memory of a train step per feature frame; the factors are fitted to benchmarks/memory.py.
 
-    Peaks in GiB, measured and forecast: jasper10x5dr with Adam, 1 x 800 frames 13.7 and 13.9;
-    jasper5x3, 1 x 200 3.8 and 5.1, 2 x 800 5.5 and 6.7; quartznet5x5, 1 x 200 2.1 and 2.0, 4 x 800
-    4.4 and 4.2; a Jasper 3x3 of 2.8 M, 1 x 200 1.1 and 1.1, 8 x 800 2.3 and 2.1.
+    Peaks in GiB, measured and forecast: jasper10x5dr with Adam, 1 x 800 frames 12.4 and 14.3;
+    jasper5x3, 1 x 200 3.9 and 5.2, 2 x 800 5.0 and 6.8; quartznet5x5, 1 x 200 2.3 and 2.2, 4 x 800
+    3.8 and 4.4; an4, 1 x 200 1.2 and 1.2, 8 x 800 2.2 and 2.3.
     """
     frames, inputs, values = 1.0, dimension, 0.0
     for block, widths in zip(model.blocks, panes(model.blocks, dimension)):
@@ -51,11 +51,11 @@ def activation_bytes(model: ModelConfig, dimension: int) -> float:
 
 
 def graph_bytes(model: ModelConfig) -> float:
-    """16 MiB a convolution: 108 of them in Jasper 10x5dr."""
+    """20 MiB a convolution: 108 of them in Jasper 10x5dr."""
     count = 1
     for block, widths in zip(model.blocks, panes(model.blocks, 1)):
         count += block.repeat * (2 if block.separable else 1) + len(widths)
-    return count * 2.0**24
+    return count * 20 * 2.0**20
 
 
 RECIPE = Recipe(
@@ -68,6 +68,9 @@ RECIPE = Recipe(
     onnx_network=onnx_network,
     output_frames=output_frames,
     activation_bytes=activation_bytes,
+    # Forward, in GiB, measured and forecast: jasper10x5dr, 1 x 2000 frames 3.8 and 6.0, 1 x 8000
+    # 4.3 and 8.1; quartznet5x5, 1 x 8000 1.5 and 2.5; an4, 1 x 8000 0.8 and 1.3.
+    forward_share=0.1,
     weight_copies=7.0,
     forward_copies=2.0,
     graph_bytes=graph_bytes,

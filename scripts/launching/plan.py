@@ -169,6 +169,8 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
         background=background,
         environment=environment,
     )
+    if request.distributed and any(word.split("=")[0] == "--device_id" for word in request.options):
+        raise Fault("--device_id is for one process: several ranks would share that card", 2)
     if request.start and not request.distributed:
         raise Fault(f"--start {request.start} is for run_distribute_train_*.sh", 2)
     for name in ("--restarts", "--hang_timeout"):
