@@ -64,6 +64,8 @@ class MaskedBatchNorm(nn.Cell):
             Tensor(np.ones(channels, np.float32)), name="moving_variance", requires_grad=False
         )
         self.over_ranks = None
+        # Not ops.matmul, whose gradient fails for a batch of one whose shape is open.
+        self.product, self.products = ops.MatMul(), ops.BatchMatMul()
 
     def synchronise(self) -> None:
         # Its gradient is the sum over all ranks too: what each rank's loss owes to the statistics.
@@ -107,14 +109,14 @@ class MaskedBatchNorm(nn.Cell):
     def _outer(self, values, mask, shape):
         """values (C,) of each channel times the mask, in the shape of x."""
         if self.layout == "1CBT":
-            found = ops.matmul(values.reshape((-1, 1)), mask.reshape((1, -1)))
+            found = self.product(values.reshape((-1, 1)), mask.reshape((1, -1)))
         elif self.layout == "TBC":
-            found = ops.matmul(mask.reshape((-1, 1)), values.reshape((1, -1)))
+            found = self.product(mask.reshape((-1, 1)), values.reshape((1, -1)))
         else:
             batch, channels, bins, frames = shape
-            rows = ops.matmul(values.reshape((-1, 1)), ops.ones((1, bins), ms.float32))
-            rows = ops.matmul(ops.ones((batch, 1), ms.float32), rows.reshape((1, -1)))
-            found = ops.matmul(rows.expand_dims(2), mask.expand_dims(1))
+            rows = self.product(values.reshape((-1, 1)), ops.ones((1, bins), ms.float32))
+            rows = self.product(ops.ones((batch, 1), ms.float32), rows.reshape((1, -1)))
+            found = self.products(rows.expand_dims(2), mask.expand_dims(1))
         return found.reshape(shape)
 
     def _sums(self, x, mask):
