@@ -5,8 +5,8 @@
 The full-size network of the model's default configuration, with weights drawn at random (values do
 not change the time), over the features of a manifest, in the same batches of neighbours in length.
 Each engine has a process to itself, and runs 64 frames before the clock starts, as the C++ program
-does when it loads a model. PyTorch: `pip
-install torch`, CPU build. The C++ program: `bash ascend310_infer/build.sh`.
+does when it loads a model. PyTorch: `pip install torch`, CPU build. The C++ program: `bash
+ascend310_infer/build.sh`.
 """
 
 from __future__ import annotations

@@ -268,7 +268,8 @@ def check(config: Any) -> None:
             if isinstance(number, (int, float)) and not least <= number <= most:
                 limits = f"at least {least:g}" + (f", at most {most:g}" if most < math.inf else "")
                 raise UserError(f"{key}={value}: expected {limits}")
-    rate, least = (values.get(f"OptimConfig.{key}learning_rate", 0) for key in ("", "min_"))
+    rate = values.get("OptimConfig.learning_rate", 0)
+    least = values.get("OptimConfig.min_learning_rate", 0)
     if values.get("OptimConfig.schedule") == "exponential" and rate < least:
         raise UserError(
             f"OptimConfig.learning_rate={rate:g} is below min_learning_rate={least:g}, which would "

@@ -34,8 +34,8 @@ class MaskedBatchNorm(nn.Cell):
     mindspore.nn.BatchNorm2d. All is computed in float32; the result has the type of x.
 
     by_products: with outer products instead of broadcasting, and products with the mask instead of
-    masked sums. That is for the CPU (`common.runtime.slow_broadcasts`), where both are several
-    times faster; other devices may round what enters a product.
+    masked sums. That is for the CPU (`common.runtime.slow_broadcasts`), where they take a third and
+    two thirds of the time; other devices may round what enters a product.
 
     synchronise(): from then on the statistics of a training step are those over all ranks, and
     every rank must run the cell as often as the others. (mindspore.nn.SyncBatchNorm knows no
@@ -64,7 +64,7 @@ class MaskedBatchNorm(nn.Cell):
             Tensor(np.ones(channels, np.float32)), name="moving_variance", requires_grad=False
         )
         self.over_ranks = None
-        # Not ops.matmul, whose gradient fails for a batch of one whose shape is open.
+        # Not ops.matmul: its gradient of an outer product fails for a batch of one of open shape.
         self.product, self.products = ops.MatMul(), ops.BatchMatMul()
 
     def synchronise(self) -> None:

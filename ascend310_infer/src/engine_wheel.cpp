@@ -154,7 +154,7 @@ class WheelEngine : public Engine {
 
   const EngineOptions options_;
   const std::string python_;
-  std::optional<Interpreter> interpreter_;  // ends after what is below
+  std::optional<Interpreter> interpreter_;  // before what is below
   py::object mindspore_, tensor_;
   std::map<std::size_t, py::object> cells_;  // by bucket
 };
