@@ -35,13 +35,13 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
     from common import config as configs
-    from common.augment import Augmentation
-    from common.batching import plan_epoch
-    from common.conversion import convert_split
-    from common.dataset import batches
-    from common.mindrecord import open_dataset
-    from common.recipe import labels_file
-    from common.text import Vocabulary
+    from common.audio.augmentation import Augmentation
+    from common.data.batch_sampler import plan_epoch
+    from common.data.loader import batches
+    from common.data.mindrecord import open_dataset
+    from common.data.splits import convert_split
+    from common.model.recipe import labels_file
+    from common.text.tokenizer import Vocabulary
 
     recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
     config = recipe.train_config()

@@ -21,10 +21,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.beam import BeamSearch  # noqa: E402
 from common.config import LMConfig  # noqa: E402
-from common.decoding import make_search  # noqa: E402
-from common.text import Vocabulary  # noqa: E402
+from common.decoding.decoders import make_search  # noqa: E402
+from common.decoding.prefix_beam_search import BeamSearch  # noqa: E402
+from common.text.tokenizer import Vocabulary  # noqa: E402
 
 SENTENCE = (
     "PLEASE ENTER YOUR PASSWORD FOLLOWED BY THE POUND KEY OR PRESS ZERO TO SPEAK WITH AN OPERATOR "

@@ -30,19 +30,19 @@ RUNNER = ROOT / "ascend310_infer" / "build" / "infer"
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> None:
     """Exports a network and writes features as preprocess.py does."""
-    from common import runtime
-    from common.batch_inference import read_description, write_features
-    from common.export import Options, export
-    from common.manifest import read_manifest
-    from common.recipe import labels_file
-    from common.recogniser import Recogniser
-    from common.text import Vocabulary
+    from common.data.manifest import read_manifest
+    from common.export.export import Options, export
+    from common.export.offline_inference import read_description, write_features
+    from common.model.recipe import labels_file
+    from common.model.speech_model import SpeechModel
+    from common.text.tokenizer import Vocabulary
+    from common.utils import runtime
 
     recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
     config = recipe.train_config()
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    recogniser = Recogniser.create(recipe, config, vocabulary, runtime.set_device("CPU"))
-    description = export(recogniser, folder / "network", Options(), log=lambda line: None)
+    speech_model = SpeechModel.create(recipe, config, vocabulary, runtime.set_device("CPU"))
+    description = export(speech_model, folder / "network", Options(), log=lambda line: None)
     utterances = read_manifest(arguments.manifest)[: arguments.limit or None]
     model = read_description(recipe, description)
     for problem in write_features(model, utterances, folder / "features", workers=2):
@@ -83,16 +83,16 @@ def timed(forward, folder: Path, size: int) -> float:
 
 
 def ours(arguments: argparse.Namespace, folder: Path) -> float:
-    from common import runtime
-    from common.recipe import labels_file
-    from common.recogniser import Forward, Recogniser
-    from common.text import Vocabulary
+    from common.model.recipe import labels_file
+    from common.model.speech_model import Forward, SpeechModel
+    from common.text.tokenizer import Vocabulary
+    from common.utils import runtime
 
     recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
     config = recipe.train_config()
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    recogniser = Recogniser.create(recipe, config, vocabulary, runtime.set_device("CPU"))
-    return timed(Forward(recogniser), folder, arguments.batch_size)
+    speech_model = SpeechModel.create(recipe, config, vocabulary, runtime.set_device("CPU"))
+    return timed(Forward(speech_model), folder, arguments.batch_size)
 
 
 # Nothing of `common`: see benchmarks/speed.py.

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from common import config as configs  # noqa: E402
 from common.memory import GIB  # noqa: E402
-from common.recipe import Recipe  # noqa: E402
+from common.model.recipe import Recipe  # noqa: E402
 
 SIZES = ((1, 200), (1, 1600), (4, 400), (4, 800), (8, 800))  # utterances, feature frames
 STEPS = 20
@@ -32,27 +32,27 @@ FORWARD_SIZES = ((1, 2000), (1, 8000), (8, 1000))
 
 def measure(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, float]:
     """(measured, forecast) peak in GiB of steps of up to `frames`."""
-    from common import runtime
-    from common.dataset import Batch
+    from common.data.loader import Batch
     from common.memory import forecast_memory
-    from common.recipe import labels_file
-    from common.recogniser import Recogniser
-    from common.steps import TrainStep
-    from common.text import Vocabulary
+    from common.model.recipe import labels_file
+    from common.model.speech_model import SpeechModel
+    from common.text.tokenizer import Vocabulary
+    from common.training.train_step import TrainStep
+    from common.utils import runtime
 
     device = runtime.set_device("CPU")
     config.TrainingConfig.micro_batch = rows
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    recogniser = Recogniser.create(recipe, config, vocabulary, device)
-    forecast = forecast_memory(recogniser)
-    step = TrainStep(recogniser, forecast)
+    speech_model = SpeechModel.create(recipe, config, vocabulary, device)
+    forecast = forecast_memory(speech_model)
+    step = TrainStep(speech_model, forecast)
     rng = np.random.default_rng(0)
     # As in training every batch has its own length, which leaves gaps in the memory pool.
     shorter = rng.integers(frames // 4, frames, STEPS - 1).tolist()
     for number, length in enumerate([frames, *shorter]):
         labels = length // 20
         made = Batch(
-            rng.standard_normal((rows, recogniser.featurizer.dimension, length), np.float32),
+            rng.standard_normal((rows, speech_model.featurizer.dimension, length), np.float32),
             np.full(rows, length, np.int32),
             rng.integers(0, 28, (rows, labels)).astype(np.int32),
             np.full(rows, labels, np.int32),
@@ -68,20 +68,20 @@ def measure(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, floa
 
 def measure_forward(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, float]:
     """(measured, forecast) peak in GiB after two forward passes."""
-    from common import runtime
     from common.memory import forecast_forward
-    from common.recipe import labels_file
-    from common.recogniser import Forward, Recogniser
-    from common.text import Vocabulary
+    from common.model.recipe import labels_file
+    from common.model.speech_model import Forward, SpeechModel
+    from common.text.tokenizer import Vocabulary
+    from common.utils import runtime
 
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    recogniser = Recogniser.create(recipe, config, vocabulary, runtime.set_device("CPU"))
-    forward, rng = Forward(recogniser), np.random.default_rng(0)
-    shape = rows, recogniser.featurizer.dimension, frames
+    speech_model = SpeechModel.create(recipe, config, vocabulary, runtime.set_device("CPU"))
+    forward, rng = Forward(speech_model), np.random.default_rng(0)
+    shape = rows, speech_model.featurizer.dimension, frames
     for _ in range(2):
         forward(rng.standard_normal(shape).astype(np.float32), np.full(rows, frames, np.int32))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return peak / GIB, forecast_forward(recogniser).peak(rows * frames) / GIB
+    return peak / GIB, forecast_forward(speech_model).peak(rows * frames) / GIB
 
 
 def main() -> None:

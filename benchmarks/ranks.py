@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common import config as configs  # noqa: E402
-from common.errors import UserError  # noqa: E402
 from common.memory import GIB  # noqa: E402
+from common.utils.errors import UserError  # noqa: E402
 
 UTTERANCES, FRAMES = 16, (160, 320)
 # Of DeepSpeech2, unless others are set:
@@ -37,14 +37,14 @@ SMALL = ["hidden_size=128", "hidden_layers=2", "norm=batch"]
 
 def work(arguments: argparse.Namespace) -> None:
     """One rank: trains, and writes what it found into the folder."""
-    from common import runtime
-    from common.dataset import Batch
+    from common.data.loader import Batch
     from common.memory import forecast_memory
-    from common.ranks import Ranks
-    from common.recipe import labels_file
-    from common.recogniser import Recogniser
-    from common.steps import TrainStep
-    from common.text import Vocabulary
+    from common.model.recipe import labels_file
+    from common.model.speech_model import SpeechModel
+    from common.text.tokenizer import Vocabulary
+    from common.training.distributed import ProcessGroup
+    from common.training.train_step import TrainStep
+    from common.utils import runtime
 
     recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
     config = recipe.train_config()
@@ -54,20 +54,20 @@ def work(arguments: argparse.Namespace) -> None:
         configs.override_from_yaml(config, recipe.preset(arguments.preset))
     configs.override_from_options(config, ["optimizer=SGD", "clip_norm=20", *arguments.set])
     device = runtime.set_device("CPU")
-    ranks = Ranks(*(runtime.init_distributed() if "MS_ROLE" in os.environ else (0, 1)))
+    ranks = ProcessGroup(*(runtime.init_distributed() if "MS_ROLE" in os.environ else (0, 1)))
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    recogniser = Recogniser.create(recipe, config, vocabulary, device)
-    for _, cell in recogniser.network.cells_and_names():
+    speech_model = SpeechModel.create(recipe, config, vocabulary, device)
+    for _, cell in speech_model.network.cells_and_names():
         if hasattr(cell, "dropout_seed"):
             cell.rate = 0.0
-    step = TrainStep(recogniser, forecast_memory(recogniser, ranks.neighbours()), ranks)
+    step = TrainStep(speech_model, forecast_memory(speech_model, ranks.local_world_size()), ranks)
     each = UTTERANCES // ranks.count
     mine = slice(ranks.rank * each, (ranks.rank + 1) * each)
     spent = 0.0
     for number in range(arguments.steps + 1):  # the first one compiles
         rng = np.random.default_rng(number)
         lengths = np.sort(rng.integers(*FRAMES, UTTERANCES)).astype(np.int32)
-        shape = UTTERANCES, recogniser.featurizer.dimension, FRAMES[1]
+        shape = UTTERANCES, speech_model.featurizer.dimension, FRAMES[1]
         features = rng.standard_normal(shape, np.float32)
         features *= np.arange(FRAMES[1]) < lengths[:, None, None]
         targets = rng.integers(0, len(vocabulary) - 1, (UTTERANCES, 8)).astype(np.int32)
@@ -87,7 +87,7 @@ def work(arguments: argparse.Namespace) -> None:
         if not result.applied:
             raise UserError(f"step {number} was not finite (loss {result.loss})")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
-    peaks = ranks.agree(peak)[:, 0].tolist()
+    peaks = ranks.all_gather(peak)[:, 0].tolist()
     if ranks.rank == 0:
         weights = np.concatenate([w.asnumpy().ravel() for w in step.update.weights])
         np.save(arguments.folder / "weights.npy", weights)

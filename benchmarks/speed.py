@@ -47,14 +47,14 @@ def batch(model: str, rows: int, seconds: float) -> tuple[np.ndarray, ...]:
 
 def ours(model: str, rows: int, seconds: float):
     """(train step, forward pass) of this project, as functions."""
-    from common import runtime
     from common.config import OptimConfig
-    from common.dataset import Batch
+    from common.data.loader import Batch
     from common.memory import forecast_memory
-    from common.recipe import labels_file
-    from common.recogniser import Forward, Recogniser
-    from common.steps import TrainStep
-    from common.text import Vocabulary
+    from common.model.recipe import labels_file
+    from common.model.speech_model import Forward, SpeechModel
+    from common.text.tokenizer import Vocabulary
+    from common.training.train_step import TrainStep
+    from common.utils import runtime
 
     recipe = importlib.import_module(f"{model}.src.recipe").RECIPE
     device = runtime.set_device("CPU")
@@ -62,9 +62,9 @@ def ours(model: str, rows: int, seconds: float):
     config.TrainingConfig.micro_batch, config.TrainingConfig.ema = rows, 0.0
     config.OptimConfig = OptimConfig()  # Adam, whatever the model's own default
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    recogniser = Recogniser.create(recipe, config, vocabulary, device)
-    step = TrainStep(recogniser, forecast_memory(recogniser))
-    forward = Forward(recogniser)
+    speech_model = SpeechModel.create(recipe, config, vocabulary, device)
+    step = TrainStep(speech_model, forecast_memory(speech_model))
+    forward = Forward(speech_model)
     features, lengths, targets, target_lengths = batch(model, rows, seconds)
     made = Batch(
         features,
@@ -84,7 +84,7 @@ def ours(model: str, rows: int, seconds: float):
 
 
 def torch_deepspeech2():
-    from tests import reference
+    from benchmarks import reference
 
     rng = np.random.default_rng(0)
     weights = reference.random_parameters(rng, 161, channels=32, size=1024, layers=5)
@@ -95,7 +95,7 @@ def torch_jasper():
     import yaml
     from torch import nn
 
-    from tests import reference_jasper
+    from benchmarks import reference_jasper
 
     def activation() -> nn.Module:  # with the default's dropout, in the middle of what it has
         return nn.Sequential(nn.ReLU(), nn.Dropout(0.25))

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from common.errors import UserError
-from common.transcripts import normaliser
+from common.text.normalization import normaliser
+from common.utils.errors import UserError
 
 
 @dataclass
@@ -41,8 +41,8 @@ class TrainingConfig:
 
 @dataclass
 class SpectConfig:
-    """The features; what `common.features.build_featurizer` makes of them travels with records,
-    checkpoints and exports."""
+    """The features; what `common.audio.features.build_featurizer` makes of them travels with
+    records, checkpoints and exports."""
 
     sample_rate: int = 16000  # Hz; recordings at another rate are resampled
     window_size: float = 0.02  # seconds
@@ -50,9 +50,9 @@ class SpectConfig:
     window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
     features: str = "spectrogram"  # spectrogram (log1p magnitude, 161 bins) or logmel
     bands: int = 64  # mel bands of logmel
-    # Details (common/features.py): plain, or what networks that come from elsewhere were trained
-    # on. Spectrogram: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0; logmel:
-    # jasper-mindspore, jasper-nvidia.
+    # Details (common/audio/features.py): plain, or what networks that come from elsewhere were
+    # trained on. Spectrogram: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0;
+    # logmel: jasper-mindspore, jasper-nvidia.
     convention: str = "plain"
     preemphasis: float = 0.0  # times the sample before, taken from each sample; 0.97 in Jasper
     frame_splicing: int = 1  # so many frames in a row are stacked into one, at every frame
@@ -96,7 +96,9 @@ class DataConfig:
     train_manifest: list[str] = field(default_factory=list)
     val_manifest: list[str] = field(default_factory=list)  # []: no evaluation while training
     test_manifest: list[str] = field(default_factory=list)  # what eval.py scores if told nothing
-    Data_dir: str = ""  # relative paths inside manifests start here; empty: see common/manifest.py
+    Data_dir: str = (
+        ""  # relative paths inside manifests start here; empty: see common/data/manifest.py
+    )
     normalize_transcripts: str = ""  # english: numbers, "mr.", "&" as words; empty: as they are
     labels_path: str = "labels.json"  # JSON list of labels, blank "_"
     batch_size: int = 20  # utterances in a batch

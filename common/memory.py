@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common import runtime
-from common.batching import Shape
-from common.errors import UserError
+from common.data.batch_sampler import Shape
+from common.utils import runtime
+from common.utils.errors import UserError
 
 if TYPE_CHECKING:  # it loads mindspore, which a forecast can do without
-    from common.recogniser import Recogniser
+    from common.model.speech_model import SpeechModel
 
 GIB = 1 << 30
 PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any weight
@@ -21,7 +21,7 @@ AVERAGE_COPIES = 2
 
 
 @dataclass(frozen=True)
-class Forecast:
+class MemoryEstimate:
     """Peak memory of training, in bytes, as a straight line in the frames of a micro-batch."""
 
     parameters: int
@@ -83,24 +83,24 @@ class Forecast:
 
 
 def forecast_memory(
-    recogniser: Recogniser, processes: int = 1, shapes: Sequence[Shape] | None = None
-) -> Forecast:
+    speech_model: SpeechModel, processes: int = 1, shapes: Sequence[Shape] | None = None
+) -> MemoryEstimate:
     """Memory of training this network, and what it may take: TrainingConfig.memory_gib, or this
     process's share of the machine's, which as many `processes` train on.
 
     shapes: the static ones. On the CPU each has a graph of its own, which gives nothing back.
     """
-    config = recogniser.config
+    config = speech_model.config
     limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory() / processes
-    dimension = recogniser.featurizer.dimension
-    per_frame = recogniser.recipe.activation_bytes(config.ModelConfig, dimension)
+    dimension = speech_model.featurizer.dimension
+    per_frame = speech_model.recipe.activation_bytes(config.ModelConfig, dimension)
     micro_batch = config.TrainingConfig.micro_batch
-    recipe = recogniser.recipe
+    recipe = speech_model.recipe
     copies = recipe.weight_copies + (AVERAGE_COPIES if config.TrainingConfig.ema else 0)
-    frames = [frames for frames, _ in shapes or () if recogniser.device == "CPU"]
+    frames = [frames for frames, _ in shapes or () if speech_model.device == "CPU"]
     graphs = max(1, len(frames))
-    return Forecast(
-        recogniser.parameters(),
+    return MemoryEstimate(
+        speech_model.parameters(),
         per_frame,
         limit,
         micro_batch,
@@ -112,7 +112,7 @@ def forecast_memory(
 
 
 @dataclass(frozen=True)
-class ForwardForecast:
+class ForwardMemoryEstimate:
     """Peak memory of recognising, in bytes, as a straight line in the padded frames of a batch."""
 
     fixed: float  # what it takes with no frame in it
@@ -140,16 +140,16 @@ class ForwardForecast:
             )
 
 
-def forecast_forward(recogniser: Recogniser) -> ForwardForecast:
+def forecast_forward(speech_model: SpeechModel) -> ForwardMemoryEstimate:
     """Memory of recognising with this network."""
-    features = recogniser.featurizer
-    per_frame = recogniser.recipe.activation_bytes(
-        recogniser.config.ModelConfig, features.dimension
+    features = speech_model.featurizer
+    per_frame = speech_model.recipe.activation_bytes(
+        speech_model.config.ModelConfig, features.dimension
     )
-    graph = recogniser.recipe.graph_bytes(recogniser.config.ModelConfig)
-    return ForwardForecast(
-        PROCESS + graph + 4 * recogniser.recipe.forward_copies * recogniser.parameters(),
-        recogniser.recipe.forward_share * per_frame,
+    graph = speech_model.recipe.graph_bytes(speech_model.config.ModelConfig)
+    return ForwardMemoryEstimate(
+        PROCESS + graph + 4 * speech_model.recipe.forward_copies * speech_model.parameters(),
+        speech_model.recipe.forward_share * per_frame,
         0.8 * runtime.machine_memory(),
         features.config.hop_length / features.config.sample_rate,
     )

@@ -14,8 +14,8 @@ from shutil import which
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.launching import Fault  # noqa: E402
-from scripts.launching.plan import (  # noqa: E402
+from common.launching import Fault  # noqa: E402
+from common.launching.plan import (  # noqa: E402
     ROOT,
     Plan,
     followed,
@@ -23,7 +23,7 @@ from scripts.launching.plan import (  # noqa: E402
     read_request,
     resumed,
 )
-from scripts.launching.rank_table import is_local  # noqa: E402
+from common.launching.rank_table import is_local  # noqa: E402
 
 # Beside the models' entry points: what the scripts for LibriSpeech run, where they were typed.
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
@@ -85,11 +85,11 @@ def main(arguments: list[str]) -> int:
             "host), or from a table that has their own addresses"
         )
     if request.device == "GPU":
-        from scripts.launching.gpu import check_gpu_libraries
+        from common.launching.gpu import check_gpu_libraries
 
         check_gpu_libraries()
     if request.script == "train":
-        from scripts.launching.supervise import hold
+        from common.launching.supervise import hold
 
         # Before the log is begun anew, and for as long as this runs, or what it becomes.
         os.set_inheritable(hold(plan), not request.watched)
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
         if output is not None:
             return output
     if request.watched:
-        from scripts.launching.supervise import run
+        from common.launching.supervise import run
 
         anew = followed(request, plan.folder)
 

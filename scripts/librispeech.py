@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.errors import UserError  # noqa: E402
-from common.librispeech import (  # noqa: E402
+from common.data.librispeech import (  # noqa: E402
     ARCHIVES,
     MIRRORS,
     fetch_librispeech,
     prepare_librispeech,
 )
+from common.utils.errors import UserError  # noqa: E402
 
 ROOT_DIR = "/datasets"  # where the originals have it
 

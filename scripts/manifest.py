@@ -10,10 +10,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import corpora, manifest  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.files import write_text  # noqa: E402
-from common.text import labels_of  # noqa: E402
+from common.data import (
+    corpora,  # noqa: E402
+    manifest,  # noqa: E402
+)
+from common.text.tokenizer import labels_of  # noqa: E402
+from common.utils.errors import UserError  # noqa: E402
+from common.utils.files import write_text  # noqa: E402
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "deepspeech"}
 

@@ -16,15 +16,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.errors import UserError  # noqa: E402
+from common.utils.errors import UserError  # noqa: E402
 
 KEPT = ("format", "model", "config", "labels", "versions", "scores")
 
 
 def publish(source: str, out: str) -> None:
-    import mindspore as ms
-
-    from common import checkpoint
+    from common.model import checkpoint
+    from common.utils.backend import ms
 
     found = checkpoint.load(source)
     if found.metadata is None:

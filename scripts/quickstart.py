@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm  # noqa: E402
 
-from common.corpora import AN4_ARCHIVE, build_an4  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.manifest import Utterance, read_manifest  # noqa: E402
+from common.data.corpora import AN4_ARCHIVE, build_an4  # noqa: E402
+from common.data.manifest import Utterance, read_manifest  # noqa: E402
+from common.utils.errors import UserError  # noqa: E402
 
 MODELS = ("deepspeech2", "jasper")
 PROMPTS = ROOT / "data" / "telephone_prompts"

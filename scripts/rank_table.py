@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.launching import Fault  # noqa: E402
-from scripts.launching.rank_table import read_rank_table  # noqa: E402
+from common.launching import Fault  # noqa: E402
+from common.launching.rank_table import read_rank_table  # noqa: E402
 
 CONF = "/etc/hccn.conf"  # where hccn_tool keeps the addresses of the cards' network ports
 Cards = list[tuple[int, str]]  # device_id, device_ip

@@ -19,7 +19,7 @@ import common  # noqa: E402, F401  (settles the environment before any test load
 @pytest.fixture(scope="session")
 def cpu() -> str:
     """MindSpore on the CPU in graph mode, as the entry points set it up."""
-    from common import runtime
+    from common.utils import runtime
 
     return runtime.set_device("CPU")
 

@@ -8,20 +8,20 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from common import checkpoint as checkpoints
-from common.recipe import Recipe
-from common.recogniser import Forward
+from common.model import checkpoint as checkpoints
+from common.model.recipe import Recipe
+from common.model.speech_model import Forward
 
 
 def forward(network: ms.nn.Cell, dimension: int, static: bool = False) -> Forward:
-    """The network as evaluation runs it; `Forward` asks a recogniser for no more than this."""
+    """The network as evaluation runs it; `Forward` asks a speech_model for no more than this."""
     featurizer = type("Featurizer", (), {"dimension": dimension})
     return Forward(
-        type("Recogniser", (), {"network": network, "static": static, "featurizer": featurizer})
+        type("SpeechModel", (), {"network": network, "static": static, "featurizer": featurizer})
     )
 
 
-def lively(network: ms.nn.Cell) -> None:
+def randomize_norms(network: ms.nn.Cell) -> None:
     """Gives averages and norms values that are not 0 and 1."""
     rng = np.random.default_rng(1)
     for parameter in network.get_parameters():

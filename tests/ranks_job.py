@@ -17,26 +17,27 @@ from typing import Any
 import numpy as np
 from conftest import common  # noqa: F401  (settles the environment before mindspore loads)
 from mindspore import nn
-from tones import chdir, tiny
+from synthetic_corpus import chdir, tiny
 
 from common import config as shared
-from common import runtime, training
-from common.batching import aligned
-from common.checkpoint import STATELESS, load
-from common.dataset import Batch
-from common.errors import UserError
-from common.memory import Forecast
-from common.ranks import Ranks
-from common.recogniser import Recogniser
-from common.steps import TrainStep
-from common.text import Vocabulary
+from common.data.batch_sampler import aligned
+from common.data.loader import Batch
+from common.memory import MemoryEstimate
+from common.model.checkpoint import STATELESS, load
+from common.model.speech_model import SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.training import trainer as training
+from common.training.distributed import ProcessGroup
+from common.training.train_step import TrainStep
+from common.utils import runtime
+from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig, TrainConfig
 from deepspeech2.src.recipe import RECIPE
 
 STEPS, UTTERANCES, BANDS, RATE = 20, 16, 12, 0.05
 CUT, NAN, IDLE = STEPS, STEPS + 1, STEPS + 2  # the steps that follow them
 FAILS_AT = 4  # batches of rank 1 before its data fail, in the second of three epochs
-ENDLESS = Forecast(parameters=0, per_frame=1.0, limit=1e12)
+ENDLESS = MemoryEstimate(parameters=0, per_frame=1.0, limit=1e12)
 
 
 def utterances(number: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -67,7 +68,7 @@ def batch_of(chosen: list[tuple], valid: int | None = None) -> Batch:
     )
 
 
-def make_step(ranks: Ranks, **model: Any) -> tuple[TrainStep, Callable[[], dict]]:
+def make_step(ranks: ProcessGroup, **model: Any) -> tuple[TrainStep, Callable[[], dict]]:
     """A small network with batch normalisation everywhere, and what reads all its state."""
     values = {
         "hidden_size": 8,
@@ -81,20 +82,20 @@ def make_step(ranks: Ranks, **model: Any) -> tuple[TrainStep, Callable[[], dict]
     config.TrainingConfig = shared.TrainingConfig(clip_norm=20.0, ema=0.9)
     config.OptimConfig = shared.OptimConfig(optimizer="SGD", momentum=0.9, dynamic_loss_scale=True)
     config.DataConfig.SpectConfig.features, config.DataConfig.SpectConfig.bands = "logmel", BANDS
-    recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple("AB_")), "CPU")
-    step = TrainStep(recogniser, ENDLESS, ranks)
+    speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple("AB_")), "CPU")
+    step = TrainStep(speech_model, ENDLESS, ranks)
 
     def state() -> dict[str, np.ndarray]:
         return {
             name: parameter.asnumpy().copy()
-            for name, parameter in (recogniser.network.parameters_dict() | step.state()).items()
+            for name, parameter in (speech_model.network.parameters_dict() | step.state()).items()
             if STATELESS not in name
         }
 
     return step, state
 
 
-def steps(ranks: Ranks) -> dict[str, np.ndarray]:
+def steps(ranks: ProcessGroup) -> dict[str, np.ndarray]:
     """Gradients and weights after each kind of step; of one rank, as they should be."""
     step, state = make_step(ranks)
     found: dict[str, np.ndarray] = {}
@@ -125,7 +126,7 @@ def steps(ranks: Ranks) -> dict[str, np.ndarray]:
     if alone:
         do(CUT, batch_of(spoken[: half + 4]), batch_of(spoken[half + 4 :]))
     else:
-        step.forecast = Forecast(0, 1.0, 1e12, 4 * ranks.rank)
+        step.forecast = MemoryEstimate(0, 1.0, 1e12, 4 * ranks.rank)
         do(CUT, batch_of(spoken[ranks.rank * half :][:half]))
         step.forecast = ENDLESS
 
@@ -140,7 +141,7 @@ def steps(ranks: Ranks) -> dict[str, np.ndarray]:
     return found
 
 
-def dropout_masks(ranks: Ranks) -> list[int]:
+def dropout_masks(ranks: ProcessGroup) -> list[int]:
     step, _ = make_step(ranks, dropout=0.5)
     seeds = []
     for part in range(2):
@@ -149,7 +150,9 @@ def dropout_masks(ranks: Ranks) -> list[int]:
     return seeds
 
 
-def run(corpus: Path, folder: Path, ranks: Ranks, fails: bool = False, resume: bool = False) -> str:
+def run(
+    corpus: Path, folder: Path, ranks: ProcessGroup, fails: bool = False, resume: bool = False
+) -> str:
     """A run of training in `folder`, on the made-up corpus; returns its error."""
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny(
@@ -188,8 +191,8 @@ def run(corpus: Path, folder: Path, ranks: Ranks, fails: bool = False, resume: b
 
 def main(corpus: Path, out: Path) -> None:
     runtime.set_device("CPU")
-    ranks = Ranks(*runtime.init_distributed())
-    said: dict[str, Any] = {"masks": dropout_masks(ranks), "neighbours": ranks.neighbours()}
+    ranks = ProcessGroup(*runtime.init_distributed())
+    said: dict[str, Any] = {"masks": dropout_masks(ranks), "neighbours": ranks.local_world_size()}
     said["branches"] = branches(ranks)
     np.savez(out / f"rank{ranks.rank}.npz", **steps(ranks))
     said["whole"] = run(corpus, out / "whole", ranks)
@@ -210,13 +213,13 @@ def main(corpus: Path, out: Path) -> None:
         os._exit(3)
 
 
-def branches(ranks: Ranks) -> list[float]:
+def branches(ranks: ProcessGroup) -> list[float]:
     """Normalisations that do not wait for one another, as in Jasper's dense residuals: the sums of
     their gradients must not be mixed up between ranks, in whatever order they are computed."""
     import mindspore as ms
     from mindspore import ParameterTuple, Tensor, ops
 
-    from common.nn import MaskedBatchNorm
+    from common.nn.norm import MaskedBatchNorm
 
     class Branches(nn.Cell):
         def __init__(self):
@@ -242,7 +245,11 @@ def branches(ranks: Ranks) -> list[float]:
     for _ in range(5):
         _, found = differentiate(Tensor(x, ms.float32), Tensor(mask, ms.float32))
     found = np.concatenate([each.asnumpy() for each in found]).astype(float)
-    each = ranks.sums(*found[:16], *[]), ranks.sums(*found[16:32]), ranks.sums(*found[32:])
+    each = (
+        ranks.all_reduce_sum(*found[:16], *[]),
+        ranks.all_reduce_sum(*found[16:32]),
+        ranks.all_reduce_sum(*found[32:]),
+    )
     return [value for values in each for value in values]
 
 

@@ -33,10 +33,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 from conftest import common  # noqa: F401  (settles the environment before mindspore loads)
-from tones import make_corpus, settings
+from synthetic_corpus import make_corpus, settings
 
-from scripts.launching.supervise import descendants
-from scripts.launching.watching import Signs
+from common.launching.supervise import descendants
+from common.launching.watching import Signs
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1800.0  # seconds for anything to happen, on the busiest machine
@@ -84,8 +84,8 @@ class Place:
 
     def _corpus(self) -> None:
         from common import config as configs
-        from common.conversion import convert_split
-        from common.mindrecord import open_dataset
+        from common.data.mindrecord import open_dataset
+        from common.data.splits import convert_split
         from deepspeech2.src.config import TrainConfig
         from deepspeech2.src.recipe import RECIPE
 
@@ -137,7 +137,7 @@ class Place:
 
     def state(self) -> tuple[dict, dict]:
         """Weights and optimizer's state, and where the run is, of the newest checkpoint."""
-        from common.checkpoint import load
+        from common.model.checkpoint import load
 
         found = load(self.checkpoints / LAST)
         measured = ("seconds", "busy", "waiting")  # by the clock
@@ -147,7 +147,7 @@ class Place:
     def check_checkpoints(self) -> int:
         """The step of the newest one, 0 where there is none; raises UserError for one that is not
         whole."""
-        from common.checkpoint import load
+        from common.model.checkpoint import load
 
         numbered = self.checkpoints.glob(f"{PREFIX}-*_*.ckpt")
         steps = [load(path).metadata["progress"]["step"] for path in numbered]
@@ -455,7 +455,7 @@ def undisturbed(place: Place, ranks: int) -> tuple[dict, dict]:
 
 def soak(folder: Path, rounds: int, seed: int, first: int = 0) -> int:
     """Plays the rounds; returns how many have failed."""
-    from common.errors import UserError
+    from common.utils.errors import UserError
 
     place, started = Place(folder), time.monotonic()
     expected: dict[int, tuple] = {}  # by the number of ranks

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from common.archives import unpack
-from common.corpora import build_an4, build_librispeech
-from common.errors import UserError
-from common.manifest import read_manifest
+from common.data.corpora import build_an4, build_librispeech
+from common.data.manifest import read_manifest
+from common.utils.archives import unpack
+from common.utils.errors import UserError
 
 
 def pack(path: Path, files: dict[str, bytes], link: str = "") -> Path:

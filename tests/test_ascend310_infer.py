@@ -487,18 +487,18 @@ def test_build_says_what_is_missing(tmp_path):
 
 def test_real_models_give_what_the_network_gives(cpu, runner, tmp_path):
     """The checkpoint that ships, exported with open axes and for one shape."""
-    from common.export import Options, export
-    from common.recogniser import Forward, Recogniser
+    from common.export.export import Options, export
+    from common.model.speech_model import Forward, SpeechModel
     from deepspeech2.src.recipe import RECIPE
 
     checkpoint = SOURCE.parent / "deepspeech2" / "pretrained" / "an4.ckpt"
-    recogniser = Recogniser.from_checkpoint(RECIPE, checkpoint, cpu)
+    speech_model = SpeechModel.from_checkpoint(RECIPE, checkpoint, cpu)
     rng = np.random.default_rng(0)
     features = {
-        f"u{frames}": rng.standard_normal((recogniser.featurizer.dimension, frames)).astype("<f4")
+        f"u{frames}": rng.standard_normal((speech_model.featurizer.dimension, frames)).astype("<f4")
         for frames in (90, 151, 200, 7, 121)
     }
-    forward = Forward(recogniser)
+    forward = Forward(speech_model)
     index = tmp_path / "index.jsonl"
     lines = []
     for name, values in features.items():
@@ -507,7 +507,9 @@ def test_real_models_give_what_the_network_gives(cpu, runner, tmp_path):
         lines.append(json.dumps(entry) + "\n")
     index.write_text("".join(lines))
     for batch, frames in ((0, 0), (2, 151)):
-        path = export(recogniser, tmp_path / f"m{batch}", Options(batch_size=batch, frames=frames))
+        path = export(
+            speech_model, tmp_path / f"m{batch}", Options(batch_size=batch, frames=frames)
+        )
         results = tmp_path / f"result{batch}"
         command = [runner, "--mindir_path", path, "--index", index, "--result_dir", results]
         done = subprocess.run(

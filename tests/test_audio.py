@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common.audio import AudioInfo, FormatNotice, audio_info, encode_flac, load_audio
-from common.errors import UserError
+from common.audio.io import AudioInfo, FormatNotice, audio_info, encode_flac, load_audio
+from common.utils.errors import UserError
 
 RATE = 16000
 

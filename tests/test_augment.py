@@ -3,9 +3,9 @@ import pytest
 import scipy.stats
 import soundfile as sf
 
-from common.augment import Augmentation, mix
+from common.audio.augmentation import Augmentation, mix
 from common.config import AugmentationConfig
-from common.errors import UserError
+from common.utils.errors import UserError
 
 RATE = 16000
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 from mindspore import Tensor, nn
-from tones import LABELS, RATE, chdir, settings, spoken, trained
+from synthetic_corpus import LABELS, RATE, chdir, settings, spoken, trained
 
-from common import batch_inference, cli
-from common.errors import UserError
+from common import cli
+from common.export import offline_inference as batch_inference
+from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 from jasper.src.recipe import RECIPE as JASPER
 

@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from common.batching import padded_share, plan_epoch, split, static_shapes
-from common.errors import UserError
+from common.data.batch_sampler import padded_share, plan_epoch, split, static_shapes
+from common.utils.errors import UserError
 
 
 def test_split_keeps_order_and_bounds_the_padded_frames():

@@ -7,12 +7,12 @@ from math import inf
 
 import numpy as np
 import pytest
-from words import log_prob, write_arpa
+from synthetic_lm import log_prob, write_arpa
 
-from common import beam
-from common.beam import BeamSearch, Hypothesis, _Beam
-from common.decoding import collapse
-from common.text import Vocabulary
+from common.decoding import prefix_beam_search as beam
+from common.decoding.decoders import collapse
+from common.decoding.prefix_beam_search import BeamSearch, Hypothesis, _Beam
+from common.text.tokenizer import Vocabulary
 
 EVERYTHING = 10**6
 ALPHABETS = ["AB _", "_ A'", "AB_", " _A", "_A"]
@@ -147,7 +147,7 @@ def arpa(tmp_path_factory) -> str:
 
 
 def model(arpa: str, vocabulary: Vocabulary, alpha: float, beta: float, unk_offset: float):
-    from common.language import WordModel
+    from common.decoding.ngram_lm import WordModel
 
     return WordModel(arpa, vocabulary, alpha, beta, unk_offset)
 
@@ -182,7 +182,7 @@ def test_unknown_words_remain_possible(arpa):
 
 
 def test_the_outlook_keeps_words_that_end_in_a_narrow_beam(arpa, monkeypatch):
-    from common.language import Outlook
+    from common.decoding.ngram_lm import LanguageModelLookahead
 
     vocabulary = Vocabulary(tuple("AB _"))
     exact = BeamSearch(vocabulary, 3000, language=model(arpa, vocabulary, 2.0, 0.0, -10.0))
@@ -190,6 +190,8 @@ def test_the_outlook_keeps_words_that_end_in_a_narrow_beam(arpa, monkeypatch):
     inputs = [random_log_probs(12, 4, seed) for seed in range(10)]
     best = [exact(log_probs)[0].score for log_probs in inputs]
     lost = sum(best) - sum(narrow(log_probs)[0].score for log_probs in inputs)
-    monkeypatch.setattr(Outlook, "after", lambda self, rows: np.zeros((len(rows), 4)))
+    monkeypatch.setattr(
+        LanguageModelLookahead, "after", lambda self, rows: np.zeros((len(rows), 4))
+    )
     lost_without = sum(best) - sum(narrow(log_probs)[0].score for log_probs in inputs)
     assert 0 <= lost < lost_without / 4

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from common import checkpoint as checkpoints
-from common.checkpoint import CheckpointKeeper, load, load_into, save
-from common.errors import UserError
+from common.model import checkpoint as checkpoints
+from common.model.checkpoint import CheckpointKeeper, load, load_into, save
+from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -132,7 +132,7 @@ import itertools, sys
 import common
 import numpy as np
 from mindspore import Parameter, Tensor
-from common.checkpoint import CheckpointKeeper
+from common.model.checkpoint import CheckpointKeeper
 keeper = CheckpointKeeper(sys.argv[1], "m", 3)
 for step in itertools.count(1):
     weights = {"w": Parameter(Tensor(np.full((512, 512), step, np.float32)), name="w")}

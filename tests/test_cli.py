@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 import yaml
-from tones import LABELS, RATE, memory_for, settings, trained
+from synthetic_corpus import LABELS, RATE, memory_for, settings, trained
 
-from common import checkpoint, cli, runtime, training
-from common.errors import UserError
-from common.recogniser import Recogniser
+from common import cli
+from common.model import checkpoint
+from common.model.speech_model import SpeechModel
+from common.training import trainer as training
+from common.utils import runtime
+from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -312,8 +315,8 @@ def short_of_memory(place, cpu, monkeypatch) -> Path:
     """A recording longer than the machine can take; the others are not."""
     long = np.concatenate([sf.read(place / "test" / "test0.wav")[0]] * 20)
     sf.write(place / "long.wav", long, RATE)
-    recogniser = Recogniser.from_checkpoint(RECIPE, place / "good.ckpt", cpu)
-    memory = memory_for(10 * 100, recogniser)  # 10 s
+    speech_model = SpeechModel.from_checkpoint(RECIPE, place / "good.ckpt", cpu)
+    memory = memory_for(10 * 100, speech_model)  # 10 s
     monkeypatch.setattr(runtime, "machine_memory", lambda: memory)
     monkeypatch.chdir(place)
     return place / "long.wav"

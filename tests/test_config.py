@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 import yaml
-from tones import LABELS, RATE, make_corpus, record, tiny
-from words import write_arpa
+from synthetic_corpus import LABELS, RATE, make_corpus, record, tiny
+from synthetic_lm import write_arpa
 
-from common import cli, dataset
+from common import cli
 from common import config as configs
 from common.config import (
     BOUNDS,
@@ -32,12 +32,13 @@ from common.config import (
     override_from_yaml,
     to_dict,
 )
-from common.conversion import shard_files
-from common.errors import UserError
-from common.history import History
-from common.manifest import read_manifest, write_csv, write_jasper_json
-from common.mindrecord import open_dataset
-from common.scaling import LossScale
+from common.data import loader as dataset
+from common.data.manifest import read_manifest, write_csv, write_jasper_json
+from common.data.mindrecord import open_dataset
+from common.data.splits import shard_files
+from common.training.loss_scale import LossScale
+from common.training.metrics_log import History
+from common.utils.errors import UserError
 from deepspeech2.src.config import TrainConfig, eval_config, train_config
 from deepspeech2.src.recipe import RECIPE
 
@@ -479,12 +480,12 @@ class Processes(list):
 class FakeForward:
     """In the network's place: log-probabilities that are always the same few words."""
 
-    def __init__(self, recogniser: Any):
-        self.recogniser = recogniser
+    def __init__(self, speech_model: Any):
+        self.speech_model = speech_model
         self.rows: list[int] = []
 
     def __call__(self, features: np.ndarray, lengths: np.ndarray):
-        frames = self.recogniser.output_frames(lengths)
+        frames = self.speech_model.output_frames(lengths)
         log_probs = np.full((int(frames.max()), len(lengths), len(LABELS)), -9.0, np.float32)
         for frame in range(len(log_probs)):
             log_probs[frame, :, frame % 3] = -0.1
@@ -499,17 +500,17 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
 
     What can be seen of it: the steps with their batches and rates, lines, files, the error.
     """
-    from common import training
-    from common.conversion import convert_split, shard_files
-    from common.steps import StepResult
+    from common.data.splits import convert_split, shard_files
+    from common.training import trainer as training
+    from common.training.train_step import StepResult
 
     seen: dict[str, Any] = {"features": [], "targets": [], "ids": [], "rates": [], "error": ""}
 
     class FakeStep:
-        def __init__(self, recogniser, forecast, ranks):
-            seen["initial"] = next(iter(recogniser.network.get_parameters())).asnumpy().tolist()
+        def __init__(self, speech_model, forecast, ranks):
+            seen["initial"] = next(iter(speech_model.network.get_parameters())).asnumpy().tolist()
             self.forecast, self.scaling = forecast, LossScale(1.0)
-            self.state, self.result = dict, recogniser.network.parameters_dict
+            self.state, self.result = dict, speech_model.network.parameters_dict
             self.result_in_place = nullcontext
 
         def __call__(self, group, rate, number, total):
@@ -571,34 +572,34 @@ def build(config: Any, folder: Path) -> dict[str, Any]:
     """The network in training: its parameters, and what it makes of some features."""
     import mindspore as ms
 
-    from common.recogniser import Recogniser
-    from common.text import Vocabulary
+    from common.model.speech_model import SpeechModel
+    from common.text.tokenizer import Vocabulary
 
     with without_compiling():
-        recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
-        features = np.random.default_rng(1).normal(size=(2, recogniser.featurizer.dimension, 12))
-        recogniser.network.set_train()
-        output, _ = recogniser.network(
+        speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+        features = np.random.default_rng(1).normal(size=(2, speech_model.featurizer.dimension, 12))
+        speech_model.network.set_train()
+        output, _ = speech_model.network(
             ms.Tensor(features.astype(np.float32)), ms.Tensor([12, 9], ms.int32)
         )
-        shapes = {p.name: p.shape for p in recogniser.network.get_parameters()}
+        shapes = {p.name: p.shape for p in speech_model.network.get_parameters()}
         return {"output": output.asnumpy().tolist(), "shapes": shapes}
 
 
 def step(config: Any, folder: Path) -> dict[str, Any]:
     """Two real training steps: the weights and the optimizer's state, the network's batch sizes."""
-    from common.dataset import Batch
+    from common.data.loader import Batch
     from common.memory import forecast_memory
-    from common.recogniser import Recogniser
-    from common.steps import TrainStep
-    from common.text import Vocabulary
+    from common.model.speech_model import SpeechModel
+    from common.text.tokenizer import Vocabulary
+    from common.training.train_step import TrainStep
 
     rng = np.random.default_rng(2)
     lengths = np.array([16, 14, 12], np.int32)
     with without_compiling():
-        recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+        speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
         batch = Batch(
-            rng.normal(size=(3, recogniser.featurizer.dimension, 16)).astype(np.float32),
+            rng.normal(size=(3, speech_model.featurizer.dimension, 16)).astype(np.float32),
             lengths,
             np.array([[0, 1], [2, 3], [1, 0]], np.int32),
             np.array([2, 2, 2], np.int32),
@@ -607,7 +608,7 @@ def step(config: Any, folder: Path) -> dict[str, Any]:
             3,
             1.0,
         )
-        train_step = TrainStep(recogniser, forecast_memory(recogniser))
+        train_step = TrainStep(speech_model, forecast_memory(speech_model))
         rows = []
         gradients = train_step.gradients
         train_step.gradients = lambda *inputs: rows.append(len(inputs[0])) or gradients(*inputs)
@@ -615,7 +616,7 @@ def step(config: Any, folder: Path) -> dict[str, Any]:
         results = [train_step([batch], config.OptimConfig.learning_rate, n) for n in range(2)]
         weights = {
             p.name: p.asnumpy().tolist()
-            for p in recogniser.network.get_parameters()
+            for p in speech_model.network.get_parameters()
             if "moving" not in p.name
         }
         return {
@@ -629,8 +630,8 @@ def step(config: Any, folder: Path) -> dict[str, Any]:
 
 def decode(config: Any, folder: Path) -> dict[str, Any]:
     """What the decoder of a training run makes of some log-probabilities."""
-    from common.decoding import make_decoder
-    from common.text import Vocabulary
+    from common.decoding.decoders import make_decoder
+    from common.text.tokenizer import Vocabulary
 
     rng = np.random.default_rng(0)
     log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
@@ -646,13 +647,13 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
     import io
     from contextlib import redirect_stdout
 
-    from common import checkpoint
-    from common.recogniser import Recogniser
-    from common.text import Vocabulary
+    from common.model import checkpoint
+    from common.model.speech_model import SpeechModel
+    from common.text.tokenizer import Vocabulary
 
-    recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
     path = folder / "untrained.ckpt"
-    checkpoint.save(path, recogniser.network.parameters_dict(), recogniser.metadata())
+    checkpoint.save(path, speech_model.network.parameters_dict(), speech_model.metadata())
     FakeForward.seen = []
     pools, processes, printed, error = Pools(), Processes(), io.StringIO(), ""
     before = os.getcwd()

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tones import LABELS, make_corpus, record, tiny
+from synthetic_corpus import LABELS, make_corpus, record, tiny
 
-from common.conversion import convert_split, open_split
-from common.errors import UserError
-from common.manifest import read_manifest, write_jasper_json
-from common.sources import Source
-from common.text import Vocabulary
+from common.data.dataset import Dataset
+from common.data.manifest import read_manifest, write_jasper_json
+from common.data.splits import convert_split, open_split
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
 
@@ -34,7 +34,7 @@ def convert(corpus: Path, split: str = "train", **changes: Any) -> None:
     convert_split(RECIPE, tiny(corpus, **changes), split, log=said.append)
 
 
-def opened(corpus: Path, split: str = "train", **changes: Any) -> Source:
+def opened(corpus: Path, split: str = "train", **changes: Any) -> Dataset:
     config = tiny(corpus, **changes)
     features = RECIPE.build_featurizer(config.DataConfig)
     vocabulary = Vocabulary(tuple(LABELS))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-import reference
 from mindspore import Tensor, nn, ops
 
-from common.convolution import (
+from benchmarks import reference
+from common.nn.matmul_convolution import (
     MatmulConvolution,
     MatmulRowConvolution,
     convolution,

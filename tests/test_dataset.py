@@ -12,17 +12,17 @@ import pytest
 import soundfile as sf
 import soxr
 
-from common.audio import load_audio
-from common.augment import Augmentation
-from common.batching import PlannedBatch, plan_epoch, static_shapes
-from common.dataset import Batch, batches
-from common.errors import UserError
-from common.features import FeatureConfig, Featurizer
-from common.manifest import Utterance
-from common.mindrecord import convert, open_dataset
-from common.sources import ManifestSource
-from common.text import Vocabulary
-from common.validation import validate
+from common.audio.augmentation import Augmentation
+from common.audio.features import FeatureConfig, Featurizer
+from common.audio.io import load_audio
+from common.data.batch_sampler import PlannedBatch, plan_epoch, static_shapes
+from common.data.dataset import ManifestDataset
+from common.data.loader import Batch, batches
+from common.data.manifest import Utterance
+from common.data.mindrecord import convert, open_dataset
+from common.data.validation import validate
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 
 RATE = 16000
 VOCABULARY = Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
@@ -46,8 +46,8 @@ def utterances(tmp_path: Path) -> list[Utterance]:
 
 
 @pytest.fixture
-def source(utterances) -> ManifestSource:
-    return ManifestSource(utterances, FEATURIZER, VOCABULARY)
+def source(utterances) -> ManifestDataset:
+    return ManifestDataset(utterances, FEATURIZER, VOCABULARY)
 
 
 def planned(*indices: int, valid: int | None = None, frames: int = 0, labels: int = 5):
@@ -107,7 +107,7 @@ def test_a_dynamic_batch_is_padded_to_a_multiple(source, multiple):
 
 
 def test_without_labels_targets_have_one_column_of_padding(utterances):
-    source = ManifestSource(utterances, FEATURIZER, VOCABULARY, labelled=False)
+    source = ManifestDataset(utterances, FEATURIZER, VOCABULARY, labelled=False)
     (batch,) = batches(source, [planned(0, 1, labels=0)], FEATURIZER)
     assert batch.targets.tolist() == [[0], [0]]
     assert batch.target_lengths.tolist() == [0, 0]
@@ -246,7 +246,7 @@ def test_recordings_are_trimmed_once_wherever_they_come_from(quiet, tmp_path, st
     )
     records, recordings = (
         open_dataset(tmp_path / "set"),
-        ManifestSource(quiet, trimming, VOCABULARY),
+        ManifestDataset(quiet, trimming, VOCABULARY),
     )
     expected = []
     for utterance in quiet:

@@ -8,10 +8,9 @@ from itertools import groupby, product
 import numpy as np
 import pytest
 
-from common import decoding
-from common.beam import BeamSearch
 from common.config import EvalConfig, LMConfig, check
-from common.decoding import (
+from common.decoding import decoders as decoding
+from common.decoding.decoders import (
     BeamDecoder,
     GreedyDecoder,
     collapse,
@@ -19,8 +18,9 @@ from common.decoding import (
     emission_frames,
     make_decoder,
 )
-from common.errors import UserError
-from common.text import Vocabulary
+from common.decoding.prefix_beam_search import BeamSearch
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 
 VOCABULARY = Vocabulary(("'", "A", "B", " ", "_"))
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 import soundfile
 
-from common import checkpoint as checkpoints
+from benchmarks import reference
 from common import cli
-from common.errors import UserError
-from common.export import Options, export
-from common.recogniser import Forward, Recogniser
-from common.text import Vocabulary
+from common.export.export import Options, export
+from common.model import checkpoint as checkpoints
+from common.model.speech_model import Forward, SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 from deepspeech2.src.config import TrainConfig
 from deepspeech2.src.deepspeech_pytorch import FORM, mind2pt, pt2mind
 from deepspeech2.src.recipe import RECIPE
@@ -167,7 +167,7 @@ def by_torch(theirs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_us(checkpoint: Path) -> tuple[np.ndarray, np.ndarray]:
-    return Forward(Recogniser.from_checkpoint(RECIPE, checkpoint, "CPU"))(*batch())
+    return Forward(SpeechModel.from_checkpoint(RECIPE, checkpoint, "CPU"))(*batch())
 
 
 def converted(layout: str, network: str, package, folder: Path) -> tuple[Any, Path]:
@@ -240,7 +240,7 @@ def ours(tmp_path: Path, **model) -> Path:
     config = TrainConfig()
     for key, value in {**FORM, "hidden_size": 8, "hidden_layers": 2, **model}.items():
         setattr(config.ModelConfig, key, value)
-    made = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    made = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
     path = tmp_path / "ours.ckpt"
     checkpoints.save(path, made.network.parameters_dict(), made.metadata())
     return path
@@ -277,7 +277,7 @@ def test_a_network_of_ours_goes_out_and_comes_back(tmp_path, capsys):
 
 def test_a_converted_checkpoint_needs_nothing_else(package, tmp_path, monkeypatch, capsys):
     """transcribe.py and export.py with the checkpoint alone."""
-    from tones import RATE, spoken
+    from synthetic_corpus import RATE, spoken
 
     theirs = reference.torch_deepspeech_pytorch("LSTM", False)
     torch.save(release_3(theirs, "LSTM", False, package), tmp_path / "w.ckpt")
@@ -285,9 +285,9 @@ def test_a_converted_checkpoint_needs_nothing_else(package, tmp_path, monkeypatc
     soundfile.write(tmp_path / "a.wav", spoken("AB", np.random.default_rng(0)), RATE)
     monkeypatch.chdir(tmp_path)
     assert cli.transcribe(RECIPE, ["a.wav", "--pretrain_ckpt", "ours.ckpt"]) == 0
-    recogniser = Recogniser.from_checkpoint(RECIPE, tmp_path / "ours.ckpt", "CPU")
-    assert recogniser.featurizer.config.convention == "deepspeech.pytorch"
-    export(recogniser, tmp_path / "w", Options(batch_size=1, frames=20), log=lambda line: None)
+    speech_model = SpeechModel.from_checkpoint(RECIPE, tmp_path / "ours.ckpt", "CPU")
+    assert speech_model.featurizer.config.convention == "deepspeech.pytorch"
+    export(speech_model, tmp_path / "w", Options(batch_size=1, frames=20), log=lambda line: None)
     assert (tmp_path / "w.mindir").exists()
 
 

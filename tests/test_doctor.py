@@ -14,18 +14,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from tones import make_corpus, settings, tiny
+from synthetic_corpus import make_corpus, settings, tiny
 
 from common import config as configs
 from common import doctor
-from common.batching import static_shapes
+from common.data.batch_sampler import static_shapes
+from common.data.dataset import Dataset
+from common.data.mindrecord_writer import Entry
 from common.doctor import advice, machine, measuring
-from common.doctor.advice import Figures, Kernel, Timed, best_advice, forecast_epoch, step_seconds
+from common.doctor.advice import (
+    Kernel,
+    Measurements,
+    Timed,
+    best_advice,
+    forecast_epoch,
+    step_seconds,
+)
 from common.doctor.measuring import MARK
-from common.errors import UserError
-from common.memory import Forecast
-from common.records import Entry
-from common.sources import Source
+from common.memory import MemoryEstimate
+from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +47,7 @@ def line_of(fixed: float, per_frame: float, *sizes: tuple[int, int]) -> tuple[Ti
 
 STEPS = line_of(0.1, 1e-3, (1, 50), (8, 100), (8, 400))
 # 10 batches of 1600 padded frames take 1.7 s each.
-RUN = Figures(steps=STEPS, planned=(1600,) * 10, speech=170.0, cores=4, workers=2, epochs=3)
+RUN = Measurements(steps=STEPS, planned=(1600,) * 10, speech=170.0, cores=4, workers=2, epochs=3)
 
 
 # ---- forecast
@@ -219,7 +226,7 @@ def test_kernels_are_named_by_what_ran_between_the_marks():
 
 
 def test_the_table_of_kernels_marks_what_is_used():
-    figures = Figures(
+    figures = Measurements(
         avx512=True,
         kernels={"native": Kernel(("convolution ref:any",), 0.08, 2.0), "matmul": kernel(0.002)},
     )
@@ -365,7 +372,7 @@ def test_bad_input_is_refused_in_a_line():
 class Clock:
     """A train step that takes 0.2 s, and 1 ms a padded frame, and 0.5 s a micro-batch."""
 
-    def __init__(self, forecast: Forecast):
+    def __init__(self, forecast: MemoryEstimate):
         self.now, self.forecast, self.calls = 0.0, forecast, 0
 
     def __call__(self, batches, *_):
@@ -377,14 +384,16 @@ class Clock:
 
 
 def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dict]:
-    from common.batching import PlannedBatch
+    from common.data.batch_sampler import PlannedBatch
     from common.doctor import steps
-    from common.text import Vocabulary
+    from common.text.tokenizer import Vocabulary
 
-    forecast = Forecast(parameters=1000, per_frame=1.0, limit=2 << 30, micro_batch=micro_batch)
+    forecast = MemoryEstimate(
+        parameters=1000, per_frame=1.0, limit=2 << 30, micro_batch=micro_batch
+    )
     clock = Clock(forecast)
     monkeypatch.setattr(steps.time, "perf_counter", lambda: clock.now)
-    recogniser = SimpleNamespace(
+    speech_model = SimpleNamespace(
         config=RECIPE.train_config(),
         static_training=False,
         device="CPU",
@@ -392,7 +401,7 @@ def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dic
         vocabulary=Vocabulary(("_", "A", "B")),
     )
     plan = [PlannedBatch((0,) * 8, frames, 5, 8) for frames in range(100, 1100, 100)]
-    steps.Steps(recogniser, clock, None, plan, seconds, quick=False).run()
+    steps.Steps(speech_model, clock, None, plan, seconds, quick=False).run()
     lines = capsys.readouterr().out.splitlines()
     return [json.loads(line.removeprefix(MARK)) for line in lines]
 
@@ -425,7 +434,7 @@ def test_larger_micro_batches_are_tried_where_memory_allows(monkeypatch, capsys)
 
 
 @dataclass
-class Recogniser:
+class SpeechModel:
     """As much of one as `Steps` asks for."""
 
     config: object
@@ -442,7 +451,7 @@ class Recogniser:
         return 1000
 
 
-class Listed(Source):
+class Listed(Dataset):
     store = "audio"
 
     def read(self, indices):
@@ -452,13 +461,13 @@ class Listed(Source):
 @pytest.mark.parametrize("case", ["gain", "no time", "no memory", "a card"])
 def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
     from common.doctor import steps
-    from common.planner import Planner
-    from common.text import Vocabulary
+    from common.text.tokenizer import Vocabulary
+    from common.training.epoch_plan import EpochPlan
 
     config = RECIPE.train_config()
     config.TrainingConfig.memory_gib = 1.0 if case == "no memory" else 8.0
     config.DataConfig.AugmentationConfig.speed_volume_perturb = True
-    recogniser = Recogniser(
+    speech_model = SpeechModel(
         config,
         "GPU" if case == "a card" else "CPU",
         SimpleNamespace(dimension=2),
@@ -470,11 +479,11 @@ def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
         ),
     )
     source = Listed([Entry(str(n), "A", 0.0, 100 + 10 * n, 5, 5) for n in range(40)])
-    clock = Clock(Forecast(parameters=1000, per_frame=1.0, limit=2 << 30))
+    clock = Clock(MemoryEstimate(parameters=1000, per_frame=1.0, limit=2 << 30))
     forecasts = []
 
     def train_step(static, forecast):
-        assert static.static_training and not recogniser.static_training
+        assert static.static_training and not speech_model.static_training
         forecasts.append(forecast)
         times = iter([5.0, 0.4, 0.4])
 
@@ -485,9 +494,9 @@ def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
 
     monkeypatch.setattr(steps.time, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(steps, "TrainStep", train_step)
-    plan = Planner(recogniser, source).plan(1)
+    plan = EpochPlan(speech_model, source).plan(1)
     seconds = 60.0 if case == "no time" else 500.0
-    steps.Steps(recogniser, clock, source, plan, seconds, quick=False).run()
+    steps.Steps(speech_model, clock, source, plan, seconds, quick=False).run()
     said = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix(MARK))
     if case != "gain":
         assert not forecasts and "static_seconds" not in said
@@ -509,9 +518,9 @@ def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
 
 
 def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatch):
-    from common.audio import AudioInfo
+    from common.audio.io import AudioInfo
+    from common.data.manifest import Utterance
     from common.doctor import trials
-    from common.manifest import Utterance
 
     opened = []
 
@@ -543,7 +552,7 @@ def test_without_data_the_rest_is_done_and_what_is_missing_said(cpu, tmp_path, c
     converted, manifest = found.all("obstacle")
     assert "create_mindrecord.py" in converted and "none.csv" in manifest
     assert found.get("memory").startswith("memory: about")
-    figures = Figures(**measuring.figures_of(measuring.Process(), found))
+    figures = Measurements(**measuring.figures_of(measuring.Process(), found))
     assert figures.operators == ("convolution", "LSTM")
     assert len(figures.steps) >= 2 and forecast_epoch(figures) is None
     # three copies: weights and Adam's two moments, and what moves without a gradient
@@ -553,7 +562,7 @@ def test_without_data_the_rest_is_done_and_what_is_missing_said(cpu, tmp_path, c
 
 
 def test_doctor_on_the_telephone_prompts(cpu, tmp_path):
-    from common.conversion import convert_split
+    from common.data.splits import convert_split
 
     prompts = ROOT / "data" / "telephone_prompts" / "validation.jsonl"
     values = settings(tmp_path)

@@ -11,59 +11,59 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
-from tones import LABELS, memory_for, trained
+from synthetic_corpus import LABELS, memory_for, trained
 
-from common import runtime
-from common.beam import Hypothesis
 from common.config import LMConfig
-from common.decoding import Decoder, GreedyDecoder, make_decoder
-from common.errors import UserError
-from common.evaluation import Evaluation, Part, evaluate, recognise
-from common.files import file_name
-from common.manifest import read_manifest
-from common.memory import GIB, ForwardForecast, forecast_forward
-from common.recogniser import Forward, Recogniser
-from common.sources import ManifestSource
-from common.text import Vocabulary
+from common.data.dataset import ManifestDataset
+from common.data.manifest import read_manifest
+from common.decoding.decoders import Decoder, GreedyDecoder, make_decoder
+from common.decoding.prefix_beam_search import Hypothesis
+from common.evaluation.evaluate import Evaluation, RankShard, evaluate, recognise
+from common.memory import GIB, ForwardMemoryEstimate, forecast_forward
+from common.model.speech_model import Forward, SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.utils import runtime
+from common.utils.errors import UserError
+from common.utils.files import file_name
 from deepspeech2.src.recipe import RECIPE
 
 GARBLED = ["AB CD", "", "DDA BB AA", "ABCD", "C", "B A D C", "AA"]
 
 
 @pytest.fixture(scope="module")
-def recogniser() -> Recogniser:
+def speech_model() -> SpeechModel:
     path = trained() / "checkpoint" / "tiny-best.ckpt"
-    return Recogniser.from_checkpoint(RECIPE, path, "CPU")
+    return SpeechModel.from_checkpoint(RECIPE, path, "CPU")
 
 
 @pytest.fixture(scope="module")
-def forward(recogniser) -> Forward:
-    return Forward(recogniser)
+def forward(speech_model) -> Forward:
+    return Forward(speech_model)
 
 
 @pytest.fixture(scope="module")
-def source(recogniser) -> ManifestSource:
+def source(speech_model) -> ManifestDataset:
     """The recordings of the training and of the test set."""
     utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
-    return ManifestSource(utterances, recogniser.featurizer, recogniser.vocabulary)
+    return ManifestDataset(utterances, speech_model.featurizer, speech_model.vocabulary)
 
 
 @pytest.fixture(scope="module")
-def alone(recogniser, forward, source) -> dict[int, tuple[str, np.ndarray]]:
+def alone(speech_model, forward, source) -> dict[int, tuple[str, np.ndarray]]:
     """Each utterance recognised by itself."""
-    decoder = GreedyDecoder(recogniser.vocabulary)
-    found = list(recognise(recogniser, forward, source, decoder, batch_size=1))
+    decoder = GreedyDecoder(speech_model.vocabulary)
+    found = list(recognise(speech_model, forward, source, decoder, batch_size=1))
     assert sorted(each.index for each in found) == list(range(17))
     return {each.index: (each.text, each.log_probs) for each in found}
 
 
-def audio(source: ManifestSource, index: int) -> Path:
+def audio(source: ManifestDataset, index: int) -> Path:
     return next(iter(source.read([index]))).audio
 
 
-def scored(recogniser, forward, source, batch_size=4, **more) -> Evaluation:
-    decoder = more.pop("decoder", GreedyDecoder(recogniser.vocabulary))
-    return evaluate(recogniser, forward, source, decoder, batch_size, progress=None, **more)
+def scored(speech_model, forward, source, batch_size=4, **more) -> Evaluation:
+    decoder = more.pop("decoder", GreedyDecoder(speech_model.vocabulary))
+    return evaluate(speech_model, forward, source, decoder, batch_size, progress=None, **more)
 
 
 class Garbling(Decoder):
@@ -88,31 +88,31 @@ def assert_like_jiwer(found: Evaluation, references: list[str]) -> None:
         assert counts.insertions - counts.deletions == theirs.insertions - theirs.deletions
 
 
-def test_the_figures_are_jiwers(recogniser, forward, source):
-    found = scored(recogniser, forward, source)
+def test_the_figures_are_jiwers(speech_model, forward, source):
+    found = scored(speech_model, forward, source)
     assert [utterance.id for utterance in found.utterances] == source.ids
     assert [utterance.reference for utterance in found.utterances] == source.texts
     assert_like_jiwer(found, source.texts)
     assert 0 < found.cer < 80  # the network has learnt something, not everything
 
 
-def test_the_figures_of_bad_hypotheses_are_jiwers(recogniser, forward, source):
-    found = scored(recogniser, forward, source, decoder=Garbling())
+def test_the_figures_of_bad_hypotheses_are_jiwers(speech_model, forward, source):
+    found = scored(speech_model, forward, source, decoder=Garbling())
     assert_like_jiwer(found, source.texts)
     assert found.words.insertions > 0 and found.words.deletions > 0
     assert found.words.substitutions > 0 and found.wer > 80
 
 
-def test_padding_to_a_multiple_changes_nothing(recogniser, forward, source, alone):
-    config = copy.deepcopy(recogniser.config)
+def test_padding_to_a_multiple_changes_nothing(speech_model, forward, source, alone):
+    config = copy.deepcopy(speech_model.config)
     config.DataConfig.pad_align = 64
-    seen, decoder = [], GreedyDecoder(recogniser.vocabulary)
+    seen, decoder = [], GreedyDecoder(speech_model.vocabulary)
 
     def watched(features, lengths):
         seen.append(features.shape[2])
         return forward(features, lengths)
 
-    aligned = replace(recogniser, config=config)
+    aligned = replace(speech_model, config=config)
     for found in recognise(aligned, watched, source, decoder, batch_size=4):
         text, log_probs = alone[found.index]
         assert found.text == text
@@ -120,12 +120,12 @@ def test_padding_to_a_multiple_changes_nothing(recogniser, forward, source, alon
     assert seen and all(frames % 64 == 0 for frames in seen)
 
 
-def test_without_a_space_among_the_labels_wer_is_cer(recogniser, forward):
+def test_without_a_space_among_the_labels_wer_is_cer(speech_model, forward):
     """The same network with E where the space was: texts without spaces, in and out."""
-    unspaced = replace(recogniser, vocabulary=Vocabulary(tuple("ABCDE_")))
+    unspaced = replace(speech_model, vocabulary=Vocabulary(tuple("ABCDE_")))
     utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
     assert any(" " in utterance.text for utterance in utterances)
-    source = ManifestSource(utterances, unspaced.featurizer, unspaced.vocabulary)
+    source = ManifestDataset(utterances, unspaced.featurizer, unspaced.vocabulary)
     found = scored(unspaced, forward, source)
     hypotheses = [utterance.hypothesis for utterance in found.utterances]
     assert not any(" " in text for text in [*source.texts, *hypotheses])
@@ -136,10 +136,10 @@ def test_without_a_space_among_the_labels_wer_is_cer(recogniser, forward):
         assert sum(wanted != heard for wanted, heard in each.pairs) == each.words.errors
 
 
-def in_shapes(shapes: str, recogniser: Recogniser, monkeypatch) -> Recogniser:
+def in_shapes(shapes: str, speech_model: SpeechModel, monkeypatch) -> SpeechModel:
     """`static`: as Ascend has them."""
-    monkeypatch.setattr(recogniser.config.DataConfig, "static_shapes", 2)
-    found = replace(recogniser, device="Ascend" if shapes == "static" else "CPU")
+    monkeypatch.setattr(speech_model.config.DataConfig, "static_shapes", 2)
+    found = replace(speech_model, device="Ascend" if shapes == "static" else "CPU")
     assert found.static == (shapes == "static")
     return found
 
@@ -147,12 +147,12 @@ def in_shapes(shapes: str, recogniser: Recogniser, monkeypatch) -> Recogniser:
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])
 @pytest.mark.parametrize("batch_size", [3, 16])
 def test_each_utterance_is_scored_once_and_alike_in_any_batch(
-    recogniser, forward, source, alone, batch_size, shapes, monkeypatch
+    speech_model, forward, source, alone, batch_size, shapes, monkeypatch
 ):
-    recogniser = in_shapes(shapes, recogniser, monkeypatch)
-    forward = Forward(recogniser) if recogniser.static else forward
-    decoder = GreedyDecoder(recogniser.vocabulary)
-    found = list(recognise(recogniser, forward, source, decoder, batch_size))
+    speech_model = in_shapes(shapes, speech_model, monkeypatch)
+    forward = Forward(speech_model) if speech_model.static else forward
+    decoder = GreedyDecoder(speech_model.vocabulary)
+    found = list(recognise(speech_model, forward, source, decoder, batch_size))
     assert sorted(each.index for each in found) == list(range(len(source)))
     for each in found:
         text, log_probs = alone[each.index]
@@ -162,38 +162,42 @@ def test_each_utterance_is_scored_once_and_alike_in_any_batch(
         assert each.text == text
 
 
-def test_batches_of_a_part_fit_the_memory_that_it_may_take(recogniser, forward, source):
+def test_batches_of_a_part_fit_the_memory_that_it_may_take(speech_model, forward, source):
     longest = int(source.frames.max())
-    memory = 0.8 * memory_for(longest, recogniser)
+    memory = 0.8 * memory_for(longest, speech_model)
     sizes = []
 
     def watched(features, lengths):
         sizes.append(features.shape[0] * features.shape[2])
         return forward(features, lengths)
 
-    part, decoder = Part(0, 1, 0, memory), GreedyDecoder(recogniser.vocabulary)
-    assert len(list(recognise(recogniser, watched, source, decoder, 8, part=part))) == len(source)
+    part, decoder = RankShard(0, 1, 0, memory), GreedyDecoder(speech_model.vocabulary)
+    assert len(list(recognise(speech_model, watched, source, decoder, 8, part=part))) == len(source)
     assert max(sizes) <= longest
     with pytest.raises(UserError, match="cut it into pieces"):
-        list(recognise(recogniser, watched, source, decoder, 8, part=Part(0, 1, 0, memory / 2)))
+        list(
+            recognise(
+                speech_model, watched, source, decoder, 8, part=RankShard(0, 1, 0, memory / 2)
+            )
+        )
 
 
 @pytest.mark.parametrize("shapes", ["dynamic", "static"])
-def test_batches_fit_the_memory(recogniser, forward, source, alone, shapes, monkeypatch):
-    recogniser = in_shapes(shapes, recogniser, monkeypatch)
-    forward = Forward(recogniser) if recogniser.static else forward
+def test_batches_fit_the_memory(speech_model, forward, source, alone, shapes, monkeypatch):
+    speech_model = in_shapes(shapes, speech_model, monkeypatch)
+    forward = Forward(speech_model) if speech_model.static else forward
     longest = -(-int(source.frames.max()) // 8) * 8  # what static shapes are rounded to
-    memory = memory_for(2 * longest, recogniser)
+    memory = memory_for(2 * longest, speech_model)
     monkeypatch.setattr(runtime, "machine_memory", lambda: memory)
-    assert forecast_forward(recogniser).most_frames == 2 * longest
+    assert forecast_forward(speech_model).most_frames == 2 * longest
     sizes = []
 
     def watched(features, lengths):
         sizes.append((len(features), features.shape[2]))
         return forward(features, lengths)
 
-    decoder = GreedyDecoder(recogniser.vocabulary)
-    found = list(recognise(recogniser, watched, source, decoder, batch_size=8))
+    decoder = GreedyDecoder(speech_model.vocabulary)
+    found = list(recognise(speech_model, watched, source, decoder, batch_size=8))
     assert {each.index: each.text for each in found} == {
         index: text for index, (text, _) in alone.items()
     }
@@ -203,14 +207,14 @@ def test_batches_fit_the_memory(recogniser, forward, source, alone, shapes, monk
     if shapes == "static":
         assert len(set(sizes)) == 2
 
-    memory = memory_for(int(source.frames.max()) - 1, recogniser)
+    memory = memory_for(int(source.frames.max()) - 1, speech_model)
     name = source.ids[int(source.frames.argmax())]
     with pytest.raises(UserError, match=rf"^utterance {name}: . s take about .* cut it into"):
-        next(recognise(recogniser, watched, source, decoder, batch_size=8))
+        next(recognise(speech_model, watched, source, decoder, batch_size=8))
 
 
 def test_a_recording_that_the_memory_cannot_take_is_told_the_figures():
-    forecast = ForwardForecast(
+    forecast = ForwardMemoryEstimate(
         fixed=2 * GIB, per_frame=GIB / 4096, limit=12 * GIB, frame_seconds=0.01
     )
     assert forecast.most_frames == 40960
@@ -223,22 +227,22 @@ def test_a_recording_that_the_memory_cannot_take_is_told_the_figures():
     )
 
 
-def test_log_probabilities_are_kept(recogniser, forward, source, alone, tmp_path):
-    scored(recogniser, forward, source, save_output=tmp_path / "a" / "b")
+def test_log_probabilities_are_kept(speech_model, forward, source, alone, tmp_path):
+    scored(speech_model, forward, source, save_output=tmp_path / "a" / "b")
     kept = {path.stem: np.load(path) for path in (tmp_path / "a" / "b").iterdir()}
     assert kept.keys() == set(source.ids)
     for index, (_, log_probs) in alone.items():
         np.testing.assert_allclose(kept[source.ids[index]], log_probs, atol=1e-4)
-        frames = recogniser.output_frames(source.frames[index])
+        frames = speech_model.output_frames(source.frames[index])
         assert kept[source.ids[index]].shape == (frames, 6)
         np.testing.assert_allclose(np.exp(kept[source.ids[index]]).sum(axis=1), 1, atol=1e-4)
 
 
 def test_letters_come_with_the_times_that_the_log_probabilities_say(
-    recogniser, forward, source, alone
+    speech_model, forward, source, alone
 ):
     """A frame of the network is two of the features (its stride), 10 ms each."""
-    found = scored(recogniser, forward, source)
+    found = scored(speech_model, forward, source)
     for index, (_, log_probs) in alone.items():
         letters, times, frame = "", [], 0
         for label, run in groupby(log_probs.argmax(axis=1)):
@@ -260,23 +264,23 @@ def test_ids_become_different_file_names():
     assert len(set(names)) == len(ids) and not any("/" in name for name in names)
 
 
-def test_an_output_folder_that_cannot_be_made(recogniser, forward, source):
+def test_an_output_folder_that_cannot_be_made(speech_model, forward, source):
     with pytest.raises(UserError, match="save_output /dev/null/x: cannot be made"):
-        scored(recogniser, forward, source, save_output=Path("/dev/null/x"))
+        scored(speech_model, forward, source, save_output=Path("/dev/null/x"))
 
 
-def test_the_blank_share_is_that_of_all_frames(recogniser, forward, source, alone):
+def test_the_blank_share_is_that_of_all_frames(speech_model, forward, source, alone):
     best = np.concatenate([log_probs.argmax(axis=1) for _, log_probs in alone.values()])
-    found = scored(recogniser, forward, source)
-    assert found.blank_share == pytest.approx((best == recogniser.vocabulary.blank).mean())
+    found = scored(speech_model, forward, source)
+    assert found.blank_share == pytest.approx((best == speech_model.vocabulary.blank).mean())
     assert 0 < found.blank_share < 1
 
 
 @pytest.mark.parametrize(("ranks", "watched"), [(2, 0), (3, 11), (8, 16)])
-def test_parts_make_up_the_whole_to_the_last_digit(recogniser, forward, source, ranks, watched):
-    whole = scored(recogniser, forward, source)
+def test_parts_make_up_the_whole_to_the_last_digit(speech_model, forward, source, ranks, watched):
+    whole = scored(speech_model, forward, source)
     parts = [
-        scored(recogniser, forward, source, part=Part(rank, ranks, watched))
+        scored(speech_model, forward, source, part=RankShard(rank, ranks, watched))
         for rank in range(ranks)
     ]
     ids = [[utterance.id for utterance in part.utterances] for part in parts]
@@ -289,9 +293,9 @@ def test_parts_make_up_the_whole_to_the_last_digit(recogniser, forward, source, 
     assert found.utterances == parts[0].utterances and 0 < found.blank_share < 1
 
 
-def test_the_summary_ends_as_the_originals_does(recogniser, forward, source):
+def test_the_summary_ends_as_the_originals_does(speech_model, forward, source):
     seen = []
-    found = scored(recogniser, forward, source, each=seen.append)
+    found = scored(speech_model, forward, source, each=seen.append)
     assert sorted(each.id for each in seen) == sorted(source.ids)
     words, characters, summary = found.summary()
     assert summary == f"Test Summary \tAverage WER {found.wer:.3f}\tAverage CER {found.cer:.3f}"
@@ -299,8 +303,8 @@ def test_the_summary_ends_as_the_originals_does(recogniser, forward, source):
     assert characters.startswith(f"characters: {sum(map(len, source.texts))}, errors ")
 
 
-def test_an_utterance_prints_reference_hypothesis_and_rates(recogniser, forward, source):
-    found = scored(recogniser, forward, source, decoder=Garbling())
+def test_an_utterance_prints_reference_hypothesis_and_rates(speech_model, forward, source):
+    found = scored(speech_model, forward, source, decoder=Garbling())
     for each in found.utterances:
         wer = 100 * jiwer.wer(each.reference, each.hypothesis)
         cer = 100 * jiwer.cer(each.reference, each.hypothesis)
@@ -311,10 +315,10 @@ def test_an_utterance_prints_reference_hypothesis_and_rates(recogniser, forward,
         ]
 
 
-def test_alternatives_are_printed_between_hypothesis_and_rates(recogniser, forward, source):
+def test_alternatives_are_printed_between_hypothesis_and_rates(speech_model, forward, source):
     config = LMConfig(decoder_type="beam", beam_width=20, top_paths=3, lm_workers=1)
-    decoder = make_decoder(config, recogniser.vocabulary)
-    found = scored(recogniser, forward, source, decoder=decoder)
+    decoder = make_decoder(config, speech_model.vocabulary)
+    found = scored(speech_model, forward, source, decoder=decoder)
     assert_like_jiwer(found, source.texts)
     for each in found.utterances:
         _, best, *alternatives, _ = each.lines()

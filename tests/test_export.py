@@ -1,4 +1,4 @@
-"""Exported files against an independent network, their descriptions, and what is refused."""
+"""ExportedFile files against an independent network, their descriptions, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
-import reference
 from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 
-from common.errors import UserError
-from common.export import TOLERANCE_HALF, Options, export, parts, verify
-from common.mindir import operators, parameters, share_weights
-from common.recogniser import Recogniser
-from common.text import Vocabulary
+from benchmarks import reference
+from common.export.export import TOLERANCE_HALF, Options, export, parts, verify
+from common.export.mindir import operators, parameters, share_weights
+from common.model.speech_model import SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig, TrainConfig
 from deepspeech2.src.recipe import RECIPE
 
@@ -29,24 +29,24 @@ def quiet(line: str) -> None:
     """Keeps what is said to itself."""
 
 
-def make(**model) -> Recogniser:
+def make(**model) -> SpeechModel:
     config = TrainConfig(
         ModelConfig=ModelConfig(
             **{"hidden_size": 6, "hidden_layers": 1, "conv_channels": 2, **model}
         )
     )
-    return Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    return SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """(recogniser, its weights): of the network that `reference` computes in numpy."""
-    recogniser = make()
+    """(speech_model, its weights): of the network that `reference` computes in numpy."""
+    speech_model = make()
     parameters = reference.random_parameters(np.random.default_rng(0), channels=2, size=6, layers=1)
-    for parameter in recogniser.network.get_parameters():
+    for parameter in speech_model.network.get_parameters():
         if parameter.name in parameters:
             parameter.set_data(Tensor(parameters[parameter.name]))
-    return recogniser, parameters
+    return speech_model, parameters
 
 
 @pytest.fixture(scope="module")
@@ -102,25 +102,25 @@ def test_the_description_says_what_a_program_must_know(trained, dynamic):
 
 
 def test_a_file_that_differs_is_refused(trained, dynamic):
-    recogniser, parameters = trained
-    weight = recogniser.network.fc.module.weight
+    speech_model, parameters = trained
+    weight = speech_model.network.fc.module.weight
     name = "fc.module.weight"
     moved = parameters[name].copy()
     moved[0] += 0.1
     weight.set_data(Tensor(moved))
     try:
         with pytest.raises(UserError, match="log-probabilities differ .* do not use this file"):
-            verify(recogniser, dynamic[0], 0, 0, log=quiet)
+            verify(speech_model, dynamic[0], 0, 0, log=quiet)
     finally:
         weight.set_data(Tensor(parameters[name]))
 
 
 def test_a_static_file_replaces_an_earlier_one(trained, tmp_path):
-    recogniser, parameters = trained
+    speech_model, parameters = trained
     path, said = tmp_path / "speech.mindir", []
     path.write_bytes(b"an earlier export")
     path.chmod(0o400)
-    written = export(recogniser, path, Options(batch_size=2, frames=30), said.append)
+    written = export(speech_model, path, Options(batch_size=2, frames=30), said.append)
     assert written == tmp_path / "speech.json"
     assert [line.split(":")[0] for line in said] == [
         "verified with 2 x 30 frames",
@@ -133,21 +133,21 @@ def test_a_static_file_replaces_an_earlier_one(trained, tmp_path):
 
 
 def test_a_failed_verification_leaves_the_earlier_export(trained, tmp_path, monkeypatch):
-    recogniser, _ = trained
+    speech_model, _ = trained
     earlier = {"speech.json": '{"file_format": "MINDIR"}', "speech.mindir": "an earlier export"}
     for name, content in earlier.items():
         (tmp_path / name).write_text(content)
 
     class Another:
-        def __init__(self, recogniser):
+        def __init__(self, speech_model):
             pass
 
         def __call__(self, features, lengths):
             return np.zeros((15, len(features), 29), np.float32), (lengths + 1) // 2
 
-    monkeypatch.setattr("common.export.Forward", Another)
+    monkeypatch.setattr("common.export.export.Forward", Another)
     with pytest.raises(UserError, match="log-probabilities differ"):
-        export(recogniser, tmp_path / "speech", Options(batch_size=1, frames=30), quiet)
+        export(speech_model, tmp_path / "speech", Options(batch_size=1, frames=30), quiet)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == earlier
 
 
@@ -181,23 +181,23 @@ def test_refusals(case, trained, tmp_path):
 @pytest.mark.parametrize("device", ["CPU", "Ascend"])
 def test_static_networks_need_their_shapes(device, trained, tmp_path):
     if device == "CPU":
-        recogniser = make(rnn_type="GRU")
+        speech_model = make(rnn_type="GRU")
     else:
-        recogniser = dataclasses.replace(trained[0], device="Ascend")
+        speech_model = dataclasses.replace(trained[0], device="Ascend")
     for options in ({}, {"batch_size": 2}, {"frames": 30}):
         with pytest.raises(UserError, match="takes static shapes alone .*: give --batch_size"):
-            export(recogniser, tmp_path / "speech", Options(**options))
+            export(speech_model, tmp_path / "speech", Options(**options))
 
 
 def test_dynamic_shapes_are_refused_where_there_are_none():
-    recogniser = make(rnn_type="RNN")
-    assert recogniser.static
-    recogniser.config.DataConfig.batch_shapes = "dynamic"
+    speech_model = make(rnn_type="RNN")
+    assert speech_model.static
+    speech_model.config.DataConfig.batch_shapes = "dynamic"
     with pytest.raises(UserError, match="DataConfig.batch_shapes=dynamic"):
-        recogniser.static  # noqa: B018
-    recogniser.config.DataConfig.batch_shapes = "ragged"
+        speech_model.static  # noqa: B018
+    speech_model.config.DataConfig.batch_shapes = "ragged"
     with pytest.raises(UserError, match="expected auto, dynamic or static"):
-        recogniser.static  # noqa: B018
+        speech_model.static  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,9 @@ def earlier_export(folder, files: list[str]) -> None:
 
 
 def test_buckets_have_their_weights_in_common(trained, tmp_path):
-    recogniser, weights = trained
+    speech_model, weights = trained
     earlier_export(tmp_path, ["speech_10.mindir", "speech_20.mindir"])
-    export(recogniser, tmp_path / "speech", Options(batch_size=2, buckets=(20, 30)), quiet)
+    export(speech_model, tmp_path / "speech", Options(batch_size=2, buckets=(20, 30)), quiet)
     files = ["speech_20.mindir", "speech_30.mindir"]
     assert {path.name for path in tmp_path.iterdir()} == {*files, "speech.json", "speech_variables"}
     found = described(tmp_path)
@@ -270,10 +270,10 @@ def test_buckets_have_their_weights_in_common(trained, tmp_path):
 
 def test_above_1_gb_graph_and_weights_are_apart(trained, tmp_path, monkeypatch):
     """MindSpore splits what is above 1 GB; here it takes a kilobyte for that."""
-    recogniser, weights = trained
+    speech_model, weights = trained
     monkeypatch.setattr("mindspore.train.serialization.TOTAL_SAVE", 1)
     earlier_export(tmp_path, ["speech_10.mindir", "speech_20.mindir"])
-    export(recogniser, tmp_path / "speech", Options(batch_size=2, frames=30), quiet)
+    export(speech_model, tmp_path / "speech", Options(batch_size=2, frames=30), quiet)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"speech.json", "speech_graph.mindir", "speech_variables"}
     assert parts(tmp_path / "speech.mindir") == [
@@ -284,8 +284,8 @@ def test_above_1_gb_graph_and_weights_are_apart(trained, tmp_path, monkeypatch):
     assert described(tmp_path)["buckets"][0]["file"] == "speech.mindir"
     run(tmp_path / "speech_graph.mindir", 2, 30, [30, 7], weights)
 
-    monkeypatch.setattr("common.export.verify", lambda *arguments: 0.0)
-    export(recogniser, tmp_path / "speech", Options(batch_size=2, buckets=(20, 30)), quiet)
+    monkeypatch.setattr("common.export.export.verify", lambda *arguments: 0.0)
+    export(speech_model, tmp_path / "speech", Options(batch_size=2, buckets=(20, 30)), quiet)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"speech_20.mindir", "speech_30.mindir", "speech.json", "speech_variables"}
     found = parameters(tmp_path / "speech_30.mindir")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from common.audio import load_audio
-from common.errors import UserError
-from common.features import WINDOWS, FeatureConfig, Featurizer, mel_filters
+from common.audio.features import WINDOWS, FeatureConfig, Featurizer, mel_filters
+from common.audio.io import load_audio
+from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 

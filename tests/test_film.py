@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from PIL import Image
-from reference import log_softmax
 
-from common import film as films
-from common import pictures
-from common.errors import UserError
-from common.features import FeatureConfig, Featurizer
-from common.film import Film
-from common.history import Figures
-from common.sources import Entry, Row, Source
-from common.text import Vocabulary
+from benchmarks.reference import log_softmax
+from common.audio.features import FeatureConfig, Featurizer
+from common.data.dataset import Dataset, Entry, Example
+from common.text.tokenizer import Vocabulary
+from common.training import emission_animation as films
+from common.training import emission_plots as pictures
+from common.training.emission_animation import EmissionAnimation
+from common.training.metrics_log import EpochMetrics
+from common.utils.errors import UserError
 
 VOCABULARY = Vocabulary(("A", "B", " ", "_", "C"))
 FEATURIZER = Featurizer(FeatureConfig(sample_rate=8000))
 FRAMES = 25  # output frames of the utterance in the middle
 
 
-class Prompts(Source):
+class Prompts(Dataset):
     """Three utterances; the last is the one of median length."""
 
     store = "features"
@@ -40,7 +40,7 @@ class Prompts(Source):
     def read(self, indices):
         for index in indices:
             features = np.random.default_rng(index).normal(size=(9, self.frames[index]))
-            yield Row(index, self.ids[index], np.zeros(1, int), features=features)
+            yield Example(index, self.ids[index], np.zeros(1, int), features=features)
 
 
 def emitted(number: int, labels: int = len(VOCABULARY)) -> np.ndarray:
@@ -51,14 +51,14 @@ def emitted(number: int, labels: int = len(VOCABULARY)) -> np.ndarray:
     return log_softmax(scores).astype(np.float32)
 
 
-def evaluated(film: Film, number: int, labels: int = len(VOCABULARY)) -> None:
+def evaluated(film: EmissionAnimation, number: int, labels: int = len(VOCABULARY)) -> None:
     """As `fit` does it: all three utterances pass, and the figures follow."""
     for index in range(3):
         log_probs = emitted(number, labels) if index == 2 else np.zeros((3, labels), np.float32)
         film.watch(SimpleNamespace(index=index, log_probs=log_probs))
-    zeros = dict.fromkeys(Figures.__dataclass_fields__, 0)
+    zeros = dict.fromkeys(EpochMetrics.__dataclass_fields__, 0)
     known = {"epoch": number / 2, "step": 5 * number, "val_wer": 90.0, "blank_share": 99.0}
-    film.add(Figures(**zeros | known))
+    film.add(EpochMetrics(**zeros | known))
 
 
 @pytest.fixture
@@ -66,14 +66,16 @@ def stem(tmp_path) -> Path:
     return tmp_path / "emissions"
 
 
-def filmed(stem: Path, *numbers: int, source: Source | None = None, step: int = 0) -> Film:
-    film = Film(stem, source or Prompts(), FEATURIZER, VOCABULARY, step)
+def filmed(
+    stem: Path, *numbers: int, source: Dataset | None = None, step: int = 0
+) -> EmissionAnimation:
+    film = EmissionAnimation(stem, source or Prompts(), FEATURIZER, VOCABULARY, step)
     for number in numbers:
         evaluated(film, number)
     return film
 
 
-def steps(film: Film) -> list[int]:
+def steps(film: EmissionAnimation) -> list[int]:
     return [frame.step for frame in film.frames]
 
 
@@ -177,7 +179,7 @@ def test_the_still_picture_holds_chosen_frames(stem):
 def test_of_many_labels_the_likely_ones_are_kept_and_shown(stem):
     labels = [chr(0x4E00 + number) for number in range(5000)]
     labels[3] = "_"
-    film = Film(stem, Prompts("丁丄"), FEATURIZER, Vocabulary(tuple(labels)))
+    film = EmissionAnimation(stem, Prompts("丁丄"), FEATURIZER, Vocabulary(tuple(labels)))
     evaluated(film, 0, 5000)
     film.draw()
     few = list(film._rows)
@@ -195,7 +197,7 @@ def test_of_many_labels_the_likely_ones_are_kept_and_shown(stem):
         expected = emitted(6, 5000)[:, found["columns"]]
         np.testing.assert_allclose(found["log_probs"][1][kept], expected[kept], rtol=1e-3)
         assert expected[~kept].max(initial=-np.inf) < np.log(films.KEPT_FROM)
-    resumed = Film(stem, Prompts("丁丄"), FEATURIZER, Vocabulary(tuple(labels)), 1000)
+    resumed = EmissionAnimation(stem, Prompts("丁丄"), FEATURIZER, Vocabulary(tuple(labels)), 1000)
     resumed.draw()
     assert resumed._rows == film._rows and len(colours(resumed.gif)) == 2
 
@@ -208,8 +210,8 @@ def test_references_of_any_length(stem, reference):
 
 
 def test_without_a_validation_set_there_is_no_film(stem):
-    film = Film(stem, None, FEATURIZER, VOCABULARY, 10)
-    film.add(Figures(*[0] * len(Figures.__dataclass_fields__)))
+    film = EmissionAnimation(stem, None, FEATURIZER, VOCABULARY, 10)
+    film.add(EpochMetrics(*[0] * len(EpochMetrics.__dataclass_fields__)))
     film.draw()
     assert film.files == [] and list(stem.parent.iterdir()) == []
 

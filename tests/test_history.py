@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from common.history import Figures, History
+from common.training.metrics_log import EpochMetrics, History
 
-FIRST = Figures(
+FIRST = EpochMetrics(
     epoch=1.0,
     step=5,
     minutes=0.5,

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import scipy.fft
 import soundfile as sf
-import tones
 from test_ascend310_infer import SOURCE, mindir, programs, pytestmark, runner  # noqa: F401
 
-from common.audio import load_audio
-from common.decoding import GreedyDecoder, collapse, emission_frames
-from common.errors import UserError
-from common.features import CONVENTIONS, FeatureConfig, Featurizer
-from common.text import Vocabulary
+from common.audio.features import CONVENTIONS, FeatureConfig, Featurizer
+from common.audio.io import load_audio
+from common.decoding.decoders import GreedyDecoder, collapse, emission_frames
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 
 LABELS = [" ", "A", "B", "C", "D", "_"]
 STRIDE = 2  # of the engine for tests, which has no network: see engine_fake.cpp
@@ -66,7 +65,7 @@ def run(program: Path, *arguments) -> tuple[int, str, str]:
 def speech(tmp_path_factory) -> dict[str, Path]:
     """Recordings: spoken tones with silent ends, some of other rates, channels and lengths."""
     folder, rng = tmp_path_factory.mktemp("speech"), np.random.default_rng(0)
-    samples = tones.spoken("AB DAC", rng)
+    samples = synthetic_corpus.spoken("AB DAC", rng)
     faded = samples * np.linspace(0.001, 1, len(samples))
     loud = np.concatenate([np.zeros(5000), faded, 1e-6 * rng.standard_normal(6001)])
     written = {
@@ -239,7 +238,11 @@ def test_bad_recordings_are_named_and_the_rest_is_done(fake, speech, tmp_path):
     good, model = speech["whole.wav"], describe(tmp_path, FeatureConfig(kind="logmel", bands=8))
     whole, opus = good.read_bytes(), tmp_path / "whole.opus"
     sf.write(
-        opus, tones.spoken("ABCD", np.random.default_rng(1)), 8000, format="OGG", subtype="OPUS"
+        opus,
+        synthetic_corpus.spoken("ABCD", np.random.default_rng(1)),
+        8000,
+        format="OGG",
+        subtype="OPUS",
     )
     flac = tmp_path / "whole.flac"
     sf.write(flac, load_audio(good, 16000), 16000)
@@ -314,19 +317,19 @@ def test_telephone_prompts_read_as_transcribe_reads_them(
 ):
     """A network that has learnt spoken tones hears some of them in Opus files, too."""
     from common import cli
-    from common.export import export
-    from common.recogniser import Recogniser
+    from common.export.export import export
+    from common.model.speech_model import SpeechModel
     from deepspeech2.src.recipe import RECIPE
 
     audio = SOURCE.parent / "data" / "telephone_prompts" / "audio"
     paths = [str(path) for path in sorted(audio.glob("conf-[a-m]*.opus"))]
-    paths += [str(path) for path in sorted((tones.trained() / "test").glob("*.wav"))]
-    checkpoint = tones.trained() / "checkpoint" / "tiny-best.ckpt"
+    paths += [str(path) for path in sorted((synthetic_corpus.trained() / "test").glob("*.wav"))]
+    checkpoint = synthetic_corpus.trained() / "checkpoint" / "tiny-best.ckpt"
     capsys.readouterr()
     arguments = ["--pretrain_ckpt", str(checkpoint), "--device_target", cpu]
     assert cli.transcribe(RECIPE, [*paths, *arguments]) == 0
     expected = capsys.readouterr().out
-    model = export(Recogniser.from_checkpoint(RECIPE, checkpoint, cpu), tmp_path / "m.mindir")
+    model = export(SpeechModel.from_checkpoint(RECIPE, checkpoint, cpu), tmp_path / "m.mindir")
     code, out, err = run(runner, "--mindir_path", model, "--audio", *paths)
     assert (code, err) == (0, "")
     assert out == expected and out.count("\n") == len(paths) > 15

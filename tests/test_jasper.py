@@ -15,22 +15,24 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-import reference
 import yaml
 from mindspore import Parameter, Tensor, nn, ops
-from networks import batch_of, check_padding, forward, lively, named_shapes
+from networks import batch_of, check_padding, forward, named_shapes, randomize_norms
+from synthetic_corpus import RATE, make_corpus, record
 from test_original_yaml import MINDSPORE
-from tones import RATE, make_corpus, record
 
-from common import checkpoint as checkpoints
-from common import cli, runtime
+from benchmarks import reference
+from common import cli
 from common.config import check as check_config
 from common.config import leaves, override_from_yaml
-from common.errors import UserError
-from common.nn import Dropout, frame_mask
-from common.optimizer import Update
-from common.recogniser import Recogniser
-from common.text import Vocabulary
+from common.model import checkpoint as checkpoints
+from common.model.speech_model import SpeechModel
+from common.nn.dropout import Dropout
+from common.nn.layers import frame_mask
+from common.text.tokenizer import Vocabulary
+from common.training.optimizers import Update
+from common.utils import runtime
+from common.utils.errors import UserError
 from deepspeech2.src import config as deepspeech2_config
 from jasper.src.config import Block, ModelConfig, TrainConfig, jasper
 from jasper.src.model import EPSILON, INITIAL, Jasper, check
@@ -74,7 +76,7 @@ ACTIVATION = {"plain": "elu", "separable": "selu"}  # of the others: relu
 def build(blocks: list[Block], **keys) -> Jasper:
     config = ModelConfig(blocks=blocks, **keys)
     network = Jasper(config, DIMENSION, CLASSES, np.random.default_rng(0))
-    lively(network)
+    randomize_norms(network)
     return network
 
 
@@ -154,21 +156,23 @@ def plainly(
         )
         return (x - mean) / np.sqrt(variance + EPSILON) * gamma + beta
 
-    panes = [x]
+    residual_inputs = [x]
     for number, block in enumerate(blocks):
         layer = f"encoder.layers.{number}"
-        x, each = panes[-1], 5 if block.separable else 4
+        x, each = residual_inputs[-1], 5 if block.separable else 4
         for place in range(0, block.repeat * each, each):
             x = convolve(f"{layer}.conv.{place}.conv1", x, block)
             if block.separable:
                 x = convolve(f"{layer}.conv.{place + 1}.conv1", x)
             x = norm(f"{layer}.conv.{place + each - 3}", x)
             if place == (block.repeat - 1) * each and block.residual:
-                for pane, entered in enumerate(panes if block.residual_dense else panes[-1:]):
+                for pane, entered in enumerate(
+                    residual_inputs if block.residual_dense else residual_inputs[-1:]
+                ):
                     branch = convolve(f"{layer}.res.{pane}.0.conv1", entered)
                     x = x + norm(f"{layer}.res.{pane}.1", branch)
             x = ACTIVATIONS[activation](x)
-        panes = [*panes, x] if block.residual_dense else [x]
+        residual_inputs = [*residual_inputs, x] if block.residual_dense else [x]
     logits = convolve("decoder.layers", x) + parameters["decoder.layers.bias"][:, None]
     return reference.log_softmax(logits.T)
 
@@ -260,10 +264,10 @@ class Shares(nn.Cell):
         self.layers = network.encoder.layers
 
     def construct(self, x, lengths):
-        shares, panes = (), (x,)
+        shares, residual_inputs = (), (x,)
         for layer in self.layers:
-            panes, lengths = layer(panes, lengths)
-            shares += ((panes[-1] == 0).astype(ms.float32).mean(),)
+            residual_inputs, lengths = layer(residual_inputs, lengths)
+            shares += ((residual_inputs[-1] == 0).astype(ms.float32).mean(),)
         return shares
 
 
@@ -370,7 +374,7 @@ def test_every_preset_builds(preset, monkeypatch):
         return
     monkeypatch.setitem(INITIAL, config.ModelConfig.weight_init, zeros)
     vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
-    found = Recogniser.create(RECIPE, config, vocabulary, "CPU")
+    found = SpeechModel.create(RECIPE, config, vocabulary, "CPU")
     assert round(found.parameters() / 1e6, 1) == SIZES[preset]
 
 
@@ -400,8 +404,8 @@ def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_its_yaml(
     config = RECIPE.train_config()
     override_from_yaml(config, tmp_path / "zoo.yaml", RECIPE.translate_yaml)
     vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
-    network = Recogniser.create(RECIPE, config, vocabulary, "CPU").network
-    lively(network)
+    network = SpeechModel.create(RECIPE, config, vocabulary, "CPU").network
+    randomize_norms(network)
     expected = {name: weight.asnumpy() for name, weight in network.parameters_dict().items()}
     training = WithLoss(network, auto_prefix=wrapped)
     optimizer = nn.AdamWeightDecay(training.trainable_params(), [0.01, 0.02], weight_decay=1e-3)
@@ -411,13 +415,13 @@ def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_its_yaml(
     state = [f"{moment}.{prefix}decoder.layers.weight" for moment in ("adam_m", "adam_v")]
     assert {f"{prefix}decoder.layers.weight", *state, "learning_rate"} <= set(saved)
 
-    made, load = [], Recogniser.from_checkpoint
+    made, load = [], SpeechModel.from_checkpoint
 
     def loading(*given, **more):
         made.append(load(*given, **more))
         return made[-1]
 
-    monkeypatch.setattr(Recogniser, "from_checkpoint", loading)
+    monkeypatch.setattr(SpeechModel, "from_checkpoint", loading)
     record(tmp_path, "test", 1)
     monkeypatch.chdir(tmp_path)
     given = ["test/test0.wav", "--pretrain_ckpt", "zoo.ckpt", "--train_config", "zoo.yaml"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from words import BACKOFFS, log_prob, write_arpa
+from synthetic_lm import BACKOFFS, log_prob, write_arpa
 
-from common.errors import UserError
-from common.language import Outlook, WordModel
-from common.text import Vocabulary
+from common.decoding.ngram_lm import LanguageModelLookahead, WordModel
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 
 VOCABULARY = Vocabulary(tuple("AB _"))
 DATA = Path(__file__).parent / "data"  # words.*.klm: KenLM's build_binary on write_arpa's file
@@ -63,7 +63,7 @@ def test_the_outlook_is_the_best_word_that_begins_so():
     words = {"".join(rng.choice(list("ABÄ'"), rng.integers(1, 5))) for _ in range(60)}
     scores = {word: float(rng.normal(-5, 2)) for word in words}
     vocabulary = Vocabulary(tuple("B_ 'A"))
-    outlook = Outlook(vocabulary, scores, unknown=-6.0)
+    outlook = LanguageModelLookahead(vocabulary, scores, unknown=-6.0)
     beginnings = sorted({word[:n] for word in words for n in range(len(word))}) + ["Q", "AQ"]
     for _ in range(2):
         rows = np.array([outlook.row(beginning) for beginning in beginnings])

@@ -46,7 +46,7 @@ def clone(tmp_path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(script, copy)
     cache = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "scripts/launching", clone / "scripts/launching", ignore=cache)
+    shutil.copytree(ROOT / "common/launching", clone / "common/launching", ignore=cache)
     for model in MODELS:
         for entry in ("train", "eval"):
             (clone / model / f"{entry}.py").touch()

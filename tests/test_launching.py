@@ -20,15 +20,15 @@ from pathlib import Path
 import pytest
 
 from common import cli
-from common.heartbeat import SIZE
+from common.launching import Fault, supervise
+from common.launching.gpu import check_gpu_libraries
+from common.launching.plan import Process, followed, make_plan, read_request, resumed
+from common.launching.rank import beat_of, make_notes, noted
+from common.launching.rank_table import is_local, place, read_rank_table
+from common.launching.watching import Signs
+from common.training.heartbeat import SIZE
 from deepspeech2.src.recipe import RECIPE
 from scripts import rank_table as tool
-from scripts.launching import Fault, supervise
-from scripts.launching.gpu import check_gpu_libraries
-from scripts.launching.plan import Process, followed, make_plan, read_request, resumed
-from scripts.launching.rank import beat_of, make_notes, noted
-from scripts.launching.rank_table import is_local, place, read_rank_table
-from scripts.launching.watching import Signs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -508,13 +508,13 @@ if rank == "1" and what == "killed": os.kill(os.getpid(), signal.SIGKILL)
 if rank == "1" and what == "both killed": os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)
 if what in ("early", "hang", "again", "never", "gives up"):  # trains, and gives signs of it
     from pathlib import Path
-    from common.heartbeat import Heartbeat
+    from common.training.heartbeat import Heartbeat
     last, heart = Path("checkpoint", "x-last.ckpt"), Heartbeat()
     heart.run_of(last)
     heart.meet()
     heart.stepped(1)
     if "--resume" in sys.argv:
-        heart.done()
+        heart.finished()
         sys.exit(0)
     if rank == "1":
         if what == "early": sys.exit(0)
@@ -656,7 +656,7 @@ def test_a_rank_that_hangs_is_named(clone, line):
 def test_a_hang_before_the_first_step_ends_too(clone):
     """Without the half hour that is granted in any case."""
     code = (
-        "import sys; from scripts import launcher; from scripts.launching import watching\n"
+        "import sys; from scripts import launcher; from common.launching import watching\n"
         "watching._START_SECONDS = 0; sys.exit(launcher.main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -963,8 +963,9 @@ def test_notes_need_no_room_on_the_disk(tmp_path):
     assert before[1][1] == SIZE and noted(paths[0]) == [] and signs.last() is None
     job = tmp_path / "job.py"
     job.write_text(
-        "from pathlib import Path\nfrom common.heartbeat import Heartbeat\nheart = Heartbeat()\n"
-        "heart.run_of(Path('/x-last.ckpt'))\nheart.done()\nraise SystemExit(5)"
+        "from pathlib import Path\nfrom common.training.heartbeat import Heartbeat\n"
+        "heart = Heartbeat()\n"
+        "heart.set_checkpoint(Path('/x-last.ckpt'))\nheart.finished()\nraise SystemExit(5)"
     )
     environment = {"RANK_ID": "1", "LAUNCH_STATUS": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, ROOT / "scripts" / "launching" / "rank.py", job]

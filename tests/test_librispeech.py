@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from common.download import download
-from common.errors import UserError
-from common.librispeech import ARCHIVES, fetch_librispeech, prepare_librispeech
-from common.manifest import read_manifest
+from common.data.librispeech import ARCHIVES, fetch_librispeech, prepare_librispeech
+from common.data.manifest import read_manifest
+from common.utils.download import download
+from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ROOT / "data" / "telephone_prompts"
@@ -156,7 +156,7 @@ def test_a_server_that_refuses(server, tmp_path):
 
 
 def test_a_disk_without_room(server, tmp_path, monkeypatch):
-    from common import download as module
+    from common.utils import download as module
 
     usage = type("Usage", (), {"free": 2_000_000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
@@ -206,7 +206,7 @@ def test_from_the_server_to_manifests_of_both_models(server, packed, tmp_path, m
     server.files = dict(packed)
     sums = {name: hashlib.md5(packed[f"{name}.tar.gz"]).hexdigest() for name in SETS}
     server.cut = [2000]
-    monkeypatch.setattr("common.librispeech.download", quick_download)
+    monkeypatch.setattr("common.data.librispeech.download", quick_download)
     fetch_librispeech(tmp_path, SETS, server.url, archives=sums, log=lambda line: None)
     monkeypatch.undo()
     corpus = tmp_path / "LibriSpeech"

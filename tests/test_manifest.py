@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.audio.features import FeatureConfig, Featurizer
 from common.config import DataConfig
-from common.corpora import build_an4, build_librispeech
-from common.errors import UserError
-from common.features import FeatureConfig, Featurizer
-from common.manifest import (
+from common.data.corpora import build_an4, build_librispeech
+from common.data.manifest import (
     WRITERS,
     Utterance,
     json_to_csv,
@@ -24,8 +23,9 @@ from common.manifest import (
     without_copies,
     write_jsonl,
 )
-from common.text import Vocabulary
-from common.validation import validate
+from common.data.validation import validate
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 
 RATE = 16000
 SCRIPT = Path(__file__).parent.parent / "scripts" / "manifest.py"

@@ -7,14 +7,14 @@ import random
 import jiwer
 import pytest
 
-from common.metrics import (
+from common.evaluation.error_rates import (
     EditCounts,
     alignment,
     character_errors,
     edit_counts,
     word_errors,
 )
-from common.text import Vocabulary
+from common.text.tokenizer import Vocabulary
 
 
 def random_text(rng: random.Random, alphabet: str, fewest: int = 1) -> str:

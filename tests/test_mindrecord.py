@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from common import mindrecord, records
-from common.audio import load_audio
-from common.errors import UserError
-from common.features import FeatureConfig, Featurizer
-from common.manifest import Utterance, read_manifest, write_jsonl
-from common.mindrecord import convert, open_dataset
-from common.sources import ManifestSource
-from common.text import Vocabulary
+from common.audio.features import FeatureConfig, Featurizer
+from common.audio.io import load_audio
+from common.data import mindrecord
+from common.data import mindrecord_writer as records
+from common.data.dataset import ManifestDataset
+from common.data.manifest import Utterance, read_manifest, write_jsonl
+from common.data.mindrecord import convert, open_dataset
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 
 RATE = 16000
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,7 +187,10 @@ def test_a_killed_process_is_said_and_not_waited_for(monkeypatch):
 
 
 def test_worker_processes_load_no_mindspore():
-    code = "import sys, common.mindrecord, common.dataset; sys.exit('mindspore' in sys.modules)"
+    code = (
+        "import sys, common.data.mindrecord, common.data.loader\n"
+        "sys.exit('mindspore' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -538,7 +542,7 @@ def test_a_manifest_is_the_same_source(utterances, tmp_path):
     run(utterances, tmp_path / "set", store="audio")
     records = open_dataset(tmp_path / "set")
     said = []
-    manifest = ManifestSource(utterances, FEATURIZER, VOCABULARY, log=said.append)
+    manifest = ManifestDataset(utterances, FEATURIZER, VOCABULARY, log=said.append)
     assert said == ["1 of 8 recordings resampled from 22050 Hz to 16000 Hz"]
     assert manifest.store == records.store
     assert (manifest.ids, manifest.texts) == (records.ids, records.texts)
@@ -554,8 +558,8 @@ def test_a_manifest_is_the_same_source(utterances, tmp_path):
 def test_a_manifest_without_labels(utterances):
     odd = Utterance("odd", utterances[0].audio, "Route 66")
     with pytest.raises(UserError, match="utterance odd: .*'6'"):
-        ManifestSource([odd], FEATURIZER, VOCABULARY)
-    source = ManifestSource([odd], FEATURIZER, VOCABULARY, labelled=False)
+        ManifestDataset([odd], FEATURIZER, VOCABULARY)
+    source = ManifestDataset([odd], FEATURIZER, VOCABULARY, labelled=False)
     assert (source.texts, source.label_counts.tolist()) == (["ROUTE 66"], [0])
     (row,) = source.read([0])
     assert row.label_ids.shape == (0,)
@@ -563,4 +567,4 @@ def test_a_manifest_without_labels(utterances):
 
 def test_a_manifest_with_a_missing_recording(tmp_path):
     with pytest.raises(UserError, match="gone.wav: No such file"):
-        ManifestSource([Utterance("gone", tmp_path / "gone.wav", "ONE")], FEATURIZER, VOCABULARY)
+        ManifestDataset([Utterance("gone", tmp_path / "gone.wav", "ONE")], FEATURIZER, VOCABULARY)

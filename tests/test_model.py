@@ -8,20 +8,20 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
-import reference
 from mindspore import Tensor
-from networks import batch_of, check_padding, forward, lively, named_shapes
+from networks import batch_of, check_padding, forward, named_shapes, randomize_norms
 
-from common import checkpoint as checkpoints
+from benchmarks import reference
 from common import config as configs
-from common import runtime
-from common.dataset import Batch
-from common.errors import UserError
-from common.export import Options, export
-from common.memory import Forecast
-from common.recogniser import Recogniser
-from common.steps import TrainStep
-from common.text import Vocabulary
+from common.data.loader import Batch
+from common.export.export import Options, export
+from common.memory import MemoryEstimate
+from common.model import checkpoint as checkpoints
+from common.model.speech_model import SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.training.train_step import TrainStep
+from common.utils import runtime
+from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig, TrainConfig
 from deepspeech2.src.model import DeepSpeech2, check
 from deepspeech2.src.recipe import RECIPE
@@ -33,7 +33,7 @@ DIMENSION, CLASSES = 13, 5
 
 def build(config: ModelConfig, dimension: int = DIMENSION, classes: int = CLASSES) -> DeepSpeech2:
     network = DeepSpeech2(config, dimension, classes, np.random.default_rng(0))
-    lively(network)
+    randomize_norms(network)
     return network
 
 
@@ -121,7 +121,7 @@ def test_every_variant_learns_and_leaves_as_mindir(variant, small_model, tmp_pat
     config = TrainConfig(ModelConfig=dataclasses.replace(small_model, **VARIANTS[variant]))
     override = {"features": "logmel", "bands": DIMENSION, "sample_rate": 8000}
     configs.override(config, {"DataConfig": {"SpectConfig": override}}, "tests")
-    recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple("ABC _")), "CPU")
+    speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple("ABC _")), "CPU")
     rng = np.random.default_rng(5)
     features, lengths = batch_of([rng.standard_normal((DIMENSION, n)) for n in (8, 6)])
     batch = Batch(
@@ -134,20 +134,20 @@ def test_every_variant_learns_and_leaves_as_mindir(variant, small_model, tmp_pat
         valid=2,
         seconds=1.0,
     )
-    step = TrainStep(recogniser, Forecast(parameters=0, per_frame=1.0, limit=1e12))
-    before = {p.name: p.asnumpy().copy() for p in recogniser.network.trainable_params()}
+    step = TrainStep(speech_model, MemoryEstimate(parameters=0, per_frame=1.0, limit=1e12))
+    before = {p.name: p.asnumpy().copy() for p in speech_model.network.trainable_params()}
     results = [step([batch], 0.05, number) for number in range(6)]
     assert all(result.applied for result in results)
     assert results[-1].loss < results[0].loss
     # Every weight has been reached.
     still = [
         p.name
-        for p in recogniser.network.trainable_params()
+        for p in speech_model.network.trainable_params()
         if (p.asnumpy() == before[p.name]).all()
     ]
     assert not still
     options = Options(batch_size=2, frames=8)
-    path = export(recogniser, tmp_path / "network", options, log=lambda line: None)
+    path = export(speech_model, tmp_path / "network", options, log=lambda line: None)
     assert path.stat().st_size > 0  # and its values were compared
 
 
@@ -221,7 +221,7 @@ def test_the_model_zoo_file_opens_as_a_recogniser(tmp_path):
     parameters = reference.random_parameters(np.random.default_rng(9))
     zoo_file(tmp_path / "zoo.ckpt", parameters, SPELLINGS["older"])
     config, said = TrainConfig(ModelConfig=NARROW), []
-    found = Recogniser.from_checkpoint(
+    found = SpeechModel.from_checkpoint(
         RECIPE, tmp_path / "zoo.ckpt", "CPU", fallback=config, log=said.append
     )
     assert len(found.vocabulary) == 29 and found.vocabulary.blank == 28
@@ -244,8 +244,8 @@ def test_a_checkpoint_of_another_size_is_refused(narrow, tmp_path):
 def test_forward_and_gradient_are_those_of_torch(narrow):
     """Padded batch in evaluation; unpadded batch in training, through batch norm and CTC."""
     torch = pytest.importorskip("torch")
-    from common.nn import CTCLoss
-    from common.optimizer import Gradients
+    from common.nn.losses import CTCLoss
+    from common.training.optimizers import Gradients
 
     network, run = narrow
     rng = np.random.default_rng(4)
@@ -332,7 +332,7 @@ def test_the_seed_draws_the_weights(small_model):
     def first(seed: int) -> np.ndarray:
         config = TrainConfig(ModelConfig=small_model)
         config.TrainingConfig.seed = seed
-        found = Recogniser.create(RECIPE, config, Vocabulary(tuple("AB _")), "CPU")
+        found = SpeechModel.create(RECIPE, config, Vocabulary(tuple("AB _")), "CPU")
         return found.network.RNN.lstms[1].weight_hh_l0.asnumpy()
 
     np.testing.assert_array_equal(first(3), first(3))
@@ -344,7 +344,7 @@ def test_every_preset_builds(preset):
     config = RECIPE.train_config()
     configs.override_from_yaml(config, RECIPE.preset(preset))
     vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
-    found = Recogniser.create(RECIPE, config, vocabulary, "CPU")
+    found = SpeechModel.create(RECIPE, config, vocabulary, "CPU")
     expected = (len(vocabulary), config.ModelConfig.hidden_size)
     assert found.network.fc.module.weight.shape == expected
     assert RECIPE.output_frames(config.ModelConfig, 1000) > 100

@@ -5,18 +5,14 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-import reference
 from mindspore import Tensor, nn, ops
 
-from common.nn import (
-    AscendLSTM,
-    CTCLoss,
-    Dropout,
-    Lookahead,
-    MaskedBatchNorm,
-    Recurrent,
-    frame_mask,
-)
+from benchmarks import reference
+from common.nn.dropout import Dropout
+from common.nn.layers import frame_mask
+from common.nn.losses import CTCLoss
+from common.nn.norm import MaskedBatchNorm
+from common.nn.recurrent import AscendLSTM, Lookahead, Recurrent
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
@@ -100,11 +96,11 @@ def frames(layout: str, x: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return x[mask > 0]
 
 
-@pytest.mark.parametrize("by_products", [True, False])
+@pytest.mark.parametrize("use_matmul", [True, False])
 @pytest.mark.parametrize("layout", ["BCFT", "1CBT", "TBC"])
-def test_masked_batch_norm(layout, by_products):
+def test_masked_batch_norm(layout, use_matmul):
     rng = np.random.default_rng(1)
-    norm = MaskedBatchNorm(3, layout, by_products=by_products)
+    norm = MaskedBatchNorm(3, layout, use_matmul=use_matmul)
     gamma, beta = np.array([0.5, 2.0, 1.0]), np.array([0.0, 1.0, -1.0])
     norm.gamma.set_data(Tensor(gamma, ms.float32))
     norm.beta.set_data(Tensor(beta, ms.float32))

@@ -15,14 +15,14 @@ import pytest
 import yaml
 from test_original_yaml import MINDSPORE
 
-from common import checkpoint as checkpoints
 from common import config as configs
-from common.dataset import Batch
-from common.errors import UserError
+from common.data.loader import Batch
 from common.memory import forecast_memory
-from common.recogniser import Forward, Recogniser
-from common.steps import TrainStep
-from common.text import Vocabulary
+from common.model import checkpoint as checkpoints
+from common.model.speech_model import Forward, SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.training.train_step import TrainStep
+from common.utils.errors import UserError
 from jasper.src.config import Block, ModelConfig, TrainConfig, jasper
 from jasper.src.nvidia import blocks as blocks_of
 from jasper.src.nvidia import completed, mind2pt, pt2mind
@@ -59,7 +59,7 @@ def paper(blocks: int, repeat: int) -> list[dict]:
 
 
 NETWORKS = {
-    "Jasper 10x1dr": paper(10, 1),  # the ten panes of 10x5dr; repeats are in the next one
+    "Jasper 10x1dr": paper(10, 1),  # the ten residual_inputs of 10x5dr; repeats are in the next one
     "Jasper 5x3dr": paper(5, 3),
     "Jasper 2x2": narrow(PLAIN),
     "QuartzNet 2x2": narrow(PLAIN, separable=True),
@@ -72,7 +72,7 @@ SMALL_SEPARABLE = narrow(
 
 
 def theirs(blocks: list[dict], **options):
-    from reference_jasper import torch_jasper
+    from benchmarks.reference_jasper import torch_jasper
 
     separable = any(block["separable"] for block in blocks)
     return torch_jasper(blocks, **{"quartznet": separable, **options})
@@ -107,7 +107,7 @@ def test_log_probabilities_are_torchs(name, tmp_path):
         expected, frames = network.double()(
             torch.tensor(features, dtype=torch.float64), torch.tensor(lengths)
         )
-    ours, ours_frames = Forward(Recogniser.from_checkpoint(RECIPE, found.path, "CPU"))(
+    ours, ours_frames = Forward(SpeechModel.from_checkpoint(RECIPE, found.path, "CPU"))(
         features, lengths
     )
     assert ours_frames.tolist() == frames.tolist() == [45, 27]
@@ -122,8 +122,8 @@ def test_train_steps_are_torchs(name, tmp_path):
     counts in torch's statistics."""
     network = theirs({**NETWORKS, "small, dense": SMALL}[name])
     found = converted({"state_dict": network.state_dict()}, tmp_path)
-    recogniser = Recogniser.from_checkpoint(RECIPE, found.path, "CPU")
-    config, rate = recogniser.config, 0.05
+    speech_model = SpeechModel.from_checkpoint(RECIPE, found.path, "CPU")
+    config, rate = speech_model.config, 0.05
     config.OptimConfig = configs.OptimConfig("SGD", momentum=0.0, weight_decay=0.0)
     config.TrainingConfig.clip_norm, config.TrainingConfig.ema = 0.0, 0.0
     rng, rows, frames, labels = np.random.default_rng(1), 4, 80, 6
@@ -137,7 +137,7 @@ def test_train_steps_are_torchs(name, tmp_path):
         valid=rows,
         seconds=0.0,
     )
-    step = TrainStep(recogniser, forecast_memory(recogniser))
+    step = TrainStep(speech_model, forecast_memory(speech_model))
     losses = [step([batch], rate, number).loss for number in range(3)]
 
     network.double().train()
@@ -163,7 +163,7 @@ def test_train_steps_are_torchs(name, tmp_path):
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert expected[2] < 0.9 * expected[0]  # they do learn
     after = converted({"state_dict": network.float().state_dict()}, tmp_path).parameters
-    for parameter in recogniser.network.get_parameters():
+    for parameter in speech_model.network.get_parameters():
         if parameter.name in after:  # all but the places in the stream of random numbers
             wanted, before = after[parameter.name], found.parameters[parameter.name]
             moved = np.abs(wanted - before).max()
@@ -171,7 +171,7 @@ def test_train_steps_are_torchs(name, tmp_path):
             np.testing.assert_allclose(
                 ours, wanted, atol=2e-3 * moved + 1e-6, err_msg=parameter.name
             )
-    assert after.keys() <= {parameter.name for parameter in recogniser.network.get_parameters()}
+    assert after.keys() <= {parameter.name for parameter in speech_model.network.get_parameters()}
 
 
 def test_the_checkpoint_says_all_that_its_network_needs(tmp_path, capsys):
@@ -325,7 +325,7 @@ def blocks_of_preset(name: str) -> list:
 
 @pytest.mark.parametrize("name", RECIPE.presets())
 def test_every_preset_is_known_by_its_shapes(name):
-    from reference_jasper import Network
+    from benchmarks.reference_jasper import Network
 
     expected = RECIPE.train_config()
     configs.override_from_yaml(expected, RECIPE.preset(name))
@@ -360,7 +360,9 @@ def test_a_configuration_of_other_shapes_is_refused(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "blocks", [SMALL, FOUR_PANES, SMALL_SEPARABLE], ids=["jasper", "of four panes", "quartznet"]
+    "blocks",
+    [SMALL, FOUR_PANES, SMALL_SEPARABLE],
+    ids=["jasper", "of four residual_inputs", "quartznet"],
 )
 def test_a_network_goes_to_us_and_back(blocks, tmp_path, capsys):
     network = theirs(blocks)
@@ -384,7 +386,7 @@ def ours(folder: Path, spect: dict | None = None, **model) -> Path:
     config = TrainConfig(ModelConfig=ModelConfig(**model))
     for key, value in (spect or {}).items():
         setattr(config.DataConfig.SpectConfig, key, value)
-    made = Recogniser.create(RECIPE, config, Vocabulary(tuple("ab c_")), "CPU")
+    made = SpeechModel.create(RECIPE, config, Vocabulary(tuple("ab c_")), "CPU")
     path = folder / "made.ckpt"
     checkpoints.save(path, made.network.parameters_dict(), made.metadata())
     return path

@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import reference
 from mindspore import Tensor
-from networks import batch_of, lively
+from networks import batch_of, randomize_norms
 
-from common.errors import UserError
-from common.export import Options, export
-from common.onnx_export import write_onnx
-from common.recogniser import Forward, Recogniser
-from common.text import Vocabulary
+from benchmarks import reference
+from common.export.export import Options, export
+from common.export.onnx import write_onnx
+from common.model.speech_model import Forward, SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 from deepspeech2.src import config as deepspeech2
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
 from jasper.src import config as jasper
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("cpu")
 LABELS = Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
 
 
-def speech2(**model) -> Recogniser:
+def speech2(**model) -> SpeechModel:
     small = {
         "hidden_size": 12,
         "hidden_layers": 2,
@@ -36,12 +36,12 @@ def speech2(**model) -> Recogniser:
         "conv_kernels": [[5, 3], [3, 5]],
     }
     config = deepspeech2.TrainConfig(ModelConfig=deepspeech2.ModelConfig(**{**small, **model}))
-    return Recogniser.create(DEEPSPEECH2, config, LABELS, "CPU")
+    return SpeechModel.create(DEEPSPEECH2, config, LABELS, "CPU")
 
 
-def jasper_of(*blocks: Block, **model) -> Recogniser:
+def jasper_of(*blocks: Block, **model) -> SpeechModel:
     config = jasper.TrainConfig(ModelConfig=jasper.ModelConfig(blocks=list(blocks), **model))
-    return Recogniser.create(JASPER, config, LABELS, "CPU")
+    return SpeechModel.create(JASPER, config, LABELS, "CPU")
 
 
 def dense(filters: int, kernel: int) -> Block:
@@ -70,11 +70,11 @@ NETWORKS = {
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_onnxruntime_gives_what_the_network_gives(kind, tmp_path):
-    recogniser = NETWORKS[kind]()
-    lively(recogniser.network)
-    write_onnx(recogniser, tmp_path / "speech.onnx")
+    speech_model = NETWORKS[kind]()
+    randomize_norms(speech_model.network)
+    write_onnx(speech_model, tmp_path / "speech.onnx")
 
-    dimension, forward = recogniser.featurizer.dimension, Forward(recogniser)
+    dimension, forward = speech_model.featurizer.dimension, Forward(speech_model)
     session = onnxruntime.InferenceSession(str(tmp_path / "speech.onnx"))
     rng = np.random.default_rng(3)
     rows = [rng.standard_normal((dimension, frames)) for frames in (31, 1, 18, 2)]
@@ -91,14 +91,14 @@ def test_onnxruntime_gives_what_the_network_gives(kind, tmp_path):
 
 def test_the_file_against_numpy(tmp_path):
     """The model zoo's network, computed without MindSpore."""
-    recogniser = speech2(
+    speech_model = speech2(
         hidden_size=6, hidden_layers=2, conv_channels=2, conv_kernels=[[41, 11], [21, 11]]
     )
     parameters = reference.random_parameters(np.random.default_rng(0), channels=2, size=6, layers=2)
-    for parameter in recogniser.network.get_parameters():
+    for parameter in speech_model.network.get_parameters():
         if parameter.name in parameters:
             parameter.set_data(Tensor(parameters[parameter.name]))
-    write_onnx(recogniser, tmp_path / "speech.onnx", batch_size=1, frames=40)
+    write_onnx(speech_model, tmp_path / "speech.onnx", batch_size=1, frames=40)
     features = np.random.default_rng(1).standard_normal((1, 161, 40)).astype(np.float32)
     features[:, :, 25:] = 0
     session = onnxruntime.InferenceSession(str(tmp_path / "speech.onnx"))
@@ -109,14 +109,14 @@ def test_the_file_against_numpy(tmp_path):
 
 
 def test_what_the_file_and_its_description_say(tmp_path, monkeypatch):
-    monkeypatch.setattr("common.export.verify", lambda *arguments: 1e-6)
-    recogniser = jasper_of(Block(8, 1, 5, stride=2), dense(8, 3))
+    monkeypatch.setattr("common.export.export.verify", lambda *arguments: 1e-6)
+    speech_model = jasper_of(Block(8, 1, 5, stride=2), dense(8, 3))
     for name, options in (
         ("open", Options("ONNX")),
         ("fixed", Options("ONNX", batch_size=2, frames=9)),
         ("half", Options("ONNX", half=True)),
     ):
-        export(recogniser, tmp_path / name, options, lambda line: None)
+        export(speech_model, tmp_path / name, options, lambda line: None)
     model = onnx.load(tmp_path / "open.onnx")
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 11)]
     assert shapes(model.graph.input) == [["utterances", 64, "frames"], ["utterances"]]
@@ -167,17 +167,17 @@ def test_the_file_is_verified(tmp_path):
 @pytest.mark.parametrize("kind", ["its layer norm", "jasper"])
 def test_weights_in_float16_run(kind, tmp_path):
     """Compared, as in MindIR, by probabilities."""
-    recogniser, said = NETWORKS[kind](), []
-    lively(recogniser.network)
+    speech_model, said = NETWORKS[kind](), []
+    randomize_norms(speech_model.network)
     options = Options("ONNX", batch_size=2, frames=31, half=True)
-    export(recogniser, tmp_path / "speech", options, said.append)
+    export(speech_model, tmp_path / "speech", options, said.append)
     description = json.loads((tmp_path / "speech.json").read_text())
     assert description["weights"] == "float16" and len(said) == 2
     assert 0 < description["verified_difference"] <= 2e-2
 
 
 def test_without_onnxruntime_the_file_is_written_and_said_not_to_be_verified(tmp_path, monkeypatch):
-    monkeypatch.setattr("common.export.find_spec", lambda name: None)
+    monkeypatch.setattr("common.export.export.find_spec", lambda name: None)
     said: list[str] = []
     export(jasper_of(Block(4, 1, 3)), tmp_path / "speech", Options("ONNX"), said.append)
     assert said[0].startswith("not verified by running it: onnxruntime is not installed")
@@ -185,8 +185,8 @@ def test_without_onnxruntime_the_file_is_written_and_said_not_to_be_verified(tmp
 
 
 def test_jaspers_file_for_the_card_is_the_same_one_that_a_cpu_runs(tmp_path):
-    recogniser = jasper_of(Block(4, 1, 5, stride=2))
+    speech_model = jasper_of(Block(4, 1, 5, stride=2))
     options = Options(batch_size=2, frames=20, device="Ascend")
-    export(recogniser, tmp_path / "speech", options, lambda line: None)
+    export(speech_model, tmp_path / "speech", options, lambda line: None)
     description = json.loads((tmp_path / "speech.json").read_text())
     assert description["device"] == "any" and description["verified_difference"] <= 1e-4

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from common.checkpoint import is_training_state
 from common.config import OptimConfig
-from common.errors import UserError
-from common.optimizer import Add, GlobalNorm, MovingAverage, Update
+from common.model.checkpoint import is_training_state
+from common.training.optimizers import Add, GlobalNorm, MovingAverage, Update
+from common.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cpu")
 

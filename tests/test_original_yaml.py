@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from common.errors import UserError
+from common.utils.errors import UserError
 from jasper.src.original_yaml import translate_yaml
 
 MINDSPORE = """

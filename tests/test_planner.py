@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.batching import plan_epoch, static_shapes
-from common.planner import Planner, trainable
-from common.sources import Entry, Source
+from common.data.batch_sampler import plan_epoch, static_shapes
+from common.data.dataset import Dataset, Entry
+from common.training.epoch_plan import EpochPlan, select_training_examples
 
 SPEEDS = (0.9, 1.1)
 
 
-class Listed(Source):
+class Listed(Dataset):
     """Entries without recordings."""
 
     store = "audio"
@@ -42,7 +42,7 @@ def entries(count: int, copies: bool = True) -> list[Entry]:
     return [found[index] for index in rng.permutation(len(found))]
 
 
-def recogniser(static: bool = False, **data) -> SimpleNamespace:
+def speech_model(static: bool = False, **data) -> SimpleNamespace:
     values = {
         "batch_size": 4,
         "static_shapes": 3,
@@ -60,7 +60,7 @@ def recogniser(static: bool = False, **data) -> SimpleNamespace:
     )
 
 
-def chosen(planner: Planner, epoch: int) -> list[int]:
+def chosen(planner: EpochPlan, epoch: int) -> list[int]:
     plans = [planner.plan(epoch, rank) for rank in range(planner.ranks)]
     return [i for plan in plans for batch in plan for i in batch.indices[: batch.valid]]
 
@@ -69,7 +69,7 @@ def chosen(planner: Planner, epoch: int) -> list[int]:
 @pytest.mark.parametrize("static", [False, True])
 def test_an_epoch_has_one_recording_of_each_utterance_another_each_time(static, ranks):
     source = Listed(entries(50))
-    planner = Planner(recogniser(static), source, ranks=ranks)
+    planner = EpochPlan(speech_model(static), source, ranks=ranks)
     spoken = [entry.copy_of or entry.id for entry in source.entries]
     drawn, several = Counter(), {name for name in spoken if spoken.count(name) > 1}
     assert (planner.utterances, len(several)) == (50, 33)
@@ -82,10 +82,12 @@ def test_an_epoch_has_one_recording_of_each_utterance_another_each_time(static, 
             assert batch.frames >= max(source.frames[list(batch.indices)])
             assert batch.labels >= max(source.label_counts[list(batch.indices)])
         # A resumed run has a new planner, which goes on as the old one.
-        assert planner.plan(epoch) == Planner(recogniser(static), source, ranks=ranks).plan(epoch)
+        assert planner.plan(epoch) == EpochPlan(speech_model(static), source, ranks=ranks).plan(
+            epoch
+        )
     shares = [drawn[f"{speed}"] / (60 * 33) for speed in SPEEDS]
     assert shares == pytest.approx([1 / 3, 1 / 3], abs=0.04)  # 3.8 deviations
-    other = Planner(recogniser(static), source, ranks=ranks)
+    other = EpochPlan(speech_model(static), source, ranks=ranks)
     other.versions.seed = 4
     assert set(chosen(other, 5)) != set(chosen(planner, 5))
 
@@ -93,7 +95,7 @@ def test_an_epoch_has_one_recording_of_each_utterance_another_each_time(static, 
 @pytest.mark.parametrize("static", [False, True])
 def test_without_copies_the_plan_is_that_of_the_utterances(static):
     source = Listed(entries(30, copies=False))
-    planner = Planner(recogniser(static), source)
+    planner = EpochPlan(speech_model(static), source)
     shapes = static_shapes(source.frames, source.label_counts, 3) if static else None
     for epoch in range(3):
         assert planner.plan(epoch) == plan_epoch(
@@ -102,45 +104,45 @@ def test_without_copies_the_plan_is_that_of_the_utterances(static):
 
 
 def test_static_shapes_are_multiples_of_the_alignment():
-    planner = Planner(recogniser(True, pad_align=48), Listed(entries(30)))
+    planner = EpochPlan(speech_model(True, pad_align=48), Listed(entries(30)))
     assert planner.shapes and all(frames % 48 == 0 for frames, _ in planner.shapes)
-    planner = Planner(recogniser(True, pad_align=3), Listed(entries(30)))
+    planner = EpochPlan(speech_model(True, pad_align=3), Listed(entries(30)))
     assert all(frames % 24 == 0 for frames, _ in planner.shapes)
 
 
 def test_one_static_shape_more_holds_the_longest_at_the_slowest_speed():
     source = Listed(entries(30))
-    plain, slow = (Planner(recogniser(True), source, slowest=speed) for speed in (1.0, 0.8))
+    plain, slow = (EpochPlan(speech_model(True), source, slowest=speed) for speed in (1.0, 0.8))
     assert slow.shapes[:-1] == plain.shapes
     assert 0 <= slow.shapes[-1][0] - source.frames.max() / 0.8 < 9
     assert slow.shapes[-1][1] == source.label_counts.max()
     assert slow.plan(0) == plain.plan(0)
-    hardly = Planner(recogniser(True, pad_align=4096), source, slowest=0.99)
+    hardly = EpochPlan(speech_model(True, pad_align=4096), source, slowest=0.99)
     assert [frames for frames, _ in hardly.shapes] == [4096]
 
 
-def names(source: Source) -> list[str]:
+def names(source: Dataset) -> list[str]:
     return [entry.copy_of or entry.id for entry in source.entries]
 
 
 def test_a_part_is_of_utterances_with_all_their_recordings():
     whole, log = Listed(entries(40)), logging.getLogger("planned")
-    part = trainable(recogniser(max_utterances=7), whole, log)
+    part = select_training_examples(speech_model(max_utterances=7), whole, log)
     assert len(set(names(part))) == 7
     assert Counter(names(part)) == {n: names(whole).count(n) for n in names(part)}
     # Those that are too long go by themselves, and the other recordings stay.
     longest = max(e.duration for e in whole.entries if f"{e.id}x1.1" in whole.ids) - 0.01
-    limited = trainable(recogniser(max_duration=longest), whole, log)
+    limited = select_training_examples(speech_model(max_duration=longest), whole, log)
     assert set(limited.ids) == {e.id for e in whole.entries if e.duration <= longest} & {
         e.id for e in whole.entries if e.frames // 2 >= e.ctc_frames
     }
     assert any(entry.copy_of and entry.copy_of not in limited.ids for entry in limited.entries)
-    assert Planner(recogniser(), limited).utterances == len(set(names(limited)))
+    assert EpochPlan(speech_model(), limited).utterances == len(set(names(limited)))
 
 
 def test_copies_can_be_ignored():
     whole = Listed(entries(40))
-    without = trainable(
-        recogniser(ignore_offline_speed_perturbation=True), whole, logging.getLogger("planned")
+    without = select_training_examples(
+        speech_model(ignore_offline_speed_perturbation=True), whole, logging.getLogger("planned")
     )
     assert len(without) == 40 and not any(entry.copy_of for entry in without.entries)

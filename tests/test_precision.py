@@ -11,22 +11,18 @@ from mindspore import Tensor, nn
 from test_steps import ENDLESS, RECIPE, VOCABULARY, TrainConfig, make_batch
 
 from common import config as shared
-from common import precision
-from common.checkpoint import STATELESS
-from common.convolution import convolution, time_convolution
-from common.dataset import Batch
-from common.errors import UserError
-from common.nn import (
-    CTCLoss,
-    Dense,
-    LayerNorm,
-    Lookahead,
-    MaskedBatchNorm,
-    Recurrent,
-)
-from common.recogniser import Forward, Recogniser
-from common.scaling import LossScale
-from common.steps import TrainStep
+from common.data.loader import Batch
+from common.model.checkpoint import STATELESS
+from common.model.speech_model import Forward, SpeechModel
+from common.nn import precision
+from common.nn.layers import Dense
+from common.nn.losses import CTCLoss
+from common.nn.matmul_convolution import convolution, time_convolution
+from common.nn.norm import LayerNorm, MaskedBatchNorm
+from common.nn.recurrent import Lookahead, Recurrent
+from common.training.loss_scale import LossScale
+from common.training.train_step import TrainStep
+from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig
 from deepspeech2.src.config import TrainConfig as DeepSpeech2Config
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
@@ -164,7 +160,7 @@ def test_layer_normalisation_and_the_loss_are_float32():
 # ---- networks
 
 
-def jasper(level: str) -> Recogniser:
+def jasper(level: str) -> SpeechModel:
     """A dense block and a separable one."""
     keys = {"filters": 16, "kernel_size": 3, "dropout": 0.0}
     blocks = [
@@ -178,10 +174,10 @@ def jasper(level: str) -> Recogniser:
     )
     config.TrainingConfig.precision, config.TrainingConfig.ema = level, 0.0
     config.DataConfig.SpectConfig.bands = BANDS
-    return Recogniser.create(JASPER, config, VOCABULARY, "CPU")
+    return SpeechModel.create(JASPER, config, VOCABULARY, "CPU")
 
 
-def deepspeech2(level: str) -> Recogniser:
+def deepspeech2(level: str) -> SpeechModel:
     model = ModelConfig(
         hidden_size=8,
         hidden_layers=1,
@@ -194,12 +190,12 @@ def deepspeech2(level: str) -> Recogniser:
     config = DeepSpeech2Config(ModelConfig=model)
     config.TrainingConfig.precision = level
     config.DataConfig.SpectConfig.features, config.DataConfig.SpectConfig.bands = "logmel", BANDS
-    return Recogniser.create(DEEPSPEECH2, config, VOCABULARY, "CPU")
+    return SpeechModel.create(DEEPSPEECH2, config, VOCABULARY, "CPU")
 
 
-def exact_loss(recogniser: Recogniser, batch: Batch) -> float:
+def exact_loss(speech_model: SpeechModel, batch: Batch) -> float:
     """Of fresh weights in float32, with the statistics of the batch."""
-    forward = Given(recogniser.network, Tensor(batch.lengths)).set_train()
+    forward = Given(speech_model.network, Tensor(batch.lengths)).set_train()
     log_probs, lengths = forward(Tensor(batch.features))
     targets = Tensor(batch.targets), Tensor(batch.target_lengths)
     return CTCLoss(VOCABULARY.blank)(log_probs, lengths, *targets).asnumpy().mean()
@@ -208,10 +204,10 @@ def exact_loss(recogniser: Recogniser, batch: Batch) -> float:
 class Run:
     """Ten steps in float16 from fresh weights, whose loss in float32 is `expected`."""
 
-    def __init__(self, recogniser: Recogniser, batch: Batch, expected: float):
-        self.recogniser, self.batch, self.expected = recogniser, batch, expected
-        self.network = recogniser.network
-        self.step = TrainStep(recogniser, ENDLESS)
+    def __init__(self, speech_model: SpeechModel, batch: Batch, expected: float):
+        self.speech_model, self.batch, self.expected = speech_model, batch, expected
+        self.network = speech_model.network
+        self.step = TrainStep(speech_model, ENDLESS)
         self.results = [self.step([batch], 0.02, number) for number in range(10)]
 
 
@@ -262,8 +258,8 @@ class Inside(nn.Cell):
             self.first, self.entering = network.conv, Tensor(features[:, None])
         else:
             self.first = network.encoder
-            by_products = features.transpose(1, 0, 2)[None]
-            self.entering = Tensor(features[:, :, None] if network.native else by_products)
+            use_matmul = features.transpose(1, 0, 2)[None]
+            self.entering = Tensor(features[:, :, None] if network.native else use_matmul)
 
     def construct(self):
         found, _ = self.first(self.entering, self.lengths)
@@ -273,9 +269,9 @@ class Inside(nn.Cell):
 
 def test_evaluation_is_in_float32(runs):
     run = runs["deepspeech2, O3"]
-    log_probs, _ = Forward(run.recogniser)(run.batch.features, run.batch.lengths)
+    log_probs, _ = Forward(run.speech_model)(run.batch.features, run.batch.lengths)
     precision.apply(run.network, "O0")
-    exact, _ = Forward(run.recogniser)(run.batch.features, run.batch.lengths)
+    exact, _ = Forward(run.speech_model)(run.batch.features, run.batch.lengths)
     precision.apply(run.network, "O3")
     np.testing.assert_array_equal(log_probs, exact)
 
@@ -314,4 +310,4 @@ def test_levels_and_networks_that_there_are_not():
     config = TrainConfig()
     config.TrainingConfig.precision = "O2"
     with pytest.raises(UserError, match="precision=O2: no cell of this network"):
-        TrainStep(Recogniser.create(RECIPE, config, VOCABULARY, "CPU"), ENDLESS)
+        TrainStep(SpeechModel.create(RECIPE, config, VOCABULARY, "CPU"), ENDLESS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import checkpoint
+from common.model import checkpoint
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
 from jasper.src.recipe import RECIPE as JASPER
 

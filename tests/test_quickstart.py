@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
-from common.manifest import Utterance
+from common.data.manifest import Utterance
+from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

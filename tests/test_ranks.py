@@ -20,21 +20,21 @@ from typing import Any
 import numpy as np
 import pytest
 import ranks_job as job
-from test_planner import Listed, entries, recogniser
-from tones import make_corpus, tiny
+from synthetic_corpus import make_corpus, tiny
+from test_planner import Listed, entries, speech_model
 
-from common.checkpoint import load
-from common.conversion import convert_split
-from common.errors import UserError
-from common.planner import Planner
-from common.ranks import Elsewhere, Ranks
-from common.training import _same_everywhere
+from common.data.splits import convert_split
+from common.model.checkpoint import load
+from common.training.distributed import ProcessGroup, RemoteRankError
+from common.training.epoch_plan import EpochPlan
+from common.training.trainer import _same_everywhere
+from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
 TESTS = Path(__file__).resolve().parent
 
 
-class Threads(Ranks):
+class Threads(ProcessGroup):
     """A rank that is a thread."""
 
     def __init__(self, rank: int, barrier: threading.Barrier, rows: list):
@@ -49,7 +49,7 @@ class Threads(Ranks):
         return found
 
 
-def on_threads(count: int, call: Callable[[Ranks], Any]) -> list:
+def on_threads(count: int, call: Callable[[ProcessGroup], Any]) -> list:
     """What `call` returns, or raises, on each of several ranks."""
     barrier, rows, found = threading.Barrier(count), [None] * count, [None] * count
 
@@ -71,23 +71,31 @@ def test_numbers_and_texts_arrive_as_they_were():
     numbers = [[0.1, -1e300, 2.0**53 - 1], [np.inf, 5e-324, 7.0], [np.nan, 0.0, -0.0]]
     said = ["", "großes Ä", "x" * 2000]
 
-    def call(ranks: Ranks):
+    def call(ranks: ProcessGroup):
         mine = numbers[ranks.rank]
-        return ranks.agree(*mine), ranks.sums(1, ranks.rank), ranks.texts(said[ranks.rank])
+        return (
+            ranks.all_gather(*mine),
+            ranks.all_reduce_sum(1, ranks.rank),
+            ranks.all_gather_text(said[ranks.rank]),
+        )
 
     for agreed, sums, texts in on_threads(3, call):
         assert agreed[:, :3].tobytes() == np.array(numbers).tobytes()
         assert sums == [3, 3] and texts == ["", "großes Ä", "x" * 1000]
-    asked = on_threads(3, lambda ranks: [ranks.anywhere(ranks.rank == r) for r in (0, 2, 5)])
+    asked = on_threads(3, lambda ranks: [ranks.any_rank(ranks.rank == r) for r in (0, 2, 5)])
     assert asked == [[True, True, False]] * 3
-    assert on_threads(3, lambda ranks: ranks.neighbours()) == [3, 3, 3]
+    assert on_threads(3, lambda ranks: ranks.local_world_size()) == [3, 3, 3]
 
 
 def test_one_rank_agrees_with_itself():
-    alone = Ranks()
-    assert alone.agree(1.5, 2)[0, :2].tolist() == [1.5, 2]
-    assert alone.sums(3, 4) == [3, 4] and alone.texts("a") == ["a"] and alone.neighbours() == 1
-    assert [alone.anywhere(asked) for asked in (True, False)] == [True, False]
+    alone = ProcessGroup()
+    assert alone.all_gather(1.5, 2)[0, :2].tolist() == [1.5, 2]
+    assert (
+        alone.all_reduce_sum(3, 4) == [3, 4]
+        and alone.all_gather_text("a") == ["a"]
+        and alone.local_world_size() == 1
+    )
+    assert [alone.any_rank(asked) for asked in (True, False)] == [True, False]
 
 
 @pytest.mark.parametrize("failing", [(2,), (0,), (0, 1)])
@@ -95,20 +103,20 @@ def test_one_rank_agrees_with_itself():
 def test_a_failure_is_known_to_all_who_leave_together(failing, wanted):
     left = []
 
-    def call(ranks: Ranks):
-        with ranks.telling():
+    def call(ranks: ProcessGroup):
+        with ranks.failure_propagation():
             try:
                 for number in range(5):
                     if number == 3 and ranks.rank in failing:
                         raise UserError(f"shard {ranks.rank} is damaged")
-                    ranks.texts("a") if wanted == "texts" else ranks.agree(number)
+                    ranks.all_gather_text("a") if wanted == "texts" else ranks.all_gather(number)
             finally:
                 if ranks.rank == 0:  # writes its checkpoint
                     threading.Event().wait(0.2)
                     left.append("saved")
         return None
 
-    def noted(ranks: Ranks):
+    def noted(ranks: ProcessGroup):
         try:
             return call(ranks)
         finally:
@@ -120,7 +128,7 @@ def test_a_failure_is_known_to_all_who_leave_together(failing, wanted):
         if rank in failing:
             assert type(error) is UserError and str(error) == f"shard {rank} is damaged"
         else:
-            assert isinstance(error, Elsewhere) and str(error) == whose
+            assert isinstance(error, RemoteRankError) and str(error) == whose
     assert left[0] == "saved" and sorted(left[1:]) == [0, 1, 2]
 
 
@@ -135,9 +143,9 @@ def test_a_failure_is_known_to_all_who_leave_together(failing, wanted):
     ],
 )
 def test_hosts_with_other_files_are_refused(what, change, monkeypatch):
-    monkeypatch.setattr("common.training.configs.leaves", lambda config: config)
+    monkeypatch.setattr("common.training.trainer.configs.leaves", lambda config: config)
 
-    def call(ranks: Ranks):
+    def call(ranks: ProcessGroup):
         own = {"identity": {"digest": "a"}, "labels": ("A",), "weights": np.zeros(3)}
         own |= {"validation": {"digest": "a"}, "TrainingConfig.eval_every": 2}
         own |= change if ranks.rank == 2 else {}
@@ -164,9 +172,9 @@ def test_every_utterance_once_an_epoch_and_as_many_steps_on_every_rank(ranks, si
     for count in (1, 7, 64, 101):
         source = Listed(entries(count, copies))
         spoken = [entry.copy_of or entry.id for entry in source.entries]
-        made = recogniser(static, batch_size=size)
+        made = speech_model(static, batch_size=size)
         made.config.TrainingConfig.accumulation_step = 2
-        planners = [Planner(made, source, rank, ranks) for rank in range(ranks)]
+        planners = [EpochPlan(made, source, rank, ranks) for rank in range(ranks)]
         for epoch in (0, 1, 5):
             plans = [planner.plan(epoch) for planner in planners]
             assert {len(plan) for plan in plans} == {len(planners[0])}
@@ -182,8 +190,8 @@ def test_every_utterance_once_an_epoch_and_as_many_steps_on_every_rank(ranks, si
 @pytest.mark.parametrize("epoch", [0, 1, 4])
 def test_two_ranks_have_the_steps_of_one_with_batches_of_twice_the_size(epoch):
     source = Listed(entries(61))
-    one = Planner(recogniser(batch_size=16), source)
-    two = [Planner(recogniser(batch_size=8), source, rank, 2) for rank in range(2)]
+    one = EpochPlan(speech_model(batch_size=16), source)
+    two = [EpochPlan(speech_model(batch_size=8), source, rank, 2) for rank in range(2)]
     assert len(one) == len(two[0])
     for whole, *halves in zip(one.plan(epoch), *(planner.plan(epoch) for planner in two)):
         parts = [index for half in halves for index in half.indices[: half.valid]]
@@ -233,7 +241,7 @@ def found(together) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def expected(cpu) -> dict:
-    return job.steps(Ranks())
+    return job.steps(ProcessGroup())
 
 
 def test_two_ranks_take_the_steps_of_one(found, expected):
@@ -275,7 +283,7 @@ def test_an_utterance_of_one_rank_that_is_not_finite_is_named_by_all_and_nothing
 
 
 def test_sums_of_independent_normalisations_are_not_mixed_up(said):
-    alone = job.branches(Ranks())
+    alone = job.branches(ProcessGroup())
     for each in said:
         np.testing.assert_allclose(each["branches"], alone, 1e-3, 1e-2)
 
@@ -283,7 +291,7 @@ def test_sums_of_independent_normalisations_are_not_mixed_up(said):
 def test_dropout_differs_between_ranks_and_goes_on_as_before_on_the_first(cpu, said):
     first, second = (each["masks"] for each in said)
     assert len({*first, *second}) == 4
-    assert first == job.dropout_masks(Ranks())
+    assert first == job.dropout_masks(ProcessGroup())
 
 
 def test_ranks_of_one_host_share_its_memory(said):
@@ -292,7 +300,7 @@ def test_ranks_of_one_host_share_its_memory(said):
 
 def test_a_rank_whose_data_fail_ends_the_others_and_the_run_goes_on_exactly(together, said):
     first, second = said
-    assert first["failed"] == "Elsewhere: rank 1 ended: records0.md: cannot be read"
+    assert first["failed"] == "RemoteRankError: rank 1 ended: records0.md: cannot be read"
     assert second["failed"] == "UserError: records0.md: cannot be read"
     assert first["stopped_at"] == job.FAILS_AT
     assert first["whole"] == second["whole"] == first["resumed"] == second["resumed"] == ""

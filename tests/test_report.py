@@ -16,18 +16,24 @@ import numpy as np
 import pytest
 import soundfile as sf
 from PIL import Image
-from tones import LABELS, RATE, spoken
+from synthetic_corpus import LABELS, RATE, spoken
 
-from common import report
-from common.errors import UserError
-from common.evaluation import Evaluation, Scored
-from common.features import FeatureConfig, Featurizer
-from common.files import check_writable
-from common.manifest import Utterance
-from common.metrics import EditCounts, alignment, character_errors, word_errors
-from common.report import aligned, confusions, spectrogram, worst_first, write_report
-from common.sources import ManifestSource
-from common.text import Vocabulary
+from common.audio.features import FeatureConfig, Featurizer
+from common.data.dataset import ManifestDataset
+from common.data.manifest import Utterance
+from common.evaluation import html_report as report
+from common.evaluation.error_rates import EditCounts, alignment, character_errors, word_errors
+from common.evaluation.evaluate import Evaluation, ScoredUtterance
+from common.evaluation.html_report import (
+    aligned,
+    confusions,
+    spectrogram,
+    worst_first,
+    write_report,
+)
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
+from common.utils.files import check_writable
 
 SCRIPT = "<script>alert('1')</script> & \"x\""
 SPOKEN = {  # id: reference, hypothesis
@@ -92,8 +98,10 @@ def pairs(reference: str, hypothesis: str) -> list[tuple[str | None, str | None]
     return alignment(reference.split(), hypothesis.split())
 
 
-def scored(name: str, reference: str, hypothesis: str, duration: float = 1.0, **more) -> Scored:
-    return Scored(
+def scored(
+    name: str, reference: str, hypothesis: str, duration: float = 1.0, **more
+) -> ScoredUtterance:
+    return ScoredUtterance(
         name,
         reference,
         hypothesis,
@@ -107,7 +115,7 @@ def scored(name: str, reference: str, hypothesis: str, duration: float = 1.0, **
     )
 
 
-def evaluation(utterances: list[Scored]) -> Evaluation:
+def evaluation(utterances: list[ScoredUtterance]) -> Evaluation:
     words = sum((each.words for each in utterances), EditCounts())
     characters = sum((each.characters for each in utterances), EditCounts())
     return Evaluation(utterances, words, characters, blanks=5, frames=8)
@@ -117,14 +125,14 @@ def evaluation(utterances: list[Scored]) -> Evaluation:
 class Written:
     path: Path
     page: Element
-    utterances: list[Scored]
+    utterances: list[ScoredUtterance]
     lengths: dict[str, int]  # samples of each recording
 
     def __post_init__(self):
         self.cards = {card.attributes["data-id"]: card for card in self.page.find("article")}
 
 
-def recorded(folder: Path, sample_rate: int = RATE) -> tuple[ManifestSource, dict[str, int]]:
+def recorded(folder: Path, sample_rate: int = RATE) -> tuple[ManifestDataset, dict[str, int]]:
     """The utterances of SPOKEN as a source, and the samples of each recording."""
     rng = np.random.default_rng(0)
     utterances, lengths = [], {}
@@ -136,7 +144,7 @@ def recorded(folder: Path, sample_rate: int = RATE) -> tuple[ManifestSource, dic
         lengths[name] = len(samples)
     featurizer = Featurizer(FeatureConfig(kind="logmel", sample_rate=sample_rate, bands=16))
     vocabulary = Vocabulary(tuple(LABELS))
-    return ManifestSource(utterances, featurizer, vocabulary, labelled=False, log=None), lengths
+    return ManifestDataset(utterances, featurizer, vocabulary, labelled=False, log=None), lengths
 
 
 def write(folder: Path, players: int = 3, sample_rate: int = RATE) -> Written:

@@ -47,7 +47,7 @@ def clone(tmp_path) -> Path:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
     cache = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "scripts/launching", clone / "scripts/launching", ignore=cache)
+    shutil.copytree(ROOT / "common/launching", clone / "common/launching", ignore=cache)
     for model in ("deepspeech2", "jasper"):
         (clone / model / "preprocess.py").touch()
     (clone / "ascend310_infer").mkdir()
@@ -215,12 +215,13 @@ def test_an_onnx_file_goes_through_the_converter_or_is_refused(clone):
 
 def tiny_jasper(folder: Path, corpus: Path) -> Path:
     """A checkpoint with weights as they are drawn."""
-    from networks import lively
-    from tones import RATE
+    from networks import randomize_norms
+    from synthetic_corpus import RATE
 
-    from common import checkpoint, config
-    from common.recogniser import Recogniser
-    from common.text import Vocabulary
+    from common import config
+    from common.model import checkpoint
+    from common.model.speech_model import SpeechModel
+    from common.text.tokenizer import Vocabulary
     from jasper.src.recipe import RECIPE
 
     made = RECIPE.train_config()
@@ -235,17 +236,17 @@ def tiny_jasper(folder: Path, corpus: Path) -> Path:
     }
     config.override(made, values, "tests")
     vocabulary = Vocabulary.from_file(corpus / "labels.json")
-    recogniser = Recogniser.create(RECIPE, made, vocabulary, "CPU")
-    lively(recogniser.network)
-    weights = {weight.name: weight for weight in recogniser.network.get_parameters()}
-    checkpoint.save(folder / "jasper.ckpt", weights, recogniser.metadata())
+    speech_model = SpeechModel.create(RECIPE, made, vocabulary, "CPU")
+    randomize_norms(speech_model.network)
+    weights = {weight.name: weight for weight in speech_model.network.get_parameters()}
+    checkpoint.save(folder / "jasper.ckpt", weights, speech_model.metadata())
     return folder / "jasper.ckpt"
 
 
 @needs_a_compiler
 @pytest.mark.parametrize("model", ["deepspeech2", "jasper"])
 def test_figures_and_texts_are_those_of_eval(cpu, runner, tmp_path, model):  # noqa: F811
-    from tones import trained
+    from synthetic_corpus import trained
 
     corpus = trained()
     found = corpus / "checkpoint" / "tiny-best.ckpt"

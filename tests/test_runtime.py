@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common import runtime
-from common.errors import UserError
+from common.utils import runtime
+from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = (

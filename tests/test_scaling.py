@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.scaling import LossScale
+from common.training.loss_scale import LossScale
 
 
 def sequence(scaling: LossScale, finite: str) -> list[float]:

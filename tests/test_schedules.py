@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from common.config import OptimConfig
-from common.errors import UserError
-from common.schedules import annealed, constant, cosine, make_schedule, warmup_cosine
+from common.training.lr_schedules import annealed, constant, cosine, make_schedule, warmup_cosine
+from common.utils.errors import UserError
 
 
 def test_annealed_divides_after_each_epoch():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soak_resume as soak
 
-from common.heartbeat import BEAT, Heartbeat
-from scripts.launching.watching import Signs
+from common.launching.watching import Signs
+from common.training.heartbeat import BEAT, Heartbeat
 
 
 def test_rounds_are_drawn_by_their_number_and_all_kinds_have_their_turn():
@@ -48,8 +48,8 @@ def test_signs_of_life_tell_who_is_behind(tmp_path, monkeypatch):
     # Graphs are compiled before the first step.
     assert (signs.limit(900), signs.limit(60)) == (3600, 1800)
     for heart in hearts:
-        heart.meet()
-        heart.stepped(41)
+        heart.collective_entered()
+        heart.step_finished(41)
     assert looked(13) == 0 and signs.limit(60) == 60
     assert looked(14, 14.5) == 1.5
     assert looked(900) == 2.5  # the launcher was stopped meanwhile: that is not their silence
@@ -85,9 +85,9 @@ def test_without_a_launcher_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(BEAT, raising=False)
     heart = Heartbeat()
-    heart.stepped(1)
-    heart.run_of(tmp_path / "x-last.ckpt")
-    heart.done()
+    heart.step_finished(1)
+    heart.set_checkpoint(tmp_path / "x-last.ckpt")
+    heart.finished()
     assert list(tmp_path.iterdir()) == []
     assert Signs(tmp_path, ["0"]).done("0")
 

@@ -9,22 +9,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import reference
 from mindspore import Tensor, nn, ops
 
+from benchmarks import reference
 from common import config as shared
-from common.checkpoint import STATELESS
-from common.dataset import Batch
-from common.errors import Diverged, UserError
-from common.memory import Forecast, forecast_memory
-from common.nn import Dropout, MaskedBatchNorm, frame_mask, uniform
-from common.progress import Progress
-from common.ranks import Ranks
-from common.recipe import Recipe
-from common.recogniser import Forward, Recogniser
-from common.scaling import LossScale
-from common.steps import TrainStep
-from common.text import Vocabulary
+from common.data.loader import Batch
+from common.memory import MemoryEstimate, forecast_memory
+from common.model.checkpoint import STATELESS
+from common.model.recipe import Recipe
+from common.model.speech_model import Forward, SpeechModel
+from common.nn.dropout import Dropout
+from common.nn.layers import frame_mask, uniform
+from common.nn.norm import MaskedBatchNorm
+from common.text.tokenizer import Vocabulary
+from common.training.distributed import ProcessGroup
+from common.training.loss_scale import LossScale
+from common.training.progress import Progress
+from common.training.train_step import TrainStep
+from common.utils.errors import Diverged, UserError
 from deepspeech2.src.config import TrainConfig as DeepSpeech2Config
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
 
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("cpu")
 
 DIMENSION = 4
 VOCABULARY = Vocabulary(tuple("AB_"))
-ENDLESS = Forecast(parameters=0, per_frame=1.0, limit=1e12)
+ENDLESS = MemoryEstimate(parameters=0, per_frame=1.0, limit=1e12)
 
 
 # A third model, the least that a recipe can be: one linear layer over each frame.
@@ -145,9 +147,9 @@ class Bench:
             ModelConfig=model or LinearConfig(), OptimConfig=dataclasses.replace(OPTIMISER, **optim)
         )
         config.TrainingConfig.ema = ema
-        self.recogniser = Recogniser.create(RECIPE, config, VOCABULARY, "CPU")
-        self.network = self.recogniser.network
-        self.step = TrainStep(self.recogniser, ENDLESS)
+        self.speech_model = SpeechModel.create(RECIPE, config, VOCABULARY, "CPU")
+        self.network = self.speech_model.network
+        self.step = TrainStep(self.speech_model, ENDLESS)
         self.start = {
             parameter: parameter.asnumpy().copy() for parameter in self.step.update.get_parameters()
         }
@@ -373,7 +375,7 @@ def test_bad_data_do_not_lower_the_scale(dynamic):
 def test_several_ranks_agree_on_what_an_overflow_is(dynamic, monkeypatch):
     """An utterance of another rank is bad: the norm says so to all, the counts say why."""
 
-    class Two(Ranks):
+    class Two(ProcessGroup):
         bad = 0
 
         def agree(self, *values):
@@ -399,7 +401,7 @@ def test_several_ranks_agree_on_what_an_overflow_is(dynamic, monkeypatch):
 def test_a_rank_with_fewer_micro_batches_goes_on_with_rows_of_no_frames(
     static, normalised, monkeypatch
 ):
-    class Busier(Ranks):
+    class Busier(ProcessGroup):
         def agree(self, *values):
             return np.array([values, (4, *values[1:])])
 
@@ -522,8 +524,8 @@ def deepspeech2(model, **training) -> tuple[TrainStep, nn.Cell]:
     config = DeepSpeech2Config(ModelConfig=model, OptimConfig=shared.OptimConfig())
     config.TrainingConfig = shared.TrainingConfig(**training)
     config.DataConfig.SpectConfig.features, config.DataConfig.SpectConfig.bands = "logmel", 12
-    recogniser = Recogniser.create(DEEPSPEECH2, config, VOCABULARY, "CPU")
-    return TrainStep(recogniser, ENDLESS), recogniser.network
+    speech_model = SpeechModel.create(DEEPSPEECH2, config, VOCABULARY, "CPU")
+    return TrainStep(speech_model, ENDLESS), speech_model.network
 
 
 def test_deepspeech2_skips_a_non_finite_step_without_a_trace(small_model):
@@ -557,26 +559,26 @@ def test_frozen_layers_do_not_move(small_model):
 
 
 def test_freezing_refuses_what_it_cannot_mean():
-    recogniser = Recogniser.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
-    training = recogniser.config.TrainingConfig
+    speech_model = SpeechModel.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
+    training = speech_model.config.TrainingConfig
     training.freeze = ["conv"]
     with pytest.raises(UserError, match="no parameter begins with 'conv'; there are out"):
-        TrainStep(recogniser, ENDLESS)
+        TrainStep(speech_model, ENDLESS)
     training.freeze = ["out"]
     with pytest.raises(UserError, match="nothing is left to train"):
-        TrainStep(recogniser, ENDLESS)
+        TrainStep(speech_model, ENDLESS)
 
 
 def test_a_moving_average_is_in_the_forecast():
-    recogniser = Recogniser.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
-    without = forecast_memory(recogniser)
-    recogniser.config.TrainingConfig.ema = 0.9
-    more = forecast_memory(recogniser).fixed - without.fixed
-    assert more == pytest.approx(2 * 4 * recogniser.parameters())  # two copies in float32
+    speech_model = SpeechModel.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
+    without = forecast_memory(speech_model)
+    speech_model.config.TrainingConfig.ema = 0.9
+    more = forecast_memory(speech_model).fixed - without.fixed
+    assert more == pytest.approx(2 * 4 * speech_model.parameters())  # two copies in float32
 
 
 def test_the_forecast_is_a_line_in_frames():
-    forecast = Forecast(parameters=1000, per_frame=2e6, limit=4e9)
+    forecast = MemoryEstimate(parameters=1000, per_frame=2e6, limit=4e9)
     assert forecast.peak(0, 100) == forecast.fixed > 4 * 1000
     assert forecast.peak(3, 100) - forecast.fixed == pytest.approx(3 * 100 * 2e6)
     rows = forecast.rows(400)
@@ -590,19 +592,19 @@ def test_the_forecast_is_a_line_in_frames():
 
 
 def test_static_shapes_keep_their_activations_on_a_cpu():
-    recogniser = Recogniser.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
+    speech_model = SpeechModel.create(RECIPE, TrainConfig(), VOCABULARY, "CPU")
     shapes = [(100, 5), (200, 9), (400, 20)]
-    one, three = (forecast_memory(recogniser, shapes=each) for each in (None, shapes))
+    one, three = (forecast_memory(speech_model, shapes=each) for each in (None, shapes))
     graphs = three.fixed - one.fixed
     assert graphs > 0
     assert three.peak(4, 400) == pytest.approx(graphs + one.peak(4, 100 + 200 + 400))
     assert three.rows(100) == three.rows(400) <= one.rows(400)  # none has the memory for itself
-    assert forecast_memory(replace(recogniser, device="Ascend"), shapes=shapes) == one
+    assert forecast_memory(replace(speech_model, device="Ascend"), shapes=shapes) == one
 
 
 def test_nothing_is_compiled_twice(normalised):
     """Neither for other shapes nor after an evaluation, which switches the network over."""
-    step, forward = normalised.step, Forward(normalised.recogniser)
+    step, forward = normalised.step, Forward(normalised.speech_model)
     cells = [step.gradients, step.add, step.norm, step.update, forward._cell]
     compiled = []
     for lengths in ((9, 8, 7), (12, 5), (6, 6, 6, 6)):

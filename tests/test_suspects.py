@@ -13,16 +13,16 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import pytest
-import reference
 import soundfile as sf
-from tones import trained
+from synthetic_corpus import trained
 
+from benchmarks import reference
 from common import cli
-from common.errors import UserError
-from common.manifest import Utterance, read_manifest, write_jsonl
-from common.recogniser import Recogniser
-from common.suspects import ctc_loss, hints, rank_suspects, threshold
-from common.text import Vocabulary
+from common.data.manifest import Utterance, read_manifest, write_jsonl
+from common.evaluation.mislabel_detection import ctc_loss, hints, rank_label_issues, threshold
+from common.model.speech_model import SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -216,9 +216,11 @@ def test_what_cannot_be_trained_on_is_not_scored(here, capsys):
 
 
 def test_words_are_characters_where_no_label_is_a_space(here):
-    recogniser = Recogniser.from_checkpoint(RECIPE, "good.ckpt", "CPU")
-    recogniser.vocabulary = Vocabulary(tuple("ABCDE_"))  # E where the space was
-    suspects = rank_suspects(recogniser, read_manifest(trained() / "train.csv"), batch_size=12)
+    speech_model = SpeechModel.from_checkpoint(RECIPE, "good.ckpt", "CPU")
+    speech_model.vocabulary = Vocabulary(tuple("ABCDE_"))  # E where the space was
+    suspects = rank_label_issues(
+        speech_model, read_manifest(trained() / "train.csv"), batch_size=12
+    )
     for suspect in suspects:
         expected = 100 * jiwer.cer(suspect.reference, suspect.hypothesis)
         assert suspect.wer == pytest.approx(expected)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
-from common.text import Vocabulary, ctc_frames_needed
+from common.text.tokenizer import Vocabulary, ctc_frames_needed
+from common.utils.errors import UserError
 
 ENGLISH = Path(__file__).parents[1] / "deepspeech2" / "labels.json"
 

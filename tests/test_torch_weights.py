@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import UserError
-from common.torch_weights import (
+from common.interop.torch_pickle import (
     Named,
     StoredTensor,
     _Writer,
@@ -25,6 +24,7 @@ from common.torch_weights import (
     read,
     write,
 )
+from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = {"zip": True, "before 1.6": False}
@@ -90,7 +90,7 @@ def test_reading_needs_no_torch(torch, tmp_path):
     path = saved(torch, {"w": torch.ones(2)}, tmp_path / "w.pth", "zip")
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules['torch'] = None\n"
-        "from common.torch_weights import read\n"
+        "from common.interop.torch_pickle import read\n"
         f"print(read({str(path)!r})['w'].numpy().sum())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

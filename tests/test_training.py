@@ -27,24 +27,25 @@ import soxr
 import yaml
 from mindspore import Tensor
 from PIL import Image
-from tones import LABELS, chdir, make_corpus, record, settings
+from synthetic_corpus import LABELS, chdir, make_corpus, record, settings
 
-from common import checkpoint, training
-from common.augment import Augmentation
+from common.audio.augmentation import Augmentation
 from common.config import override, override_from_options
-from common.conversion import convert_split, open_split
-from common.decoding import GreedyDecoder
-from common.errors import UserError
-from common.evaluation import evaluate, recognise
-from common.film import Film
-from common.history import History
-from common.logs import open_log
-from common.manifest import Utterance, read_manifest, write_jsonl
-from common.memory import Forecast
-from common.recogniser import Forward, Recogniser
-from common.sources import Source
-from common.text import Vocabulary
-from common.training import Job, Progress, fit
+from common.data.dataset import Dataset
+from common.data.manifest import Utterance, read_manifest, write_jsonl
+from common.data.splits import convert_split, open_split
+from common.decoding.decoders import GreedyDecoder
+from common.evaluation.evaluate import evaluate, recognise
+from common.memory import MemoryEstimate
+from common.model import checkpoint
+from common.model.speech_model import Forward, SpeechModel
+from common.text.tokenizer import Vocabulary
+from common.training import trainer as training
+from common.training.emission_animation import EmissionAnimation
+from common.training.metrics_log import History
+from common.training.trainer import Job, Progress, fit
+from common.utils.errors import UserError
+from common.utils.logging import open_log
 from deepspeech2.src.config import TrainConfig
 from deepspeech2.src.recipe import RECIPE
 
@@ -158,7 +159,7 @@ def whole(corpus, tmp_path_factory) -> Path:
 @pytest.fixture
 def no_pictures(monkeypatch):
     monkeypatch.setattr(History, "draw", lambda *arguments: None)
-    monkeypatch.setattr(Film, "draw", lambda *arguments: None)
+    monkeypatch.setattr(EmissionAnimation, "draw", lambda *arguments: None)
 
 
 # ---- what a run leaves
@@ -187,7 +188,7 @@ def test_the_forecast_is_for_the_longest_utterance_at_its_slowest(
     corpus, tmp_path, monkeypatch, no_pictures
 ):
     asked = []
-    monkeypatch.setattr(Forecast, "check", lambda self, longest: asked.append(longest))
+    monkeypatch.setattr(MemoryEstimate, "check", lambda self, longest: asked.append(longest))
     perturbed = ["speed_volume_perturb=true", "speed_min=0.5"], ["speeds=[1.25, 0.5]"]
     for number, options in enumerate(([], *perturbed)):
         train(corpus, tmp_path / str(number), *options, "max_utterances=2", "epochs=1")
@@ -205,10 +206,10 @@ def test_the_metrics_have_a_row_for_each_epoch(whole):
 @pytest.mark.parametrize("epoch", [1, 4])
 def test_the_film_shows_what_the_network_emitted_at_each_epoch(whole, epoch):
     path = whole / "checkpoint" / f"tiny-{epoch}_{STEPS * epoch}.ckpt"
-    recogniser = Recogniser.from_checkpoint(RECIPE, path, "CPU")
-    source = open_split(recogniser, "val")
-    decoder = GreedyDecoder(recogniser.vocabulary)
-    alone = recognise(recogniser, Forward(recogniser), source, decoder, batch_size=1)
+    speech_model = SpeechModel.from_checkpoint(RECIPE, path, "CPU")
+    source = open_split(speech_model, "val")
+    decoder = GreedyDecoder(speech_model.vocabulary)
+    alone = recognise(speech_model, Forward(speech_model), source, decoder, batch_size=1)
     index = sorted(range(4), key=lambda index: source.frames[index])[2]
     found = film(whole)
     assert found["step"].tolist() == [6, 12, 18, 24]
@@ -254,16 +255,16 @@ def test_the_moving_average_is_what_is_evaluated_and_kept_as_best(corpus, whole)
         np.testing.assert_array_equal(both.parameters[f"ema.{name}"], value, err_msg=name)
         assert (both.parameters[name] != value).any(), name
     said = []
-    recogniser = Recogniser.from_checkpoint(RECIPE, both.path, "CPU", log=said.append)
+    speech_model = SpeechModel.from_checkpoint(RECIPE, both.path, "CPU", log=said.append)
     assert said == [f"{both.path}: taking the moving average of its weights (TrainingConfig.ema)"]
-    for parameter in recogniser.network.get_parameters():
+    for parameter in speech_model.network.get_parameters():
         if "dropout_seed" not in parameter.name:
             np.testing.assert_array_equal(parameter.asnumpy(), best.parameters[parameter.name])
-    decoder, source = GreedyDecoder(recogniser.vocabulary), open_split(recogniser, "val")
-    found = evaluate(recogniser, Forward(recogniser), source, decoder, 2, progress=None)
+    decoder, source = GreedyDecoder(speech_model.vocabulary), open_split(speech_model, "val")
+    found = evaluate(speech_model, Forward(speech_model), source, decoder, 2, progress=None)
     assert {"wer": found.wer, "cer": found.cer} == best.metadata["scores"]
     log = Lines()
-    training._fine_tune(recogniser, str(both.path), log)
+    training._fine_tune(speech_model, str(both.path), log)
     assert log.texts[0].startswith(f"start from {both.path}, the moving average of its weights: ")
 
 
@@ -433,7 +434,7 @@ def test_a_kill_between_two_checkpoints_costs_no_best(
 
 def stopped_in_an_evaluation(patch) -> list[int]:
     """Ctrl-C at the first utterance of the second evaluation; the utterances that were watched."""
-    watched, watch = [], Film.watch
+    watched, watch = [], EmissionAnimation.watch
 
     def interrupted(film, found):
         watched.append(found.index)
@@ -441,7 +442,7 @@ def stopped_in_an_evaluation(patch) -> list[int]:
             os.kill(os.getpid(), signal.SIGINT)
         watch(film, found)
 
-    patch.setattr(Film, "watch", interrupted)
+    patch.setattr(EmissionAnimation, "watch", interrupted)
     return watched
 
 
@@ -463,10 +464,10 @@ def test_a_run_stopped_in_an_evaluation_makes_up_for_it(
     assert_same_film(tmp_path, whole)
 
 
-class Damaging(Source):
+class Damaging(Dataset):
     """An utterance's recording is damaged after it was read once."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Dataset):
         self.source, self.store, self.reads = source, source.store, 0
         super().__init__(source.entries)
 
@@ -492,8 +493,8 @@ def failing_evaluation(patch) -> None:
 def damaged_recording(patch) -> None:
     opened = training.open_split
 
-    def damaging(recogniser, split):
-        source = opened(recogniser, split)
+    def damaging(speech_model, split):
+        source = opened(speech_model, split)
         return Damaging(source) if split == "train" else source
 
     patch.setattr(training, "open_split", damaging)
@@ -541,8 +542,8 @@ def test_a_resumed_run_refuses_other_data(corpus, whole, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     opened = training.open_split
 
-    def respelled(recogniser, split):
-        source = opened(recogniser, split)
+    def respelled(speech_model, split):
+        source = opened(speech_model, split)
         source.entries = (replace(source.entries[0], text="ABBA"), *source.entries[1:])
         return source
 
@@ -570,14 +571,14 @@ class Lines(logging.Logger):
 
 def test_fine_tuning_with_the_same_vocabulary_takes_every_weight(corpus, whole):
     best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
-    recogniser = Recogniser.create(
+    speech_model = SpeechModel.create(
         RECIPE, configured(corpus, *RANDOM), Vocabulary(tuple(LABELS)), "CPU"
     )
     log = Lines()
-    training._fine_tune(recogniser, str(best.path), log)
+    training._fine_tune(speech_model, str(best.path), log)
     count = len(best.parameters)
     assert log.texts == [f"start from {best.path}: {count} of {count} parameters match"]
-    for parameter in recogniser.network.get_parameters():
+    for parameter in speech_model.network.get_parameters():
         if "dropout_seed" not in parameter.name:
             np.testing.assert_array_equal(parameter.asnumpy(), best.parameters[parameter.name])
 
@@ -585,18 +586,18 @@ def test_fine_tuning_with_the_same_vocabulary_takes_every_weight(corpus, whole):
 @pytest.mark.parametrize("labels", [["A", "B", "C", "D", "E", " ", "_"], LABELS[::-1]])
 def test_fine_tuning_with_another_vocabulary_starts_the_head_anew(corpus, whole, labels):
     best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
-    recogniser = Recogniser.create(
+    speech_model = SpeechModel.create(
         RECIPE, configured(corpus, *RANDOM), Vocabulary(tuple(labels)), "CPU"
     )
-    head = recogniser.network.fc.module.weight
+    head = speech_model.network.fc.module.weight
     fresh = head.asnumpy().copy()
     log = Lines()
-    training._fine_tune(recogniser, str(best.path), log)
+    training._fine_tune(speech_model, str(best.path), log)
     all_but_one = f"{len(best.parameters) - 1} of {len(best.parameters)}"
     assert log.texts[0].startswith(f"start from {best.path}: {all_but_one} parameters match")
     assert log.texts[1] == "another vocabulary: the output layer fc.module starts anew"
     np.testing.assert_array_equal(head.asnumpy(), fresh)
-    conv = recogniser.network.conv.conv1.weight
+    conv = speech_model.network.conv.conv1.weight
     np.testing.assert_array_equal(conv.asnumpy(), best.parameters["conv.conv1.weight"])
 
 
@@ -605,7 +606,7 @@ def test_fine_tuning_says_how_the_features_differ(corpus, tmp_path, caplog, ther
     here = {"plain": "deepspeech.pytorch", "deepspeech.pytorch": "plain"}[there]
     spectrograms = ["features=spectrogram", "SpectConfig.convention="]
     made = [
-        Recogniser.create(
+        SpeechModel.create(
             RECIPE,
             configured(corpus, spectrograms[0], spectrograms[1] + convention),
             Vocabulary(tuple(LABELS)),
@@ -626,20 +627,20 @@ def test_fine_tuning_says_how_the_features_differ(corpus, tmp_path, caplog, ther
 
 def test_fine_tuning_a_network_of_another_size_is_refused(corpus, whole):
     config = configured(corpus, *RANDOM, "hidden_size=20")
-    recogniser = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
     with pytest.raises(UserError, match=r"RNN\.lstms.* in the file, .* in the network"):
         training._fine_tune(
-            recogniser, str(whole / "checkpoint" / "tiny-best.ckpt"), logging.getLogger("unused")
+            speech_model, str(whole / "checkpoint" / "tiny-best.ckpt"), logging.getLogger("unused")
         )
 
 
 # ---- bad luck
 
 
-class Poisoned(Source):
+class Poisoned(Dataset):
     """Some utterances' features are NaN."""
 
-    def __init__(self, source: Source, bad: set[str]):
+    def __init__(self, source: Dataset, bad: set[str]):
         self.source, self.bad, self.store = source, bad, source.store
         super().__init__(source.entries)
 
@@ -653,8 +654,8 @@ class Poisoned(Source):
 def poison(monkeypatch, bad: set[str]) -> None:
     opened = training.open_split
 
-    def poisoned(recogniser, split):
-        source = opened(recogniser, split)
+    def poisoned(speech_model, split):
+        source = opened(speech_model, split)
         return Poisoned(source, bad) if split == "train" else source
 
     monkeypatch.setattr(training, "open_split", poisoned)
@@ -699,7 +700,7 @@ def test_training_stops_early_and_says_so_again(corpus, tmp_path, no_pictures):
 
 def test_frozen_layers_stay_as_they_are(corpus, tmp_path, no_pictures):
     config = configured(corpus, "norm=batch")
-    fresh = Recogniser.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU").network
+    fresh = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU").network
     train(corpus, tmp_path, "norm=batch", "freeze=[conv, RNN.lstms.0]", "epochs=1", "val_manifest=")
     found = last(tmp_path).parameters
     for parameter in fresh.get_parameters():
@@ -840,8 +841,8 @@ def test_a_run_that_is_refused_moves_nothing(
     if options == ["speed_volume_perturb=true"]:
         opened = training.open_split
 
-        def of_features(recogniser, split):
-            source = opened(recogniser, split)
+        def of_features(speech_model, split):
+            source = opened(speech_model, split)
             source.store = "features"
             return source
 

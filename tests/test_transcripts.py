@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
-from common.transcripts import normaliser
+from common.text.normalization import normaliser
+from common.utils.errors import UserError
 
 LOWER = [*" abcdefghijklmnopqrstuvwxyz'", "_"]
 SAID = {
@@ -83,7 +83,7 @@ def test_an_unknown_way_is_refused():
 
 def test_without_numbers_no_library_loads():
     code = (
-        "import sys\nfrom common.transcripts import normaliser\n"
+        "import sys\nfrom common.text.normalization import normaliser\n"
         "assert normaliser('english', 'abc')('A, b') == 'a b'\n"
         "assert not {'inflect', 'anyascii'} & set(sys.modules)\n"
     )

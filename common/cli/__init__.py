@@ -15,8 +15,8 @@ from common.cli.data import check_data, create_mindrecord
 from common.cli.exported import export, postprocess, preprocess
 from common.cli.learning import doctor, train
 from common.cli.recognition import evaluate, transcribe
-from common.errors import UserError
-from common.recipe import Recipe
+from common.model.recipe import Recipe
+from common.utils.errors import UserError
 
 __all__ = [
     "check_data",

@@ -13,15 +13,15 @@ from common.cli.options import (
     add_config,
     add_device,
     command,
-    load_recogniser,
+    load_speech_model,
     overridden,
     train_config,
 )
-from common.errors import UserError
-from common.manifest import listed, read_data
-from common.recipe import Recipe, labels_file
-from common.text import Vocabulary
-from common.validation import validate
+from common.data.manifest import listed, read_data
+from common.data.validation import validate
+from common.model.recipe import Recipe, labels_file
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
 
 # What validate.py may override beside a checkpoint.
 _CHECKING = {
@@ -46,7 +46,7 @@ def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     config = train_config(arguments, recipe)
 
-    from common.conversion import convert_split
+    from common.data.splits import convert_split
 
     for split in ("train", "val"):
         if split == "train" or config.DataConfig.val_manifest:
@@ -80,8 +80,8 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     limit = arguments.limit or None
 
     if arguments.pretrain_ckpt:
-        recogniser = load_recogniser(arguments, recipe, arguments.pretrain_ckpt)
-        config, vocabulary = _checked_config(arguments, recogniser), recogniser.vocabulary
+        speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
+        config, vocabulary = _checked_config(arguments, speech_model), speech_model.vocabulary
         sets = [config.DataConfig.train_manifest]
     elif arguments.suspects:
         raise UserError(f"--suspects {arguments.suspects}: needs a network, give --pretrain_ckpt")
@@ -114,21 +114,25 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
         for line in report.lines(limit):
             print(f"  {line}")
     if arguments.pretrain_ckpt and good:
-        from common.suspects import rank_suspects, summary, write_suspects
+        from common.evaluation.mislabel_detection import (
+            rank_label_issues,
+            summary,
+            write_label_issues,
+        )
 
-        suspects = rank_suspects(recogniser, good, data.batch_size, data.workers)
+        suspects = rank_label_issues(speech_model, good, data.batch_size, data.workers)
         for rank, suspect in enumerate(suspects[:limit], 1):
             print("\n".join(suspect.lines(rank)))
         print(summary(suspects))
         if arguments.suspects:
-            write_suspects(arguments.suspects, suspects)
+            write_label_issues(arguments.suspects, suspects)
     return 1 if bad else 0
 
 
-def _checked_config(arguments: argparse.Namespace, recogniser: Any) -> Any:
+def _checked_config(arguments: argparse.Namespace, speech_model: Any) -> Any:
     """The configuration of a checkpoint with what may be overridden when data are checked."""
-    config = overridden(copy.deepcopy(recogniser.config), arguments, recogniser.recipe)
-    before = configs.leaves(recogniser.config)
+    config = overridden(copy.deepcopy(speech_model.config), arguments, speech_model.recipe)
+    before = configs.leaves(speech_model.config)
     for key, value in configs.leaves(config).items():
         ours = key.startswith(("DataConfig.", "ModelConfig.")) and key not in _CHECKING
         if ours and value != before[key]:

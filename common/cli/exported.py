@@ -8,20 +8,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import runtime
 from common.cli.options import (
     add_checkpoint,
     add_device,
     add_set,
     command,
-    load_recogniser,
+    load_speech_model,
     manifests_to_score,
     override,
 )
-from common.errors import UserError
-from common.files import check_writable, read_json, write_text
-from common.manifest import listed, read_data, without_copies
-from common.recipe import Recipe
+from common.data.manifest import listed, read_data, without_copies
+from common.model.recipe import Recipe
+from common.utils import runtime
+from common.utils.errors import UserError
+from common.utils.files import check_writable, read_json, write_text
 
 
 def export(recipe: Recipe, argv: Sequence[str]) -> None:
@@ -57,10 +57,10 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     target = _export_target(arguments)
 
-    from common.export import Options, parts
-    from common.export import export as write
+    from common.export.export import Options, parts
+    from common.export.export import export as write
 
-    recogniser = load_recogniser(arguments, recipe, arguments.pre_trained_model_path)
+    speech_model = load_speech_model(arguments, recipe, arguments.pre_trained_model_path)
     options = Options(
         arguments.file_format.upper(),
         arguments.batch_size,
@@ -69,7 +69,7 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         target,
         arguments.half,
     )
-    description = write(recogniser, arguments.file_name, options)
+    description = write(speech_model, arguments.file_name, options)
     files = [bucket["file"] for bucket in read_json(description)["buckets"]]
     found = [str(part) for name in files for part in parts(description.with_name(name))]
     listing = ", ".join(found)
@@ -91,7 +91,7 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     config = recipe.infer_config()
     override(config, arguments)
 
-    from common.batch_inference import (
+    from common.export.offline_inference import (
         discard,
         read_description,
         runner_arguments,
@@ -132,8 +132,8 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     override(config, arguments)
     check_writable(config.post_out)
 
-    from common.batch_inference import read_description, score_results
-    from common.decoding import make_decoder
+    from common.decoding.decoders import make_decoder
+    from common.export.offline_inference import read_description, score_results
 
     model = read_description(recipe, arguments.mindir_path)
     decoder = make_decoder(config.LMConfig, model.vocabulary)

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 
 from common import config as configs
-from common import runtime
 from common.cli.options import (
     add_config,
     add_device,
@@ -15,9 +14,10 @@ from common.cli.options import (
     overridden,
     train_config,
 )
-from common.errors import UserError
-from common.files import check_writable
-from common.recipe import Recipe
+from common.model.recipe import Recipe
+from common.utils import runtime
+from common.utils.errors import UserError
+from common.utils.files import check_writable
 
 
 def train(recipe: Recipe, argv: Sequence[str]) -> None:
@@ -53,8 +53,8 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
     if not arguments.is_distributed:  # or else each rank has its own
         check_writable("train.log")
 
-    from common import training
-    from common.logs import open_log
+    from common.training import trainer as training
+    from common.utils.logging import open_log
 
     # Before a checkpoint is read: `init` on Ascend is to come before any tensor (MindSpore's
     # documentation of it), and msrun's scheduler goes no further.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from common import config as configs
-from common import runtime
-from common.errors import UserError
-from common.recipe import Recipe, labels_file
-from common.text import BLANK, Vocabulary
+from common.model.recipe import Recipe, labels_file
+from common.text.tokenizer import BLANK, Vocabulary
+from common.utils import runtime
+from common.utils.errors import UserError
 
 
 def command(prog: str, description: str) -> argparse.ArgumentParser:
@@ -149,8 +149,8 @@ def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[st
     return stored.test_manifest, data.Data_dir or stored.Data_dir
 
 
-def load_recogniser(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
-    from common.recogniser import Recogniser
+def load_speech_model(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
+    from common.model.speech_model import SpeechModel
 
     fallback = None
     if arguments.train_config:
@@ -159,6 +159,6 @@ def load_recogniser(arguments: argparse.Namespace, recipe: Recipe, path: str) ->
         labels = configs.override_from_yaml(fallback, file, recipe.translate_yaml)
         _check_labels(recipe, fallback, file, labels)
     device = runtime.set_device(arguments.device_target, arguments.device_id)
-    return Recogniser.from_checkpoint(
+    return SpeechModel.from_checkpoint(
         recipe, path, device, fallback, log=lambda line: print(line, file=sys.stderr)
     )

@@ -15,15 +15,15 @@ from common.cli.options import (
     add_device,
     add_eval_config,
     command,
-    load_recogniser,
+    load_speech_model,
     manifests_to_score,
     override,
 )
-from common.errors import UserError
-from common.files import check_writable
-from common.manifest import Utterance, listed, read_data, without_copies
-from common.recipe import Recipe
-from common.validation import readable
+from common.data.manifest import Utterance, listed, read_data, without_copies
+from common.data.validation import readable
+from common.model.recipe import Recipe
+from common.utils.errors import UserError
+from common.utils.files import check_writable
 
 # Of the keys of eval.py, those that transcribe.py follows.
 _TRANSCRIBING = {"DataConfig.batch_size", "DataConfig.workers"} | {
@@ -49,39 +49,39 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     if config.report:
         check_writable(config.report)
 
-    from common.decoding import describe, make_decoder
-    from common.evaluation import evaluate as score
-    from common.logs import open_log
+    from common.data.dataset import ManifestDataset
+    from common.decoding.decoders import describe, make_decoder
+    from common.evaluation.evaluate import evaluate as score
+    from common.evaluation.html_report import write_report
     from common.memory import forecast_forward
-    from common.recogniser import Forward
-    from common.report import write_report
-    from common.sources import ManifestSource
+    from common.model.speech_model import Forward
+    from common.utils.logging import open_log
 
-    recogniser = load_recogniser(arguments, recipe, arguments.pretrain_ckpt)
-    decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
+    speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
+    decoder = make_decoder(config.LMConfig, speech_model.vocabulary)
     log = open_log("eval.log", needed=False)
     data = config.DataConfig
-    trained = recogniser.config.DataConfig
+    trained = speech_model.config.DataConfig
     manifests, data_dir = manifests_to_score(arguments.pretrain_ckpt, data, trained)
     test_set = listed(manifests)
-    log.info("%s on %s, test set %s", arguments.pretrain_ckpt, recogniser.device, test_set)
-    everything = read_data(trained, recogniser.vocabulary, manifests, data_dir)
+    log.info("%s on %s, test set %s", arguments.pretrain_ckpt, speech_model.device, test_set)
+    everything = read_data(trained, speech_model.vocabulary, manifests, data_dir)
     everything = without_copies(everything, test_set)
-    check_length = forecast_forward(recogniser).check
-    good, unread = readable(everything, recogniser.featurizer, check_length, data.workers)
+    check_length = forecast_forward(speech_model).check
+    good, unread = readable(everything, speech_model.featurizer, check_length, data.workers)
     for problem in unread:
         log.error("%s", problem)
     if not good:
         raise UserError(f"{test_set}: not one of its recordings can be read")
-    if unknown := recogniser.vocabulary.unknown_in(utterance.text for utterance in good):
+    if unknown := speech_model.vocabulary.unknown_in(utterance.text for utterance in good):
         counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
         log.warning("references hold characters without a label, which are errors: %s", counts)
-    source = ManifestSource(
-        good, recogniser.featurizer, recogniser.vocabulary, labelled=False, log=log.info
+    source = ManifestDataset(
+        good, speech_model.featurizer, speech_model.vocabulary, labelled=False, log=log.info
     )
     result = score(
-        recogniser,
-        Forward(recogniser),
+        speech_model,
+        Forward(speech_model),
         source,
         decoder,
         data.batch_size,
@@ -97,9 +97,9 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
             "Test set": test_set,
             "Not read": f"{len(unread)} of {len(everything)} recordings" if unread else "",
             "Decoder": describe(config.LMConfig),
-            "Device": recogniser.device,
+            "Device": speech_model.device,
         }
-        features, players = recogniser.featurizer, config.report_utterances
+        features, players = speech_model.featurizer, config.report_utterances
         try:
             write_report(config.report, recipe.name, facts, result, source, features, players)
             log.info("report: %s", config.report)
@@ -140,15 +140,15 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     if batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: expected at least 1")
 
-    from common.decoding import make_decoder
-    from common.evaluation import recognise
+    from common.data.dataset import ManifestDataset
+    from common.decoding.decoders import make_decoder
+    from common.evaluation.evaluate import recognise
     from common.memory import forecast_forward
-    from common.recogniser import Forward
-    from common.sources import ManifestSource
+    from common.model.speech_model import Forward
 
-    recogniser = load_recogniser(arguments, recipe, arguments.pretrain_ckpt)
-    decoder = make_decoder(config.LMConfig, recogniser.vocabulary)
-    forward, check_length = Forward(recogniser), forecast_forward(recogniser).check
+    speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
+    decoder = make_decoder(config.LMConfig, speech_model.vocabulary)
+    forward, check_length = Forward(speech_model), forecast_forward(speech_model).check
     names, portion, failed = arguments.files, _PORTION * batch_size, 0
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
@@ -156,23 +156,23 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
             Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]
         ]
         good, unread = readable(
-            utterances, recogniser.featurizer, check_length, config.DataConfig.workers
+            utterances, speech_model.featurizer, check_length, config.DataConfig.workers
         )
         for problem in unread:
             print(f"error: {problem}", file=sys.stderr)
         failed += len(unread)
         if not good:
             continue
-        source = ManifestSource(
+        source = ManifestDataset(
             good,
-            recogniser.featurizer,
-            recogniser.vocabulary,
+            speech_model.featurizer,
+            speech_model.vocabulary,
             labelled=False,
             log=None if start else lambda line: print(line, file=sys.stderr),
         )
         label = "transcribing" if len(good) > batch_size else None
         workers = config.DataConfig.workers
-        found = recognise(recogniser, forward, source, decoder, batch_size, workers, label)
+        found = recognise(speech_model, forward, source, decoder, batch_size, workers, label)
         texts = {each.index: each.text for each in found}
         for index, utterance in enumerate(good):
             line = texts[index] if len(names) == 1 else f"{utterance.id}\t{texts[index]}"

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common import config as configs
-from common import runtime
 from common.doctor import advice, machine
-from common.doctor.advice import Figures
+from common.doctor.advice import Measurements
 from common.doctor.measuring import Process, figures_of, measure
-from common.recipe import Recipe
+from common.model.recipe import Recipe
+from common.utils import runtime
 
 KERNEL_SECONDS = 120.0  # after which the small operators are given up
 
@@ -28,7 +28,7 @@ KERNEL_SECONDS = 120.0  # after which the small operators are given up
 class Examination:
     lines: list[str]  # the page
     obstacles: list[str]  # what keeps a run from starting, each in a line
-    figures: Figures
+    figures: Measurements
 
 
 def examine(
@@ -36,7 +36,7 @@ def examine(
 ) -> Examination:
     """Looks, measures and writes the page; argv: the command line, for the other processes."""
     cores = len(os.sched_getaffinity(0))
-    figures = Figures(
+    figures = Measurements(
         cores=cores,
         load=machine.busy_cores(),
         avx512=runtime.has_avx512(),
@@ -90,7 +90,7 @@ def examine(
     return Examination(lines, obstacles, figures)
 
 
-def _sentence(best: advice.Advice | None, figures: Figures) -> str:
+def _sentence(best: advice.Advice | None, figures: Measurements) -> str:
     if best is not None:
         return best.sentence[0].upper() + best.sentence[1:] + "."
     if not figures.steps:
@@ -128,7 +128,7 @@ def smallest_preset(recipe: Recipe, config: Any) -> str:
     return name if name and sizes[name] < ours else ""
 
 
-def run_lines(figures: Figures, trial: Process) -> list[str]:
+def run_lines(figures: Measurements, trial: Process) -> list[str]:
     lines = []
     if parameters := trial.get("parameters"):
         lines.append(f"network: {parameters / 1e6:.1f} million parameters")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from common.memory import GIB
-from common.runtime import DEVICES
+from common.utils.runtime import DEVICES
 
 WORTH = 1.1  # a change that promises less is not worth a sentence
 LONG_RUN = 24 * 3600.0  # seconds; a smaller network is proposed for runs from here on
@@ -51,7 +51,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Measurements:
     """All that was found out; what was not stays as it is here."""
 
     device: str = "CPU"
@@ -83,7 +83,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class EpochTimeEstimate:
     """Of an epoch, in seconds."""
 
     seconds: float
@@ -123,7 +123,7 @@ def step_seconds(steps: Sequence[Timed], padded: np.ndarray) -> np.ndarray:
     return np.where(padded < sizes[0], below, found)
 
 
-def forecast_epoch(figures: Figures) -> Forecast | None:
+def forecast_epoch(figures: Measurements) -> EpochTimeEstimate | None:
     """None without timed steps or without a plan.
 
     On the CPU the loader's threads take their share of the cores from the train steps; beside a
@@ -147,7 +147,7 @@ def forecast_epoch(figures: Figures) -> Forecast | None:
         )
     )
     # Reckoned from fewer utterances at once, it is too much rather than too little.
-    return Forecast(
+    return EpochTimeEstimate(
         seconds,
         seconds * min(best, 1 - (EXTENDED if extended else LEAST)),
         seconds * max(worst, 1 + LEAST),
@@ -160,7 +160,7 @@ def forecast_epoch(figures: Figures) -> Forecast | None:
 # ---- rules
 
 
-def another_device(figures: Figures) -> Advice | None:
+def another_device(figures: Measurements) -> Advice | None:
     better = [device for device in DEVICES if device in figures.devices]
     if not better or DEVICES.index(better[0]) >= DEVICES.index(figures.device):
         return None
@@ -173,7 +173,7 @@ def another_device(figures: Figures) -> Advice | None:
     )
 
 
-def allow_avx512(figures: Figures) -> Advice | None:
+def allow_avx512(figures: Measurements) -> Advice | None:
     if not (figures.instructions and figures.avx512 and figures.unlimited):
         return None
     names = {"LSTM": ("LSTM", "LSTM"), "convolution": ("native", "matmul")}
@@ -193,7 +193,7 @@ def allow_avx512(figures: Figures) -> Advice | None:
     )
 
 
-def use_all_cores(figures: Figures) -> Advice | None:
+def use_all_cores(figures: Measurements) -> Advice | None:
     if figures.device != "CPU" or not 0 < figures.threads < figures.cores:
         return None
     factor = figures.cores / figures.threads
@@ -204,7 +204,7 @@ def use_all_cores(figures: Figures) -> Advice | None:
     )
 
 
-def end_other_work(figures: Figures) -> Advice | None:
+def end_other_work(figures: Measurements) -> Advice | None:
     if figures.device != "CPU" or figures.load < 0.5 * figures.cores:
         return None
     factor = (figures.cores + figures.load) / figures.cores
@@ -215,7 +215,7 @@ def end_other_work(figures: Figures) -> Advice | None:
     )
 
 
-def larger_micro_batches(figures: Figures) -> Advice | None:
+def larger_micro_batches(figures: Measurements) -> Advice | None:
     (now, could), (before, after) = figures.micro_rows, figures.micro_seconds
     if not 0 < now < could or after <= 0:
         return None
@@ -228,7 +228,7 @@ def larger_micro_batches(figures: Figures) -> Advice | None:
     )
 
 
-def less_padding(figures: Figures) -> Advice | None:
+def less_padding(figures: Measurements) -> Advice | None:
     if not figures.paddings or not figures.planned:
         return None
     change, frames = min(figures.paddings.items(), key=lambda item: item[1])
@@ -240,7 +240,7 @@ def less_padding(figures: Figures) -> Advice | None:
     )
 
 
-def static_shapes(figures: Figures) -> Advice | None:
+def static_shapes(figures: Measurements) -> Advice | None:
     now, (dynamic, static) = forecast_epoch(figures), figures.static_seconds
     if now is None or static <= 0:
         return None
@@ -259,7 +259,7 @@ def static_shapes(figures: Figures) -> Advice | None:
     )
 
 
-def more_workers(figures: Figures) -> Advice | None:
+def more_workers(figures: Measurements) -> Advice | None:
     now = forecast_epoch(figures)
     if now is None or figures.workers >= figures.cores or now.loading <= now.computing:
         return None
@@ -274,7 +274,7 @@ def more_workers(figures: Figures) -> Advice | None:
     )
 
 
-def smaller_network(figures: Figures) -> Advice | None:
+def smaller_network(figures: Measurements) -> Advice | None:
     now = forecast_epoch(figures)
     if now is None or not figures.smaller or figures.smaller_epoch <= 0:
         return None
@@ -301,7 +301,7 @@ RULES = (
 )
 
 
-def best_advice(figures: Figures) -> Advice | None:
+def best_advice(figures: Measurements) -> Advice | None:
     """The change that promises most; None where none promises more than WORTH."""
     found = [advice for rule in RULES if (advice := rule(figures)) and advice.factor >= WORTH]
     return max(found, key=lambda advice: advice.factor, default=None)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import runtime
-from common.doctor.advice import Figures
+from common.doctor.advice import Measurements
 from common.doctor.measuring import Process
+from common.launching import Fault, gpu
 from common.memory import GIB
-from scripts.launching import Fault, gpu
+from common.utils import runtime
 
 # Bytes of a recording as FLAC, for each of its 16-bit samples' bytes. LibriSpeech's
 # train-clean-100, 100.6 hours at 16 kHz, is 6.3 GB of FLAC: 0.54.
@@ -30,7 +30,7 @@ _PIN = re.compile(r"^([\w.-]+)==([^\s;#]+)(?:\s*;\s*python_version\s*(>=|<)\s*\"
 # ---- devices
 
 
-def device_lines(kernels: Process, figures: Figures, target: str | None) -> list[str]:
+def device_lines(kernels: Process, figures: Measurements, target: str | None) -> list[str]:
     reasons = {"Ascend": why_no_ascend, "GPU": why_no_gpu}
     lines = []
     for device in runtime.DEVICES:
@@ -108,7 +108,7 @@ def busy_cores(
     return (os.cpu_count() or 1) * (1 - idle / sum(spent)) if sum(spent) else 0.0
 
 
-def kernel_lines(figures: Figures) -> list[str]:
+def kernel_lines(figures: Measurements) -> list[str]:
     if not figures.kernels:
         return ["not measured"]
     native = figures.device != "CPU" or bool(figures.instructions) or not figures.avx512

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.doctor.advice import Kernel, Timed
-from common.recipe import Recipe
+from common.model.recipe import Recipe
 
 MARK = "doctor: "  # begins the lines that `common.doctor.trials` writes
 
@@ -109,7 +109,7 @@ def read_process(output: str) -> Process:
 
 
 def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:
-    """The fields of `Figures` that two processes have found."""
+    """The fields of `Measurements` that two processes have found."""
     found: dict[str, Any] = {"kernels": kernels.kernels, "threads": kernels.threads}
     found["devices"] = tuple(kernels.get("devices", ["CPU"]))
     found["device"] = trial.get("device", found["devices"][0])

@@ -8,15 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from common import memory, runtime
-from common.augment import Augmentation
-from common.batching import PlannedBatch, aligned
-from common.dataset import Batch
+from common import memory
+from common.audio.augmentation import Augmentation
+from common.data.batch_sampler import PlannedBatch, aligned
+from common.data.dataset import Dataset
+from common.data.loader import Batch
 from common.doctor.measuring import say
-from common.planner import Planner
-from common.recogniser import Recogniser
-from common.sources import Source
-from common.steps import TrainStep
+from common.model.speech_model import SpeechModel
+from common.training.epoch_plan import EpochPlan
+from common.training.train_step import TrainStep
+from common.utils import runtime
 
 STEPS = 3  # timed of each size, where there is time for them
 QUANTILES = (0.05, 0.5, 0.95)  # of the batches of an epoch, by their padded frames
@@ -31,15 +32,15 @@ class Steps:
 
     def __init__(
         self,
-        recogniser: Recogniser,
+        speech_model: SpeechModel,
         step: TrainStep,
-        source: Source | None,
+        source: Dataset | None,
         plan: list[PlannedBatch],
         seconds: float,
         quick: bool,
     ):
-        self.recogniser, self.step, self.source, self.quick = recogniser, step, source, quick
-        align = recogniser.config.DataConfig.pad_align
+        self.speech_model, self.step, self.source, self.quick = speech_model, step, source, quick
+        align = speech_model.config.DataConfig.pad_align
         self.plan = plan = sorted(plan, key=lambda batch: padded(batch, align))
         self.sizes = [plan[round(share * (len(plan) - 1))] for share in QUANTILES]
         self.rng, self.number = np.random.default_rng(0), 0
@@ -47,7 +48,7 @@ class Steps:
 
     def run(self) -> None:
         # One utterance first: it compiles, and tells how many at once there is time for.
-        lone = self.sizes[0] if self.recogniser.static_training else _first_rows(self.sizes[0], 1)
+        lone = self.sizes[0] if self.speech_model.static_training else _first_rows(self.sizes[0], 1)
         (self.compiling,) = self._time(lone, 1)
         self.end = time.perf_counter() + self.seconds
         frame = min(self._time(lone, 2, say_it=True)) / padded(lone, 1)
@@ -57,7 +58,7 @@ class Steps:
                 return
             allowed = max(left, 0) / (len(self.sizes) - number)
             rows = len(size.indices)
-            if not self.recogniser.static_training:
+            if not self.speech_model.static_training:
                 # A step whose shape is new, and at least one that counts.
                 rows = int(np.clip(allowed / (2 * frame * size.frames), 1, rows))
             part = _first_rows(size, rows) if rows < len(size.indices) else size
@@ -98,14 +99,14 @@ class Steps:
     def _static_shapes(self) -> None:
         """A batch of median size in a graph of its own, where those of all shapes fit the memory:
         dynamic shapes cost a small network on a CPU more than its arithmetic."""
-        if self.recogniser.static_training or self.recogniser.device != "CPU":
+        if self.speech_model.static_training or self.speech_model.device != "CPU":
             return
         if self.source is None or self.end - time.perf_counter() < 2 * self.compiling:
             return
-        config = copy.deepcopy(self.recogniser.config)
+        config = copy.deepcopy(self.speech_model.config)
         config.DataConfig.batch_shapes = "static"
-        static = replace(self.recogniser, config=config)
-        planner = Planner(
+        static = replace(self.speech_model, config=config)
+        planner = EpochPlan(
             static, self.source, slowest=Augmentation(config.DataConfig.AugmentationConfig).slowest
         )
         forecast = memory.forecast_memory(static, shapes=planner.shapes)
@@ -151,17 +152,17 @@ class Steps:
         """Noise, in the lengths of the utterances and with as many labels, of which no two
         neighbours are equal: they need no frame more than their number."""
         rows, indices = len(planned.indices), list(planned.indices)
-        frames = int(aligned(planned.frames, self.recogniser.config.DataConfig.pad_align))
+        frames = int(aligned(planned.frames, self.speech_model.config.DataConfig.pad_align))
         lengths = np.full(rows, planned.frames, np.int32)
         counts = np.full(rows, planned.labels, np.int32)
         if self.source is not None:
             lengths = self.source.frames[indices].astype(np.int32)
             counts = self.source.label_counts[indices].astype(np.int32)
-        blank, classes = self.recogniser.vocabulary.blank, len(self.recogniser.vocabulary)
+        blank, classes = self.speech_model.vocabulary.blank, len(self.speech_model.vocabulary)
         pair = [label for label in range(classes) if label != blank][:2]
         counts = counts if len(pair) == 2 else np.minimum(counts, 1)
         labels = max(planned.labels, 1)
-        shape = rows, self.recogniser.featurizer.dimension, frames
+        shape = rows, self.speech_model.featurizer.dimension, frames
         return Batch(
             features=self.rng.standard_normal(shape, np.float32),
             lengths=lengths,

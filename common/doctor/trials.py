@@ -13,28 +13,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
 
-from common import memory, runtime
-from common.audio import audio_info
-from common.augment import Augmentation
-from common.batching import PlannedBatch, Shape, padded_share
-from common.conversion import open_split, read_split, shard_files
-from common.convolution import MatmulConvolution, MatmulTimeConvolution, convolution
-from common.dataset import batches
+from common import memory
+from common.audio.augmentation import Augmentation
+from common.audio.io import audio_info
+from common.data.batch_sampler import PlannedBatch, Shape, padded_share
+from common.data.dataset import Dataset, Entry, Example
+from common.data.loader import batches
+from common.data.manifest import Utterance, listed, without_copies
+from common.data.splits import open_split, read_split, shard_files
 from common.doctor.measuring import say
 from common.doctor.steps import Steps, padded
-from common.errors import UserError
-from common.manifest import Utterance, listed, without_copies
-from common.nn import FusedLSTM, Recurrent
-from common.planner import Planner, trainable
-from common.recipe import Recipe, labels_file
-from common.recogniser import Recogniser
-from common.sources import Entry, Row, Source
-from common.steps import TrainStep
-from common.text import Vocabulary, ctc_frames_needed
+from common.model.recipe import Recipe, labels_file
+from common.model.speech_model import SpeechModel
+from common.nn.matmul_convolution import MatmulConvolution, MatmulTimeConvolution, convolution
+from common.nn.recurrent import FusedLSTM, Recurrent
+from common.text.tokenizer import Vocabulary, ctc_frames_needed
+from common.training.epoch_plan import EpochPlan, select_training_examples
+from common.training.train_step import TrainStep
+from common.utils import runtime
+from common.utils.backend import Tensor, ms, nn
+from common.utils.errors import UserError
 
 HEADERS = 500  # recordings whose headers are read where a manifest gives no durations
 LOADING = 4.0  # seconds for which the loader is timed, and so many batches at most:
@@ -109,18 +109,18 @@ def training(
     device = runtime.set_device(device_target, device_id)
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
     ms.set_seed(config.TrainingConfig.seed)
-    recogniser = Recogniser.create(recipe, config, vocabulary, device)
+    speech_model = SpeechModel.create(recipe, config, vocabulary, device)
     say(
         device=device,
-        parameters=recogniser.parameters(),
-        dimension=recogniser.featurizer.dimension,
-        operators=_operators(recogniser.network),
+        parameters=speech_model.parameters(),
+        dimension=speech_model.featurizer.dimension,
+        operators=_operators(speech_model.network),
     )
 
-    source = _data(recogniser)
-    plan, shapes, longest = _plan(recogniser, source)
+    source = _data(speech_model)
+    plan, shapes, longest = _plan(speech_model, source)
     data = config.DataConfig
-    forecast = memory.forecast_memory(recogniser, shapes=shapes)
+    forecast = memory.forecast_memory(speech_model, shapes=shapes)
     say(limit=forecast.limit)
     try:
         forecast.check(longest)
@@ -128,15 +128,15 @@ def training(
         say(obstacle=str(error))
         return
     say(memory=forecast.line(data.batch_size, longest))
-    step = TrainStep(recogniser, forecast)
-    weights = list(recogniser.network.get_parameters())
+    step = TrainStep(speech_model, forecast)
+    weights = list(speech_model.network.get_parameters())
     say(
         checkpoint=_bytes(weights) + _bytes(step.state().values()),
         best=_bytes(weights),
     )
     if source is not None and not quick:
-        _loader(recogniser, source, plan, shapes)
-    Steps(recogniser, step, source, plan, seconds, quick).run()
+        _loader(speech_model, source, plan, shapes)
+    Steps(speech_model, step, source, plan, seconds, quick).run()
 
 
 def _bytes(parameters: Iterable[Any]) -> int:
@@ -158,39 +158,39 @@ def _operators(network: nn.Cell) -> list[str]:
 # ---- data
 
 
-def _data(recogniser: Recogniser) -> Source | None:
+def _data(speech_model: SpeechModel) -> Dataset | None:
     """What would be trained on: the converted utterances, or else those of the manifest."""
-    data = recogniser.config.DataConfig
+    data = speech_model.config.DataConfig
     log = logging.getLogger("doctor")
     log.propagate = False
     try:
-        source = open_split(recogniser, "train")
+        source = open_split(speech_model, "train")
         said = str(shard_files(data, "train")[0])
     except UserError as error:
         say(obstacle=str(error))
         try:
-            source, said = _from_manifest(recogniser)
+            source, said = _from_manifest(speech_model)
         except UserError as missing:
             say(obstacle=str(missing))
             return None
     else:
         say(converted=True)
     try:
-        chosen = trainable(recogniser, source, log)
+        chosen = select_training_examples(speech_model, source, log)
         Augmentation(data.AugmentationConfig).check(chosen.store)
     except UserError as error:
         say(obstacle=str(error))
         return None
     if data.val_manifest:
         try:
-            open_split(recogniser, "val")
+            open_split(speech_model, "val")
         except UserError as error:
             say(obstacle=str(error))
     say(source=said, utterances=len(chosen), everything=float(source.durations.sum()))
     return chosen
 
 
-class ListedSource(Source):
+class ListedDataset(Dataset):
     """Utterances of a manifest with durations that are known, or guessed: nothing is opened."""
 
     store = "audio"
@@ -200,14 +200,14 @@ class ListedSource(Source):
         self._audio = [utterance.audio for utterance in utterances]
         self._labels = labels
 
-    def read(self, indices: Iterable[int]) -> Iterator[Row]:
+    def read(self, indices: Iterable[int]) -> Iterator[Example]:
         for index in indices:
             labels = np.array(self._labels[index], np.int32)
-            yield Row(int(index), self.ids[index], labels, audio=self._audio[index])
+            yield Example(int(index), self.ids[index], labels, audio=self._audio[index])
 
 
-def _from_manifest(recogniser: Recogniser) -> tuple[Source, str]:
-    data, vocabulary = recogniser.config.DataConfig, recogniser.vocabulary
+def _from_manifest(speech_model: SpeechModel) -> tuple[Dataset, str]:
+    data, vocabulary = speech_model.config.DataConfig, speech_model.vocabulary
     everything = read_split(data, vocabulary, "train")
     if data.ignore_offline_speed_perturbation:
         everything = without_copies(everything, listed(data.train_manifest))
@@ -219,13 +219,13 @@ def _from_manifest(recogniser: Recogniser) -> tuple[Source, str]:
     if not good:
         raise UserError(f"{listed(data.train_manifest)}: no text that the labels can spell")
     durations, guessed = guess_durations([utterance for utterance, *_ in good])
-    rate = recogniser.featurizer.config.sample_rate
+    rate = speech_model.featurizer.config.sample_rate
     entries = [
         Entry(
             id=utterance.id,
             text=text,
             duration=float(duration),
-            frames=int(recogniser.featurizer.frames(round(duration * rate))),
+            frames=int(speech_model.featurizer.frames(round(duration * rate))),
             labels=len(labels),
             ctc_frames=ctc_frames_needed(labels),
             copy_of=utterance.copy_of,
@@ -236,7 +236,7 @@ def _from_manifest(recogniser: Recogniser) -> tuple[Source, str]:
     if guessed:
         said += f" (lengths of {guessed} recordings guessed from {HEADERS} others)"
     utterances, labels = [each[0] for each in good], [each[2] for each in good]
-    return ListedSource(utterances, entries, labels), said
+    return ListedDataset(utterances, entries, labels), said
 
 
 def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
@@ -262,11 +262,11 @@ def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
 
 
 def _plan(
-    recogniser: Recogniser, source: Source | None
+    speech_model: SpeechModel, source: Dataset | None
 ) -> tuple[list[PlannedBatch], list[Shape] | None, int]:
     """The batches of the second epoch, when they are shuffled, their static shapes if they have
     such, and the frames of the longest utterance at the slowest speed."""
-    data, features = recogniser.config.DataConfig, recogniser.featurizer
+    data, features = speech_model.config.DataConfig, speech_model.featurizer
     if source is None:
         lengths = [min(each, data.max_duration) for each in NOTHING_AT_HAND]
         frames = [features.frames(round(each * features.config.sample_rate)) for each in lengths]
@@ -274,19 +274,19 @@ def _plan(
         plan = [PlannedBatch((0,) * rows, each, max(each // 10, 1), rows) for each in frames]
         return plan, None, max(frames)
     slowest = Augmentation(data.AugmentationConfig).slowest
-    planner = Planner(recogniser, source, slowest=slowest)
+    planner = EpochPlan(speech_model, source, slowest=slowest)
     plan = planner.plan(1)
     planned = [padded(batch, data.pad_align) for batch in plan]
     paddings = {}
     changes = {}
     if data.pad_align > 1:
         changes["pad_align"] = 1
-    if recogniser.static_training and recogniser.device != "CPU":  # there each takes memory
+    if speech_model.static_training and speech_model.device != "CPU":  # there each takes memory
         changes["static_shapes"] = 2 * data.static_shapes
     for key, value in changes.items():
-        other = copy.deepcopy(recogniser.config)
+        other = copy.deepcopy(speech_model.config)
         setattr(other.DataConfig, key, value)
-        others = Planner(replace(recogniser, config=other), source).plan(1)
+        others = EpochPlan(replace(speech_model, config=other), source).plan(1)
         paddings[f"{key}={value}"] = sum(
             padded(each, other.DataConfig.pad_align) for each in others
         )
@@ -301,25 +301,25 @@ def _plan(
 
 
 def _loader(
-    recogniser: Recogniser,
-    source: Source,
+    speech_model: SpeechModel,
+    source: Dataset,
     plan: list[PlannedBatch],
     shapes: list[Shape] | None,
 ) -> None:
     """Seconds of speech that the loader makes in a second, with nothing beside it."""
-    config = recogniser.config
+    config = speech_model.config
     augmentation = Augmentation(config.DataConfig.AugmentationConfig)
     picks = np.unique(np.linspace(0, len(plan) - 1, LOADED).astype(int))
     made = batches(
         source,
         [plan[pick] for pick in picks],
-        recogniser.featurizer,
+        speech_model.featurizer,
         augmentation,
         seed=config.TrainingConfig.seed,
         epoch=config.DataConfig.AugmentationConfig.from_epoch,
         shapes=shapes,
         pad_align=config.DataConfig.pad_align,
-        output_frames=recogniser.output_frames,
+        output_frames=speech_model.output_frames,
         workers=config.DataConfig.workers,
     )
     started, spoken = time.perf_counter(), 0.0

@@ -15,12 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from common import porting, torch_weights
 from common.config import SpectConfig
-from common.errors import UserError
-from common.porting import Arriving, Leaving, Package, batch_norm
-from common.recipe import Recipe
-from common.torch_weights import StoredTensor, named, plain
+from common.interop import torch_pickle as torch_weights
+from common.interop import weight_conversion as porting
+from common.interop.torch_pickle import StoredTensor, named, plain
+from common.interop.weight_conversion import (
+    ExportedWeights,
+    ForeignFormat,
+    ImportedWeights,
+    batch_norm,
+)
+from common.model.recipe import Recipe
+from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig, TrainConfig
 
 # What its classes have built in, beside the keys that a file can hold.
@@ -48,7 +54,7 @@ def mind2pt(recipe: Recipe, argv: Sequence[str]) -> None:
     porting.mind2pt(PACKAGE, recipe, argv)
 
 
-def arrives(_: Recipe, content: Any, arguments: argparse.Namespace) -> Arriving:
+def arrives(_: Recipe, content: Any, arguments: argparse.Namespace) -> ImportedWeights:
     weights = state_dict(content, arguments.pth)
     config, labels = described(content, weights, arguments.pth)
     model, spect = config.ModelConfig, config.DataConfig.SpectConfig
@@ -57,11 +63,11 @@ def arrives(_: Recipe, content: Any, arguments: argparse.Namespace) -> Arriving:
         f"{model.hidden_layers} x {model.hidden_size}, {len(labels)} labels, "
         f"{spect.sample_rate} Hz, {spect.window} window, spectrogram as in {spect.convention}"
     )
-    return Arriving(weights, names(model), config, labels, [line])
+    return ImportedWeights(weights, names(model), config, labels, [line])
 
 
-def leaves(recogniser: Any, arguments: argparse.Namespace) -> Leaving:
-    config, release = recogniser.config, arguments.release
+def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
+    config, release = speech_model.config, arguments.release
     check_form(config, release, arguments.ckpt)
     layout = release_2 if release == 2 else release_3
     convention, notes = config.DataConfig.SpectConfig.convention, []
@@ -72,11 +78,11 @@ def leaves(recogniser: Any, arguments: argparse.Namespace) -> Leaving:
         )
 
     def content(weights: dict[str, np.ndarray]) -> dict[str, Any]:
-        labels = list(recogniser.vocabulary.labels)
+        labels = list(speech_model.vocabulary.labels)
         # The convention is for the way back.
         return {**layout(config, labels), "state_dict": weights, "convention": convention}
 
-    return Leaving(
+    return ExportedWeights(
         names(config.ModelConfig),
         content,
         f"for release {release} of deepspeech.pytorch",
@@ -89,7 +95,7 @@ def add_writing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--release", type=int, choices=(2, 3), default=3, help="of its format")
 
 
-PACKAGE = Package(
+PACKAGE = ForeignFormat(
     name="deepspeech.pytorch",
     reads="a checkpoint of deepspeech.pytorch (release 2 or 3)",
     writes="one that deepspeech.pytorch loads, where its network is of that package's form",

@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import math
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
 
-from common import runtime
-from common.convolution import convolution
-from common.errors import UserError
-from common.nn import (
-    Clip,
-    Dense,
-    Dropout,
-    LayerNorm,
-    Lookahead,
-    MaskedBatchNorm,
-    Recurrent,
-    frame_mask,
-    uniform,
-)
+from common.nn.dropout import Dropout
+from common.nn.layers import Clip, Dense, frame_mask, uniform
+from common.nn.matmul_convolution import convolution
+from common.nn.norm import LayerNorm, MaskedBatchNorm
+from common.nn.recurrent import Lookahead, Recurrent
+from common.utils import runtime
+from common.utils.backend import ms, nn, ops
+from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig
 
 
@@ -83,7 +75,7 @@ class ConvolutionFrontEnd(nn.Cell):
             native = runtime.native_convolutions(device)
             cell = convolution(initial, tuple(stride), native, bias)
             slow = runtime.slow_broadcasts(device)
-            norm = MaskedBatchNorm(self.channels, by_products=slow)
+            norm = MaskedBatchNorm(self.channels, use_matmul=slow)
             setattr(self, f"conv{number}", cell)
             setattr(self, f"bn{number}", norm)
             convolutions.append(cell)
@@ -134,7 +126,7 @@ class RecurrentStack(nn.Cell):
         if self.norm == "batch":
             slow = runtime.slow_broadcasts(device)
             self.norms = nn.CellList(
-                [MaskedBatchNorm(size, "TBC", by_products=slow) for _ in layers]
+                [MaskedBatchNorm(size, "TBC", use_matmul=slow) for _ in layers]
             )
         elif self.norm == "layer":
             self.norms = nn.CellList([LayerNorm((size,), epsilon=1e-5) for _ in layers])

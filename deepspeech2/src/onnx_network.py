@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.errors import UserError
-from common.onnx_export import Graph, Norm
+from common.export.onnx import Graph, Norm
+from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig
 
 _GATES = [0, 3, 1, 2]  # ONNX orders i, o, f, c; ours are i, f, g (its c), o

@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from common.recipe import Recipe
+from common.model.recipe import Recipe
 from deepspeech2.src import config
 from deepspeech2.src.config import ModelConfig
 

@@ -45,7 +45,7 @@ def jasper(blocks: int, repeat: int) -> list[Block]:
 EPSILON = 1e-3  # of the batch normalisation, as in both references
 
 
-def panes(blocks: list[Block], dimension: int) -> list[list[int]]:
+def residual_inputs(blocks: list[Block], dimension: int) -> list[list[int]]:
     """For each block the widths of what is added to its last convolution: what entered it, or if it
     is dense what entered each of the dense blocks in a row that end with it.
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
 
-from common import runtime
-from common.convolution import time_convolution
-from common.errors import UserError
-from common.nn import Dropout, MaskedBatchNorm, frame_mask
-from jasper.src.config import EPSILON, Block, ModelConfig, panes
+from common.nn.dropout import Dropout
+from common.nn.layers import frame_mask
+from common.nn.matmul_convolution import time_convolution
+from common.nn.norm import MaskedBatchNorm
+from common.utils import runtime
+from common.utils.backend import ms, nn, ops
+from common.utils.errors import UserError
+from jasper.src.config import EPSILON, Block, ModelConfig, residual_inputs
 
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "selu": nn.SeLU}
 
@@ -37,7 +38,7 @@ class Jasper(nn.Cell):
     ):
         super().__init__()
         check(config)
-        make = Maker(config, rng, device)
+        make = LayerFactory(config, rng, device)
         self.native = make.native
         self.encoder = Encoder(config.blocks, dimension, make)
         self.decoder = Decoder(make.convolution(config.blocks[-1].filters, classes, bias=True))
@@ -52,7 +53,7 @@ class Jasper(nn.Cell):
         return ops.log_softmax(x.astype(ms.float32), -1), lengths
 
 
-class Maker:
+class LayerFactory:
     """Makes the parts of a network: with the same initial weights, for whatever device."""
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator, device: str):
@@ -76,7 +77,7 @@ class Maker:
 
     def norm(self, channels: int) -> nn.Cell:
         layout, slow = "BCFT" if self.native else "1CBT", runtime.slow_broadcasts(self.device)
-        return MaskedBatchNorm(channels, layout, eps=EPSILON, by_products=slow)
+        return MaskedBatchNorm(channels, layout, eps=EPSILON, use_matmul=slow)
 
     def activation(self) -> nn.Cell:
         return ACTIVATIONS[self.config.activation]()
@@ -90,20 +91,22 @@ class Encoder(nn.Cell):
     """Blocks, one after the other: x (B, F, 1, T) or (1, F, B, T) as `time_convolution` takes it,
     lengths (B,) -> the same form."""
 
-    def __init__(self, blocks: list[Block], dimension: int, make: Maker):
+    def __init__(self, blocks: list[Block], dimension: int, make: LayerFactory):
         super().__init__()
         layers, inputs = [], dimension
-        for block, widths in zip(blocks, panes(blocks, dimension)):
+        for block, widths in zip(blocks, residual_inputs(blocks, dimension)):
             layers.append(JasperBlock(block, inputs, widths, make))
             inputs = block.filters
         self.layers = nn.CellList(layers)
         self.native = make.native
 
     def construct(self, x, lengths):
-        panes = (x * _spread(frame_mask(lengths, x.shape[3]), self.native).astype(x.dtype),)
+        residual_inputs = (
+            x * _spread(frame_mask(lengths, x.shape[3]), self.native).astype(x.dtype),
+        )
         for layer in self.layers:
-            panes, lengths = layer(panes, lengths)
-        return panes[-1], lengths
+            residual_inputs, lengths = layer(residual_inputs, lengths)
+        return residual_inputs[-1], lengths
 
 
 class JasperBlock(nn.Cell):
@@ -111,12 +114,12 @@ class JasperBlock(nn.Cell):
     activation comes the residual: what entered this block, or if it is dense what entered each of
     the dense blocks up to this one, through a convolution of one frame and a normalisation.
 
-    panes: what enters this block, after what entered the dense blocks before it. Padded frames are
-    zero in them, and before every convolution, as they are outside a lone utterance: normalisation
-    makes them so, and every activation keeps zero. widths: of those that are added.
+    residual_inputs: what enters this block, after what entered the dense blocks before it. Padded
+    frames are zero in them, and before every convolution, as they are outside a lone utterance:
+    normalisation makes them so, and every activation keeps zero. widths: of those that are added.
     """
 
-    def __init__(self, block: Block, inputs: int, widths: list[int], make: Maker):
+    def __init__(self, block: Block, inputs: int, widths: list[int], make: LayerFactory):
         super().__init__()
         self.repeat, self.separable, self.stride = block.repeat, block.separable, block.stride
         self.dense, self.native = block.residual_dense, make.native
@@ -139,8 +142,8 @@ class JasperBlock(nn.Cell):
         ]
         self.res = nn.CellList([nn.CellList(branch) for branch in branches])
 
-    def construct(self, panes, lengths):
-        x, added = panes[-1], panes if self.dense else panes[-1:]
+    def construct(self, residual_inputs, lengths):
+        x, added = residual_inputs[-1], residual_inputs if self.dense else residual_inputs[-1:]
         for number in range(self.repeat):
             first = number * self.each
             x = self.conv[first](x)
@@ -154,7 +157,7 @@ class JasperBlock(nn.Cell):
                     branch = self.res[index]
                     x = x + branch[1](branch[0](added[index]), mask)
             x = self.conv[first + self.each - 1](self.conv[first + self.each - 2](x))
-        return (panes + (x,) if self.dense else (x,)), lengths
+        return (residual_inputs + (x,) if self.dense else (x,)), lengths
 
 
 class Convolution(nn.Cell):

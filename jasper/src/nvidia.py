@@ -17,15 +17,20 @@ from typing import Any
 import numpy as np
 
 from common import config as configs
-from common import porting
-from common.errors import UserError
-from common.porting import Arriving, Leaving, Package, batch_norm
-from common.recipe import Recipe, labels_file
-from common.text import BLANK, Vocabulary
-from common.torch_weights import StoredTensor
-from jasper.src.config import Block, ModelConfig, panes
+from common.interop import weight_conversion as porting
+from common.interop.torch_pickle import StoredTensor
+from common.interop.weight_conversion import (
+    ExportedWeights,
+    ForeignFormat,
+    ImportedWeights,
+    batch_norm,
+)
+from common.model.recipe import Recipe, labels_file
+from common.text.tokenizer import BLANK, Vocabulary
+from common.utils.errors import UserError
+from jasper.src.config import Block, ModelConfig, residual_inputs
 
-# NVIDIA's features (common/features.py); bands and splicing follow from the weights.
+# NVIDIA's features (common/audio/features.py); bands and splicing follow from the weights.
 FEATURES = {
     "sample_rate": 16000,
     "window_size": 0.02,
@@ -92,7 +97,7 @@ def add_writing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> Arriving:
+def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> ImportedWeights:
     where = arguments.pth
     stored, kind = state_dict(content, arguments.weights, where)
     weights = canonical(stored, where)
@@ -137,11 +142,11 @@ def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> Arri
             "here; expect differences in silence"
         )
     style = "quartznet" if ".mconv." in first else "jasper"
-    return Arriving(weights, names(found, style), config, labels, lines)
+    return ImportedWeights(weights, names(found, style), config, labels, lines)
 
 
-def leaves(recogniser: Any, arguments: argparse.Namespace) -> Leaving:
-    config = recogniser.config
+def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
+    config = speech_model.config
     separable = any(block.separable for block in config.ModelConfig.blocks)
     style = arguments.style or ("quartznet" if separable else "jasper")
     if separable and style == "jasper":
@@ -169,7 +174,7 @@ def leaves(recogniser: Any, arguments: argparse.Namespace) -> Leaving:
                 "ModelConfig": stored["ModelConfig"],
                 "DataConfig": {"SpectConfig": stored["DataConfig"]["SpectConfig"]},
             },
-            "labels": list(recogniser.vocabulary.labels),
+            "labels": list(speech_model.vocabulary.labels),
         }
         return {
             "epoch": 0,
@@ -179,7 +184,7 @@ def leaves(recogniser: Any, arguments: argparse.Namespace) -> Leaving:
             OURS: kept,
         }
 
-    return Leaving(
+    return ExportedWeights(
         names(model.blocks, style),
         content,
         f"for NVIDIA's {'QuartzNet' if style == 'quartznet' else 'Jasper'}",
@@ -209,7 +214,7 @@ def names(blocks: Sequence[Block], style: str) -> dict[str, str]:
 
 def panes_of(blocks: Sequence[Block]) -> list[int]:
     """For each block the number of outputs that are added to its own."""
-    return [len(widths) for widths in panes(list(blocks), 0)]
+    return [len(widths) for widths in residual_inputs(list(blocks), 0)]
 
 
 def state_dict(content: Any, wanted: str | None, where: str) -> tuple[Mapping, str]:
@@ -356,7 +361,7 @@ def described(blocks: Sequence[Block]) -> str:
     return f"{len(blocks)} blocks, {count}{kind} convolutions, {residual} residuals"
 
 
-PACKAGE = Package(
+PACKAGE = ForeignFormat(
     name="NVIDIA",
     reads="a checkpoint of NVIDIA's PyTorch Jasper or QuartzNet, or of NeMo's (of a .nemo archive "
     "its model_weights.ckpt),",

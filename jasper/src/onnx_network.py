@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.onnx_export import Graph, Norm
+from common.export.onnx import Graph, Norm
 from jasper.src.config import EPSILON, ModelConfig
 
 _ACTIVATIONS = {"relu": "Relu", "elu": "Elu", "selu": "Selu"}
@@ -19,10 +19,10 @@ def add(
 ) -> tuple[str, str]:
     """features (B, F, T) float32, lengths (B,) int64 -> log-probabilities (T', B, C), lengths."""
     x = graph.op("Unsqueeze", features, axes=[2])  # (B, F, 1, T)
-    panes = [graph.op("Mul", x, graph.frame_mask(lengths, x))]
+    residual_inputs = [graph.op("Mul", x, graph.frame_mask(lengths, x))]
     for number, block in enumerate(model.blocks):
         name, cells = f"encoder.layers.{number}", 0
-        x, mask = panes[-1], ""
+        x, mask = residual_inputs[-1], ""
         for repetition in range(block.repeat):
             stride = (1, block.stride)
             if block.separable:
@@ -48,7 +48,7 @@ def add(
             lengths = graph.shorter(lengths, block.stride)
             mask = graph.frame_mask(lengths, x)
             if repetition == block.repeat - 1 and block.residual:
-                entering = panes if block.residual_dense else panes[-1:]
+                entering = residual_inputs if block.residual_dense else residual_inputs[-1:]
                 for index, pane in enumerate(entering):
                     branch = graph.convolution(
                         pane,
@@ -58,9 +58,9 @@ def add(
                     )
                     x = graph.op("Add", x, branch)
             x = graph.op("Mul", graph.op(_ACTIVATIONS[model.activation], x), mask)
-        panes = [*panes, x] if block.residual_dense else [x]
+        residual_inputs = [*residual_inputs, x] if block.residual_dense else [x]
     x = graph.convolution(
-        panes[-1],
+        residual_inputs[-1],
         "decoder.layers",
         weights["decoder.layers.weight"],
         weights["decoder.layers.bias"],

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from common.errors import UserError
+from common.utils.errors import UserError
 
 NETWORKS = ("jasper", "quartznet")
 # The one difference between the two originals' files says whose features are meant.

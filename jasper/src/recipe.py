@@ -6,9 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from common.recipe import Recipe
+from common.model.recipe import Recipe
 from jasper.src import config
-from jasper.src.config import ModelConfig, panes
+from jasper.src.config import ModelConfig, residual_inputs
 from jasper.src.original_yaml import translate_yaml
 
 
@@ -40,7 +40,7 @@ def activation_bytes(model: ModelConfig, dimension: int) -> float:
     3.8 and 4.4; an4, 1 x 200 1.2 and 1.2, 8 x 800 2.2 and 2.3.
     """
     frames, inputs, values = 1.0, dimension, 0.0
-    for block, widths in zip(model.blocks, panes(model.blocks, dimension)):
+    for block, widths in zip(model.blocks, residual_inputs(model.blocks, dimension)):
         for _ in range(block.repeat):
             frames /= block.stride
             copies = 4 if block.separable else block.kernel_size * (block.kernel_size > 1)
@@ -53,7 +53,7 @@ def activation_bytes(model: ModelConfig, dimension: int) -> float:
 def graph_bytes(model: ModelConfig) -> float:
     """20 MiB a convolution: 108 of them in Jasper 10x5dr."""
     count = 1
-    for block, widths in zip(model.blocks, panes(model.blocks, 1)):
+    for block, widths in zip(model.blocks, residual_inputs(model.blocks, 1)):
         count += block.repeat * (2 if block.separable else 1) + len(widths)
     return count * 20 * 2.0**20
 

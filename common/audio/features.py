@@ -1,0 +1,265 @@
+"""From samples to what a network sees: log-spectrogram or log-mel energies, normalised."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+import scipy.sparse
+
+from common.utils.errors import UserError
+
+KINDS = ("spectrogram", "logmel")
+WINDOWS = ("hamming", "hann", "blackman", "bartlett")
+CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in them
+    "spectrogram": {"plain": True, "deepspeech.pytorch": True, "deepspeech.pytorch-2.0": False},
+    "logmel": {"plain": True, "jasper-mindspore": True, "jasper-nvidia": False},
+}
+
+_POWER_FLOOR = np.float32(2.0**-24)  # above 16-bit rounding noise: silence stays within reach
+_LEAST_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
+_JASPER_FLOOR = np.float32(1e-20)  # power, in Jasper's logarithm
+_BLOCK = 512  # frames transformed at a time, so that an hour of audio fits in memory
+
+_SILENCE_DB = 60  # below the loudest frame, from which the ends are trimmed
+_SILENCE_FRAME, _SILENCE_HOP = 2048, 512  # samples
+_FAINT = 1e-5  # RMS of full scale; what is fainter counts as this loud
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Decides the numbers a network sees; travels with MindRecord files, checkpoints, exports."""
+
+    kind: str = "spectrogram"  # spectrogram (log1p magnitude) or logmel (log mel filterbank energy)
+    sample_rate: int = 16000  # Hz
+    window_size: float = 0.02  # s
+    window_stride: float = 0.01  # s, from one frame to the next
+    window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
+    bands: int | None = 64  # mel bands; becomes None for the spectrogram, which has none
+    convention: str = "plain"  # of edges, window and deviation: see Featurizer
+    preemphasis: float = 0.0  # times the sample before, taken from each sample
+    frame_splicing: int = 1  # frames stacked into one
+    trim_silence: bool = False  # recordings lose silence at their ends: see Featurizer.trim
+
+    def __post_init__(self) -> None:
+        if self.window == "hanning":
+            object.__setattr__(self, "window", "hann")
+        if self.kind == "spectrogram":
+            object.__setattr__(self, "bands", None)
+        if self.kind not in KINDS:
+            raise UserError(f"features {self.kind!r}: expected {' or '.join(KINDS)}")
+        if self.window not in WINDOWS:
+            raise UserError(f"window {self.window!r}: expected one of {', '.join(WINDOWS)}")
+        if self.kind == "logmel" and not (self.bands and self.bands > 0):
+            raise UserError(f"bands {self.bands!r}: log-mel features need at least 1 mel band")
+        if self.convention not in CONVENTIONS[self.kind]:
+            raise UserError(
+                f"convention {self.convention!r}: expected one of"
+                f" {', '.join(CONVENTIONS[self.kind])} for {self.kind} features"
+            )
+        if not 0.0 <= self.preemphasis <= 1.0:
+            raise UserError(f"preemphasis {self.preemphasis}: expected 0 (none) to 1")
+        if self.frame_splicing < 1:
+            raise UserError(
+                f"frame_splicing {self.frame_splicing}: expected at least 1, each frame by itself"
+            )
+        if self.sample_rate <= 0:
+            raise UserError(f"sample_rate {self.sample_rate}: expected Hz above 0")
+        if self.window_length < 2 or self.hop_length < 1:
+            raise UserError(
+                f"window_size {self.window_size} and window_stride {self.window_stride}: expected"
+                f" seconds that make at least 2 samples and 1 sample at {self.sample_rate} Hz"
+            )
+
+    @property
+    def window_length(self) -> int:
+        """Samples."""
+        return round(self.sample_rate * self.window_size)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return round(self.sample_rate * self.window_stride)
+
+    @property
+    def n_fft(self) -> int:
+        """Samples in a transform; for log-mel a power of two, so that narrow low bands get bins."""
+        if self.kind == "spectrogram":
+            return self.window_length
+        return 1 << (self.window_length - 1).bit_length()
+
+    @property
+    def bins(self) -> int:
+        """Of a frame by itself: frequency bins (161 for 20 ms at 16 kHz) or mel bands."""
+        return self.bands or self.n_fft // 2 + 1
+
+    @property
+    def dimension(self) -> int:
+        """Features in a frame, with those that are stacked into it."""
+        return self.bins * self.frame_splicing
+
+    def to_dict(self) -> dict:
+        """Without later keys at their defaults: what was converted before they came stays valid."""
+        return {key: value for key, value in asdict(self).items() if _LATER.get(key, ...) != value}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> FeatureConfig:
+        values = {**_LATER, **values}
+        names = {f.name for f in fields(cls)}
+        if values.keys() != names:
+            found, expected = (", ".join(sorted(keys)) for keys in (values, names))
+            raise UserError(f"feature configuration has the keys {found}; expected {expected}")
+        return cls(**values)
+
+
+_LATER = {
+    f.name: f.default
+    for f in fields(FeatureConfig)
+    if f.name in ("convention", "preemphasis", "frame_splicing", "trim_silence")
+}
+
+
+class Featurizer:
+    """Samples (N,) float32 in, features (F, T) float32 out, of mean 0 and deviation 1.
+
+    spectrogram: log(1 + |STFT|), normalised over the utterance, as in deepspeech.pytorch.
+    logmel: log of the power in mel bands, each band normalised over the utterance.
+    A frame is centred on every `hop_length`-th sample, with zeros beyond both ends. What does not
+    vary (silence) comes out as 0.
+
+    Networks that deepspeech.pytorch trained have seen other details: beyond the ends the utterance
+    mirrored (librosa before 0.10), the deviation divided by N - 1, and in its release 2.0 a
+    symmetric window. On speech, features move by up to 0.015, 0.0004 and 0.11.
+
+    Jasper's log-mel energies: beyond the ends the utterance mirrored, powers plus 1e-20, deviation
+    plus 1e-5, and no frame that is centred on the very end. The two that exist differ. The
+    MindSpore model zoo's normalises over that frame too; NVIDIA's has a symmetric window and
+    divides by T - 1. On speech at 16 kHz they are up to 0.17 apart.
+    """
+
+    def __init__(self, config: FeatureConfig) -> None:
+        self.config = config
+        self.dimension = config.dimension
+        periodic = CONVENTIONS[config.kind][config.convention]
+        window = scipy.signal.get_window(config.window, config.window_length, fftbins=periodic)
+        self._plain = config.convention == "plain"
+        self._jasper = config.convention.startswith("jasper")
+        self._biased = config.convention in ("plain", "jasper-mindspore")
+        self._floor = _JASPER_FLOOR if self._jasper else _POWER_FLOOR
+        self._window = window.astype(np.float32)
+        self._filters = None
+        if config.kind == "logmel":
+            filters = mel_filters(config.sample_rate, config.n_fft, config.bands)
+            if empty := np.sum(~filters.any(axis=1)):
+                raise UserError(
+                    f"bands {config.bands}: {empty} mel bands are narrower than a frequency bin at"
+                    f" window_size {config.window_size}; choose fewer bands or a longer window"
+                )
+            # Two filters a bin; and no threads of a matrix library that would crowd the workers.
+            self._filters = scipy.sparse.csr_array(filters)
+
+    def frames(self, samples: int) -> int:
+        """Frames that so many samples give: more samples never fewer."""
+        if self._jasper:
+            return -(-samples // self.config.hop_length)
+        return 1 + (samples - self.config.n_fft % 2) // self.config.hop_length
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        size, hop, n_fft = self.config.window_length, self.config.hop_length, self.config.n_fft
+        left = n_fft // 2 - (n_fft - size) // 2  # the window sits in the middle of a transform
+        samples = np.asarray(samples, np.float32)
+        frames = self.frames(len(samples))
+        seen = frames  # those that the normalisation goes over
+        if self.config.convention == "jasper-mindspore":
+            seen = 1 + len(samples) // hop
+        if self.config.preemphasis:
+            samples = _emphasised(samples, self.config.preemphasis)
+        padded = np.pad(samples, (left, size), "constant" if self._plain else "reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+        features = np.empty((self.config.bins, seen), np.float32)
+        for start in range(0, features.shape[1], _BLOCK):
+            block = features[:, start : start + _BLOCK]
+            block[:] = self._energies(windows[start : start + block.shape[1]])
+        axis = None if self._filters is None else 1
+        features -= features.mean(axis=axis, keepdims=True, dtype=np.float64)
+        single = seen == 1 and axis == 1  # has no unbiased deviation
+        deviation = features.std(axis=axis, keepdims=True, ddof=0 if self._biased or single else 1)
+        if self._jasper:
+            features /= deviation + _LEAST_DEVIATION
+        else:
+            features /= np.maximum(deviation, _LEAST_DEVIATION)
+        return self.splice(features[:, :frames])
+
+    def splice(self, features: np.ndarray) -> np.ndarray:
+        """(bins, T) -> (dimension, T): below each frame those that follow, beyond the end zeros."""
+        count, bins = self.config.frame_splicing, self.config.bins
+        if count == 1:
+            return features
+        spliced = np.zeros((self.dimension, features.shape[1]), np.float32)
+        for ahead in range(min(count, features.shape[1])):
+            rows = spliced[ahead * bins : (ahead + 1) * bins]
+            rows[:, : features.shape[1] - ahead] = features[:, ahead:]
+        return spliced
+
+    def trim(self, samples: np.ndarray) -> np.ndarray:
+        """The samples (N,) of a recording as they are to be used: where the configuration says
+        trim_silence, without the silence at both ends. Not for what was trimmed before.
+
+        Silent are frames more than 60 dB below the loudest: of 2048 samples, centred on every
+        512th, as in librosa.effects.trim.
+        """
+        if not self.config.trim_silence or len(samples) == 0:
+            return samples
+        # Sums over each hop, from which those of the frames: four hops, two on either side.
+        hops = _SILENCE_FRAME // _SILENCE_HOP
+        count = 1 + len(samples) // _SILENCE_HOP
+        squares = np.zeros((count + hops - 1) * _SILENCE_HOP)
+        middle = _SILENCE_FRAME // 2
+        squares[middle : middle + len(samples)] = np.square(samples, dtype=np.float64)
+        sums = squares.reshape(-1, _SILENCE_HOP).sum(axis=1)
+        power = np.convolve(sums, np.ones(hops), "valid") / _SILENCE_FRAME
+        level = 10 * np.log10(np.maximum(power, _FAINT**2))
+        loud = np.flatnonzero(level > level.max() - _SILENCE_DB)
+        return samples[loud[0] * _SILENCE_HOP : (loud[-1] + 1) * _SILENCE_HOP]
+
+    def _energies(self, windows: np.ndarray) -> np.ndarray:
+        """Log energies (F, T), not normalised, of what the windows (T, window_length) see."""
+        spectrum = scipy.fft.rfft(windows * self._window, self.config.n_fft)
+        power = (spectrum.real**2 + spectrum.imag**2).T
+        if self._filters is None:
+            return np.log1p(np.sqrt(power))
+        return np.log(self._filters @ power + self._floor)
+
+
+def build_featurizer(data: Any) -> Featurizer:
+    """By the keys of a DataConfig's SpectConfig."""
+    keys = asdict(data.SpectConfig)
+    return Featurizer(FeatureConfig(kind=keys.pop("features"), **keys))
+
+
+def _emphasised(samples: np.ndarray, share: float) -> np.ndarray:
+    """x[n] - share * x[n - 1]; the first sample stays as it is."""
+    emphasised = samples.copy()
+    emphasised[1:] -= np.float32(share) * samples[:-1]
+    return emphasised
+
+
+def mel_filters(sample_rate: int, n_fft: int, bands: int) -> np.ndarray:
+    """Triangles (bands, n_fft // 2 + 1) of area 1 over frequency, from 0 Hz to half the rate.
+
+    Slaney's mel scale (Auditory Toolbox, 1998): 200/3 Hz a mel up to 1 kHz, logarithmic above,
+    27 mels for a factor of 6.4.
+    """
+    linear, knee, growth = 200.0 / 3, 1000.0, np.log(6.4) / 27
+    nyquist = sample_rate / 2
+    knee_mel = knee / linear
+    top_mel = nyquist / linear if nyquist < knee else knee_mel + np.log(nyquist / knee) / growth
+    mels = np.linspace(0.0, top_mel, bands + 2)
+    edges = np.where(mels < knee_mel, mels * linear, knee * np.exp(growth * (mels - knee_mel)))
+    bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)  # Hz, like the edges
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
+    return (np.maximum(triangles, 0.0) * 2.0 / (high - low)).astype(np.float32)

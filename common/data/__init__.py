@@ -1,0 +1,1 @@
+"""From manifests over MindRecord files to batches."""

@@ -1,0 +1,141 @@
+"""Manifests of corpora in their official layouts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.data.manifest import Utterance, make_utterance, read_text, write_csv
+from common.utils.archives import unpack
+from common.utils.errors import UserError
+
+AN4_ARCHIVE = "an4_sphere.tar.gz"
+_LIBRISPEECH_SETS = ("train-", "dev-", "test-")
+
+
+def build_an4(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
+    """CSV manifests of CMU AN4 (`etc/`, `wav/`): train, val, test; {manifest: utterances}.
+
+    AN4 has no development set, so every 15th training speaker (5 of 74) is set aside as val. A
+    folder that holds the official archive alone has it unpacked first.
+    """
+    archive = Path(root, AN4_ARCHIVE)
+    if archive.is_file() and not any(Path(root, name).is_dir() for name in ("an4", "etc")):
+        unpack(archive, "an4", Path(root))
+    for place in _places(root, "an4"):
+        if (place / "etc/an4_train.fileids").is_file():
+            break
+    else:
+        raise _absent(root, "an4", "etc/an4_train.fileids and wav/")
+    train, test = (_an4_set(place, name) for name in ("train", "test"))
+    speakers = sorted({u.audio.parent.name for u in train})
+    aside = set(speakers[::15])
+    parts = {
+        "train": [u for u in train if u.audio.parent.name not in aside],
+        "val": [u for u in train if u.audio.parent.name in aside],
+        "test": test,
+    }
+    return _write_parts({f"an4_{name}": part for name, part in parts.items()}, Path(out_dir))
+
+
+def _an4_set(root: Path, name: str) -> list[Utterance]:
+    transcription = root / f"etc/an4_{name}.transcription"
+    texts = {}
+    for line in read_text(transcription, "AN4 transcription").splitlines():
+        if match := re.fullmatch(r"(?:<s>)?(.*?)(?:</s>)?\s*\((\S+)\)\s*", line):
+            texts[match[2]] = match[1]
+    utterances = []
+    for fileid in read_text(root / f"etc/an4_{name}.fileids", "AN4 file list").split():
+        stem = Path(fileid).name
+        if stem not in texts:
+            raise UserError(f"{transcription}: no line for {stem}, which the file list holds")
+        audio = root / "wav" / f"{fileid}.sph"
+        if not audio.is_file():
+            raise UserError(
+                f"AN4 recording {audio} is missing: unpack {AN4_ARCHIVE} again (not the archive of "
+                "raw recordings)"
+            )
+        utterances.append(make_utterance(root, str(audio), texts[stem]))
+    return utterances
+
+
+def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
+    """CSV manifests of the LibriSpeech sets found in a folder, by `librispeech_sets`; returns
+    {manifest: utterances}, as `write_librispeech` does."""
+    sets = {name: utterances for name, (_, utterances) in librispeech_sets(root).items()}
+    return write_librispeech(sets, Path(out_dir))
+
+
+def librispeech_sets(root: str | Path) -> dict[str, tuple[Path, list[Utterance]]]:
+    """The LibriSpeech sets (`train-*`, `dev-*`, `test-*`) in a folder: {name: (folder, list)}.
+
+    Sets may lie in the folder and in `LibriSpeech/` in it; the former's is taken of two alike. Of
+    the official archives in the folder, those that are not yet unpacked are, to `LibriSpeech/`.
+    """
+    for archive in sorted(Path(root).glob("*.tar.gz")):
+        name = archive.name.removesuffix(".tar.gz")
+        there = any(Path(root, folder, name).is_dir() for folder in ("", "LibriSpeech"))
+        if name.startswith(_LIBRISPEECH_SETS) and not there:
+            unpack(archive, f"LibriSpeech/{name}", Path(root))
+    places = _places(root, "LibriSpeech")
+    found = {folder.name: folder for place in places[::-1] for folder in _librispeech_sets(place)}
+    if not found:
+        layout = "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt"
+        raise _absent(root, "LibriSpeech", layout)
+    return {name: (found[name], _librispeech_set(found[name])) for name in sorted(found)}
+
+
+def write_librispeech(sets: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:
+    """CSV manifests: one for each set (`libri_test_clean_manifest.csv`), and all train and all dev
+    sets together as `libri_train_manifest.csv` and `libri_val_manifest.csv`; {path: utterances}."""
+    parts = {f"libri_{name.replace('-', '_')}": part for name, part in sets.items()}
+    for name, prefix in (("libri_train", "train-"), ("libri_val", "dev-")):
+        joined = [u for set_name, part in sets.items() if set_name.startswith(prefix) for u in part]
+        if joined:
+            parts[name] = joined
+    return _write_parts(parts, out_dir)
+
+
+def _librispeech_sets(root: Path) -> Iterator[Path]:
+    for folder in root.glob("*-*"):
+        if folder.name.startswith(_LIBRISPEECH_SETS) and next(folder.glob("*/*/*.trans.txt"), None):
+            yield folder
+
+
+def _librispeech_set(folder: Path) -> list[Utterance]:
+    utterances = []
+    for transcripts in sorted(folder.glob("*/*/*.trans.txt")):
+        present = set(os.listdir(transcripts.parent))
+        for line in read_text(transcripts, "LibriSpeech transcripts").splitlines():
+            name, _, text = line.strip().partition(" ")
+            if not name:
+                continue
+            if f"{name}.flac" not in present:
+                raise UserError(
+                    f"LibriSpeech recording {transcripts.parent / name}.flac is missing: "
+                    "unpack the archive again"
+                )
+            utterances.append(make_utterance(transcripts.parent, f"{name}.flac", text))
+    return utterances
+
+
+def _places(root: str | Path, name: str) -> tuple[Path, Path]:
+    """Where a corpus may lie, as absolute paths: in `root`, or in a folder of its own there."""
+    root = Path(os.path.abspath(root))
+    return root, root / name
+
+
+def _absent(root: str | Path, name: str, layout: str) -> UserError:
+    root = os.path.abspath(root)
+    return UserError(f"{root}: no {name} found, expected a folder that holds {layout}")
+
+
+def _write_parts(parts: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:
+    counts = {}
+    for name, utterances in parts.items():
+        path = out_dir / f"{name}_manifest.csv"
+        write_csv(utterances, path)
+        counts[path] = len(utterances)
+    return counts

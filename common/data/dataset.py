@@ -1,0 +1,219 @@
+"""Utterances by index, from MindRecord files or from recordings: one interface for both."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common.audio.features import Featurizer
+from common.audio.io import FormatNotice, audio_info, load_audio
+from common.data.manifest import Utterance
+from common.text.tokenizer import Vocabulary, ctc_frames_needed
+from common.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What planning an epoch and scoring it need to know of an utterance."""
+
+    id: str
+    text: str  # as the vocabulary writes it
+    duration: float  # s
+    frames: int  # feature frames, without augmentation; the most that may come where
+    # recordings whose header alone was read are trimmed when they are decoded
+    labels: int
+    ctc_frames: int  # output frames that CTC needs for these labels
+    copy_of: str = ""  # id of the utterance that this is a copy of, at another speed
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance as it was read: features, or audio to make them from."""
+
+    index: int  # in its source
+    id: str
+    label_ids: np.ndarray  # (L,) int32
+    features: np.ndarray | None = None  # (F, T) float32
+    audio: bytes | Path | None = None  # encoded audio, or the recording
+
+    def samples(self, featurizer: Featurizer) -> np.ndarray:
+        """The decoded audio: (N,) float32 at the featurizer's rate, trimmed as it says."""
+        rate = featurizer.config.sample_rate
+        if isinstance(self.audio, bytes):  # trimmed when it was converted
+            return load_audio(self.audio, rate, name=self.id)
+        return featurizer.trim(load_audio(self.audio, rate))
+
+
+class Dataset(ABC):
+    """A corpus: its entries as arrays, and its utterances in any order.
+
+    `frames` and `label_counts` (N,) are what `batching.plan_epoch` plans with; an utterance can be
+    trained on while the network's output frames are at least its `ctc_frames`. `spoken` (N,)
+    numbers what was said: copies at other speeds have the number of what they are copies of.
+    """
+
+    store: str  # "features" or "audio": what a Example holds
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = tuple(entries)
+        self.ids = [entry.id for entry in self.entries]
+        self.texts = [entry.text for entry in self.entries]
+        self.durations = np.array([entry.duration for entry in self.entries], np.float64)
+        self.frames = np.array([entry.frames for entry in self.entries], np.int64)
+        self.label_counts = np.array([entry.labels for entry in self.entries], np.int64)
+        self.ctc_frames = np.array([entry.ctc_frames for entry in self.entries], np.int64)
+        said = {}
+        numbers = [said.setdefault(e.copy_of or e.id, len(said)) for e in self.entries]
+        self.spoken = np.array(numbers, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @abstractmethod
+    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+        """The utterances in exactly this order; an index may come more than once."""
+
+    def subset(self, indices: Iterable[int]) -> Dataset:
+        """A source of these utterances only, in this order; its indices count from 0 again."""
+        return _Subset(self, indices)
+
+
+class _Subset(Dataset):
+    def __init__(self, whole: Dataset, indices: Iterable[int]) -> None:
+        self._whole = whole
+        self._indices = [int(index) for index in indices]
+        self.store = whole.store
+        super().__init__([whole.entries[index] for index in self._indices])
+
+    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+        indices = [int(index) for index in indices]
+        rows = self._whole.read(self._indices[index] for index in indices)
+        with closing(rows):
+            for index, row in zip(indices, rows):
+                yield replace(row, index=index)
+
+
+class MindRecordDataset(Dataset):
+    """Utterances in MindRecord files; `mindrecord.open_dataset` makes it."""
+
+    def __init__(self, entries: Sequence[Entry], files: Sequence[Path], store: str) -> None:
+        """`entries` in the order in which they lie in `files`, one after the other."""
+        super().__init__(entries)
+        self.files = tuple(files)
+        self.store = store
+
+    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+        indices = [int(index) for index in indices]
+        # SubsetSampler repeats an index, but takes no more of them than there are records.
+        for start in range(0, len(indices), len(self)):
+            yield from self._read(indices[start : start + len(self)])
+
+    def _read(self, indices: list[int]) -> Iterator[Example]:
+        # Not at the top: processes that convert need none of it.
+        from common.utils.backend import ms
+
+        where = self.files[0].parent
+        try:
+            dataset = ms.dataset.MindDataset(
+                [str(file) for file in self.files],
+                columns_list=["id", "labels", self.store],
+                sampler=ms.dataset.SubsetSampler(indices),
+                num_parallel_workers=1,  # reads far faster than anything after it
+            )
+            found = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+            for index, (name, label_ids, stored) in zip(indices, found, strict=True):
+                if name.item() != self.ids[index]:
+                    raise UserError(
+                        f"{where}: utterance {name.item()} lies where {self.ids[index]} should;"
+                        " the files were changed, convert again"
+                    )
+                yield self._row(index, label_ids, stored)
+        except RuntimeError as error:
+            raise UserError(
+                f"{where}: MindRecord files that cannot be read"
+                f" ({mindspore_reason(error)}); convert again"
+            ) from error
+
+    def _row(self, index: int, label_ids: np.ndarray, stored: np.ndarray) -> Example:
+        if self.store == "features":
+            features = stored.reshape(-1, self.entries[index].frames)
+            return Example(index, self.ids[index], label_ids, features=features)
+        # Not stored.item(): numpy takes zero bytes at the end for padding.
+        return Example(index, self.ids[index], label_ids, audio=stored.tobytes())
+
+
+class ManifestDataset(Dataset):
+    """Utterances straight from their recordings, whose headers are read at once, audio when needed.
+
+    `labelled=False` takes texts as they are, or none at all, and gives no labels: to transcribe, or
+    to score against texts with characters that the vocabulary lacks.
+
+    Raises UserError for a recording whose header cannot be read, and for an unknown character.
+    """
+
+    store = "audio"
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        featurizer: Featurizer,
+        vocabulary: Vocabulary,
+        *,
+        labelled: bool = True,
+        log: Callable[[str], None] | None = print,
+    ) -> None:
+        sample_rate = featurizer.config.sample_rate
+        notice = FormatNotice(sample_rate)
+        entries, self._audio, self._label_ids = [], [], []
+        for utterance in utterances:
+            info = audio_info(utterance.audio)
+            notice.add(info)
+            text = vocabulary.normalise(utterance.text)
+            label_ids = _encode(vocabulary, text, utterance.id) if labelled else []
+            samples = resampled_length(info.samples, info.sample_rate, sample_rate)
+            entries.append(
+                Entry(
+                    id=utterance.id,
+                    text=text,
+                    duration=info.duration,
+                    frames=featurizer.frames(samples),
+                    labels=len(label_ids),
+                    ctc_frames=ctc_frames_needed(label_ids),
+                    copy_of=utterance.copy_of,
+                )
+            )
+            self._audio.append(utterance.audio)
+            self._label_ids.append(np.array(label_ids, np.int32))
+        super().__init__(entries)
+        if log and (line := notice.line()):
+            log(line)
+
+    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+        for index in indices:
+            yield Example(
+                int(index), self.ids[index], self._label_ids[index], audio=self._audio[index]
+            )
+
+
+def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
+    """Samples that `load_audio` makes of so many at another rate (soxr rounds half up)."""
+    return (2 * samples * to_rate + from_rate) // (2 * from_rate)
+
+
+def mindspore_reason(error: Exception) -> str:
+    """The one line that matters of MindSpore's many."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith("[ERROR]")] or lines or [repr(error)]
+    return telling[0].removeprefix("[ERROR]").strip().rstrip(".")
+
+
+def _encode(vocabulary: Vocabulary, text: str, name: str) -> list[int]:
+    try:
+        return vocabulary.encode(text)
+    except UserError as error:
+        raise UserError(f"utterance {name}: {error}") from None

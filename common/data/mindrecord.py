@@ -1,0 +1,343 @@
+"""From recordings to MindRecord files, in parallel, and back.
+
+A converted corpus is a directory:
+
+    dataset.json      how it was made (features, labels, ...), its files, and what was left out
+    utterances.jsonl  one `sources.Entry` a line, in the order of the records
+    NAME0.md ...      the records, in the order of the manifest; each with its index NAME0.md.db
+
+It is made in `<directory>.partial` and renamed when it is whole, so what stands under its own name
+can be trusted. The directory may be renamed or moved, its files not: MindRecord files know their
+names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.audio.features import FeatureConfig, Featurizer
+from common.data.dataset import Entry, MindRecordDataset
+from common.data.manifest import Utterance
+from common.data.mindrecord_writer import FINISHED_SUFFIX, Reader, finished, write_shards
+from common.data.validation import CATEGORIES, Problem
+from common.text.tokenizer import Vocabulary
+from common.utils.atomic_directory import beside, interrupted, publish, recover, staging
+from common.utils.errors import UserError
+from common.utils.files import damage, read_json, write_text
+
+FORMAT = 1  # of the directory; another one is converted again
+STORES = ("features", "audio")
+
+_DESCRIPTION = "dataset.json"
+_ENTRIES = "utterances.jsonl"
+_PROBES = (1, 2, 3, 5, 10, 50, 100, 101, 102, 103, 500, 1000)  # frames; they tell strides apart
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    directory: Path
+    utterances: int
+    seconds: float  # of speech
+    left_out: tuple[Problem, ...]  # in the order of the manifest; an utterance may have several
+
+    def lines(self, limit: int = 10) -> list[str]:
+        """What there is, and at most `limit` of what was left out for each reason."""
+        hours = self.seconds / 3600
+        found = [f"{self.directory}: {self.utterances} utterances, {hours:.2f} hours"]
+        for category in CATEGORIES:
+            those = [problem for problem in self.left_out if problem.category == category]
+            if those:
+                found.append(f"left out, {category}: {len(those)}")
+                found += [f"  {problem.id}: {problem.detail}" for problem in those[:limit]]
+            if len(those) > limit:
+                more = len(those) - limit
+                found.append(f"  and {more} more, listed in {self.directory / _DESCRIPTION}")
+        return found
+
+
+def convert(
+    utterances: Sequence[Utterance],
+    directory: str | Path,
+    pattern: str = "utterances{}.md",
+    *,
+    shards: int,
+    featurizer: Featurizer,
+    vocabulary: Vocabulary,
+    output_frames: Callable[[int], int],
+    store: str = "audio",
+    workers: int = 1,
+    min_duration: float = 0.0,
+    max_duration: float = math.inf,
+    origin: str = "",
+    log: Callable[[str], None] = print,
+) -> ConversionReport:
+    """Writes `utterances` to MindRecord files in `directory`.
+
+    pattern: name of a file, with `{}` for its number.
+    store: "features" (F, T) float32, or encoded "audio", which waveform augmentation needs.
+    output_frames: output frames of the network for so many feature frames.
+    workers: processes that read recordings; 1, or where there are few to read: this one alone.
+    min_duration, max_duration: seconds.
+    origin: the manifest that holds the utterances, for `other_origin` to tell.
+
+    What `validation.find_problems` objects to is left out and reported. If `directory` holds the
+    same already, nothing is done. An interrupted conversion of the same is continued, file by file;
+    of anything else it is begun again, and the log says why. An earlier one stays in place
+    until the new one is whole.
+
+    Raises UserError if no utterance is good, if the directory cannot be written, and if it holds
+    files of another `pattern`, which is another corpus's.
+    """
+    if store not in STORES:
+        raise UserError(f"store: {store!r} is unknown; choose {' or '.join(STORES)}")
+    if shards < 1:
+        raise UserError(f"shards: {shards} files; at least 1 is needed")
+    if pattern.count("{}") != 1 or Path(pattern).name != pattern:
+        raise UserError(f"MindRecord file name {pattern!r}: expected one {{}} for the number in it")
+    if not utterances:
+        raise UserError(f"{directory}: there are no utterances to convert")
+    directory = Path(directory)
+    made_from = {
+        "format": FORMAT,
+        "pattern": pattern,
+        "shards": shards,
+        "store": store,
+        "features": featurizer.config.to_dict(),
+        "labels": list(vocabulary.labels),
+        "min_duration": min_duration,
+        "max_duration": max_duration,
+        "output_frames": [int(output_frames(frames)) for frames in _PROBES],
+        "manifest": _digest(utterances),
+    }
+    reader = Reader(featurizer.config, vocabulary, store, min_duration, max_duration)
+    try:
+        if _is_up_to_date(directory, made_from, log):
+            return _report(directory)
+        with staging(directory, made_from, _difference, log) as partial:
+            shares = [list(share) for share in np.array_split(np.arange(len(utterances)), shards)]
+            parts = {
+                pattern.format(number): [utterances[index] for index in share]
+                for number, share in enumerate(shares)
+            }
+            write_shards(partial, parts, reader, output_frames, workers, log)
+            told = {"origin": origin, "texts": _texts_digest(utterances)} if origin else {}
+            _describe(partial, directory, made_from | told, parts)
+            publish(partial, directory, leftovers=f"*{FINISHED_SUFFIX}")
+    except OSError as error:
+        where = error.filename or directory
+        raise UserError(f"{where}: cannot be written: {error.strerror or error}") from error
+    return _report(directory)
+
+
+def open_dataset(
+    directory: str | Path,
+    files: Iterable[str | Path] | None = None,
+    featurizer: Featurizer | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> MindRecordDataset:
+    """The utterances of a converted directory, or only those in some of its `files`.
+
+    Raises UserError if the directory is missing or damaged, and, where `featurizer` or `vocabulary`
+    is given, if it was made with others.
+    """
+    directory = Path(directory)
+    made = _description(directory)
+    if made is None:
+        hint = "run create_mindrecord.py here, with the same --preset, --config and --set"
+        if beside(directory, ".partial").exists():
+            hint += ", it continues the conversion that was interrupted"
+        raise UserError(f"{directory}: no converted corpus here (no {_DESCRIPTION}); {hint}")
+    wanted: dict[str, Any] = {"format": FORMAT}
+    if featurizer is not None:
+        wanted["features"] = featurizer.config.to_dict()
+    if vocabulary is not None:
+        wanted["labels"] = list(vocabulary.labels)
+    if difference := _difference(made, wanted):
+        raise UserError(
+            f"{directory}: {difference}; convert again or go back to what the files were made with"
+        )
+    if found := damage(directory, made["files"]):
+        raise UserError(f"{found}; convert again")
+
+    chosen = _chosen(directory, list(made["records"]), files)
+    everything = iter(_read_entries(directory / _ENTRIES))
+    parts = {name: list(islice(everything, count)) for name, count in made["records"].items()}
+    entries = [entry for name in chosen for entry in parts[name]]
+    return MindRecordDataset(entries, [directory / name for name in chosen], made["store"])
+
+
+def other_origin(directory: str | Path, utterances: Iterable[Utterance]) -> str | None:
+    """The manifest that a directory was converted from, if its ids or texts were not those of
+    `utterances`; None if they were, or if the directory does not say.
+
+    Recordings are not looked at: where the records are, they need not be.
+    """
+    made = _description(Path(directory)) or {}
+    if made.get("texts") in (None, _texts_digest(utterances)):
+        return None
+    return made["origin"]
+
+
+def _chosen(directory: Path, names: list[str], files: Iterable[str | Path] | None) -> list[str]:
+    """Those of `names` that are among `files`, all if there are none; in their own order."""
+    wanted = [Path(file) for file in files or names]
+    for file in wanted:
+        elsewhere = file.parent != Path(".") and file.parent.resolve() != directory.resolve()
+        if elsewhere or file.name not in names:
+            raise UserError(
+                f"mindrecord_files: {file} is not of {directory}, which has {', '.join(names)}"
+            )
+    wanted_names = {file.name for file in wanted}
+    return [name for name in names if name in wanted_names]
+
+
+# ---- the directory
+
+
+def _is_up_to_date(directory: Path, made_from: dict, log: Callable[[str], None]) -> bool:
+    """Whether `directory` holds what is made from the same; the log says why not."""
+    recover(directory)
+    _refuse_another_corpus(directory, made_from["pattern"])
+    if not directory.exists():
+        return False
+    made = _description(directory)
+    if made is None:
+        if any(directory.iterdir()):
+            raise UserError(
+                f"{directory}: not made by a conversion (no {_DESCRIPTION}), so it is not replaced;"
+                " move it away or choose another directory in mindrecord_format"
+            )
+        return False
+    reason = _difference(made, made_from) or damage(directory, made["files"])
+    if reason:
+        log(f"{directory}: converting again: {reason}")
+    else:
+        log(f"{directory}: up to date, nothing to convert")
+    return not reason
+
+
+def _refuse_another_corpus(directory: Path, pattern: str) -> None:
+    """Files of another name, whole or in the making, are not this conversion's to replace."""
+    partial = beside(directory, ".partial")
+    for place, made in ((directory, _description(directory)), (partial, interrupted(directory))):
+        if made is not None and made.get("pattern", pattern) != pattern:
+            raise UserError(
+                f"{place}: holds another corpus, made as {made['pattern']}; choose another "
+                "directory in DataConfig.mindrecord_format, or remove this one"
+            )
+
+
+def _describe(partial: Path, directory: Path, made_from: dict, names: Iterable[str]) -> None:
+    """Writes what lies beside the finished files; raises UserError if there is nothing in them."""
+    shards = {name: finished(partial, name) for name in names}
+    entries = [entry for shard in shards.values() for entry in shard["entries"]]
+    problems = [problem for shard in shards.values() for problem in shard["problems"]]
+    if not entries:
+        counts = Counter(problem["category"] for problem in problems).most_common()
+        found = ", ".join(f"{category}: {count}" for category, count in counts)
+        first = f"{problems[0]['id']}: {problems[0]['detail']}"
+        shutil.rmtree(partial)
+        raise UserError(f"{directory}: no utterance can be used ({found}); the first is {first}")
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
+    write_text(partial / _ENTRIES, "".join(lines))
+    files = {_ENTRIES: (partial / _ENTRIES).stat().st_size}
+    for shard in shards.values():
+        files |= shard["files"]
+    description = made_from | {
+        "utterances": len(entries),
+        "seconds": sum(entry["duration"] for entry in entries),
+        "records": {name: len(part["entries"]) for name, part in shards.items() if part["files"]},
+        "files": files,  # bytes
+        "left_out": problems,
+    }
+    write_text(partial / _DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1))
+
+
+def _report(directory: Path) -> ConversionReport:
+    made = _description(directory)
+    left_out = tuple(Problem(**problem) for problem in made["left_out"])
+    return ConversionReport(directory, made["utterances"], made["seconds"], left_out)
+
+
+def _description(directory: Path) -> dict | None:
+    """The content of dataset.json, None if there is none."""
+    path = directory / _DESCRIPTION
+    if not path.exists():
+        return None
+    made = read_json(path)
+    if made is None:
+        raise UserError(f"{path}: damaged, not JSON; remove {directory} and convert again")
+    return made
+
+
+def _read_entries(path: Path) -> list[Entry]:
+    with path.open(encoding="utf-8") as lines:
+        return [Entry(**json.loads(line)) for line in lines]
+
+
+def _difference(made: dict, wanted: dict) -> str | None:
+    """The first point in which files made from one thing are not what another wants."""
+    for key, value in wanted.items():
+        found = made.get(key)
+        if found == value:
+            continue
+        if key == "features" and found:  # keys that either leaves out have a meaning
+            found, value = (asdict(FeatureConfig.from_dict(each)) for each in (found, value))
+        if key == "manifest":
+            return "the manifest or a recording has changed"
+        if key == "output_frames":
+            return "the network's output frames have changed"
+        if key == "labels":
+            return _labels_difference(found or [], value)
+        if isinstance(value, dict) and isinstance(found, dict):
+            name = next(name for name in value if found.get(name) != value[name])
+            key, found, value = f"{key}.{name}", found.get(name), value[name]
+        return f"{key} is {found!r} in the files, {value!r} is wanted"
+    return None
+
+
+def _labels_difference(found: Sequence[str], wanted: Sequence[str]) -> str:
+    """In a line, however many there are."""
+    pairs = enumerate(zip_longest(found, wanted))
+    number, (one, other) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    there, here = ("none" if label is None else repr(label) for label in (one, other))
+    return (
+        f"labels differ: {len(found)} in the files, {len(wanted)} are wanted; the first that "
+        f"differs, number {number}, is {there} in the files, {here} is wanted"
+    )
+
+
+def _texts_digest(utterances: Iterable[Utterance]) -> str:
+    """Changes with what the manifest says, wherever it and the recordings lie."""
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        digest.update(json.dumps((utterance.id, utterance.text)).encode())
+    return digest.hexdigest()
+
+
+def _digest(utterances: Iterable[Utterance]) -> str:
+    """Changes with the manifest, and with the recordings as far as sizes and times tell."""
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        try:
+            status = os.stat(utterance.audio)
+            state = (status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):  # reading it will say so
+            state = None
+        line = (utterance.id, str(utterance.audio), utterance.text, state)
+        if utterance.copy_of:
+            line += (utterance.copy_of,)
+        digest.update(json.dumps(line).encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""From log-probabilities to text: greedy, prefix beam search, n-gram language models."""

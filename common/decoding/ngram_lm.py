@@ -1,0 +1,185 @@
+"""Word n-gram language models, ARPA files or KenLM's binary ones, read by KenLM."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
+
+_LN_10 = float(np.log(10))  # ARPA files and KenLM speak in base 10
+_BINARY = b"mmap lm "  # how KenLM's binary files begin
+_MARKS = (b"", b"<s>", b"</s>", b"<unk>", b"<UNK>")  # no words
+_LAST = "\U0010ffff"  # sorts behind every character
+_TABLE_BYTES = 64 << 20
+
+
+class WordModel:
+    """Scores a word after its history by alpha * ln p(word | history) + beta.
+
+    A sentence begins with <s>; its end is not scored, since recordings are cut anywhere. Words are
+    the model's in any letter case. One that it does not know has the probability of <unk>, and
+    unk_offset is added to its logarithm: <unk> stands for all unknown words together, not for this
+    one. Heafield 2011, "KenLM: Faster and Smaller Language Model Queries".
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        vocabulary: Vocabulary,
+        alpha: float,
+        beta: float,
+        unk_offset: float,
+    ):
+        """Raises UserError where the file is no language model, or KenLM is not installed."""
+        self.alpha, self.beta, self.unk_offset = alpha, beta, unk_offset
+        self._kenlm, self._model = _load(path)
+        alone = self._kenlm.State()
+        self._model.NullContextWrite(alone)
+        best: dict[str, tuple[float, str]] = {}  # of the spellings that differ in letter case
+        for word in _words(path):
+            entry = self._score(alone, word)[0], word
+            text = vocabulary.normalise(word)
+            best[text] = max(entry, best.get(text, entry))
+        self._spellings = {text: word for text, (_, word) in best.items()}
+        self.outlook = LanguageModelLookahead(
+            vocabulary,
+            {text: score for text, (score, _) in best.items()},
+            self._score(alone, "")[0],
+        )
+
+    def start(self) -> Any:
+        """The history at the beginning of an utterance."""
+        state = self._kenlm.State()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def score(self, history: Any, word: str) -> tuple[float, Any]:
+        """The score of `word` after `history`, and the history behind it."""
+        return self._score(history, self._spellings.get(word, word))
+
+    def _score(self, history: Any, word: str) -> tuple[float, Any]:
+        behind = self._kenlm.State()
+        found = self._model.BaseFullScore(history, word, behind)
+        log_prob = found.log_prob * _LN_10 + (self.unk_offset if found.oov else 0.0)
+        return self.alpha * log_prob + self.beta, behind
+
+
+class LanguageModelLookahead:
+    """What a word that is not at its end may score at best.
+
+    A search that prunes must count it: else texts whose words never end, and so are never scored,
+    push the others out. It is the best score, without a history, of the words that begin like this
+    one, or else an unknown word's. (The smearing of Ortmanns, Ney, Eiden 1996, "Language-model
+    look-ahead for large vocabulary speech recognition".)
+    """
+
+    def __init__(self, vocabulary: Vocabulary, scores: dict[str, float], unknown: float):
+        self._labels = {label: i for i, label in enumerate(vocabulary.labels)}
+        self._words = sorted(scores)
+        self._scores = np.array([scores[word] for word in self._words])
+        self._unknown = unknown
+        self.forget()
+
+    def forget(self) -> None:
+        """Gives the memory of all rows back."""
+        self._rows: dict[str, int] = {}
+        self._table = np.full((64, len(self._labels)), self._unknown)
+        self._count = 1
+
+    @property
+    def full(self) -> bool:
+        return self._table.nbytes > _TABLE_BYTES
+
+    def row(self, beginning: str) -> int:
+        """The number of a word's beginning; 0: no known word begins so."""
+        if beginning not in self._rows:
+            at = bisect_left(self._words, beginning)
+            end = bisect_left(self._words, beginning + _LAST, lo=at)
+            self._rows[beginning] = self._new_row(len(beginning), at, end) if at < end else 0
+        return self._rows[beginning]
+
+    def after(self, rows: np.ndarray) -> np.ndarray:
+        """Beginnings (N,) by their numbers -> (N, C), the outlook when each label has followed."""
+        return self._table[rows]
+
+    def _new_row(self, size: int, at: int, end: int) -> int:
+        """For the words from `at` to `end`, which share their first `size` characters."""
+        if self._count == len(self._table):
+            self._table = np.concatenate([self._table, np.full_like(self._table, self._unknown)])
+        row = self._table[self._count]
+        at += len(self._words[at]) == size  # the word that is at its end here
+        while at < end:
+            longer = self._words[at][: size + 1]
+            following = bisect_left(self._words, longer + _LAST, lo=at, hi=end)
+            label = self._labels.get(longer[-1])
+            if label is not None:
+                row[label] = max(self._scores[at:following].max(), self._unknown)
+            at = following
+        self._count += 1
+        return self._count - 1
+
+
+def _load(path: str | Path) -> tuple[Any, Any]:
+    """The module kenlm, and the model."""
+    try:
+        import kenlm
+    except ImportError:
+        setup = os.path.relpath(Path(__file__).resolve().parents[2] / "scripts" / "setup.sh")
+        raise UserError(
+            f"LMConfig.lm_path {path}: language models need the package kenlm, which is not "
+            f"installed: bash {setup} requirements-lm.txt (it takes a C++ compiler)"
+        ) from None
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"LMConfig.lm_path {path}: {error.strerror}") from None
+    config = kenlm.Config()
+    config.show_progress = False
+    config.arpa_complain = kenlm.ARPALoadComplain.NONE
+    try:
+        return kenlm, kenlm.Model(str(path), config)
+    except (OSError, RuntimeError) as error:
+        raise _not_a_model(path, str(error)) from None
+
+
+def _words(path: str | Path) -> Iterator[str]:
+    """The words of a model: an ARPA file's unigrams, or what a binary file lists at its end."""
+    with open(path, "rb") as file:
+        words = _binary_words(file) if file.read(len(_BINARY)) == _BINARY else _arpa_words(file)
+        try:
+            yield from (word.decode() for word in words if word not in _MARKS)
+        except UnicodeDecodeError as error:
+            raise _not_a_model(path, f"its words are not in UTF-8: {error}") from None
+
+
+def _arpa_words(file: Any) -> Iterator[bytes]:
+    for line in file:
+        if line.startswith(b"\\1-grams:"):
+            break
+    for line in file:
+        if line.startswith(b"\\"):
+            break
+        if line.strip():
+            yield line.split()[1]
+
+
+def _binary_words(file: Any) -> Iterator[bytes]:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        yield from content[content.rfind(b"<unk>\0") :].split(b"\0")
+
+
+def _not_a_model(path: str | Path, problem: str) -> UserError:
+    problem = "".join(character if character.isprintable() else " " for character in problem)
+    return UserError(
+        f"LMConfig.lm_path {path}: not an n-gram language model, an ARPA file or KenLM's binary "
+        f"({' '.join(problem.split())})"
+    )

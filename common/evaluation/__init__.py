@@ -1,0 +1,1 @@
+"""Error rates, scoring, reports, detection of wrong labels."""

@@ -1,0 +1,280 @@
+"""An evaluation as a page to look at and listen to: one HTML file that needs no other, nor network.
+
+`report.html` beside this module is the page; the pieces that are filled in are made here. All text
+that comes from manifests, file names or the network is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import Levenshtein
+import numpy as np
+
+from common.audio.features import Featurizer
+from common.audio.io import encode_opus
+from common.data.dataset import Dataset
+from common.evaluation.error_rates import EditCounts
+from common.utils.files import write_text
+
+if TYPE_CHECKING:  # it loads mindspore, which a page can do without
+    from common.evaluation.evaluate import Evaluation, ScoredUtterance
+
+_SCALE = 240  # pixels of the page for a second of speech
+_LETTER = 7  # pixels that a letter needs
+_SHADES = 32  # of a spectrogram: with 256 the picture is twice as large and looks the same
+_MOST = 10  # confusions listed of each kind
+_BINS = 5  # of the durations
+
+
+def write_report(
+    path: str | Path,
+    model: str,
+    facts: dict[str, str],
+    evaluation: Evaluation,
+    source: Dataset,
+    featurizer: Featurizer,
+    players: int,
+) -> None:
+    """Writes the page of an `evaluation` of `source`: figures, confusions, utterances worst first.
+
+    facts: what stands at the head, by name; empty ones are left out. players: so many of the worst
+    utterances get their recording (as the network hears it) and their spectrogram.
+
+    Raises UserError where the file cannot be written or a recording no longer be read.
+    """
+    order, count = worst_first(evaluation.utterances), len(source)
+    shown: dict[int, str] = {}
+    for row in source.read(order[:players]):  # one at a time: encoded they are small
+        samples = row.samples(featurizer)
+        shown[row.index] = _heard(evaluation.utterances[row.index], samples, featurizer)
+    cards = [_card(evaluation.utterances[index], shown.get(index, "")) for index in order]
+    dated = {**facts, "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")}
+    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    page = Template(template).substitute(
+        title=escape(f"{model}: WER {evaluation.wer:.1f} %"),
+        model=escape(model),
+        facts="".join(
+            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n"
+            for name, value in dated.items()
+            if value
+        ),
+        tiles=_tiles(evaluation, source),
+        confusions=_confusions(evaluation.utterances),
+        durations=_durations(evaluation.utterances),
+        features=escape(_features_line(featurizer)),
+        players=f"All {count}" if len(shown) == count else f"The worst {len(shown)} of {count}",
+        count=count,
+        utterances="\n".join(cards),
+    )
+    write_text(path, page)
+
+
+def worst_first(utterances: Sequence[ScoredUtterance]) -> list[int]:
+    """Their indices: most word errors first, then the highest WER, then the highest CER."""
+
+    def key(index: int) -> tuple[float, ...]:
+        words, characters = utterances[index].words, utterances[index].characters
+        return -words.errors, -words.rate, -characters.rate
+
+    return sorted(range(len(utterances)), key=key)
+
+
+# ---- the figures
+
+
+def _tiles(evaluation: Evaluation, source: Dataset) -> str:
+    words, characters = evaluation.words, evaluation.characters
+    count, seconds = len(source), source.durations.sum()
+    right = sum(each.words.errors == 0 for each in evaluation.utterances)
+
+    def share(errors: int) -> str:
+        return f"{_percent(errors / max(words.length, 1))} of the words"
+
+    tiles = [
+        ("WER", _percent(words.rate), f"{words.errors} of {words.length} words"),
+        (
+            "CER",
+            _percent(characters.rate),
+            f"{characters.errors} of {characters.length} characters",
+        ),
+        ("Substitutions", words.substitutions, share(words.substitutions)),
+        ("Deletions", words.deletions, share(words.deletions)),
+        ("Insertions", words.insertions, share(words.insertions)),
+        ("No error", _percent(right / max(count, 1)), f"in {right} of {count} utterances"),
+        ("Blank frames", _percent(evaluation.blank_share), "emit no letter"),
+        (
+            "Utterances",
+            count,
+            f"{seconds / 3600:.2f} hours, {seconds / max(count, 1):.1f}\u00a0s each",
+        ),
+    ]
+    return "\n".join(
+        f'<div class="tile"><span>{name}</span><b>{value}</b><small>{note}</small></div>'
+        for name, value, note in tiles
+    )
+
+
+def confusions(utterances: Iterable[ScoredUtterance]) -> dict[str, Counter]:
+    """How often which words were confused: `substituted` (reference, hypothesis) pairs, `deleted`
+    and `inserted` words."""
+    found: dict[str, Counter] = {kind: Counter() for kind in ("substituted", "deleted", "inserted")}
+    for each in utterances:
+        for wanted, heard in each.pairs:
+            if heard is None:
+                found["deleted"][wanted] += 1
+            elif wanted is None:
+                found["inserted"][heard] += 1
+            elif wanted != heard:
+                found["substituted"][wanted, heard] += 1
+    return found
+
+
+def _confusions(utterances: Iterable[ScoredUtterance]) -> str:
+    forms = {
+        "substituted": lambda pair: f"{escape(pair[0])} <i>→</i> {escape(pair[1])}",
+        "deleted": lambda word: f"<del>{escape(word)}</del>",
+        "inserted": lambda word: f"<ins>{escape(word)}</ins>",
+    }
+    tables = []
+    for kind, counts in confusions(utterances).items():
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST]
+        rows = "".join(
+            f'<tr><td>{forms[kind](what)}</td><td class="number">{count}</td></tr>'
+            for what, count in most
+        )
+        rows = rows or "<tr><td><i>none</i></td></tr>"
+        tables.append(f"<table><caption>Words {kind}</caption>{rows}</table>")
+    return "\n".join(tables)
+
+
+def _durations(utterances: Sequence[ScoredUtterance]) -> str:
+    """Rows of a table: WER in about equally many utterances each, from short to long."""
+    ordered = sorted(utterances, key=lambda each: each.duration)
+    parts = [
+        ordered[part[0] : part[-1] + 1]
+        for part in np.array_split(np.arange(len(ordered)), _BINS)
+        if len(part)
+    ]
+    rates = [sum((each.words for each in part), EditCounts()).rate for part in parts]
+    highest = max(rates, default=0) or 1
+    return "\n".join(
+        f'<tr><td>{part[0].duration:.1f} – {part[-1].duration:.1f} s</td><td class="number">'
+        f'{len(part)}</td><td class="number">{_percent(rate)}</td><td class="bar">'
+        f'<i style="width:{100 * rate / highest:.1f}%"></i></td></tr>'
+        for part, rate in zip(parts, rates)
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _features_line(featurizer: Featurizer) -> str:
+    config = featurizer.config
+    kind = f"{config.bands} log-mel bands"
+    if config.bands is None:
+        kind = f"log-spectrogram of {featurizer.dimension} bins"
+    return f"{kind}, 0 to {config.sample_rate / 2000:g} kHz"
+
+
+# ---- an utterance
+
+
+def _card(utterance: ScoredUtterance, heard: str) -> str:
+    words, characters = utterance.words, utterance.characters
+    find = f"{utterance.id}\n{utterance.reference}\n{utterance.hypothesis}".lower()
+    errors = f"{words.errors} error{'' if words.errors == 1 else 's'} in {words.length} words"
+    return (
+        f'<article data-id="{escape(utterance.id)}" data-wer="{words.rate:.6g}" '
+        f'data-duration="{utterance.duration:.3f}" data-find="{escape(find)}">\n'
+        f"<h3>{escape(utterance.id)}</h3><p><span>{errors}</span> "
+        f"<span>WER {_percent(words.rate)}</span> <span>CER {_percent(characters.rate)}</span> "
+        f"<span>{utterance.duration:.2f} s</span></p>\n"
+        f"{aligned(utterance.pairs)}{heard}</article>"
+    )
+
+
+def aligned(pairs: Iterable[tuple[str | None, str | None]]) -> str:
+    """Columns of the reference's word above the hypothesis's, each marked with what befell it."""
+    columns = []
+    for wanted, heard in pairs:
+        if heard is None:
+            columns.append(f"<span><del>{escape(wanted)}</del><i></i></span>")
+        elif wanted is None:
+            columns.append(f"<span><i></i><ins>{escape(heard)}</ins></span>")
+        elif wanted == heard:
+            columns.append(f"<span><b>{escape(wanted)}</b><i>{escape(heard)}</i></span>")
+        else:
+            above, below = _differing(wanted, heard)
+            columns.append(f'<span class="sub"><b>{above}</b><b>{below}</b></span>')
+    return f'<div class="aligned" dir="auto">{" ".join(columns)}</div>'
+
+
+def _differing(wanted: str, heard: str) -> tuple[str, str]:
+    """Both words; where they agree in part, what differs is marked."""
+    operations = Levenshtein.opcodes(wanted, heard)
+    if all(kind != "equal" for kind, *_ in operations):
+        return escape(wanted), escape(heard)
+    above, below = "", ""
+    for kind, i, i_end, j, j_end in operations:
+        form = "{}" if kind == "equal" else "<mark>{}</mark>"
+        above += form.format(escape(wanted[i:i_end])) if i < i_end else ""
+        below += form.format(escape(heard[j:j_end])) if j < j_end else ""
+    return above, below
+
+
+def _heard(utterance: ScoredUtterance, samples: np.ndarray, featurizer: Featurizer) -> str:
+    """Spectrogram, the letters at their times, and a player."""
+    sound = encode_opus(samples, featurizer.config.sample_rate)
+    seconds = len(samples) / featurizer.config.sample_rate
+    marks = "".join(
+        f'<time style="left:{100 * second / seconds:.2f}%">{second} s</time>'
+        for second in range(1, int(seconds) + 1)
+    )
+    return (
+        f'\n<div class="scroll"><div class="timeline" style="width:{seconds * _SCALE:.0f}px">'
+        f'<img alt="spectrogram" src="{_data("image/png", spectrogram(featurizer(samples)))}">'
+        f'<div class="letters" aria-hidden="true">{_letters(utterance, seconds)}</div>'
+        f'<div class="seconds">{marks}</div><i class="playhead"></i></div></div>\n'
+        f'<audio controls preload="none" src="{_data("audio/ogg", sound)}"></audio>\n'
+    )
+
+
+def _letters(utterance: ScoredUtterance, seconds: float) -> str:
+    spans, last = [], -np.inf
+    for letter, time in zip(utterance.letters, utterance.times):
+        low = _SCALE * (time - last) < _LETTER  # no room beside the one before
+        last = -np.inf if low else time
+        spans.append(
+            f'<span style="left:{100 * time / seconds:.2f}%"{" class=low" if low else ""}>'
+            f"{'␣' if letter == ' ' else escape(letter)}</span>"
+        )
+    return "".join(spans)
+
+
+def spectrogram(features: np.ndarray) -> bytes:
+    """PNG of features (F, T): time to the right, frequency upwards, a pixel each."""
+    from matplotlib import colormaps  # not at the top: a page is seldom asked for
+    from PIL import Image
+
+    low, high = np.percentile(features, [2, 99.5])
+    shades = np.clip((features - low) / max(high - low, 1e-6), 0, 1) * (_SHADES - 1)
+    image = Image.fromarray(np.rint(shades[::-1]).astype(np.uint8))
+    colours = colormaps["magma"](np.linspace(0, 1, _SHADES), bytes=True)[:, :3]
+    image.putpalette(colours.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,1 @@
+"""MindIR and ONNX files of a trained network, and inference outside of Python."""

@@ -1,0 +1,397 @@
+"""A trained network leaves Python: as MindIR or ONNX, with a description beside it and proof that
+it is equal.
+
+MindIR files of LSTM networks are for one kind of device. On CPU and GPU they hold the operator
+LSTM, which Ascend lacks; on Ascend DynamicRNN, in float16 and for static shapes, which no other
+device has: such a file can be written anywhere, and run on a card alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.data.dataset import mindspore_reason
+from common.export.mindir import operators, share_weights
+from common.export.onnx import write_onnx
+from common.model.speech_model import Forward, Inference, SpeechModel
+from common.nn.recurrent import Recurrent
+from common.utils import runtime
+from common.utils.backend import Tensor, ms, nn
+from common.utils.errors import UserError
+from common.utils.files import read_json, write_text
+
+ENDINGS = {"MINDIR": ".mindir", "AIR": ".air", "ONNX": ".onnx"}
+TOLERANCE = 1e-4  # on log-probabilities, between the file and the checkpoint
+# ... on probabilities, where the file has float16 weights: the logarithms of improbable labels may
+# move by more than matters to any decoder.
+TOLERANCE_HALF = 2e-2
+_LENGTHS = (37, 160, 403)  # feature frames at which a dynamic file is compared
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is exported. batch_size, frames: of the input; 0 leaves the axis open, which is for CPU
+    and GPU only."""
+
+    file_format: str = "MINDIR"
+    batch_size: int = 0
+    frames: int = 0
+    buckets: tuple[int, ...] = ()  # several numbers of frames, a file for each, instead of `frames`
+    device: str = ""  # that the file is for; empty: the one that this process runs on
+    half: bool = False  # weights in float16
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.buckets or (self.frames,)
+
+
+@dataclass
+class ExportedFile:
+    """A file, or of several the one for so many frames."""
+
+    file: str
+    frames: int
+    difference: float | None = None  # from the checkpoint; None: could not be run here
+
+
+def export(
+    speech_model: SpeechModel,
+    path: str | Path,
+    options: Options = Options(),
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Writes `path`, or for buckets `<path without ending>_<frames>.mindir` each, and a description
+    `<path without ending>.json`, which is what is returned.
+
+    Files are made in a folder beside `path`, read back, and take their place, and that of an
+    earlier export, when their log-probabilities are found equal to the checkpoint's. Buckets have
+    their weights in common, in `<path without ending>_variables/`. The description is written last,
+    so that a file with a description is a good one.
+
+    Raises UserError for a format or shapes that the device cannot have, and for a folder that
+    cannot be written, and where MindSpore cannot export the network.
+    """
+    target = options.device or speech_model.device
+    _check(speech_model, options, target)
+    path, ending = Path(path), ENDINGS[options.file_format]
+    if not path.name:
+        raise UserError("--file_name: expected the name of a file")
+    if path.suffix != ending:
+        path = path.with_name(path.name + ending)
+    description = path.with_suffix(".json")
+    if description.is_file() and b'"file_format"' not in description.read_bytes():
+        raise UserError(f"{description}: would be overwritten and is no earlier export; rename one")
+    staging = path.with_name(f".{path.stem}.partial")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # of an export that was interrupted
+        staging.mkdir(parents=True)
+        if options.file_format == "ONNX":
+            made = _onnx(speech_model, staging / path.name, options, log)
+            device = "any"
+        else:
+            made, device = _mindir(speech_model, staging / path.name, options, target, log)
+        content = describe(speech_model, path, options, device, made)
+        earlier = _earlier(description)
+        description.unlink(missing_ok=True)
+        for name in {path.name, *earlier}:
+            _remove(path.with_name(name))
+        for part in sorted(staging.iterdir()):
+            there = path.parent / part.name
+            if there.is_dir() and part.is_dir():
+                shutil.rmtree(there)
+            part.rename(there)
+    except OSError as error:
+        reason = error.strerror or repr(error)
+        raise UserError(f"{path}: could not be written ({reason})") from error
+    except RuntimeError as error:
+        reason = mindspore_reason(error)
+        raise UserError(f"{path}: MindSpore could not export it ({reason})") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    write_text(description, json.dumps(content, indent=2) + "\n")
+    return description
+
+
+def _mindir(
+    speech_model: SpeechModel,
+    path: Path,
+    options: Options,
+    target: str,
+    log: Callable[[str], None],
+) -> tuple[list[ExportedFile], str]:
+    """MindIR or AIR files, one for each length, and the device that they are for."""
+    source = for_device(speech_model, target, options.half)
+    made, files = [], []
+    for frames in options.lengths:
+        name = f"{path.stem}_{frames}{path.suffix}" if options.buckets else path.name
+        files.append(path.with_name(name))
+        _write(source, files[-1], options, frames)
+        made.append(ExportedFile(name, frames))
+    if options.file_format == "AIR":  # runs outside of MindSpore alone
+        return made, target
+    if len(files) > 1:
+        graphs = [_graph_file(file) for file in files]
+        share_weights(graphs, path.with_name(f"{path.stem}_variables"))
+        for file, graph in zip(files, graphs):
+            if graph != file:  # split by MindSpore, which needs its own variables no more
+                shutil.rmtree(file.with_name(f"{file.stem}_variables"))
+                graph.rename(file)
+    found = operators(_graph_file(files[0]))
+    specific = found & _SPECIFIC or not runtime.native_convolutions(target)
+    device = target if specific or not (options.batch_size and all(options.lengths)) else "any"
+    if found & {"DynamicRNN"} and speech_model.device != "Ascend":
+        log(
+            "not verified by running it: its LSTMs are the operator DynamicRNN, which Ascend alone "
+            f"has, and this is {speech_model.device}"
+        )
+        return made, device
+    for each, file in zip(made, files):
+        each.difference = verify(
+            speech_model, file, options.batch_size, each.frames, options.half, log
+        )
+    return made, device
+
+
+_SPECIFIC = {"LSTM", "DynamicRNN"}  # operators of CPU and GPU, or of Ascend alone
+
+
+def for_device(speech_model: SpeechModel, device: str, half: bool = False) -> SpeechModel:
+    """The same network in the form for `device`, with the same weights, to be exported alone.
+
+    half: weight matrices in float16, brought to float32 where they are used.
+    """
+    if device == speech_model.device != "Ascend" and not half:
+        return speech_model
+    made = SpeechModel.create(
+        speech_model.recipe, speech_model.config, speech_model.vocabulary, device
+    )
+    weights = {weight.name: weight for weight in speech_model.network.get_parameters()}
+    for weight in made.network.get_parameters():
+        weight.set_data(Tensor(weights[weight.name].asnumpy()))
+    recurrent = [c for _, c in made.network.cells_and_names() if isinstance(c, Recurrent)]
+    for cell in recurrent:
+        cell.pack()
+    if half:
+        for weight in made.network.get_parameters():
+            if len(weight.shape) > 1 and weight.dtype == ms.float32:
+                weight.set_dtype(ms.float16)
+        made.network.to_float(ms.float32)
+        for cell in recurrent:
+            if cell.packed:
+                cell.add_flags_recursive(fp32=False)
+    return made
+
+
+def _onnx(
+    speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
+) -> list[ExportedFile]:
+    write_onnx(speech_model, path, options.batch_size, options.frames, options.half)
+    made = ExportedFile(path.name, options.frames)
+    if find_spec("onnxruntime") is None:
+        log("not verified by running it: onnxruntime is not installed (pip install onnxruntime)")
+    else:
+        made.difference = verify(
+            speech_model, path, options.batch_size, options.frames, options.half, log
+        )
+    return [made]
+
+
+def _write(speech_model: SpeechModel, path: Path, options: Options, frames: int) -> None:
+    cell = Inference(speech_model.network)
+    cell.set_train(False)
+    inputs = _inputs(speech_model, options.batch_size or None, frames or None)
+    ms.export(cell, *inputs, file_name=str(path), file_format=options.file_format)
+    for part in parts(path):  # mindspore's are read-only, its folder is for one user
+        if part.is_dir():
+            part.chmod(0o755)
+        for file in part.iterdir() if part.is_dir() else [part]:
+            file.chmod(0o644)
+
+
+def _runner(path: Path) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Runs a file: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return lambda features, lengths: session.run(
+            None, {"features": features, "lengths": lengths}
+        )
+    graph = nn.GraphCell(ms.load(str(_graph_file(path))))
+    return lambda features, lengths: [
+        output.asnumpy() for output in graph(Tensor(features), Tensor(lengths))
+    ]
+
+
+def verify(
+    speech_model: SpeechModel,
+    path: Path,
+    batch_size: int,
+    frames: int,
+    half: bool = False,
+    log: Callable[[str], None] = print,
+    forward: Forward | None = None,
+) -> float:
+    """The largest difference in log-probabilities between the file and the network, or in
+    probabilities where the file has its weights in float16 (half).
+
+    Compared at several lengths, on noise, over the frames that count. Raises UserError where it
+    exceeds TOLERANCE.
+    """
+    run, tolerance = _runner(path), TOLERANCE_HALF if half else TOLERANCE
+    what = "probabilities" if half else "log-probabilities"
+    forward = forward or Forward(speech_model)  # which compiles the network
+    rng = np.random.default_rng(0)
+    rows = batch_size or 3
+    worst = 0.0
+    for padded in (frames,) if frames else _LENGTHS:
+        for longest in (padded, max(1, padded // 3)) if frames else (padded,):
+            lengths = np.linspace(longest, max(1, longest // 2), rows).astype(np.int32)
+            features = np.zeros((rows, speech_model.featurizer.dimension, padded), np.float32)
+            for row, length in enumerate(lengths):
+                features[row, :, :length] = rng.standard_normal((features.shape[1], length))
+            expected, out_lengths = forward(features, lengths)
+            found, found_lengths = run(features, lengths)
+            if half:
+                found, expected = np.exp(found), np.exp(expected)
+            if not np.array_equal(found_lengths, out_lengths):
+                raise UserError(f"{path.name}: its output lengths differ from the checkpoint's")
+            difference = max(
+                float(np.abs(found[:count, row] - expected[:count, row]).max())
+                for row, count in enumerate(out_lengths)
+            )
+            worst = max(worst, difference)
+            if not difference <= tolerance:
+                raise UserError(
+                    f"{path.name}: {what} differ from the checkpoint's by "
+                    f"{difference:.2e} at {longest} frames, expected at most {tolerance:.0e}; "
+                    "do not use this file"
+                )
+            log(f"verified with {rows} x {longest} frames: difference {difference:.1e}")
+    return worst
+
+
+def describe(
+    speech_model: SpeechModel, path: Path, options: Options, device: str, made: list[ExportedFile]
+) -> dict[str, Any]:
+    """What a program must know to use the files: inputs, features, labels, device, versions."""
+    dimension = speech_model.featurizer.dimension
+    batch_size, frames = options.batch_size or -1, options.frames or -1
+    differences = [each.difference for each in made]
+    return {
+        **speech_model.metadata(),
+        "file": made[0].file,
+        "file_format": options.file_format,
+        "device": device,
+        "weights": "float16" if options.half else "float32",
+        "inputs": [
+            {
+                "name": "features",
+                "type": "float32",
+                "shape": [batch_size, dimension, frames],
+                "axes": "utterance, bin, frame; padded with 0",
+            },
+            {
+                "name": "lengths",
+                "type": "int32",
+                "shape": [batch_size],
+                "axes": "utterance; frames that count",
+            },
+        ],
+        "outputs": [
+            {"name": "log_probs", "type": "float32", "axes": "frame, utterance, label"},
+            {"name": "lengths", "type": "int32", "axes": "utterance; frames that count"},
+        ],
+        "buckets": [
+            {
+                "file": each.file,
+                "batch_size": batch_size,
+                "frames": each.frames or -1,
+                "verified_difference": each.difference,
+            }
+            for each in made
+        ],
+        "frame_stride": speech_model.recipe.frame_stride(speech_model.config.ModelConfig),
+        "features": speech_model.featurizer.config.to_dict(),
+        "blank": speech_model.vocabulary.blank,
+        "verified_difference": None if None in differences else max(differences),
+    }
+
+
+def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
+    file_format, batch_size, frames = options.file_format, options.batch_size, options.frames
+    if file_format not in ENDINGS:
+        raise UserError(f"--file_format {file_format}: expected one of {', '.join(ENDINGS)}")
+    if file_format == "AIR" and speech_model.device != "Ascend":
+        raise UserError(
+            f"--file_format AIR needs an Ascend device, this is {speech_model.device}; use MINDIR"
+        )
+    if batch_size < 0 or frames < 0:
+        raise UserError(f"--batch_size {batch_size} --frames {frames}: expected 0 or more")
+    buckets = options.buckets
+    if buckets:
+        if frames:
+            raise UserError(f"--frames {frames} and --buckets: expected one of them")
+        if min(buckets) < 1 or list(buckets) != sorted(set(buckets)):
+            listing = ",".join(map(str, buckets))
+            raise UserError(f"--buckets {listing}: expected numbers of frames, ascending")
+        if file_format != "MINDIR":
+            raise UserError(
+                f"--buckets with --file_format {file_format}: buckets are MindIR files; one ONNX "
+                "file has all lengths, or with --frames a single one"
+            )
+    if file_format == "ONNX":
+        return
+    forms = dataclasses.replace(speech_model, device=target)
+    if forms.static and not (batch_size and all(options.lengths)):
+        raise UserError(
+            f"this {speech_model.recipe.name} takes static shapes alone (because of its device or "
+            "its kind of network): give --batch_size and --frames or --buckets"
+        )
+
+
+def _inputs(speech_model: SpeechModel, batch_size: int | None, frames: int | None) -> list[Tensor]:
+    shapes = [(batch_size, speech_model.featurizer.dimension, frames), (batch_size,)]
+    kinds = [ms.float32, ms.int32]
+    if batch_size and frames:
+        return [
+            Tensor(np.zeros(shapes[0], np.float32)),
+            Tensor(np.full(shapes[1], frames, np.int32)),
+        ]
+    return [Tensor(shape=shape, dtype=kind) for shape, kind in zip(shapes, kinds)]
+
+
+def parts(path: Path) -> list[Path]:
+    """What an export consists of; above 1 GB MindSpore splits it into a graph and its variables."""
+    graph = path.with_name(f"{path.stem}_graph.mindir")
+    variables = path.with_name(f"{path.stem}_variables")
+    return [part for part in (path, graph, variables) if part.exists()]
+
+
+def _graph_file(path: Path) -> Path:
+    return path if path.exists() else path.with_name(f"{path.stem}_graph.mindir")
+
+
+def _earlier(description: Path) -> list[str]:
+    """The files of the export that a description is of, its shared weights included."""
+    found = read_json(description) or {}
+    files = [bucket.get("file", "") for bucket in found.get("buckets", [])]
+    named = [name for name in files if name and Path(name).name == name]
+    return [*named, f"{description.stem}.mindir"] if len(named) > 1 else named
+
+
+def _remove(path: Path) -> None:
+    for part in parts(path):
+        if part.name.endswith("_variables"):
+            shutil.rmtree(part)
+        else:
+            part.unlink()

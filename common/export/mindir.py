@@ -1,0 +1,101 @@
+"""What MindIR files hold, and weights that several of them share.
+
+A MindIR file is a protocol-buffers message, ModelProto of mind_ir.proto in MindSpore's sources.
+Above 1 GB MindSpore keeps the weights out of it, in `<name>_variables/data_<n>`: 64 bytes, of which
+the first is 1 where numbers are little endian, then the weights, each padded to 64 bytes; a weight
+names its file, relative to the message's, with offset and length.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from common.utils.backend import ms
+from common.utils.errors import UserError
+
+mind_ir_pb2 = ms.train.mind_ir_pb2
+
+_ALIGNMENT = 64  # bytes
+_MOST = 2**30  # bytes of weights in a data file, unless a single one has more
+_TYPES = {
+    mind_ir_pb2.TensorProto.FLOAT: np.float32,
+    mind_ir_pb2.TensorProto.FLOAT16: np.float16,
+    mind_ir_pb2.TensorProto.INT32: np.int32,
+}
+
+
+def operators(path: Path) -> set[str]:
+    """The names of the operators in a file: "LSTM", "MatMul", ..."""
+    model = _read(path)
+    graphs = [model.graph, *model.functions]
+    kinds = {node.op_type for graph in graphs for node in graph.node}
+    return {kind.removeprefix("REF::").split(":")[0] for kind in kinds}
+
+
+def parameters(path: Path) -> dict[str, np.ndarray]:
+    """The weights in a file, or beside it, by their names in the network."""
+    return {
+        _name(tensor): np.frombuffer(_content(tensor, path), _TYPES[tensor.data_type]).reshape(
+            tuple(tensor.dims)
+        )
+        for tensor in _read(path).graph.parameter
+    }
+
+
+def share_weights(paths: list[Path], folder: Path) -> None:
+    """Has graphs of the same weights read them from one place: `folder`, beside them.
+
+    The files are written anew; data files of their own become superfluous. Raises UserError where a
+    weight differs from one graph to another.
+    """
+    folder.mkdir()
+    places: dict[str, tuple[str, int, bytes]] = {}  # file, offset, content
+    data, count = None, 0
+    try:
+        for path in paths:
+            model = _read(path)
+            for tensor in model.graph.parameter:
+                name, content = _name(tensor), _content(tensor, path)
+                if name not in places:
+                    if data is None or data.tell() + len(content) > _MOST + _ALIGNMENT:
+                        if data is not None:
+                            data.close()
+                        data = open(folder / f"data_{count}", "wb")
+                        data.write(bytes([sys.byteorder == "little"]) + bytes(_ALIGNMENT - 1))
+                        count += 1
+                    places[name] = (f"{folder.name}/{Path(data.name).name}", data.tell(), content)
+                    data.write(content + bytes(-len(content) % _ALIGNMENT))
+                location, offset, expected = places[name]
+                if content != expected:
+                    raise UserError(f"{path.name}: {name} differs from {paths[0].name}'s")
+                tensor.ClearField("raw_data")
+                tensor.external_data.location = location
+                tensor.external_data.offset = offset
+                tensor.external_data.length = len(content)
+            path.unlink()
+            path.write_bytes(model.SerializeToString())
+    finally:
+        if data is not None:
+            data.close()
+
+
+def _read(path: Path) -> mind_ir_pb2.ModelProto:
+    model = mind_ir_pb2.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    return model
+
+
+def _name(tensor: mind_ir_pb2.TensorProto) -> str:
+    """Without the graph's, which comes before a colon."""
+    return tensor.name.rpartition(":")[2]
+
+
+def _content(tensor: mind_ir_pb2.TensorProto, path: Path) -> bytes:
+    if not tensor.HasField("external_data"):
+        return tensor.raw_data
+    with open(path.parent / tensor.external_data.location, "rb") as data:
+        data.seek(tensor.external_data.offset)
+        return data.read(tensor.external_data.length)

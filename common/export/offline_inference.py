@@ -1,0 +1,320 @@
+"""Either side of a C++ inference: features written for it, and its results scored.
+
+preprocess_Result/00_data/<name>.bin  float32 features (F, T), little endian, without padding
+preprocess_Result/01_data/<name>.bin  int32 T
+preprocess_Result/index.jsonl         a line for each utterance: `IndexEntry`
+preprocess_Result/features.json       which features these are
+result_Files/<name>_0.bin             float32 log-probabilities (T', C)
+result_Files/<name>_1.bin             int32 T'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from common import config as configs
+from common.audio.features import Featurizer
+from common.audio.io import audio_info, load_audio
+from common.data.manifest import Utterance
+from common.decoding.decoders import Decoder
+from common.evaluation.scoring import Evaluation, Prediction, Scorer
+from common.model.recipe import Recipe
+from common.text.tokenizer import Vocabulary
+from common.utils.errors import UserError
+from common.utils.files import file_name, read_json, replacing, write_text
+from common.utils.worker_pool import worker_pool
+
+DATA, LENGTHS, INDEX, FEATURES = "00_data", "01_data", "index.jsonl", "features.json"
+TIMES = "time_Result"  # beside the folder of results
+_LONGEST_NAME = 200  # bytes; file systems take 255, with endings
+_EACH = 500  # utterances that are worth a process
+_TOGETHER = 32  # utterances decoded at a time
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An exported model, as its description has it."""
+
+    path: Path  # of the description
+    recipe: Recipe
+    config: Any  # of its training
+    vocabulary: Vocabulary
+    featurizer: Featurizer
+    device: str  # that its files are for
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """What features.json holds."""
+        return {"model": self.recipe.name, "features": self.featurizer.config.to_dict()}
+
+    def output_frames(self, frames: int) -> int:
+        return int(self.recipe.output_frames(self.config.ModelConfig, frames))
+
+    @property
+    def frame_seconds(self) -> float:
+        """From one output frame to the next."""
+        features = self.featurizer.config
+        stride = self.recipe.frame_stride(self.config.ModelConfig)
+        return stride * features.hop_length / features.sample_rate
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """What the runner reads (name, features, frames) and what scoring needs beside it."""
+
+    id: str
+    text: str  # as it is scored
+    name: str  # of the files
+    features: str  # relative to the index
+    frames: int
+    duration: float  # s
+
+
+def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
+    """model: NAME.json that export.py wrote, or NAME.mindir (or .onnx) beside it.
+
+    Raises UserError where there is none, or one of another model.
+    """
+    path = Path(model)
+    if path.suffix != ".json":
+        path = path.with_suffix(".json")
+        if not path.is_file():
+            path = path.with_name(path.name.replace("_graph.json", ".json"))
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; export.py writes this description beside a model")
+    found = read_json(path)
+    if not isinstance(found, dict) or "file_format" not in found:
+        raise UserError(f"{path}: not a description that export.py wrote")
+    if found.get("model") != recipe.name:
+        raise UserError(
+            f"{path}: of a {found.get('model')} network, expected {recipe.name}; use the commands "
+            f"of {found.get('model')}/"
+        )
+    config = recipe.train_config()
+    try:
+        configs.override(config, found["config"], str(path))
+        vocabulary = Vocabulary(tuple(found["labels"]))
+        device = found["device"]
+    except KeyError as error:
+        raise UserError(f"{path}: has no {error.args[0]}; export the model anew") from None
+    featurizer = recipe.build_featurizer(config.DataConfig)
+    return ExportedModel(path, recipe, config, vocabulary, featurizer, device)
+
+
+def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> list[str]:
+    """What the C++ program is to be called with; config: an InferConfig.
+
+    Raises UserError where the features are not there, or those of another model.
+    """
+    check_features(model, Path(config.result_path))
+    results = Path(config.result_dir)
+    arguments = ["--mindir_path", str(given)]
+    arguments += ["--index", str(Path(config.result_path) / INDEX)]
+    arguments += ["--result_dir", str(results), "--time_dir", str(results.parent / TIMES)]
+    arguments += ["--batch_size", str(config.batch_size_infer)]
+    if model.device == "any" and any(Path("/dev").glob("davinci[0-9]*")):
+        arguments += ["--device_target", "Ascend"]
+    return arguments
+
+
+# ---- before
+
+
+def discard(folder: Path) -> None:
+    """Makes what is in a folder of features count for nothing, until `write_features` is done: what
+    fails in between must not leave the features of another test set to be recognised."""
+    try:
+        (folder / FEATURES).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder / FEATURES}: cannot be removed ({error.strerror})") from error
+
+
+def write_features(
+    model: ExportedModel, utterances: Sequence[Utterance], folder: Path, workers: int
+) -> list[str]:
+    """Writes features, lengths and index; returns what is wrong with those left out.
+
+    A file that has its content already keeps its time, so that the runner need not do it again.
+    """
+    earlier = {entry.name for entry in _read_index(folder / INDEX)}
+    for name in (DATA, LENGTHS):
+        _make(folder / name)
+    names = list(_names(utterance.id for utterance in utterances))
+    tasks = list(zip(utterances, names))
+    workers = min(workers, math.ceil(len(tasks) / _EACH))
+    settings = model.featurizer, model.vocabulary, folder
+    if workers > 1:
+        with worker_pool(workers, _start, *settings) as pool:
+            found = list(_shown(pool.map(_prepare_here, tasks, chunksize=16), len(tasks)))
+    else:
+        _start(*settings)
+        found = list(_shown(map(_prepare_here, tasks), len(tasks)))
+    entries = [each for each in found if isinstance(each, IndexEntry)]
+    lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
+    write_text(folder / INDEX, "".join(lines))
+    write_text(folder / FEATURES, json.dumps(model.features, indent=2) + "\n")
+    for name in earlier - {entry.name for entry in entries}:
+        for kind in (DATA, LENGTHS):
+            (folder / kind / f"{name}.bin").unlink(missing_ok=True)
+    return [each for each in found if isinstance(each, str)]
+
+
+def check_features(model: ExportedModel, folder: Path) -> None:
+    """Refuses features of another kind than the model takes."""
+    found = read_json(folder / FEATURES)
+    if found is None:
+        raise UserError(f"{folder}: holds no features that preprocess.py wrote; run it first")
+    for key, value in model.features.items():
+        if found.get(key) != value:
+            raise UserError(
+                f"{folder / FEATURES}: {key} is {found.get(key)}, and {value} in {model.path}: run "
+                "preprocess.py again"
+            )
+
+
+_here: tuple[Featurizer, Vocabulary, Path]  # of a worker process
+
+
+def _start(*settings: Any) -> None:
+    global _here
+    _here = settings
+
+
+def _prepare_here(task: tuple[Utterance, str]) -> IndexEntry | str:
+    """Writes one utterance; its entry, or what is wrong with it."""
+    featurizer, vocabulary, folder = _here
+    utterance, name = task
+    try:
+        duration = audio_info(utterance.audio).duration
+        samples = load_audio(utterance.audio, featurizer.config.sample_rate)
+        features = featurizer(featurizer.trim(samples)).astype("<f4")
+    except UserError as error:
+        return str(error)
+    frames = features.shape[1]
+    place = f"{DATA}/{name}.bin"
+    _keep(folder / place, features.tobytes())
+    _keep(folder / LENGTHS / f"{name}.bin", np.array(frames, "<i4").tobytes())
+    text = vocabulary.normalise(utterance.text)
+    return IndexEntry(utterance.id, text, name, place, frames, float(duration))
+
+
+def _keep(path: Path, content: bytes) -> None:
+    if path.is_file() and path.read_bytes() == content:
+        return
+    with replacing(path, durable=False) as partial:
+        partial.write_bytes(content)
+
+
+def _names(ids: Iterable[str]) -> Iterator[str]:
+    """File names of ids, all different: no id becomes one with a tilde."""
+    seen: dict[str, int] = {}
+    for id in ids:
+        name = file_name(id)
+        if name.startswith("."):
+            name = "%2E" + name[1:]
+        if len(name.encode()) > _LONGEST_NAME:
+            digest = hashlib.sha256(id.encode()).hexdigest()[:16]
+            name = name.encode()[: _LONGEST_NAME - 20].decode(errors="ignore") + f"~{digest}"
+        seen[name] = seen.get(name, 0) + 1
+        yield name if seen[name] == 1 else f"{name}~{seen[name]}"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
+def _shown(found: Iterator[Any], total: int) -> Iterator[Any]:
+    return tqdm(found, total=total, desc="features", unit="utt", disable=None, leave=False)
+
+
+# ---- after
+
+
+def score_results(
+    model: ExportedModel, folder: Path, results: Path, decoder: Decoder
+) -> tuple[Evaluation, list[str]]:
+    """Scores what the runner wrote for the utterances of an index; with what is wrong with the
+    others."""
+    check_features(model, folder)
+    entries = _read_index(folder / INDEX)
+    if not entries:
+        raise UserError(f"{folder / INDEX}: names no utterance; run preprocess.py")
+    scorer = Scorer(model.vocabulary, model.frame_seconds)
+    problems: list[str] = []
+    portion: list[tuple[int, np.ndarray]] = []
+    shown = tqdm(entries, desc="scoring", unit="utt", disable=None, leave=False)
+    for index, entry in enumerate(shown):
+        try:
+            portion.append((index, _read_result(model, entry, results)))
+        except UserError as error:
+            problems.append(str(error))
+        if len(portion) == _TOGETHER:
+            _score(scorer, decoder, entries, portion)
+            portion = []
+    _score(scorer, decoder, entries, portion)
+    return scorer.evaluation(), problems
+
+
+def _score(
+    scorer: Scorer,
+    decoder: Decoder,
+    entries: Sequence[IndexEntry],
+    portion: list[tuple[int, np.ndarray]],
+) -> None:
+    if not portion:
+        return
+    lengths = np.array([len(log_probs) for _, log_probs in portion])
+    padded = np.zeros((lengths.max(), len(portion), portion[0][1].shape[1]), np.float32)
+    for row, (_, log_probs) in enumerate(portion):
+        padded[: len(log_probs), row] = log_probs
+    found = decoder.hypotheses(padded, lengths)
+    for (index, log_probs), hypotheses in zip(portion, found):
+        entry = entries[index]
+        recognised = Prediction(index, entry.id, hypotheses, log_probs)
+        scorer.add(recognised, entry.text, entry.duration)
+
+
+def _read_result(model: ExportedModel, entry: IndexEntry, results: Path) -> np.ndarray:
+    """Log-probabilities (T', C) of an utterance."""
+    paths = [results / f"{entry.name}_{number}.bin" for number in (0, 1)]
+    try:
+        values, count = np.fromfile(paths[0], "<f4"), np.fromfile(paths[1], "<i4")
+    except OSError as error:
+        path = error.filename or paths[0]
+        raise UserError(f"utterance {entry.id}: no result {path} ({error.strerror})") from error
+    frames, classes = model.output_frames(entry.frames), len(model.vocabulary)
+    if count.tolist() != [frames] or values.size != frames * classes:
+        raise UserError(
+            f"utterance {entry.id}: {paths[0]} has {values.size} values and {paths[1]} says "
+            f"{count.tolist()} frames, expected {frames} frames of {classes} for {entry.frames} "
+            "feature frames; remove them and run again"
+        )
+    if not np.isfinite(values).all():
+        raise UserError(f"utterance {entry.id}: {paths[0]} holds values that are not finite")
+    return values.reshape(frames, classes).astype(np.float32)
+
+
+def _read_index(path: Path) -> list[IndexEntry]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    names = {entry.name for entry in dataclasses.fields(IndexEntry)}
+    try:
+        found = [json.loads(line) for line in lines if line.strip()]
+        return [IndexEntry(**{key: entry[key] for key in names}) for entry in found]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not an index that preprocess.py wrote ({error})") from error

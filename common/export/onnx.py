@@ -1,0 +1,188 @@
+"""Networks as ONNX files, written operator by operator from the weights of a checkpoint.
+
+A model folder's part adds its network to a `Graph` (`Recipe.onnx_network`). Operator set 11, which
+MindSpore's own exporter writes, too, and so what the converters of MindSpore Lite and CANN have
+seen most; nothing here needs a later one. Batch normalisation becomes part of the convolution
+before it. The operators: https://github.com/onnx/onnx/blob/main/docs/Operators.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from common.model.speech_model import SpeechModel
+
+OPSET = 11
+IR_VERSION = 6  # of the files of that operator set
+_MOST = 2**31 - 2**20  # bytes of a protocol-buffers message
+
+
+class Graph:
+    """An ONNX graph under construction; tensors are known by their names.
+
+    half: weight matrices are kept in float16 and brought to float32 where they are used.
+    """
+
+    def __init__(self, half: bool = False):
+        self.half, self.size = half, 0
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self._constants: dict[tuple, str] = {}
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+        """Adds an operator; returns the name of its output, or of several a list."""
+        from onnx import helper
+
+        names = [f"{kind}_{len(self.nodes)}_{number}" for number in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, names, names[0], **attributes))
+        return names[0] if outputs == 1 else names
+
+    def weight(self, name: str, values: np.ndarray) -> str:
+        """A float32 tensor of the network."""
+        values = np.ascontiguousarray(values, np.float32)
+        if not self.half or values.ndim < 2:
+            return self._store(name, values)
+        return self.op("Cast", self._store(name, values.astype(np.float16)), to=1)  # float32
+
+    def constant(self, values: Any, kind: type = np.int64) -> str:
+        """A small tensor; the same values are kept once."""
+        values = np.asarray(values, kind)
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self._store(f"constant_{len(self._constants)}", values)
+        return self._constants[key]
+
+    def _store(self, name: str, values: np.ndarray) -> str:
+        from onnx import numpy_helper
+
+        self.size += values.nbytes
+        if self.size > _MOST:
+            raise UserError("the weights exceed the 2 GB that an ONNX file can hold: use --half")
+        self.initializers.append(numpy_helper.from_array(values, name))
+        return name
+
+    # ---- what networks are made of
+
+    def size_of(self, x: str, axis: int) -> str:
+        """The length of an axis, as a scalar."""
+        return self.op("Gather", self.op("Shape", x), self.constant(axis), axis=0)
+
+    def shorter(self, lengths: str, stride: int) -> str:
+        """Lengths (B,) int64 after a convolution of that stride, padded by half a kernel."""
+        if stride == 1:
+            return lengths
+        raised = self.op("Add", lengths, self.constant([stride - 1]))
+        return self.op("Div", raised, self.constant([stride]))
+
+    def frame_mask(self, lengths: str, x: str) -> str:
+        """1 where a frame belongs to its utterance, 0 where it is padding: lengths (B,) int64,
+        x (B, C, F, T) -> (B, 1, 1, T)."""
+        count = self.size_of(x, 3)
+        frames = self.op("Range", self.constant(0), count, self.constant(1))
+        frames = self.op("Reshape", frames, self.constant([1, 1, 1, -1]))
+        ends = self.op("Reshape", lengths, self.constant([-1, 1, 1, 1]))
+        return self.op("Cast", self.op("Less", frames, ends), to=1)
+
+    def convolution(
+        self,
+        x: str,
+        name: str,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        norm: Norm | None = None,
+        stride: Sequence[int] = (1, 1),
+        dilation: int = 1,
+        groups: int = 1,
+        padding: Sequence[int] | None = None,
+    ) -> str:
+        """x (B, C, F, T) -> (B, O, F', T'), padded by half a kernel unless told otherwise (before
+        and after the bins, before and after the frames)."""
+        if norm is not None:
+            scale, shift = norm.scale_and_shift()
+            weight = weight * scale[:, None, None, None]
+            bias = shift if bias is None else bias * scale + shift
+        height, width = weight.shape[2:]
+        half = height // 2, width // 2 * dilation
+        padding = padding or (half[0], half[0], half[1], half[1])
+        inputs = [x, self.weight(f"{name}.weight", weight)]
+        if bias is not None:
+            inputs.append(self.weight(f"{name}.bias", bias))
+        return self.op(
+            "Conv",
+            *inputs,
+            kernel_shape=[height, width],
+            strides=list(stride),
+            dilations=[1, dilation],
+            group=groups,
+            pads=[padding[0], padding[2], padding[1], padding[3]],
+        )
+
+
+class Norm:
+    """A batch normalisation's statistics and weights, by the beginning of their names."""
+
+    def __init__(self, weights: dict[str, np.ndarray], name: str, eps: float = 1e-5):
+        self.leaves = {
+            leaf: weights[f"{name}.{leaf}"].astype(np.float64)
+            for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
+        }
+        self.eps = eps
+
+    def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """(C,) each: the normalisation is x * scale + shift."""
+        scale = self.leaves["gamma"] / np.sqrt(self.leaves["moving_variance"] + self.eps)
+        return scale, self.leaves["beta"] - self.leaves["moving_mean"] * scale
+
+
+def write_onnx(
+    speech_model: SpeechModel, path: Path, batch_size: int = 0, frames: int = 0, half: bool = False
+) -> None:
+    """The network of a speech_model as an ONNX file; 0: an open axis.
+
+    Raises UserError where the network has parts that are not written as ONNX.
+    """
+    from onnx import TensorProto, checker, helper, save
+
+    recipe = speech_model.recipe
+    if recipe.onnx_network is None:
+        raise UserError(f"--file_format ONNX: there is none of {recipe.name}; use MINDIR")
+    weights = {p.name: p.asnumpy() for p in speech_model.network.get_parameters()}
+    graph = Graph(half)
+    lengths = graph.op("Cast", "lengths", to=TensorProto.INT64)
+    log_probs, lengths = recipe.onnx_network(
+        graph, speech_model.config.ModelConfig, weights, "features", lengths
+    )
+    graph.nodes += [
+        helper.make_node("Identity", [log_probs], ["log_probs"]),
+        helper.make_node("Cast", [lengths], ["output_lengths"], to=TensorProto.INT32),
+    ]
+    batch, inputs, classes = batch_size or "utterances", frames or "frames", speech_model.vocabulary
+    outputs = int(speech_model.output_frames(frames)) if frames else "output_frames"
+    dimension = speech_model.featurizer.dimension
+    tensor = helper.make_tensor_value_info
+    content = helper.make_graph(
+        graph.nodes,
+        recipe.name,
+        [
+            tensor("features", TensorProto.FLOAT, [batch, dimension, inputs]),
+            tensor("lengths", TensorProto.INT32, [batch]),
+        ],
+        [
+            tensor("log_probs", TensorProto.FLOAT, [outputs, batch, len(classes)]),
+            tensor("output_lengths", TensorProto.INT32, [batch]),
+        ],
+        graph.initializers,
+    )
+    model = helper.make_model(
+        content, producer_name=recipe.name, opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+    model.ir_version = IR_VERSION
+    checker.check_model(model)
+    save(model, str(path))

@@ -1,0 +1,66 @@
+"""The libraries that MindSpore's GPU plugin needs, looked for before anything starts.
+
+The names are those that the plugin for CUDA 11.6 in the MindSpore 2.10 wheel asks the loader for
+(`readelf -d libmindspore_gpu.so.11.6`). CUDA 11.6 to 11.8 have them alike.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from common.launching import Fault
+
+_TOOLKIT = (
+    "libcudart.so.11.0 libcublas.so.11 libcufft.so.10 libcurand.so.10 libcusolver.so.11 "
+    "libcusparse.so.11 libnvrtc.so.11.2"
+).split()
+_VERSIONS = (11060, 11080)  # 1000 major + 10 minor
+_FOLDER = "/usr/local/cuda/lib64"  # the plugin's own run path, beside LD_LIBRARY_PATH
+
+
+def load(name: str) -> Any | None:
+    """A shared library as the plugin would find it, None where there is none."""
+    for candidate in (name, f"{_FOLDER}/{name}"):
+        try:
+            return ctypes.CDLL(candidate)
+        except OSError:
+            continue
+    return None
+
+
+def check_gpu_libraries(find: Callable[[str], Any | None] = load) -> None:
+    """Raises Fault, naming what is missing and where it comes from. find: as `load`."""
+    if find("libcuda.so.1") is None:
+        raise Fault(
+            "GPU: libcuda.so.1, NVIDIA's driver, is not found: install the driver, "
+            "or start the container with its GPUs (docker run --gpus all)"
+        )
+    missing = [name for name in _TOOLKIT if find(name) is None]
+    if missing:
+        raise Fault(
+            f"GPU: {', '.join(missing)} not found: MindSpore 2.10 needs CUDA 11.6, 11.7 or 11.8 "
+            f"(not 12) in {_FOLDER} or on LD_LIBRARY_PATH"
+        )
+    version = _number(find("libcudart.so.11.0"), "cudaRuntimeGetVersion")
+    if version is not None and not _VERSIONS[0] <= version <= _VERSIONS[1]:
+        raise Fault(
+            f"GPU: the CUDA library found is {version // 1000}.{version % 1000 // 10}, MindSpore "
+            "2.10 needs 11.6, 11.7 or 11.8: put it first on LD_LIBRARY_PATH"
+        )
+    if find("libcudnn.so.8") is None:
+        raise Fault(
+            "GPU: libcudnn.so.8 not found: MindSpore 2.10 needs cuDNN 8 for CUDA 11 (not 9) in "
+            f"{_FOLDER} or on LD_LIBRARY_PATH"
+        )
+
+
+def _number(library: Any, function: str) -> int | None:
+    """What a library's `int function(int *)` reports, None where it fails or is not there."""
+    found = ctypes.c_int()
+    try:
+        failed = getattr(library, function)(ctypes.byref(found))
+    except AttributeError:
+        return None
+    return None if failed else found.value

@@ -1,0 +1,549 @@
+"""What a launcher's line means: the processes to start, with their commands and environment.
+
+Reads the checkpoint's presence, the rank table and the environment given; starts nothing but, for
+GPUs, `mpirun --version` and `nvidia-smi -L`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+from common.launching import Fault
+from common.launching.rank_table import Device, Place, place, read_rank_table
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICES = ("Ascend", "GPU", "CPU")
+STARTS = ("msrun", "mpirun", "rank_table")
+_WRAPPER = Path(__file__).with_name("rank.py")
+_VISIBLE = {"Ascend": "ASCEND_RT_VISIBLE_DEVICES", "GPU": "CUDA_VISIBLE_DEVICES"}
+_PORT = 8118  # msrun's own default; all hosts of a job must agree on one
+_CHECKPOINT = {"train": "--pre_trained_model_path", "eval": "--pretrain_ckpt"}
+_PATH = "@PATH@"  # stands for the caller's own, which `line` leaves to the shell
+_TAIL_NONE = "-2"  # no such worker: msrun prints no log, for the launcher does
+_WITH_VALUE = ("--model", "--start", "--log_dir", "--restarts", "--hang_timeout")
+HANG_TIMEOUT = 1800.0  # seconds; a save to a slow disk, or a new shape's compilation, is shorter
+
+
+@dataclass(frozen=True)
+class Process:
+    command: tuple[str, ...]
+    environment: dict[str, str]  # on top of the launcher's own
+    name: str = ""  # the rank's number
+
+    def settings(self) -> dict[str, str]:
+        """The whole environment to start it with."""
+        own = os.environ.get("PATH", os.defpath)
+        added = {key: value.replace(_PATH, own) for key, value in self.environment.items()}
+        return {**os.environ, **added}
+
+    def line(self) -> str:
+        """As the shell takes it."""
+        own = '"$PATH"'
+        settings = [
+            f"{key}={own.join(part and shlex.quote(part) for part in value.split(_PATH))}"
+            for key, value in self.environment.items()
+        ]
+        return " ".join([*settings, shlex.join(self.command)])
+
+
+@dataclass(frozen=True)
+class Plan:
+    title: str
+    folder: Path  # that everything runs in
+    start: str  # "alone", or one of STARTS
+    processes: tuple[Process, ...]  # to start: the job itself, the starter, or every rank
+    ranks: tuple[Process, ...] = ()  # on this host, as their starter will start them
+    logs: Path | None = None  # folder of the ranks' logs
+    elsewhere: bool = False  # whether other hosts have ranks too
+    meeting: tuple[str, int] | None = None  # address and port where they find each other, and ...
+    node: int = 0  # ... this host's number among them; the first one listens there
+
+    @property
+    def starter(self) -> bool:
+        """Whether a program stands between the launcher and the ranks."""
+        return self.start in ("msrun", "mpirun")
+
+    def log_of(self, rank: str) -> Path:
+        return self.logs / ("scheduler.log" if rank == "scheduler" else f"worker_{rank}.log")
+
+    def dry_run(self) -> str:
+        """Lines that a shell can run, and comments: what their starter starts."""
+        lines = [f"cd {shlex.quote(str(self.folder))}"]
+        if self.start in ("mpirun", "rank_table"):  # msrun makes it itself
+            lines.append(f"mkdir -p {shlex.quote(str(self.logs))}")
+        if self.start == "rank_table":
+            for process in self.processes:
+                log = shlex.quote(str(self.log_of(process.name)))
+                lines.append(f"{process.line()} > {log} 2>&1 &")
+            return "\n".join([*lines, "wait"])
+        if self.starter:
+            lines += [f"# rank {rank.name}: {rank.line()}" for rank in self.ranks]
+        return "\n".join([*lines, *(process.line() for process in self.processes)])
+
+
+@dataclass
+class Request:
+    """A launcher's line, taken apart."""
+
+    model: str
+    entry: str  # train, distribute_train, eval, or another entry point of the model
+    device: str
+    positional: list[str]  # before the first option
+    options: list[str]  # of the entry point
+    start: str | None = None
+    logs: str = "log"
+    background: bool = False
+    resume: bool = False  # to go on with the run whose checkpoints there are
+    restarts: int = 0  # at most so many after failures
+    hang_timeout: float | None = None  # seconds without a sign of life; 0: none is missed
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def distributed(self) -> bool:
+        return self.entry == "distribute_train"
+
+    @property
+    def script(self) -> str:
+        return "train" if self.distributed else self.entry
+
+    @property
+    def watched(self) -> bool:
+        """Whether the launcher stays, and starts a process that it could become."""
+        return self.distributed or self.restarts > 0 or bool(self.hang_timeout)
+
+    @property
+    def patience(self) -> float:
+        return HANG_TIMEOUT if self.hang_timeout is None else self.hang_timeout
+
+
+def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Request:
+    """MODEL-or-script ENTRY DEVICE [arguments...] [options...].
+
+    The launcher's own options (--background, and those of _WITH_VALUE) may stand anywhere; all
+    others are the entry point's.
+    """
+    if len(arguments) < 3:
+        raise Fault("launch.sh MODEL ENTRY DEVICE [arguments...] [options...]", 2)
+    place_of, entry, device, *rest = arguments
+    own: dict[str, str] = {}
+    background, kept = False, []
+    words = iter(rest)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "--background":
+            background = True
+        elif name in _WITH_VALUE:
+            own[name] = value if equals else next(words, "")
+            if not own[name]:
+                raise Fault(f"{name} needs a value", 2)
+        else:
+            kept.append(word)
+    if own.get("--start", "msrun") not in STARTS:
+        raise Fault(f"--start {own['--start']}: expected one of {', '.join(STARTS)}", 2)
+    if chosen := environment.get("DEVICE_TARGET"):
+        device = chosen
+    known = [name for name in DEVICES if name.lower() == device.lower()]
+    if not known:
+        raise Fault(f"device {device}: no such kind, expected one of {', '.join(DEVICES)}", 2)
+    first = next((i for i, word in enumerate(kept) if word.startswith("-")), len(kept))
+    if "" in kept[:first]:  # a run from scratch, or of another checkpoint, would be none of it
+        raise Fault("an argument is empty: is a variable not set?", 2)
+    request = Request(
+        model=_model(place_of, own.get("--model"), environment),
+        entry=entry,
+        device=known[0],
+        positional=kept[:first],
+        options=kept[first:],
+        start=own.get("--start"),
+        logs=own.get("--log_dir", "log"),
+        background=background,
+        environment=environment,
+    )
+    if request.distributed and any(word.split("=")[0] == "--device_id" for word in request.options):
+        raise Fault("--device_id is for one process: several ranks would share that card", 2)
+    if request.start and not request.distributed:
+        raise Fault(f"--start {request.start} is for run_distribute_train_*.sh", 2)
+    for name in ("--restarts", "--hang_timeout"):
+        if name in own and request.script != "train":
+            raise Fault(f"{name} is for run_*_train_*.sh", 2)
+    if request.script == "train":
+        restarts = _number("--restarts", own, environment)
+        request.restarts = 0 if restarts is None else int(restarts)
+        request.hang_timeout = _number("--hang_timeout", own, environment)
+        request.resume = environment.get("RESUME", "0") not in ("", "0")
+    return request
+
+
+def _number(name: str, own: Mapping[str, str], environment: Mapping[str, str]) -> float | None:
+    """Of an option, or of the variable of its name in capitals; None where neither is given."""
+    variable = name.lstrip("-").upper()
+    said, text = name, own.get(name)
+    if text is None:
+        said, text = f"{variable}=", environment.get(variable) or None
+    if text is None:
+        return None
+    whole = name == "--restarts"
+    with suppress(ValueError):
+        value = float(text)
+        if 0 <= value < math.inf and not (whole and value % 1):
+            return value
+    expected = "a number of restarts from 0 on" if whole else "seconds, or 0 for no limit"
+    raise Fault(f"{said}{'' if said.endswith('=') else ' '}{text}: expected {expected}", 2)
+
+
+def _model(place_of: str, chosen: str | None, environment: Mapping[str, str]) -> str:
+    """The model that a script belongs to, or that was named."""
+    if not place_of.endswith(".sh"):
+        return place_of
+    folder = Path(os.path.abspath(place_of)).parents[1]
+    if folder.resolve() != ROOT:  # a clone may be known by a symbolic link
+        if chosen not in (None, folder.name):
+            raise Fault(f"{place_of} is of {folder.name}, not of --model {chosen}", 2)
+        return folder.name
+    model = chosen or environment.get("MODEL")
+    if not model:
+        raise Fault(
+            f"which model? {Path(place_of).name} --model NAME, or MODEL=NAME before it: "
+            f"{', '.join(models())}",
+            2,
+        )
+    return model
+
+
+def models() -> list[str]:
+    return sorted(path.parent.name for path in ROOT.glob("*/train.py"))
+
+
+def make_plan(request: Request, python: str) -> Plan:
+    """Raises Fault for arguments that nothing can be started with."""
+    folder = ROOT / request.model
+    if not (folder / f"{request.script}.py").is_file():
+        raise Fault(f"{folder / f'{request.script}.py'} not found", 2)
+    environment = {"PYTHONUNBUFFERED": "1"}  # a log read through a pipe shows each line at once
+    words = list(request.positional)
+    if request.distributed:
+        return _distributed(request, words, folder, environment, python)
+    device_id = request.environment.get("DEVICE_ID", "0")
+    if request.device != "CPU" or _script_has_cards(request):
+        if words and words[0].isdecimal():
+            device_id = words.pop(0)
+        elif len(words) > 1 and words[1].isdecimal():  # CKPT DEVICE_ID, as Jasper's usage has it
+            device_id = words.pop(1)
+    if request.device != "CPU":
+        if not device_id.isdecimal():
+            raise Fault(f"DEVICE_ID={device_id}: expected the number of a card", 2)
+        environment["DEVICE_ID"] = device_id
+    arguments = [f"{request.script}.py", "--device_target", request.device]
+    arguments += [*_start_from(request, words), *words, *request.options]
+    where = f" {device_id}" if request.device != "CPU" else ""
+    log = folder / f"{request.script}.log"
+    title = f"{request.model}: {request.script} on {request.device}{where}, log in {log}"
+    if request.watched:
+        arguments = [str(_WRAPPER), *arguments]
+        environment |= {"LAUNCH_PYTHON": python, "LAUNCH_RANK": "0"}
+    process = Process((python, *arguments), environment, "0")
+    return Plan(title, folder, "alone", (process,), (process,), folder / request.logs)
+
+
+def _script_has_cards(request: Request) -> bool:
+    """A script for cards that DEVICE_TARGET=CPU was set for takes the number of a card all the
+    same."""
+    return bool(request.environment.get("DEVICE_TARGET"))
+
+
+def _start_from(request: Request, words: list[str]) -> list[str]:
+    """What the entry point is told to begin from or to go on with."""
+    begins = _checkpoint(request, words)
+    if not request.resume or "--resume" in request.options:
+        return begins
+    if begins:
+        raise Fault(f"RESUME=1 goes on with a run, {begins[1]} begins one: choose", 2)
+    return ["--resume"]
+
+
+def resumed(request: Request) -> Request:
+    """The request that goes on with what another one began, wherever that began from."""
+    flag, options = _CHECKPOINT["train"], []
+    words = iter(request.options)
+    for word in words:
+        if word == flag:
+            next(words, None)
+        elif not word.startswith(f"{flag}="):
+            options.append(word)
+    words = [word for word in request.positional if not word.endswith(".ckpt")]
+    return replace(request, resume=True, positional=words, options=options)
+
+
+def followed(request: Request, folder: Path) -> Callable[[], Request]:
+    """A run that begins with a checkpoint of its own folder moves it to `earlier-N/` there. Gives
+    the request as it is to be said when the run must begin once more, with the path of that very
+    file, where it is by then.
+
+    folder: the model's, in which the paths in options start.
+    """
+    flag, known = f"{_CHECKPOINT['train']}=", {}
+    for word in (*request.positional, *request.options):
+        text = word.removeprefix(flag)
+        path = Path(text) if word in request.positional else folder / text
+        with suppress(OSError):
+            if path.suffix == ".ckpt":
+                known[word] = path, path.stat()
+
+    def now(word: str) -> str:
+        if word in known:
+            path, stat = known[word]
+            for place in (path, *path.parent.glob(f"earlier-*/{path.name}")):
+                with suppress(OSError):
+                    if os.path.samestat(stat, place.stat()):
+                        return (flag if word.startswith(flag) else "") + os.path.abspath(place)
+        return word
+
+    return lambda: replace(
+        request,
+        positional=[now(word) for word in request.positional],
+        options=[now(word) for word in request.options],
+    )
+
+
+def _checkpoint(request: Request, words: list[str]) -> list[str]:
+    """Takes a checkpoint from the front of `words`; where the command was typed it is looked for,
+    and the job runs elsewhere."""
+    flag = _CHECKPOINT.get(request.script)
+    if flag is None:
+        return []
+    if words:
+        path = words.pop(0)
+        if words:
+            raise Fault(f"{words[0]}: one argument too many before the options", 2)
+        if not Path(path).is_file():
+            raise Fault(f"checkpoint {path} not found", 2)
+        return [flag, os.path.abspath(path)]
+    return []  # eval.py takes the one that ships with the model, and says so
+
+
+# ---- several processes
+
+
+def _distributed(
+    request: Request, words: list[str], folder: Path, environment: dict[str, str], python: str
+) -> Plan:
+    site, table = _place(request, words)
+    entry = ["train.py", "--device_target", request.device, "--is_distributed", "true"]
+    entry += [*_start_from(request, words), *request.options]
+    start, why = _start(request, site)
+    logs = folder / request.logs
+    if site.nodes > 1:  # which may see one and the same folder
+        logs /= f"node_{site.node}"
+    environment |= {"LAUNCH_PYTHON": python}
+    if request.device in _VISIBLE and site.devices and start != "rank_table":
+        # From here on cards are counted from 0. Ascending, as CANN wants them.
+        visible = ",".join(str(device.id) for device in site.devices)
+        environment[_VISIBLE[request.device]] = visible
+    local = _local_ranks(request, site)
+    on = f"{site.size} ranks" if site.nodes == 1 else f"{len(local)} of {site.size} ranks"
+    cards = ""
+    if request.device != "CPU" and site.devices:
+        cards = f" (cards {', '.join(str(device.id) for device in site.devices)})"
+    title = f"{request.model}: train on {request.device}, {on}{cards} with {start}{why}"
+    title += f", logs in {logs}"
+    wrapped = (python, str(_WRAPPER), *entry)
+    job = (python, *entry)
+    if start == "rank_table":
+        environment |= {"RANK_TABLE_FILE": os.path.abspath(table), "RANK_SIZE": str(site.size)}
+        ranks = tuple(
+            Process(
+                wrapped,
+                {**environment, "RANK_ID": str(device.rank), "DEVICE_ID": str(device.id)},
+                str(device.rank),
+            )
+            for device in site.devices
+        )
+        return Plan(title, folder, start, ranks, ranks, logs, site.nodes > 1)
+    if start == "mpirun":
+        environment |= {"LAUNCH_LOGS": str(logs)}
+        ranks = tuple(
+            Process(job, {"RANK_SIZE": str(site.size), "RANK_ID": str(r), "DEVICE_ID": str(d)})
+            for r, d in local
+        )
+        root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+        # Or else it binds each of two ranks to one core, the loader's threads with it.
+        starter = ("mpirun", *root, "--bind-to", "none", "-n", str(site.size), *wrapped)
+    else:
+        environment |= {"PATH": f"{_WRAPPER.parent}{os.pathsep}{_PATH}"}
+        port = _port(request, site)
+        ranks = tuple(
+            Process(
+                job,
+                {
+                    "MS_ROLE": "MS_WORKER",
+                    "MS_WORKER_NUM": str(site.size),
+                    "MS_SCHED_HOST": site.master,
+                    "MS_SCHED_PORT": port,
+                    "MS_NODE_ID": str(rank),
+                    "RANK_SIZE": str(site.size),
+                    "RANK_ID": str(rank),
+                    "DEVICE_ID": str(device),
+                },
+            )
+            for rank, device in local
+        )
+        starter = (
+            *(python, "-m", "mindspore.parallel.cluster.run"),  # this is msrun
+            f"--worker_num={site.size}",
+            f"--local_worker_num={len(local)}",
+            f"--master_addr={site.master}",
+            f"--master_port={port}",
+            f"--node_rank={site.node}",
+            f"--log_dir={logs}",
+            "--join=True",
+            f"--tail_worker_log={_TAIL_NONE}",
+            str(_WRAPPER),
+            *entry,
+        )
+    visible = {name: value for name, value in environment.items() if name in _VISIBLE.values()}
+    ranks = tuple(
+        Process(rank.command, {**visible, **rank.environment}, str(number))
+        for rank, (number, _) in zip(ranks, local)
+    )
+    started = (Process(starter, environment),)
+    meeting = (site.master, int(port)) if site.nodes > 1 else None  # by msrun alone
+    return Plan(title, folder, start, started, ranks, logs, site.nodes > 1, meeting, site.node)
+
+
+def _place(request: Request, words: list[str]) -> tuple[Place, str]:
+    """Takes RANK_SIZE [BEGIN] [RANK_TABLE_FILE] from the front of `words`; the table's path too.
+
+    A script for GPUs or CPUs has no BEGIN and no table, but takes them: all are one line apart.
+    """
+    if words and words[0].isdecimal():
+        size = int(words.pop(0))
+    elif request.device == "Ascend":
+        raise Fault("run_distribute_train_ascend.sh RANK_SIZE BEGIN [RANK_TABLE_FILE] [CKPT]", 2)
+    else:
+        size = _gpus(request.environment) if request.device == "GPU" else 2
+    if size < 1:
+        raise Fault(f"RANK_SIZE {size}: expected at least 1", 2)
+    begin = int(words.pop(0)) if words and words[0].isdecimal() else None
+    third = begin is not None and words and not words[0].endswith(".ckpt")
+    if words and (third or words[0].endswith(".json")):
+        table = words.pop(0)
+        node = request.environment.get("NODE_RANK") or None
+        if node is not None and not node.isdecimal():
+            raise Fault(f"NODE_RANK={node}: expected a number from 0 on", 2)
+        servers = read_rank_table(table)
+        number = None if node is None else int(node)
+        return place(servers, table, size, begin or 0, number), table
+    if request.start == "rank_table":
+        raise Fault("--start rank_table needs a table: RANK_SIZE BEGIN RANK_TABLE_FILE", 2)
+    known = request.device == "Ascend" or begin is not None
+    if not known:
+        return Place(size, "127.0.0.1", 1, 0, ()), ""
+    cards = _visible_cards(request, (begin or 0) + size)[begin or 0 :]
+    devices = tuple(Device(card, "", rank) for rank, card in enumerate(cards))
+    return Place(size, "127.0.0.1", 1, 0, devices), ""
+
+
+def _visible_cards(request: Request, count: int) -> list[int]:
+    """The first `count` cards: of those that the environment allows, as a scheduler of a shared
+    machine says it, or from 0 on."""
+    variable = _VISIBLE.get(request.device, "")
+    text = request.environment.get(variable, "")
+    if not text:
+        return list(range(count))
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise Fault(f"{variable}={text}: expected numbers of cards, such as 4,5", 2)
+    if len(words) < count:
+        raise Fault(f"{variable}={text}: {len(words)} cards, and BEGIN + RANK_SIZE is {count}", 2)
+    return sorted(map(int, words))[:count]
+
+
+def _local_ranks(request: Request, site: Place) -> list[tuple[int, int]]:
+    """(rank, DEVICE_ID) of each process here: its place among the visible cards."""
+    count = len(site.devices) or site.size
+    return [(site.node * count + number, number) for number in range(count)]
+
+
+def _start(request: Request, site: Place) -> tuple[str, str]:
+    """One of STARTS, and why it is not the usual one."""
+    start, why = request.start, ""
+    mpirun = shutil.which("mpirun", path=request.environment.get("PATH"))
+    if start == "rank_table":
+        if request.device != "Ascend":
+            raise Fault(f"--start rank_table is for Ascend, and the device is {request.device}", 2)
+        used = {device.rank for device in site.devices}
+        first = site.first_rank
+        if used != set(range(first, first + len(site.devices))):
+            raise Fault(
+                f"--start rank_table: RANK_SIZE {site.size} and BEGIN choose the table's ranks "
+                f"{sorted(used)}, and it must hold no others: make a table for these cards with "
+                "scripts/rank_table.py",
+                2,
+            )
+    elif start == "mpirun":
+        if request.device != "GPU":
+            raise Fault(f"--start mpirun is for GPU, and the device is {request.device}", 2)
+        if site.nodes > 1:
+            raise Fault(f"--start mpirun is for one host, the table has {site.nodes}: msrun", 2)
+        if not mpirun:
+            raise Fault("--start mpirun: there is no mpirun: --start msrun needs none", 2)
+        if not _is_open_mpi(mpirun):
+            raise Fault(f"--start mpirun: {mpirun} is not Open MPI's: --start msrun needs none", 2)
+    elif start is None:
+        start = "msrun"
+        if request.device == "GPU" and mpirun and site.nodes == 1:
+            if _is_open_mpi(mpirun):
+                start = "mpirun"
+            else:
+                why = f" ({mpirun} is not Open MPI's)"
+    return start, why
+
+
+@cache
+def _is_open_mpi(mpirun: str) -> bool:
+    """Ranks learn their number from Open MPI's variables; MPICH and Intel MPI have others."""
+    try:
+        said = subprocess.run(
+            [mpirun, "--version"], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    # Open MPI 1 to 4 may call their runtime by its own name, as Debian's `mpirun.real (OpenRTE)`.
+    return "Open MPI" in said or "OpenRTE" in said
+
+
+def _port(request: Request, site: Place) -> str:
+    """MASTER_PORT of the environment, else a free one where no other host has to know it."""
+    port = request.environment.get("MASTER_PORT")
+    if port:
+        if not port.isdecimal() or not 1024 <= int(port) <= 65535:
+            raise Fault(f"MASTER_PORT={port}: expected 1024 to 65535", 2)
+        return port
+    if site.nodes > 1:
+        return str(_PORT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def _gpus(environment: Mapping[str, str]) -> int:
+    """How many GPUs there are to use."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        return len(visible.split(","))
+    tool = shutil.which("nvidia-smi", path=environment.get("PATH"))
+    if tool:
+        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+        if count := sum(line.startswith("GPU ") for line in listed.stdout.splitlines()):
+            return count
+    raise Fault("no GPU found by nvidia-smi: give their number, RANK_SIZE, as first argument", 2)

@@ -1,0 +1,1 @@
+"""What a model folder provides (`Recipe`), a network with all that belongs to it, checkpoints."""

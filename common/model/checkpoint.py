@@ -1,0 +1,301 @@
+"""Checkpoints: whole files only, that know what network they hold.
+
+A checkpoint is a MindSpore `.ckpt` file: the network's parameters, the optimizer's where training
+goes on, and one JSON string (`METADATA`) with the configuration, the labels and the progress.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.utils.backend import Parameter, Tensor, ms
+from common.utils.errors import UserError
+from common.utils.files import replacing
+
+METADATA = "speech_recipe_json"
+FORMAT = 1  # of the metadata
+STATELESS = "dropout_seed"  # set anew at every step, so it is not part of a checkpoint
+AVERAGE = "ema."  # begins the names of moving averages (TrainingConfig.ema); the weight's follows
+
+
+@dataclass
+class Checkpoint:
+    path: Path
+    parameters: dict[str, np.ndarray]
+    metadata: dict[str, Any] | None  # None: not written by this project
+
+
+@dataclass
+class MatchReport:
+    """What became of a checkpoint's parameters when they were laid on a network."""
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # in the network, not in the file
+    unused: list[str] = field(default_factory=list)  # in the file, not in the network
+    reshaped: list[str] = field(default_factory=list)  # in both, with unequal shapes
+
+    def __str__(self) -> str:
+        total = len(self.matched) + len(self.missing) + len(self.reshaped)
+        parts = [f"{len(self.matched)} of {total} parameters match"]
+        for what, names in (
+            ("missing", self.missing),
+            ("of another shape", self.reshaped),
+            ("not used", self.unused),
+        ):
+            if names:
+                shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+                parts.append(f"{len(names)} {what} ({shown})")
+        return "; ".join(parts)
+
+
+def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Writes a checkpoint: whole or not there. Raises UserError where it cannot be written."""
+    entries = [
+        {"name": name, "data": value} for name, value in parameters.items() if STATELESS not in name
+    ]
+    text = json.dumps(metadata)
+    try:
+        with replacing(path) as partial:
+            try:
+                ms.save_checkpoint(entries, str(partial), append_dict={METADATA: text})
+            except RuntimeError as error:  # mindspore's word for a full disk
+                raise OSError(_first_line(error)) from error
+            finally:  # mindspore leaves what it could not write to its end, on a full disk too
+                partial.with_suffix(".tmp").unlink(missing_ok=True)
+            partial.chmod(0o644)  # mindspore leaves it read-only
+    except UserError as error:
+        raise UserError(f"checkpoint {error}; the earlier checkpoints are untouched") from error
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint; a missing, foreign or damaged file is a UserError that names it."""
+    path = Path(path)
+    if not path.is_file():
+        earlier = [found for found in path.parent.glob(f"earlier-*/{path.name}") if found.is_file()]
+        newest = max(earlier, key=lambda found: found.stat().st_mtime_ns, default=None)
+        hint = f"; a run begun anew has moved an earlier one's to {newest}" if newest else ""
+        raise UserError(f"checkpoint {path}: no such file{hint}")
+    if path.suffix != ".ckpt":
+        raise UserError(
+            f"checkpoint {path}: MindSpore reads checkpoints from files named *.ckpt alone; "
+            "rename it if it is one"
+        )
+    try:
+        with path.open("rb"):
+            pass
+        content = ms.load_checkpoint(str(path))
+    except PermissionError as error:
+        raise UserError(f"checkpoint {path}: {error.strerror}") from error
+    except Exception as error:  # mindspore raises whatever its parser met
+        raise UserError(
+            f"checkpoint {path}: not a readable MindSpore checkpoint, truncated or another kind "
+            f"of file ({path.stat().st_size} bytes)"
+        ) from error
+    text = content.pop(METADATA, None)
+    parameters = {
+        name: value.asnumpy() for name, value in content.items() if isinstance(value, Parameter)
+    }
+    metadata = json.loads(text) if text else None
+    if metadata is not None and metadata.get("format", FORMAT) != FORMAT:
+        raise UserError(
+            f"checkpoint {path}: of format {metadata['format']}, this version reads {FORMAT}"
+        )
+    return Checkpoint(path, parameters, metadata)
+
+
+def take_averages(checkpoint: Checkpoint) -> bool:
+    """Has the moving averages of a checkpoint, if it holds any, take the weights' places."""
+    averages = {
+        name.removeprefix(AVERAGE): value
+        for name, value in checkpoint.parameters.items()
+        if name.startswith(AVERAGE)
+    }
+    checkpoint.parameters.update(averages)
+    return bool(averages)
+
+
+def load_into(
+    network: ms.nn.Cell,
+    checkpoint: Checkpoint,
+    rename: Callable[[str], str] = lambda name: name,
+    new_head: str | None = None,
+) -> MatchReport:
+    """Lays a checkpoint's weights on a network, all of them or none.
+
+    Names are compared after `rename` and without wrapper prefixes (`network.`, ...); optimizer
+    state is passed over. `new_head`: parameters that start with it may differ in shape (another
+    vocabulary); they keep their fresh values. Anything else missing is a UserError.
+    """
+    wanted = {
+        parameter.name: parameter
+        for parameter in network.get_parameters()
+        if STATELESS not in parameter.name
+    }
+    report, found = MatchReport(), {}
+    for name, value in checkpoint.parameters.items():
+        target = _match(rename(name), wanted)
+        if target is None:
+            if not is_training_state(name):
+                report.unused.append(name)
+        elif wanted[target].shape != value.shape:
+            report.reshaped.append(target)
+        else:
+            found[target] = value
+    report.matched = sorted(found)
+    report.missing = sorted(set(wanted) - set(found) - set(report.reshaped))
+    fatal = [
+        name
+        for name in report.missing + report.reshaped
+        if new_head is None or not name.startswith(new_head)
+    ]
+    if fatal:
+        name = fatal[0]
+        detail = f"{name} is missing"
+        if name in report.reshaped:
+            shapes = [
+                value.shape
+                for key, value in checkpoint.parameters.items()
+                if _match(rename(key), wanted) == name
+            ]
+            detail = f"{name} is {shapes[0]} in the file, {wanted[name].shape} in the network"
+        raise UserError(
+            f"checkpoint {checkpoint.path}: not of this network: {report}; {detail}; "
+            "use the ModelConfig it was trained with"
+        )
+    for name, value in found.items():
+        wanted[name].set_data(Tensor(value.astype(np.float32)))
+    return report
+
+
+def _match(name: str, wanted: dict) -> str | None:
+    """The network's name for a checkpoint's: equal, or equal behind wrapper prefixes."""
+    if is_training_state(name):
+        return None
+    parts = name.split(".")
+    for start in range(len(parts)):
+        candidate = ".".join(parts[start:])
+        if candidate in wanted:
+            return candidate
+    return None
+
+
+def is_training_state(name: str) -> bool:
+    """Whether a parameter is the optimizer's, of this project or of the MindSpore model zoo, or a
+    moving average of a weight."""
+    parts = name.split(".")  # wrapper prefixes may come before the optimizer's
+    ours = {"moment1", "moment2", "moments", "accum", "stat", AVERAGE.rstrip(".")}
+    state = ours | {"adam_m", "adam_v"}  # of nn.AdamWeightDecay, which the model zoo's Jasper uses
+    return not state.isdisjoint(parts) or parts[-1] in (
+        "beta1_power",
+        "beta2_power",
+        "global_step",
+        "learning_rate",
+        "momentum",
+        "epoch_num",
+        "step_num",
+        "scale_sense",
+        "loss_scale",
+        "current_iterator_step",
+        "last_overflow_iterator_step",
+    )
+
+
+class CheckpointKeeper:
+    """The checkpoints of one run: the newest numbered ones, `last`, and `best` by WER.
+
+    `{prefix}-{epoch}_{step}.ckpt` and `{prefix}-last.ckpt` (the same file under a second name)
+    hold what `--resume` needs; `{prefix}-best.ckpt` holds the weights alone.
+    """
+
+    def __init__(self, folder: str | Path, prefix: str, keep: int):
+        if keep < 1:
+            raise UserError(f"CheckpointConfig.keep_checkpoint_max={keep}: expected at least 1")
+        self.folder, self.prefix, self.keep = Path(folder), prefix, keep
+
+    @property
+    def last(self) -> Path:
+        return self.folder / f"{self.prefix}-last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / f"{self.prefix}-best.ckpt"
+
+    def check_writable(self) -> None:
+        """Found out before hours of training, not after."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(f".{self.prefix}-*.partial*"):  # by a kill while saving
+                left.unlink(missing_ok=True)
+            probe = self.folder / ".writable"
+            probe.write_bytes(b"")
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"checkpoint folder {self.folder}: cannot be written ({error.strerror}); "
+                "set CheckpointConfig.ckpt_path to a folder that can"
+            ) from error
+
+    def set_aside(self, *others: Path) -> Path | None:
+        """Moves what an earlier run left, its checkpoints and `others` as far as they are files,
+        into a folder of its own: `earlier-1`, or the next number that is free. Returns the folder,
+        None where there was nothing to move.
+
+        Raises UserError where that cannot be done.
+        """
+        # `last` goes last: up to then --resume continues the earlier run.
+        left = [*others, *self.numbered(), self.best, self.last]
+        left = [path for path in left if path.is_file()]
+        if not left:
+            return None
+        number = 1
+        while (folder := self.folder / f"earlier-{number}").exists():
+            number += 1
+        try:
+            folder.mkdir()
+            for path in left:
+                shutil.move(path, folder / path.name)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: the files of the earlier run cannot be moved there ({error.strerror}); "
+                "move them away, or set CheckpointConfig.ckpt_path to another folder"
+            ) from error
+        return folder
+
+    def save_last(self, parameters: dict, metadata: dict, epoch: int, step: int) -> Path:
+        path = self.folder / f"{self.prefix}-{epoch}_{step}.ckpt"
+        save(path, parameters, metadata)
+        try:
+            with replacing(self.last) as link:
+                os.link(path, link)
+        except UserError:  # a file system without hard links
+            save(self.last, parameters, metadata)
+        self._drop_oldest()
+        return path
+
+    def save_best(self, parameters: dict, metadata: dict) -> None:
+        save(self.best, parameters, metadata)
+
+    def numbered(self) -> list[Path]:
+        """The numbered checkpoints, oldest first. They are of one run: see `set_aside`."""
+        found = []
+        for path in self.folder.glob(f"{self.prefix}-*_*.ckpt"):
+            epoch, _, step = path.stem.removeprefix(f"{self.prefix}-").partition("_")
+            if epoch.isdigit() and step.isdigit():
+                found.append((int(epoch), int(step), path))
+        return [path for *_, path in sorted(found)]
+
+    def _drop_oldest(self) -> None:
+        for path in self.numbered()[: -self.keep]:
+            path.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,184 @@
+"""A network with all that must travel with it: configuration, features, vocabulary, length formula.
+
+Training, evaluation, transcription and export all start here, from a configuration or a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import config as configs
+from common.audio.features import Featurizer
+from common.model import checkpoint as checkpoints
+from common.model.recipe import Recipe, labels_file
+from common.text.tokenizer import Vocabulary
+from common.utils import runtime
+from common.utils.backend import Tensor, ms, nn
+from common.utils.errors import UserError
+
+# Keys of a stored configuration that name files: stored absolute, so that they are found again.
+_PATHS = ("train_manifest", "val_manifest", "test_manifest", "Data_dir")
+
+
+@dataclass
+class SpeechModel:
+    recipe: Recipe
+    config: Any  # the training configuration, resolved
+    vocabulary: Vocabulary
+    featurizer: Featurizer
+    network: nn.Cell
+    device: str
+
+    @classmethod
+    def create(
+        cls, recipe: Recipe, config: Any, vocabulary: Vocabulary, device: str
+    ) -> SpeechModel:
+        """With fresh weights, drawn from TrainingConfig.seed."""
+        featurizer = recipe.build_featurizer(config.DataConfig)
+        network = recipe.build_network(
+            config.ModelConfig,
+            featurizer.dimension,
+            len(vocabulary),
+            np.random.default_rng(config.TrainingConfig.seed),
+            device,
+        )
+        return cls(recipe, config, vocabulary, featurizer, network, device)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        recipe: Recipe,
+        path: str | Path,
+        device: str,
+        fallback: Any = None,
+        log: Callable[[str], None] = print,
+    ) -> SpeechModel:
+        """The network that a checkpoint describes, with its weights: their moving average where
+        the checkpoint of a run holds one.
+
+        fallback: the configuration for a checkpoint of another origin, which describes nothing
+        (the MindSpore model zoo's); None: the recipe's defaults. Refused for one that describes
+        its network itself.
+        """
+        found = checkpoints.load(path)
+        if found.metadata is None:
+            config = fallback or recipe.train_config()
+            vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+            log(
+                f"{path} names no configuration: taking that of --train_config, or else the "
+                f"default of {recipe.name}, and the labels of {config.DataConfig.labels_path}"
+            )
+        elif fallback is not None:
+            raise UserError(
+                f"--train_config: checkpoint {path} carries its own configuration; leave it out"
+            )
+        else:
+            config, vocabulary = described(recipe, found)
+        speech_model = cls.create(recipe, config, vocabulary, device)
+        if checkpoints.take_averages(found):
+            log(f"{path}: taking the moving average of its weights (TrainingConfig.ema)")
+        checkpoints.load_into(speech_model.network, found, recipe.rename_parameter)
+        return speech_model
+
+    def metadata(self, **more: Any) -> dict[str, Any]:
+        """What a checkpoint of this network says of it."""
+        config = configs.to_dict(self.config)
+        data = config["DataConfig"]
+        for key in _PATHS:
+            if isinstance(data.get(key), list):
+                data[key] = [os.path.abspath(path) for path in data[key]]
+            elif data.get(key):
+                data[key] = os.path.abspath(data[key])
+        return {
+            "format": checkpoints.FORMAT,
+            "model": self.recipe.name,
+            "config": config,
+            "labels": list(self.vocabulary.labels),
+            "versions": runtime.versions(),
+            **more,
+        }
+
+    def output_frames(self, frames):
+        """Output frames of the network for `frames` feature frames (int or array)."""
+        return self.recipe.output_frames(self.config.ModelConfig, frames)
+
+    @property
+    def frame_seconds(self) -> float:
+        """From one output frame to the next; output frame i is about feature frame i * stride."""
+        stride = self.recipe.frame_stride(self.config.ModelConfig)
+        features = self.featurizer.config
+        return stride * features.hop_length / features.sample_rate
+
+    @property
+    def static(self) -> bool:
+        """Whether batches must come in a finite set of shapes wherever the network runs."""
+        wanted = self.config.DataConfig.batch_shapes
+        if wanted not in ("auto", "dynamic", "static"):
+            raise UserError(f"DataConfig.batch_shapes={wanted}: expected auto, dynamic or static")
+        fixed = self.recipe.needs_static_shapes(self.config.ModelConfig)
+        if fixed and wanted == "dynamic":
+            raise UserError(
+                "DataConfig.batch_shapes=dynamic: this network needs static shapes; use auto"
+            )
+        return fixed or (self.device == "Ascend" and wanted != "dynamic")
+
+    @property
+    def static_training(self) -> bool:
+        """Whether they come so in training, because they must or because they shall: a graph for
+        each shape pays where it runs thousands of times, and takes memory of its own."""
+        return self.static or self.config.DataConfig.batch_shapes == "static"
+
+    def parameters(self) -> int:
+        """Number of trainable weights."""
+        return sum(int(np.prod(weight.shape)) for weight in self.network.trainable_params())
+
+
+def described(recipe: Recipe, found: checkpoints.Checkpoint) -> tuple[Any, Vocabulary]:
+    """The configuration and the vocabulary that a checkpoint of this project carries."""
+    model = found.metadata.get("model")
+    if model != recipe.name:
+        raise UserError(
+            f"checkpoint {found.path}: holds a {model} network, expected {recipe.name}; "
+            f"use the commands of {model}/"
+        )
+    config = recipe.train_config()
+    configs.override(config, found.metadata["config"], f"checkpoint {found.path}")
+    return config, Vocabulary(tuple(found.metadata["labels"]))
+
+
+class Forward:
+    """The network in evaluation mode, numpy in and numpy out.
+
+    features (B, F, T) float32, lengths (B,) -> log-probabilities (T', B, C), lengths (B,).
+    """
+
+    def __init__(self, speech_model: SpeechModel):
+        self._cell = Inference(speech_model.network)
+        if not speech_model.static:
+            dimension = speech_model.featurizer.dimension
+            self._cell.set_inputs(
+                Tensor(shape=(None, dimension, None), dtype=ms.float32),
+                Tensor(shape=(None,), dtype=ms.int32),
+            )
+
+    def __call__(self, features: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self._cell.set_train(False)
+        log_probs, lengths = self._cell(Tensor(features), Tensor(lengths.astype(np.int32)))
+        return log_probs.asnumpy(), lengths.asnumpy()
+
+
+class Inference(nn.Cell):
+    """A graph of its own around the network, which also stands inside the training graph."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, features, lengths):
+        return self.network(features, lengths)

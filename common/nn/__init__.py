@@ -1,0 +1,1 @@
+"""Layers that honour the lengths of padded utterances."""

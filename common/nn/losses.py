@@ -1,0 +1,31 @@
+"""Training losses."""
+
+from __future__ import annotations
+
+from common.utils.backend import ms, nn, ops
+
+
+class CTCLoss(nn.Cell):
+    """Connectionist temporal classification (Graves et al. 2006), one loss an utterance.
+
+    log_probs (T, B, C), lengths (B,), targets (B, L), target_lengths (B,) -> negative
+    log-likelihood in nats (B,). Utterances whose labels do not fit their frames must not get
+    here: the operator stops the process (see `common.text.tokenizer.ctc_frames_needed`). Rows of no
+    frames, which must have no labels, are given one: the operator reads past the end of nothing.
+    """
+
+    def __init__(self, blank: int):
+        super().__init__()
+        self.blank = blank
+
+    def construct(self, log_probs, lengths, targets, target_lengths):
+        losses, _ = ops.ctc_loss(
+            log_probs.astype(ms.float32),
+            targets,
+            ops.maximum(lengths, 1),
+            target_lengths,
+            blank=self.blank,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return losses

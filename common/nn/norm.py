@@ -1,0 +1,136 @@
+"""Normalisation whose statistics leave padded frames out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.utils.backend import Parameter, Tensor, ms, nn, ops
+
+
+class MaskedBatchNorm(nn.Cell):
+    """Batch normalisation (Ioffe & Szegedy 2015) whose statistics leave padded frames out, and
+    whose result is zero there.
+
+    layout "BCFT": x (B, C, F, T), mask (B, T); "1CBT": x (1, C, B, T), mask (B, T);
+    "TBC": x (T, B, C), mask (T, B). The parameters are named, and the moving averages kept, as in
+    mindspore.nn.BatchNorm2d. All is computed in float32; the result has the type of x.
+
+    use_matmul: with outer products instead of broadcasting, and products with the mask instead of
+    masked sums. That is for the CPU (`common.utils.runtime.slow_broadcasts`), where they take a
+    third and two thirds of the time; other devices may round what enters a product.
+
+    synchronise(): from then on the statistics of a training step are those over all ranks, and
+    every rank must run the cell as often as the others. (mindspore.nn.SyncBatchNorm knows no
+    padding, and is for Ascend alone.)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        layout: str = "BCFT",
+        momentum: float = 0.9,
+        eps: float = 1e-5,
+        use_matmul: bool = True,
+    ):
+        super().__init__()
+        if layout not in ("BCFT", "1CBT", "TBC"):
+            raise ValueError(f"layout {layout!r}: expected BCFT, 1CBT or TBC")
+        self.layout, self.use_matmul = layout, use_matmul
+        self.channels, self.momentum, self.eps = channels, momentum, eps
+        self.gamma = Parameter(Tensor(np.ones(channels, np.float32)), name="gamma")
+        self.beta = Parameter(Tensor(np.zeros(channels, np.float32)), name="beta")
+        self.moving_mean = Parameter(
+            Tensor(np.zeros(channels, np.float32)), name="moving_mean", requires_grad=False
+        )
+        self.moving_variance = Parameter(
+            Tensor(np.ones(channels, np.float32)), name="moving_variance", requires_grad=False
+        )
+        self.over_ranks = None
+        # Not ops.matmul: its gradient of an outer product fails for a batch of one of open shape.
+        self.product, self.products = ops.MatMul(), ops.BatchMatMul()
+
+    def synchronise(self) -> None:
+        # Its gradient is the sum over all ranks too: what each rank's loss owes to the statistics.
+        self.over_ranks = ops.AllReduce()
+
+    def construct(self, x, mask):
+        given = x.dtype
+        x, mask = x.astype(ms.float32), mask.astype(ms.float32)
+        if self.training:
+            count, total, squares = self._sums(x, mask)
+            if self.over_ranks is not None:
+                sums = self.over_ranks(ops.concat((count.reshape((1,)), total, squares)))
+                count = sums[:1]
+                total, squares = sums[1 : self.channels + 1], sums[self.channels + 1 :]
+            mean = total / count
+            variance = ops.relu(squares / count - mean * mean)
+            unbiased = variance * count / ops.maximum(count - 1, Tensor(1.0, ms.float32))
+            keep = self.momentum
+            ops.assign(self.moving_mean, keep * self.moving_mean + (1 - keep) * mean)
+            ops.assign(self.moving_variance, keep * self.moving_variance + (1 - keep) * unbiased)
+        else:
+            mean, variance = self.moving_mean, self.moving_variance
+        scale = self.gamma * ops.rsqrt(variance + self.eps)
+        shift = self.beta - mean * scale
+        if self.use_matmul:
+            x = x * self._outer(scale, mask, x.shape) + self._outer(shift, mask, x.shape)
+        else:
+            if self.layout != "TBC":
+                scale, shift = scale.reshape((1, -1, 1, 1)), shift.reshape((1, -1, 1, 1))
+            x = (x * scale + shift) * self._spread(mask)
+        return x.astype(given)
+
+    def _spread(self, mask):
+        """The mask, to be broadcast over x."""
+        if self.layout == "TBC":
+            return mask.expand_dims(2)
+        if self.layout == "1CBT":
+            return mask.expand_dims(0).expand_dims(0)
+        return mask.expand_dims(1).expand_dims(1)
+
+    def _outer(self, values, mask, shape):
+        """values (C,) of each channel times the mask, in the shape of x."""
+        if self.layout == "1CBT":
+            found = self.product(values.reshape((-1, 1)), mask.reshape((1, -1)))
+        elif self.layout == "TBC":
+            found = self.product(mask.reshape((-1, 1)), values.reshape((1, -1)))
+        else:
+            batch, channels, bins, frames = shape
+            rows = self.product(values.reshape((-1, 1)), ops.ones((1, bins), ms.float32))
+            rows = self.product(ops.ones((batch, 1), ms.float32), rows.reshape((1, -1)))
+            found = self.products(rows.expand_dims(2), mask.expand_dims(1))
+        return found.reshape(shape)
+
+    def _sums(self, x, mask):
+        """Count, sum and sum of squares of each channel over the unpadded frames."""
+        if not self.use_matmul:
+            axes = (0, 1) if self.layout == "TBC" else (0, 2, 3)
+            kept = x * self._spread(mask)
+            count = ops.sum(mask) * (x.shape[2] if self.layout == "BCFT" else 1)
+            return count, kept.sum(axes), (kept * x).sum(axes)
+        if self.layout == "1CBT":
+            count = ops.sum(mask)
+            column, flat = mask.reshape((-1, 1)), x.reshape((self.channels, -1))
+            total = ops.matmul(flat, column).reshape((-1,))
+            squares = ops.matmul(flat * flat, column).reshape((-1,))
+        elif self.layout == "BCFT":
+            batch, channels, bins, frames = x.shape
+            count = ops.sum(mask) * bins
+            column = mask.reshape((batch, frames, 1))
+            flat = x.reshape((batch, channels * bins, frames))
+            total = ops.matmul(flat, column).reshape((batch, channels, bins)).sum((0, 2))
+            squares = ops.matmul(flat * flat, column).reshape((batch, channels, bins)).sum((0, 2))
+        else:
+            count = ops.sum(mask)
+            row, flat = mask.reshape((1, -1)), x.reshape((-1, self.channels))
+            total = ops.matmul(row, flat).reshape((-1,))
+            squares = ops.matmul(row, flat * flat).reshape((-1,))
+        return count, total, squares
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation (Ba et al. 2016) in float32; the result has the type of x."""
+
+    def construct(self, x):
+        found, _, _ = self.layer_norm(x.astype(ms.float32), self.gamma, self.beta)
+        return found.astype(x.dtype)

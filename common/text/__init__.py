@@ -1,0 +1,1 @@
+"""Transcripts and the tokenizers that spell them."""

@@ -1,0 +1,205 @@
+"""A film of what a network emits for one utterance of the validation set, over the training.
+
+CTC networks answer blanks alone before they spell (Graves 2012, "Supervised Sequence Labelling with
+Recurrent Neural Networks", chapter 7), which looks like a run that has failed. The film shows the
+letters rise out of the blanks: a row for each label, a column for each of the network's output
+frames, the brighter the likelier.
+"""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.audio.features import Featurizer
+from common.data.dataset import Dataset
+from common.decoding.decoders import GreedyDecoder
+from common.text.tokenizer import Vocabulary
+from common.training.emission_plots import EmissionFrame, EmissionPlotter, Gif, as_image
+from common.training.metrics_log import EpochMetrics
+from common.utils.errors import UserError
+from common.utils.files import replacing
+
+KEPT_LABELS = 256  # so many are all kept; of more, the blank and those that reach ...
+KEPT_FROM = 0.01  # ... this probability at that evaluation
+SHOWN_LABELS = 32  # so many all have a row; of more, the blank and those that ever reach ...
+SHOWN_FROM = 0.05  # ... this probability, ...
+MOST_SHOWN = 64  # ... the likeliest so many of them
+SECONDS, LONGEST, HELD = 10.0, 0.5, 3.0  # of the film but its last frame, of a frame, of the last
+STILLS = 5  # evaluations in the still picture
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one evaluation found."""
+
+    epoch: float
+    step: int
+    wer: float  # percent, of the whole validation set, as is ...
+    blanks: float  # ... the share of frames whose best label is the blank
+    text: str  # of the film's utterance, decoded greedily
+    columns: np.ndarray  # (K,) the labels that are kept of it
+    log_probs: np.ndarray  # (T', K) float16
+
+
+class EmissionAnimation:
+    """The frames in `<stem>.npz`, kept in step with the checkpoint that training resumes from; as
+    a film in `<stem>.gif`, and some of them under one another in `<stem>.png`.
+
+    Its utterance is the one of median length in `source`; without a source there is no film.
+    """
+
+    def __init__(
+        self,
+        stem: str | Path,
+        source: Dataset | None,
+        featurizer: Featurizer,
+        vocabulary: Vocabulary,
+        resumed_step: int = 0,
+    ):
+        """Raises UserError where the frames of a resumed run cannot be read."""
+        self.npz, self.gif, self.png = (Path(f"{stem}.{end}") for end in ("npz", "gif", "png"))
+        self.source, self.featurizer, self.vocabulary = source, featurizer, vocabulary
+        self.frames: list[Frame] = []
+        self._log_probs: np.ndarray | None = None  # (T', C), as the network gave them last
+        self._likeliest = np.zeros(len(vocabulary))  # (C,) each label's highest probability so far
+        self._rows: list[int] = []  # the labels that have a row
+        self.index = 0
+        if not source:
+            return
+        self.index = int(np.argsort(source.frames, kind="stable")[len(source) // 2])
+        self.id, self.reference = source.ids[self.index], source.texts[self.index]
+        if resumed_step and self.npz.is_file():
+            for frame in self._read():
+                if frame.step <= resumed_step:
+                    self._keep(frame)
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.gif, self.png, self.npz] if self.frames else []
+
+    def watch(self, found: Any) -> None:
+        """Keeps the log-probabilities of a `Prediction`, if it is the film's utterance."""
+        if found.index == self.index:
+            self._log_probs = found.log_probs.copy()
+
+    def add(self, figures: EpochMetrics) -> None:
+        """Adds what was watched, if anything. Raises UserError where it cannot be written."""
+        if self._log_probs is None:
+            return
+        log_probs, self._log_probs = self._log_probs, None
+        columns = np.arange(len(self.vocabulary))
+        if len(columns) > KEPT_LABELS:
+            likely = log_probs.max(axis=0) >= np.log(KEPT_FROM)
+            columns = columns[likely | (columns == self.vocabulary.blank)]
+        decode = GreedyDecoder(self.vocabulary)
+        self._keep(
+            Frame(
+                figures.epoch,
+                figures.step,
+                figures.val_wer,
+                figures.blank_share,
+                decode(log_probs[:, None], np.array([len(log_probs)]))[0],
+                columns,
+                log_probs[:, columns].clip(np.finfo(np.float16).min).astype(np.float16),
+            )
+        )
+        self._write()
+
+    def draw(self) -> None:
+        """Raises UserError where a picture cannot be written."""
+        if not self.frames:
+            return
+        if (rows := self._labels_shown()) != self._rows:  # at first; where labels are many, again
+            self._rows, self._drawn = rows, Gif()
+            self._painter = EmissionPlotter(
+                [self.vocabulary.labels[row] for row in rows],
+                len(self.frames[0].log_probs),
+                float(self.source.durations[self.index]),
+                self._features,
+                self.reference,
+            )
+        for frame in self.frames[len(self._drawn) :]:
+            self._drawn.append(self._painter.picture([self._shot(frame)]))
+        with replacing(self.gif, durable=False) as partial:
+            partial.write_bytes(self._drawn.encoded(SECONDS, LONGEST, HELD))
+        # The early ones are closer together: there letters come out.
+        chosen = np.unique(np.geomspace(1, len(self.frames), STILLS).round().astype(int)) - 1
+        still = self._painter.picture([self._shot(self.frames[number]) for number in chosen])
+        with replacing(self.png, durable=False) as partial:
+            as_image(still).save(partial)
+
+    def _shot(self, frame: Frame) -> EmissionFrame:
+        column = {label: number for number, label in enumerate(frame.columns.tolist())}
+        probabilities = np.zeros((len(self._rows), len(frame.log_probs)))
+        for number, label in enumerate(self._rows):
+            if label in column:
+                probabilities[number] = np.exp(frame.log_probs[:, column[label]].astype(float))
+        title = f"validation WER {frame.wer:.1f} %, blanks {frame.blanks:.0f} %"
+        return EmissionFrame(f"epoch {frame.epoch:g}: {title}", probabilities, frame.text)
+
+    def _labels_shown(self) -> list[int]:
+        """The labels with a row, the blank below the others."""
+        labels, blank = np.arange(len(self.vocabulary)), self.vocabulary.blank
+        if len(labels) > SHOWN_LABELS:
+            labels = np.flatnonzero(self._likeliest >= SHOWN_FROM)
+            labels = labels[np.argsort(-self._likeliest[labels], kind="stable")[:MOST_SHOWN]]
+        return [*sorted(set(labels.tolist()) - {blank}), blank]
+
+    @functools.cached_property
+    def _features(self) -> np.ndarray:
+        """(F, T) as the network reads them."""
+        row = next(self.source.read([self.index]))
+        if row.features is not None:
+            return row.features
+        return self.featurizer(row.samples(self.featurizer))
+
+    def _keep(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        highest = np.exp(frame.log_probs.max(axis=0).astype(float))
+        np.maximum.at(self._likeliest, frame.columns, highest)
+
+    def _write(self) -> None:
+        """One array for each of `_PER_FRAME`, (N,), and for the log-probabilities, (N, T', K); -inf
+        where a label was not kept."""
+        columns = functools.reduce(np.union1d, (frame.columns for frame in self.frames))
+        shape = (len(self.frames), len(self.frames[0].log_probs), len(columns))
+        log_probs = np.full(shape, -np.inf, np.float16)
+        for number, frame in enumerate(self.frames):
+            log_probs[number][:, np.searchsorted(columns, frame.columns)] = frame.log_probs
+        with replacing(self.npz) as partial:
+            np.savez(
+                partial,
+                id=self.id,
+                reference=self.reference,
+                seconds=self.source.durations[self.index],
+                labels=[self.vocabulary.labels[column] for column in columns],
+                columns=columns,
+                log_probs=log_probs,
+                **{key: [getattr(frame, key) for frame in self.frames] for key in _PER_FRAME},
+            )
+
+    def _read(self) -> list[Frame]:
+        """The frames in the file; none where they are of another utterance."""
+        try:
+            with np.load(self.npz) as found:
+                if (found["id"].item(), found["reference"].item()) != (self.id, self.reference):
+                    return []
+                values = zip(*(found[key].tolist() for key in _PER_FRAME))
+                return [
+                    Frame(*each, found["columns"], log_probs)
+                    for each, log_probs in zip(values, found["log_probs"], strict=True)
+                ]
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{self.npz}: not the frames of a training run ({error}); move it away, or the one "
+                "of the run back"
+            ) from error
+
+
+_PER_FRAME = ("epoch", "step", "wer", "blanks", "text")  # as in `Frame`

@@ -1,0 +1,164 @@
+"""What a run trains on, and in which batches of which epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from common.data.batch_sampler import PlannedBatch, plan_epoch, static_shapes
+from common.data.dataset import Dataset
+from common.model.speech_model import SpeechModel
+from common.utils.errors import UserError
+
+
+class EpochPlan:
+    """The plans of a run's epochs, for this rank and, where it matters, for all."""
+
+    def __init__(
+        self,
+        speech_model: SpeechModel,
+        source: Dataset,
+        rank: int = 0,
+        ranks: int = 1,
+        slowest: float = 1.0,
+    ):
+        """`slowest`: the factor of speed by which augmentation makes utterances the longest."""
+        data, training = speech_model.config.DataConfig, speech_model.config.TrainingConfig
+        if training.accumulation_step < 1:
+            raise UserError(
+                f"TrainingConfig.accumulation_step={training.accumulation_step}: expected 1 or more"
+            )
+        self.source, self.rank, self.ranks = source, rank, ranks
+        self.accumulation = training.accumulation_step
+        self.versions = SpeedVariants(source, training.seed)
+        self.shapes = None
+        if speech_model.static_training:
+            self.shapes = static_shapes(
+                self.versions.most_frames,
+                self.versions.labels,
+                data.static_shapes,
+                data.pad_align,
+                slowest,
+            )
+        self.arguments = {
+            "batch_size": data.batch_size,
+            "seed": training.seed,
+            "world_size": ranks,
+            "shapes": self.shapes,
+        }
+        self.batches = len(self.plan(0))
+        self.steps_per_epoch = math.ceil(self.batches / self.accumulation)
+        self._totals: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch of this rank."""
+        return self.batches
+
+    @property
+    def utterances(self) -> int:
+        """In an epoch, of all ranks."""
+        return len(self.versions.labels)
+
+    @property
+    def hours(self) -> float:
+        """Of speech in an epoch, at the speed of each utterance's first recording."""
+        return float(self.source.durations[self.versions.first].sum()) / 3600
+
+    def plan(self, epoch: int, rank: int | None = None) -> list[PlannedBatch]:
+        chosen = self.versions.draw(epoch)
+        # Shapes by the longest version: their numbers of batches are the same in every epoch.
+        frames = self.versions.most_frames if self.shapes else self.source.frames[chosen]
+        plan = plan_epoch(
+            frames,
+            self.versions.labels,
+            epoch=epoch,
+            rank=self.rank if rank is None else rank,
+            **self.arguments,
+        )
+        return [
+            replace(batch, indices=tuple(chosen[list(batch.indices)].tolist())) for batch in plan
+        ]
+
+    def counting(self, epoch: int, first: int, count: int) -> int:
+        """Utterances that count, over all ranks, in `count` batches from batch `first` on."""
+        if self._totals is None or self._totals[0] != epoch:
+            valid = [
+                [planned.valid for planned in self.plan(epoch, rank)] for rank in range(self.ranks)
+            ]
+            self._totals = epoch, np.sum(valid, axis=0)
+        return int(self._totals[1][first : first + count].sum())
+
+
+class SpeedVariants:
+    """The recordings of each utterance of a source: one, or several at different speeds.
+
+    most_frames, labels, first: (U,) for each utterance the feature frames of its longest recording,
+        its label count, and the index of its first recording in the source.
+    """
+
+    def __init__(self, source: Dataset, seed: int):
+        self.seed = seed
+        self.order = np.argsort(source.spoken, kind="stable")  # utterance by utterance
+        _, self.starts, self.counts = np.unique(
+            source.spoken[self.order], return_index=True, return_counts=True
+        )
+        self.most_frames = np.maximum.reduceat(source.frames[self.order], self.starts)
+        self.first = self.order[self.starts]
+        self.labels = source.label_counts[self.first]
+
+    def draw(self, epoch: int) -> np.ndarray:
+        """(U,) One recording of each utterance, as indices of the source, by seed and epoch."""
+        rng = np.random.default_rng((self.seed, epoch, len(self.order)))
+        return self.order[self.starts + rng.integers(self.counts)]
+
+
+def select_training_examples(
+    speech_model: SpeechModel, source: Dataset, log: logging.Logger
+) -> Dataset:
+    """The part of a source that is trained on: what has the wanted duration and fits CTC, then the
+    subset that was asked for. Files converted with wider limits need no new conversion."""
+    data = speech_model.config.DataConfig
+    fits = speech_model.output_frames(source.frames) >= source.ctc_frames
+    lasts = (source.durations >= data.min_duration) & (source.durations <= data.max_duration)
+    wanted = np.ones(len(source), bool)
+    if data.ignore_offline_speed_perturbation:
+        wanted = np.array([not entry.copy_of for entry in source.entries], bool)
+        if copies := np.count_nonzero(~wanted):
+            why = "at another speed (DataConfig.ignore_offline_speed_perturbation)"
+            log.info(f"left out: {copies} recordings {why}")
+    for good, why in (
+        (fits, "whose text does not fit the network's output frames"),
+        (lasts, "shorter than DataConfig.min_duration or longer than max_duration"),
+    ):
+        if left := np.count_nonzero(wanted & ~good):
+            log.info(f"left out: {left} utterances {why}")
+    chosen = np.flatnonzero(wanted & fits & lasts)
+    if data.max_hours > 0 or data.max_utterances > 0:
+        _, firsts = np.unique(source.spoken[chosen], return_index=True)  # copies go with them
+        rng = np.random.default_rng(speech_model.config.TrainingConfig.seed)
+        order = rng.permutation(chosen[np.sort(firsts)])
+        if data.max_hours > 0:
+            hours = np.cumsum(source.durations[order]) / 3600
+            order = order[: max(1, int(np.searchsorted(hours, data.max_hours, side="right")))]
+        if data.max_utterances > 0:
+            order = order[: data.max_utterances]
+        chosen = chosen[np.isin(source.spoken[chosen], source.spoken[order])]
+    if len(chosen) == 0:
+        raise UserError(
+            f"nothing to train on: none of {len(np.unique(source.spoken))} utterances fits the "
+            "network's output frames and lasts from DataConfig.min_duration to max_duration"
+        )
+    return source if len(chosen) == len(source) else source.subset(chosen)
+
+
+def identity_of(source: Dataset, ranks: int) -> dict[str, Any]:
+    """What of the data must be the same for a run to go on exactly."""
+    digest = hashlib.sha256()
+    for entry in source.entries:
+        digest.update(f"{entry.id}\n{entry.text}\n{entry.frames}\n".encode())
+    return {"utterances": len(source), "digest": digest.hexdigest()[:16], "ranks": ranks}

@@ -1,0 +1,116 @@
+"""The figures of a run over time: a CSV file for programs, a picture for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from common.utils.errors import UserError
+from common.utils.files import replacing, write_text
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One evaluation while training."""
+
+    epoch: float  # epochs done, with the share of the current one
+    step: int  # optimizer steps done
+    minutes: float  # spent training
+    learning_rate: float
+    train_loss: float  # mean per utterance since the last evaluation, nats
+    val_wer: float | None  # percent; None without a validation set
+    val_cer: float | None
+    blank_share: float | None  # percent of the frames
+    speech_per_second: float  # seconds of speech trained on per second
+    data_wait: float  # percent of the time spent waiting for data
+    skipped: int  # non-finite steps so far
+
+
+class History:
+    """The rows of `metrics.csv`, kept in step with the checkpoint that training resumes from."""
+
+    def __init__(self, path: str | Path, resumed_step: int = 0):
+        self.path = Path(path)
+        self.rows: list[EpochMetrics] = []
+        if resumed_step and self.path.is_file():
+            self.rows = [row for row in _read(self.path) if row.step <= resumed_step]
+
+    def add(self, figures: EpochMetrics) -> None:
+        """Adds a row. Raises UserError where the file cannot be written."""
+        self.rows.append(figures)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [entry.name for entry in fields(EpochMetrics)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        write_text(self.path, text.getvalue())
+
+    def draw(self, path: str | Path, title: str) -> None:
+        """Loss, error rates with the blank share, and learning rate over the epochs, as a PNG.
+
+        Raises UserError where the file cannot be written.
+        """
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        epochs = [row.epoch for row in self.rows]
+        marker = "o" if len(self.rows) < 40 else None
+        figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+        figure.suptitle(title)
+
+        def plot(axis, key: str, label: str, colour: str) -> None:
+            values = [getattr(row, key) for row in self.rows]
+            axis.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3)
+
+        plot(axes[0], "train_loss", "training loss", "tab:blue")
+        axes[0].set(ylabel="CTC loss per utterance [nats]", title="loss")
+        axes[0].set_ylim(bottom=0)
+        if any(row.val_wer is not None for row in self.rows):
+            plot(axes[1], "val_wer", "WER", "tab:red")
+            plot(axes[1], "val_cer", "CER", "tab:orange")
+            plot(axes[1], "blank_share", "blank frames", "lightgray")
+            axes[1].legend()
+            highest = max(row.val_wer or 0 for row in self.rows)
+            axes[1].set_ylim(0, min(max(highest, 100), 120) + 2)
+        else:
+            axes[1].text(0.5, 0.5, "no validation set", ha="center", transform=axes[1].transAxes)
+        axes[1].set(ylabel="percent", title="on the validation set")
+        plot(axes[2], "learning_rate", "learning rate", "tab:green")
+        axes[2].set(title="learning rate")
+        axes[2].set_ylim(bottom=0)
+        for axis in axes:
+            axis.set_xlabel("epoch")
+            axis.set_xlim(left=0)
+            axis.grid(alpha=0.3)
+        try:
+            with replacing(path) as partial:
+                figure.savefig(partial, dpi=110)
+        finally:
+            pyplot.close(figure)
+
+
+def _read(path: Path) -> list[EpochMetrics]:
+    kinds = {entry.name: entry.type for entry in fields(EpochMetrics)}
+    try:
+        return _rows(path, kinds)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: not the figures of a training run ({error}); move it away, or the one of the "
+            "run back"
+        ) from error
+
+
+def _rows(path: Path, kinds: dict[str, str]) -> list[EpochMetrics]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            EpochMetrics(
+                **{
+                    name: None if text == "" else int(text) if kinds[name] == "int" else float(text)
+                    for name, text in row.items()
+                }
+            )
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,174 @@
+"""Large files over HTTP: resumed where they stopped, and verified before they bear their name."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from common.utils.errors import UserError
+
+_CHUNK = 1 << 20  # bytes
+_TIMEOUT = 60.0  # seconds without a byte
+_TRIES = 6  # in a row that bring nothing, before it is given up
+_LONGEST_PAUSE = 60.0  # seconds between two tries
+_PASSING = (408, 425, 429)  # answers that another try may change; of 5xx all
+
+
+def download(
+    url: str,
+    path: Path,
+    md5: str,
+    log: Callable[[str], None] = print,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Fetches `url` to `path`, which is there, whole and with that checksum, or not there.
+
+    What has come lies in `<path>.part` and is continued by the next try or call. A file that is
+    there already is verified, and fetched again if it is another.
+
+    Raises UserError where the server does not answer, refuses, or gives another file twice, where
+    the disk is full, and where another process fetches the same.
+    """
+    part = path.with_name(f"{path.name}.part")
+    if path.is_file():
+        if md5_of(path) == md5:
+            return
+        log(f"{path}: its md5 sum is not {md5}, so it is damaged: fetching it again")
+        path.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(part, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{part}: another download is writing here; wait for it") from None
+        for last in (False, True):
+            _fetch_whole(url, file, path.name, log, sleep)
+            found = md5_of(part)
+            if found == md5:
+                part.rename(path)
+                return
+            _empty(file)
+            if not last:
+                log(f"{url}: md5 {found}, expected {md5}: fetching it once more from its start")
+        part.unlink()
+    raise UserError(
+        f"{url}: md5 {found} instead of {md5} twice: it is another file, or damaged on the way (a "
+        "proxy?); try another mirror"
+    )
+
+
+def md5_of(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)  # a checksum against damage, as published
+    size = path.stat().st_size
+    with open(path, "rb") as file, _bar(f"checking {path.name}", size) as bar:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def _bar(label: str, total: int | None, initial: int = 0) -> tqdm:
+    """Done, rate and time left, where somebody looks at a terminal."""
+    return tqdm(
+        desc=label,
+        total=total,
+        initial=initial,
+        unit="B",
+        unit_scale=True,
+        disable=None,
+        leave=False,
+    )
+
+
+def _fetch_whole(
+    url: str, file: BinaryIO, label: str, log: Callable[[str], None], sleep: Callable[[float], None]
+) -> None:
+    """Fetches what `file`, open for appending, lacks, in as many tries as bring something."""
+    vain = 0
+    while True:
+        before = file.tell()
+        try:
+            _fetch(url, file, label, log)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and before:  # nothing behind this: whole, as the sum will tell
+                return
+            reason = f"HTTP {error.code} {error.reason}"
+            if error.code < 500 and error.code not in _PASSING:
+                raise UserError(f"{url}: {reason}; is the address right?") from None
+        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
+        vain = 0 if file.tell() > before else vain + 1
+        if vain >= _TRIES:
+            raise UserError(
+                f"{url}: cannot be fetched ({reason}) in {_TRIES} tries; {file.tell():,} bytes are "
+                "kept, and the same command goes on from there, also with another mirror"
+            )
+        pause = min(2.0**vain, _LONGEST_PAUSE)
+        log(f"{label}: {reason}; going on at {file.tell():,} bytes in {pause:.0f} s")
+        sleep(pause)
+
+
+def _fetch(url: str, file: BinaryIO, label: str, log: Callable[[str], None]) -> None:
+    have = file.tell()
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        if have and not _continues(response, have):
+            _empty(file)  # the server gives all of it or nothing
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else have + int(length)
+        free = shutil.disk_usage(Path(file.name).parent).free
+        if total is not None and total - have > free:
+            raise UserError(
+                f"{file.name}: {(total - have) / 1e9:.1f} GB are still to come, and the disk has "
+                f"{free / 1e9:.1f} GB left"
+            )
+        with _bar(label, total, have) as bar:
+            shown, started, done = have * 10 // total if total else 0, time.monotonic(), have
+            while chunk := response.read(_CHUNK):
+                _write(file, chunk)
+                done += len(chunk)
+                bar.update(len(chunk))
+                if bar.disable and total and done * 10 // total > shown and done < total:
+                    shown = done * 10 // total
+                    rate = (done - have) / max(time.monotonic() - started, 1e-3)
+                    log(
+                        f"{label}: {10 * shown} % of {total / 1e9:.2f} GB, {rate / 1e6:.1f} MB/s, "
+                        f"{(total - done) / rate / 60:.1f} minutes left"
+                    )
+        if total is not None and done < total:
+            raise ConnectionError(f"the connection ended {total - done:,} bytes early")
+
+
+def _continues(response: Any, have: int) -> bool:
+    """Whether an answer starts where we stopped: bytes 100-999/1000."""
+    given = response.headers.get("Content-Range", "")
+    return response.status == 206 and given.startswith(f"bytes {have}-")
+
+
+def _empty(file: BinaryIO) -> None:
+    file.truncate(0)
+    file.seek(0)  # or else `tell` says what was
+
+
+def _write(file: BinaryIO, chunk: bytes) -> None:
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise UserError(
+            f"{file.name}: cannot be written ({error.strerror}); make room, and the same command "
+            "goes on"
+        ) from None
