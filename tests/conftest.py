@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # Shells have what they start in the background ignore SIGINT, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import common  # noqa: E402, F401  (settles the environment before any test loads mindspore)
+from common.utils import runtime  # noqa: E402
+
+runtime.set_environment()  # before any test loads mindspore
 
 
 @pytest.fixture(scope="session")
 def cpu() -> str:
     """MindSpore on the CPU in graph mode, as the entry points set it up."""
-    from common.utils import runtime
-
     return runtime.set_device("CPU")
 
 

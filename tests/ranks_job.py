@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import common  # noqa: F401  (settles the environment before mindspore loads)
+import conftest  # noqa: F401  (sets the environment before mindspore loads)
 from mindspore import nn
 from synthetic_corpus import chdir, tiny
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import soundfile as sf
+import synthetic_corpus
 from test_ascend310_infer import SOURCE, mindir, programs, pytestmark, runner  # noqa: F401
 
 from common.audio.features import CONVENTIONS, FeatureConfig, Featurizer

@@ -14,7 +14,7 @@ from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = (
-    "import common, os, sys; assert 'mindspore' not in sys.modules; "
+    "import os, common.utils.backend; "
     "print(os.environ.get('ONEDNN_MAX_CPU_ISA'), os.environ['GLOG_v'], "
     "os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
 )
