@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import conftest  # noqa: F401  (sets the environment before mindspore loads)
+import numpy as np
 from mindspore import nn
 from synthetic_corpus import chdir, tiny
 

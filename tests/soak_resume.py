@@ -30,9 +30,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import conftest  # noqa: F401  (sets the environment before mindspore loads)
 import numpy as np
 import yaml
-from conftest import common  # noqa: F401  (settles the environment before mindspore loads)
 from synthetic_corpus import make_corpus, settings
 
 from common.launching.supervise import descendants
