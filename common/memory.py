@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,11 +49,15 @@ class MemoryEstimate:
         a user's wish as many as stay under the limit."""
         if self.micro_batch > 0:
             return self.micro_batch
+        if self.per_frame == 0:  # no forecast
+            return sys.maxsize
         frames = self.together or frames
         return max(1, int((self.limit - self.fixed) / (self.per_frame * frames)))
 
     def line(self, batch_size: int, longest: int) -> str:
         """What a user should know before the start."""
+        if math.isinf(self.limit):
+            return "memory: no forecast for this model"
         rows = min(batch_size, self.rows(longest))
         peak = self.peak(rows, longest)
         text = (
@@ -93,10 +99,12 @@ def forecast_memory(
     config = speech_model.config
     limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory() / processes
     dimension = speech_model.featurizer.dimension
-    per_frame = speech_model.recipe.activation_bytes(config.ModelConfig, dimension)
     micro_batch = config.TrainingConfig.micro_batch
-    recipe = speech_model.recipe
-    copies = recipe.weight_copies + (AVERAGE_COPIES if config.TrainingConfig.ema else 0)
+    model = speech_model.recipe.memory
+    if model is None:
+        return MemoryEstimate(speech_model.parameters(), 0.0, math.inf, micro_batch)
+    per_frame = model.activation_bytes(config.ModelConfig, dimension)
+    copies = model.weight_copies + (AVERAGE_COPIES if config.TrainingConfig.ema else 0)
     frames = [frames for frames, _ in shapes or () if speech_model.device == "CPU"]
     graphs = max(1, len(frames))
     return MemoryEstimate(
@@ -105,7 +113,7 @@ def forecast_memory(
         limit,
         micro_batch,
         copies,
-        recipe.graph_bytes(config.ModelConfig),
+        model.graph_bytes(config.ModelConfig),
         sum(frames),
         graphs,
     )
@@ -123,6 +131,8 @@ class ForwardMemoryEstimate:
     @property
     def most_frames(self) -> int:
         """Of all utterances of a batch together, padded."""
+        if self.per_frame == 0:  # no forecast
+            return sys.maxsize
         return max(0, int((self.limit - self.fixed) / self.per_frame))
 
     def peak(self, frames: int) -> float:
@@ -143,13 +153,13 @@ class ForwardMemoryEstimate:
 def forecast_forward(speech_model: SpeechModel) -> ForwardMemoryEstimate:
     """Memory of recognising with this network."""
     features = speech_model.featurizer
-    per_frame = speech_model.recipe.activation_bytes(
-        speech_model.config.ModelConfig, features.dimension
-    )
-    graph = speech_model.recipe.graph_bytes(speech_model.config.ModelConfig)
+    frame_seconds = features.config.hop_length / features.config.sample_rate
+    model, config = speech_model.recipe.memory, speech_model.config.ModelConfig
+    if model is None:
+        return ForwardMemoryEstimate(PROCESS, 0.0, math.inf, frame_seconds)
     return ForwardMemoryEstimate(
-        PROCESS + graph + 4 * speech_model.recipe.forward_copies * speech_model.parameters(),
-        speech_model.recipe.forward_share * per_frame,
+        PROCESS + model.graph_bytes(config) + 4 * model.forward_copies * speech_model.parameters(),
+        model.forward_share * model.activation_bytes(config, features.dimension),
         0.8 * runtime.machine_memory(),
-        features.config.hop_length / features.config.sample_rate,
+        frame_seconds,
     )

@@ -356,7 +356,6 @@ def third_recipe(folder: Path) -> Recipe:
             FeatureConfig(kind="logmel", sample_rate=RATE, bands=data.Spectrum.bands)
         ),
         output_frames=lambda config, frames: (frames - 1) // 2 + 1,
-        activation_bytes=lambda config, dimension: 40.0 * config.channels,
         head="last",
     )
 

@@ -32,6 +32,7 @@ from common.doctor.advice import (
 )
 from common.doctor.measuring import MARK
 from common.memory import MemoryEstimate
+from common.model.recipe import MemoryModel
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
@@ -472,11 +473,7 @@ def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
         "GPU" if case == "a card" else "CPU",
         SimpleNamespace(dimension=2),
         Vocabulary(("_", "A", "B")),
-        SimpleNamespace(
-            activation_bytes=lambda model, dimension: 10_000.0,
-            weight_copies=13.5,
-            graph_bytes=lambda model: 0.0,
-        ),
+        SimpleNamespace(memory=MemoryModel(lambda model, dimension: 10_000.0, 0.4, 13.5, 5.0)),
     )
     source = Listed([Entry(str(n), "A", 0.0, 100 + 10 * n, 5, 5) for n in range(40)])
     clock = Clock(MemoryEstimate(parameters=1000, per_frame=1.0, limit=2 << 30))

@@ -244,7 +244,7 @@ def test_a_checkpoint_of_another_size_is_refused(narrow, tmp_path):
 def test_forward_and_gradient_are_those_of_torch(narrow):
     """Padded batch in evaluation; unpadded batch in training, through batch norm and CTC."""
     torch = pytest.importorskip("torch")
-    from common.nn.losses import CTCLoss
+    from common.nn.losses import CTCLoss, CTCObjective
     from common.training.optimizers import Gradients
 
     network, run = narrow
@@ -281,7 +281,7 @@ def test_forward_and_gradient_are_those_of_torch(narrow):
     gradients = {name: value.grad.numpy() for name, value in theirs.named_parameters()}
 
     weights = network.trainable_params()
-    cell = Gradients(network, CTCLoss(28), weights).set_train()
+    cell = Gradients(CTCObjective(network, CTCLoss(28)), weights).set_train()
     integers = [Tensor(array, ms.int32) for array in (lengths, targets, counts)]
     losses, found = cell(Tensor(features), *integers, Tensor([0.5, 0.5], ms.float32))
     np.testing.assert_allclose(losses.asnumpy(), expected_losses.detach().numpy(), rtol=1e-4)

@@ -16,7 +16,7 @@ from common import config as shared
 from common.data.loader import Batch
 from common.memory import MemoryEstimate, forecast_memory
 from common.model.checkpoint import STATELESS
-from common.model.recipe import Recipe
+from common.model.recipe import MemoryModel, Recipe
 from common.model.speech_model import Forward, SpeechModel
 from common.nn.dropout import Dropout
 from common.nn.layers import frame_mask, uniform
@@ -80,7 +80,7 @@ RECIPE = Recipe(
     build_network=Linear,
     build_featurizer=lambda data: SimpleNamespace(dimension=DIMENSION),
     output_frames=lambda config, frames: frames,
-    activation_bytes=lambda config, dimension: 1.0,
+    memory=MemoryModel(lambda config, dimension: 1.0, 0.4, 13.5, 5.0),
     head="out",
 )
 OPTIMISER = shared.OptimConfig(optimizer="SGD", momentum=0.9, weight_decay=0.0)
@@ -263,7 +263,7 @@ def test_repeats_enter_neither_gradients_nor_the_statistics_of_normalisation(
         np.testing.assert_allclose(padded[name], alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
     for parameter, found, expected in zip(step.update.weights, seen[1], seen[0], strict=True):
         assert np.abs(expected).max() > 0
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=parameter.name)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=parameter.name)
 
 
 def test_a_rank_that_only_keeps_step_gives_nothing_and_takes_what_the_others_found(normalised):

@@ -118,13 +118,15 @@ def network_of(recipe: Recipe, preset: str) -> Any:
 def smallest_preset(recipe: Recipe, config: Any) -> str:
     """The preset whose network keeps least in memory for a frame, a cheap sign of a small one, if
     that is less than the configured one keeps; else "". How much quicker it is, is to be timed."""
+    if recipe.memory is None:
+        return ""
     dimension = recipe.build_featurizer(config.DataConfig).dimension
     sizes = {
-        name: recipe.activation_bytes(network_of(recipe, name), dimension)
+        name: recipe.memory.activation_bytes(network_of(recipe, name), dimension)
         for name in recipe.presets()
     }
     name = min(sizes, key=sizes.get, default="")
-    ours = recipe.activation_bytes(config.ModelConfig, dimension)
+    ours = recipe.memory.activation_bytes(config.ModelConfig, dimension)
     return name if name and sizes[name] < ours else ""
 
 

@@ -1,43 +1,109 @@
-"""What a model folder gives to the shared code: config, network, featurizer, a few formulas."""
+"""What a model folder gives to the shared code: its configuration, network, tokenizer, training
+objective and decoder, and a few formulas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.audio.features import Featurizer, build_featurizer
 from common.config import InferConfig
+from common.text.tokenizer import CharacterTokenizer, Tokenizer
+
+if TYPE_CHECKING:  # these load MindSpore, which a recipe does without
+    from common.model.decoder import SpeechDecoder
+    from common.model.graphs import ExportGraph
+    from common.model.speech_model import SpeechModel
+    from common.utils.backend import nn
+
+
+def ctc_objective(network: nn.Cell, tokenizer: Tokenizer) -> nn.Cell:
+    """Connectionist temporal classification (Graves et al. 2006) over a network's outputs.
+
+    Args:
+        network: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,).
+        tokenizer: One with a blank.
+
+    Returns:
+        A cell (features, lengths, targets (B, L), target_lengths (B,)) -> losses (B,) in nats.
+    """
+    from common.nn.losses import CTCLoss, CTCObjective
+
+    if tokenizer.blank is None:
+        raise ValueError("CTC needs a tokenizer with a blank")
+    return CTCObjective(network, CTCLoss(tokenizer.blank))
+
+
+def ctc_decoder(speech_model: SpeechModel, decoding: Any) -> SpeechDecoder:
+    """The network's log-probabilities, and the search over them that an `LMConfig` describes."""
+    from common.decoding.decoders import make_decoder
+    from common.model.decoder import CTCDecoder
+    from common.model.speech_model import Forward
+
+    return CTCDecoder(Forward(speech_model), make_decoder(decoding, speech_model.tokenizer))
+
+
+def single_graph(speech_model: SpeechModel) -> Sequence[ExportGraph]:
+    """One graph: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,)."""
+    from common.model.graphs import ctc_graph
+
+    return [ctc_graph(speech_model)]
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Memory that a network takes, measured by benchmarks/memory.py; see `common.memory`.
+
+    Attributes:
+        activation_bytes: (model_config, dimension of the features) -> bytes of a train step per
+            feature frame.
+        forward_share: Share of `activation_bytes` that a forward pass takes.
+        weight_copies: Memory of a train step that goes with the weights, in copies of them.
+        forward_copies: The same of a forward pass; the checkpoint's own copy is one of them.
+        graph_bytes: model_config -> bytes of its compiled graph, beyond that of a few layers.
+    """
+
+    activation_bytes: Callable[[Any, int], float]
+    forward_share: float
+    weight_copies: float
+    forward_copies: float
+    graph_bytes: Callable[[Any], float] = lambda model_config: 0.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model, as the entry points of `common` see it.
+    """A model, as the shared code sees it. A further model is one new folder with one of these.
 
-    train_config, eval_config, infer_config: make fresh configuration objects with the model's
-        defaults.
-    build_network(model_config, dimension, classes, rng, device): an nn.Cell that keeps the
-        contract features (B, F, T), lengths (B,) -> log_probs (T', B, C), lengths (B,).
-    output_frames(model_config, frames): the network's length arithmetic.
-    activation_bytes(model_config, dimension): memory of a train step per feature frame, for the
-        forecast that keeps training inside the machine (`common.memory`).
-    forward_share: what a forward pass takes of `activation_bytes`.
-    weight_copies, forward_copies: memory of a train step, and of a forward pass, that goes with the
-        weights, in copies of them.
-    graph_bytes(model_config): memory of its compiled graph, beyond that of a few layers.
-    rename_parameter: an older name of a checkpoint parameter -> today's.
-    head: beginning of the names of the output layer's parameters, which start anew when the
-        vocabulary changes.
-    build_featurizer(data_config): samples (N,) -> features (F, T); where none is given, by the keys
-        of DataConfig.SpectConfig.
-    needs_static_shapes(model_config): whether the network cannot take dynamic shapes.
-    translate_yaml(values): the groups of keys that the YAML file of another project means, and
-        under "labels" its vocabulary without the blank; None for a file of ours.
-    pretrained: checkpoint that ships with the model, used where none is named.
-    onnx_network(graph, model_config, weights, features, lengths): adds the network to a
-        `common.export.onnx.Graph`; weights: its parameters as arrays, by name. Returns the names of
-        the tensors of its contract. None: it cannot be written as ONNX.
+    Attributes:
+        name: Of the model and of its folder.
+        folder: Where presets/ and the default labels file are.
+        train_config: Makes a fresh training configuration with the model's defaults.
+        eval_config: The same for evaluation.
+        build_network: (model_config, dimension of the features, number of labels, numpy random
+            generator, device) -> an nn.Cell that honours lengths: padding never changes a result.
+        output_frames: (model_config, feature frames) -> output frames of the network, or of its
+            encoder: an int, a numpy array or a Tensor, as the frames are.
+        head: Beginning of the names of the output layer's parameters, which start anew when the
+            labels change.
+        tokenizer: The class that reads DataConfig.labels_path.
+        build_featurizer: DataConfig -> samples (N,) to features (F, T).
+        build_objective: (network, tokenizer) -> an nn.Cell (features (B, F, T), lengths (B,),
+            targets (B, L), target_lengths (B,)) -> losses (B,). Rows of no frames and no labels
+            must give a finite loss, and finite gradients: they fill batches up, with weight 0.
+        build_decoder: (speech_model, LMConfig) -> a `SpeechDecoder`. It may own a second model.
+        exports: speech_model -> the graphs of an export; None: the model cannot be exported.
+        memory: None: no forecast, and nothing is refused for its size.
+        rename_parameter: An older name of a checkpoint's parameter -> today's.
+        needs_static_shapes: model_config -> whether the network cannot take dynamic shapes.
+        pretrained: Checkpoint that ships with the model, used where none is named.
+        infer_config: Makes a fresh configuration of preprocess.py and postprocess.py.
+        translate_yaml: Values of another project's YAML file -> our groups of keys, and under
+            "labels" its labels without the blank; None for a file of ours.
+        onnx_network: (graph, model_config, weights by name, features, lengths): adds the network to
+            a `common.export.onnx.Graph` and returns the names of its two outputs. None: it cannot
+            be written as ONNX.
     """
 
     name: str
@@ -46,20 +112,18 @@ class Recipe:
     eval_config: Callable[[], Any]
     build_network: Callable[..., Any]
     output_frames: Callable[[Any, Any], Any]
-    activation_bytes: Callable[[Any, int], float]
     head: str
-    rename_parameter: Callable[[str], str] = lambda name: name
+    tokenizer: type[Tokenizer] = CharacterTokenizer
     build_featurizer: Callable[[Any], Featurizer] = build_featurizer
+    build_objective: Callable[[Any, Tokenizer], Any] = ctc_objective
+    build_decoder: Callable[[SpeechModel, Any], SpeechDecoder] = ctc_decoder
+    exports: Callable[[SpeechModel], Sequence[ExportGraph]] | None = single_graph
+    memory: MemoryModel | None = None
+    rename_parameter: Callable[[str], str] = lambda name: name
     needs_static_shapes: Callable[[Any], bool] = lambda model_config: False
-    # DeepSpeech2's. Peaks in GiB, measured and forecast, by benchmarks/memory.py --forward: full
-    # size, 1 x 2000 frames 2.5 and 3.1, 1 x 8000 4.3 and 5.4; quickstart, 1 x 8000 1.0 and 1.4.
-    forward_share: float = 0.4
-    weight_copies: float = 13.5
-    forward_copies: float = 5.0  # a checkpoint's own among them
-    graph_bytes: Callable[[Any], float] = lambda model_config: 0.0
     pretrained: Path | None = None
     infer_config: Callable[[], Any] = InferConfig
-    translate_yaml: Callable[[dict], dict | None] = lambda values: None
+    translate_yaml: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda values: None
     onnx_network: Callable[..., tuple[str, str]] | None = None
 
     def frame_stride(self, model_config: Any) -> int:
@@ -72,11 +136,20 @@ class Recipe:
         return self.folder / "presets" / f"{name}.yaml"
 
     def presets(self) -> list[str]:
+        """Names of the presets that ship with the model."""
         return sorted(path.stem for path in (self.folder / "presets").glob("*.yaml"))
+
+    def load_tokenizer(self, config: Any) -> Tokenizer:
+        """The tokenizer of a training configuration.
+
+        Raises:
+            UserError: DataConfig.labels_path is missing or not what the tokenizer needs.
+        """
+        return self.tokenizer.from_file(labels_file(self, config))
 
 
 def labels_file(recipe: Recipe, config: Any) -> Path:
-    """DataConfig.labels_path: as it is, or in the model's folder."""
+    """DataConfig.labels_path as it is, or else in the model's folder."""
     path = Path(config.DataConfig.labels_path)
     inside = recipe.folder / path
     return inside if not path.exists() and inside.exists() else path

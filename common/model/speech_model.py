@@ -16,8 +16,9 @@ import numpy as np
 from common import config as configs
 from common.audio.features import Featurizer
 from common.model import checkpoint as checkpoints
-from common.model.recipe import Recipe, labels_file
-from common.text.tokenizer import Vocabulary
+from common.model.decoder import SpeechDecoder
+from common.model.recipe import Recipe
+from common.text.tokenizer import Tokenizer
 from common.utils import runtime
 from common.utils.backend import Tensor, ms, nn
 from common.utils.errors import UserError
@@ -30,25 +31,23 @@ _PATHS = ("train_manifest", "val_manifest", "test_manifest", "Data_dir")
 class SpeechModel:
     recipe: Recipe
     config: Any  # the training configuration, resolved
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
     featurizer: Featurizer
     network: nn.Cell
     device: str
 
     @classmethod
-    def create(
-        cls, recipe: Recipe, config: Any, vocabulary: Vocabulary, device: str
-    ) -> SpeechModel:
+    def create(cls, recipe: Recipe, config: Any, tokenizer: Tokenizer, device: str) -> SpeechModel:
         """With fresh weights, drawn from TrainingConfig.seed."""
         featurizer = recipe.build_featurizer(config.DataConfig)
         network = recipe.build_network(
             config.ModelConfig,
             featurizer.dimension,
-            len(vocabulary),
+            len(tokenizer),
             np.random.default_rng(config.TrainingConfig.seed),
             device,
         )
-        return cls(recipe, config, vocabulary, featurizer, network, device)
+        return cls(recipe, config, tokenizer, featurizer, network, device)
 
     @classmethod
     def from_checkpoint(
@@ -69,7 +68,7 @@ class SpeechModel:
         found = checkpoints.load(path)
         if found.metadata is None:
             config = fallback or recipe.train_config()
-            vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+            tokenizer = recipe.load_tokenizer(config)
             log(
                 f"{path} names no configuration: taking that of --train_config, or else the "
                 f"default of {recipe.name}, and the labels of {config.DataConfig.labels_path}"
@@ -79,8 +78,8 @@ class SpeechModel:
                 f"--train_config: checkpoint {path} carries its own configuration; leave it out"
             )
         else:
-            config, vocabulary = described(recipe, found)
-        speech_model = cls.create(recipe, config, vocabulary, device)
+            config, tokenizer = described(recipe, found)
+        speech_model = cls.create(recipe, config, tokenizer, device)
         if checkpoints.take_averages(found):
             log(f"{path}: taking the moving average of its weights (TrainingConfig.ema)")
         checkpoints.load_into(speech_model.network, found, recipe.rename_parameter)
@@ -99,10 +98,26 @@ class SpeechModel:
             "format": checkpoints.FORMAT,
             "model": self.recipe.name,
             "config": config,
-            "labels": list(self.vocabulary.labels),
+            **self.tokenizer.description(),
             "versions": runtime.versions(),
             **more,
         }
+
+    @property
+    def vocabulary(self) -> Any:
+        return self.tokenizer
+
+    def objective(self) -> nn.Cell:
+        """What a train step differentiates; see `Recipe.build_objective`."""
+        return self.recipe.build_objective(self.network, self.tokenizer)
+
+    def decoder(self, decoding: Any = None) -> SpeechDecoder:
+        """What turns features into hypotheses.
+
+        Args:
+            decoding: An `LMConfig`; None: greedy.
+        """
+        return self.recipe.build_decoder(self, decoding or configs.LMConfig())
 
     def output_frames(self, frames):
         """Output frames of the network for `frames` feature frames (int or array)."""
@@ -139,8 +154,10 @@ class SpeechModel:
         return sum(int(np.prod(weight.shape)) for weight in self.network.trainable_params())
 
 
-def described(recipe: Recipe, found: checkpoints.Checkpoint) -> tuple[Any, Vocabulary]:
-    """The configuration and the vocabulary that a checkpoint of this project carries."""
+def described(recipe: Recipe, found: checkpoints.Checkpoint) -> tuple[Any, Tokenizer]:
+    """The configuration and the tokenizer that a checkpoint of this project carries."""
+    if found.metadata is None:
+        raise UserError(f"checkpoint {found.path}: describes no network of this project")
     model = found.metadata.get("model")
     if model != recipe.name:
         raise UserError(
@@ -149,7 +166,7 @@ def described(recipe: Recipe, found: checkpoints.Checkpoint) -> tuple[Any, Vocab
         )
     config = recipe.train_config()
     configs.override(config, found.metadata["config"], f"checkpoint {found.path}")
-    return config, Vocabulary(tuple(found.metadata["labels"]))
+    return config, recipe.tokenizer.from_description(found.metadata)
 
 
 class Forward:

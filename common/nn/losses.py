@@ -1,4 +1,4 @@
-"""Training losses."""
+"""Training losses and objectives."""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ class CTCLoss(nn.Cell):
             zero_infinity=True,
         )
         return losses
+
+
+class CTCObjective(nn.Cell):
+    """A CTC network and its loss: what a train step differentiates.
+
+    features (B, F, T), lengths (B,), targets (B, L), target_lengths (B,) -> losses (B,) in nats.
+    """
+
+    def __init__(self, network: nn.Cell, loss: nn.Cell):
+        super().__init__(auto_prefix=False)  # the network keeps its parameter names
+        self.network, self.loss = network, loss
+
+    def construct(self, features, lengths, targets, target_lengths):
+        log_probs, lengths = self.network(features, lengths)
+        return self.loss(log_probs, lengths, targets, target_lengths)

@@ -1,26 +1,107 @@
-"""Transcripts, and the labels that spell them."""
+"""Tokenizers: from a transcript to the labels that a network learns, and back to text.
+
+A recipe names its `Tokenizer`; `CharacterTokenizer` spells texts with single characters. What is
+trained on and what is scored may differ: `encode` may turn characters into syllables, and a decoder
+turn syllables into characters again.
+"""
 
 from __future__ import annotations
 
 import json
 import unicodedata
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from common.utils.errors import UserError
 
 BLANK = "_"
 
 
+class Tokenizer(ABC):
+    """Text -> label ids -> text. Label ids are the indices of a network's output classes.
+
+    Attributes:
+        labels: What each output class stands for, as people read it.
+        blank: Index of CTC's blank; None for a network that is not trained with CTC.
+    """
+
+    labels: tuple[str, ...]
+    blank: int | None
+
+    @classmethod
+    @abstractmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """Read the file that DataConfig.labels_path names.
+
+        Raises:
+            UserError: It is missing or not what this tokenizer needs.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_description(cls, description: dict[str, Any]) -> Tokenizer:
+        """Rebuild a tokenizer from what `description` gave; other keys are ignored."""
+
+    def description(self) -> dict[str, Any]:
+        """What checkpoints, MindRecord files and exports keep of it, as JSON holds it."""
+        return {"labels": list(self.labels)}
+
+    @abstractmethod
+    def normalise(self, text: str) -> str:
+        """Text as it is scored: in the case and the Unicode form of the tokenizer."""
+
+    @abstractmethod
+    def unknown(self, text: str) -> set[str]:
+        """Characters of a normalised text that `encode` cannot spell."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Label ids to train on, of a normalised text.
+
+        Raises:
+            UserError: Some characters cannot be spelled; it names them.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """What label ids read as, without blanks."""
+
+    @abstractmethod
+    def words(self, text: str) -> list[str]:
+        """The words of a normalised text that the word error rate counts."""
+
+    def __len__(self) -> int:
+        """Number of labels, the blank included: the network's output classes."""
+        return len(self.labels)
+
+    def unknown_in(self, texts: Iterable[str]) -> Counter[str]:
+        """Characters that cannot be spelled, with the number of texts that hold them."""
+        return Counter(char for text in texts for char in self.unknown(self.normalise(text)))
+
+    def frames_needed(self, ids: Sequence[int]) -> int:
+        """Fewest output frames of the network for a transcript.
+
+        Args:
+            ids: Label ids of the transcript.
+
+        Returns:
+            Frames that CTC needs to spell them; 0 without a blank, where nothing is aligned.
+        """
+        return 0 if self.blank is None else ctc_frames_needed(ids)
+
+
 @dataclass(frozen=True)
-class Vocabulary:
+class CharacterTokenizer(Tokenizer):
     """Single characters in the order of a network's outputs, CTC's blank, written "_", among them.
 
-    Raises UserError without exactly one blank, for longer labels and for repeated ones.
+    Raises:
+        UserError: There is not exactly one blank, a label is longer, or one is repeated.
     """
 
     labels: tuple[str, ...]
@@ -36,7 +117,7 @@ class Vocabulary:
             raise UserError(f"labels given more than once: {_listed(repeated)}")
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Vocabulary:
+    def from_file(cls, path: str | Path) -> CharacterTokenizer:
         """From a JSON list in UTF-8, with or without BOM; labels are composed (NFC)."""
         try:
             labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -52,11 +133,13 @@ class Vocabulary:
         except UserError as error:
             raise UserError(f"labels file {path}: {error}") from None
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> CharacterTokenizer:
+        """Rebuild it from the key "labels"."""
+        return cls(tuple(description["labels"]))
 
     @cached_property
-    def blank(self) -> int:
+    def blank(self) -> int:  # type: ignore[override]  # never None here
         """Index of the blank."""
         return self.labels.index(BLANK)
 
@@ -90,10 +173,6 @@ class Vocabulary:
         """Characters of a normalised text that have no label."""
         return set(text) - self._index.keys()
 
-    def unknown_in(self, texts: Iterable[str]) -> Counter[str]:
-        """Characters that have no label, with the number of texts that hold them."""
-        return Counter(char for text in texts for char in self.unknown(self.normalise(text)))
-
     def encode(self, text: str) -> list[int]:
         """Label indices of a normalised text; UserError names characters that have none."""
         if unknown := self.unknown(text):
@@ -106,6 +185,9 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of label indices without blanks; the inverse of `encode`."""
         return "".join(self.labels[i] for i in ids)
+
+
+Vocabulary = CharacterTokenizer
 
 
 def labels_of(texts: Iterable[str]) -> list[str]:

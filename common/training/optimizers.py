@@ -22,14 +22,13 @@ class Gradients(nn.Cell):
     """features (B, F, T), lengths (B,), targets (B, L), target_lengths (B,), weights (B,) ->
     losses (B,) in nats, and the gradients of sum(weights * losses).
 
+    objective: the same inputs without the weights -> losses (B,): a recipe's `build_objective`.
     half: the features enter the network in float16 (`common.nn.precision`).
     """
 
-    def __init__(
-        self, network: nn.Cell, loss: nn.Cell, weights: list[Parameter], half: bool = False
-    ):
+    def __init__(self, objective: nn.Cell, weights: list[Parameter], half: bool = False):
         super().__init__(auto_prefix=False)  # the network keeps its parameter names
-        self.objective = _Objective(network, loss, half)
+        self.objective = _WeightedLoss(objective, half)
         self.differentiate = ops.value_and_grad(
             self.objective, None, ParameterTuple(weights), has_aux=True
         )
@@ -41,14 +40,14 @@ class Gradients(nn.Cell):
         return losses, gradients
 
 
-class _Objective(nn.Cell):
-    def __init__(self, network: nn.Cell, loss: nn.Cell, half: bool):
+class _WeightedLoss(nn.Cell):
+    def __init__(self, objective: nn.Cell, half: bool):
         super().__init__(auto_prefix=False)
-        self.network, self.loss, self.half_features = network, loss, half
+        self.objective, self.half_features = objective, half
 
     def construct(self, features, lengths, targets, target_lengths, weights):
-        log_probs, lengths = self.network(maybe_half(features, self.half_features), lengths)
-        losses = self.loss(log_probs, lengths, targets, target_lengths)
+        features = maybe_half(features, self.half_features)
+        losses = self.objective(features, lengths, targets, target_lengths)
         return ops.sum(losses * weights), losses
 
 

@@ -15,7 +15,6 @@ from common.memory import MemoryEstimate
 from common.model.speech_model import SpeechModel
 from common.nn import precision
 from common.nn.dropout import Dropout
-from common.nn.losses import CTCLoss
 from common.nn.norm import MaskedBatchNorm
 from common.training.distributed import ProcessGroup
 from common.training.loss_scale import LossScale
@@ -71,8 +70,8 @@ class TrainStep:
         weights: list[Parameter] = list(self.network.trainable_params())
         level = config.TrainingConfig.precision
         precision.apply(self.network, level)
-        loss = CTCLoss(speech_model.vocabulary.blank)
-        self.gradients = Gradients(self.network, loss, weights, half=level == "O3")
+        objective = speech_model.objective()
+        self.gradients = Gradients(objective, weights, half=level == "O3")
         if not self.static:
             self.gradients.set_inputs(*_dynamic_inputs(speech_model.featurizer.dimension))
         self.add, self.norm = Add(), GlobalNorm()

@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from common.model.recipe import Recipe
+from common.model.recipe import MemoryModel, Recipe
 from deepspeech2.src import config
 from deepspeech2.src.config import ModelConfig
 
@@ -59,7 +59,9 @@ RECIPE = Recipe(
     build_network=build_network,
     onnx_network=onnx_network,
     output_frames=output_frames,
-    activation_bytes=activation_bytes,
+    # Peaks in GiB, measured and forecast, by benchmarks/memory.py --forward: full size, 1 x 2000
+    # frames 2.5 and 3.1, 1 x 8000 4.3 and 5.4; quickstart, 1 x 8000 1.0 and 1.4.
+    memory=MemoryModel(activation_bytes, forward_share=0.4, weight_copies=13.5, forward_copies=5.0),
     head="fc.module",
     rename_parameter=rename_parameter,
     needs_static_shapes=lambda model: model.rnn_type != "LSTM",

@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from common.model.recipe import Recipe
+from common.model.recipe import MemoryModel, Recipe
 from jasper.src import config
 from jasper.src.config import ModelConfig, residual_inputs
 from jasper.src.original_yaml import translate_yaml
@@ -67,13 +67,15 @@ RECIPE = Recipe(
     build_network=build_network,
     onnx_network=onnx_network,
     output_frames=output_frames,
-    activation_bytes=activation_bytes,
     # Forward, in GiB, measured and forecast: jasper10x5dr, 1 x 2000 frames 3.8 and 6.0, 1 x 8000
     # 4.3 and 8.1; quartznet5x5, 1 x 8000 1.5 and 2.5; an4, 1 x 8000 0.8 and 1.3.
-    forward_share=0.1,
-    weight_copies=7.0,
-    forward_copies=2.0,
-    graph_bytes=graph_bytes,
+    memory=MemoryModel(
+        activation_bytes,
+        forward_share=0.1,
+        weight_copies=7.0,
+        forward_copies=2.0,
+        graph_bytes=graph_bytes,
+    ),
     head="decoder.layers",
     translate_yaml=translate_yaml,
     pretrained=Path(__file__).resolve().parents[1] / "pretrained" / "an4.ckpt",

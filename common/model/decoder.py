@@ -1,0 +1,63 @@
+"""From features to hypotheses: what a recipe's `build_decoder` makes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.decoding.decoders import Decoder
+from common.decoding.prefix_beam_search import Hypothesis
+
+# features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,)
+LogProbs = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class DecodedUtterance:
+    """What a decoder makes of one utterance.
+
+    Attributes:
+        hypotheses: Best first; at least one.
+        log_probs: (T', C) of a CTC network, without padding; None for another network. It may be a
+            view that is good until the next batch is decoded.
+    """
+
+    hypotheses: list[Hypothesis]
+    log_probs: np.ndarray | None = None
+
+
+class SpeechDecoder(ABC):
+    """Features -> hypotheses. An utterance gives the same alone and in any batch."""
+
+    @abstractmethod
+    def decode(self, features: np.ndarray, lengths: np.ndarray) -> list[DecodedUtterance]:
+        """Decode a batch.
+
+        Args:
+            features: (B, F, T) float32, padded with 0.
+            lengths: (B,) feature frames.
+        """
+
+
+class CTCDecoder(SpeechDecoder):
+    """A CTC network, and a search over its log-probabilities.
+
+    Args:
+        forward: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,).
+        search: Log-probabilities to hypotheses, greedily or by a beam.
+    """
+
+    def __init__(self, forward: LogProbs, search: Decoder):
+        self.forward, self.search = forward, search
+
+    def decode(self, features: np.ndarray, lengths: np.ndarray) -> list[DecodedUtterance]:
+        """Decode a batch; see `SpeechDecoder.decode`."""
+        log_probs, frames = self.forward(features, lengths)
+        hypotheses = self.search.hypotheses(log_probs, frames)
+        return [
+            DecodedUtterance(best, log_probs[: frames[row], row])
+            for row, best in enumerate(hypotheses)
+        ]
