@@ -20,6 +20,7 @@ from common.decoding.decoders import Decoder, GreedyDecoder, make_decoder
 from common.decoding.prefix_beam_search import Hypothesis
 from common.evaluation.evaluate import Evaluation, RankShard, evaluate, recognise
 from common.memory import GIB, ForwardMemoryEstimate, forecast_forward
+from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import Vocabulary
 from common.utils import runtime
@@ -52,7 +53,7 @@ def source(speech_model) -> ManifestDataset:
 def alone(speech_model, forward, source) -> dict[int, tuple[str, np.ndarray]]:
     """Each utterance recognised by itself."""
     decoder = GreedyDecoder(speech_model.vocabulary)
-    found = list(recognise(speech_model, forward, source, decoder, batch_size=1))
+    found = list(recognise(speech_model, CTCDecoder(forward, decoder), source, batch_size=1))
     assert sorted(each.index for each in found) == list(range(17))
     return {each.index: (each.text, each.log_probs) for each in found}
 
@@ -63,7 +64,9 @@ def audio(source: ManifestDataset, index: int) -> Path:
 
 def scored(speech_model, forward, source, batch_size=4, **more) -> Evaluation:
     decoder = more.pop("decoder", GreedyDecoder(speech_model.vocabulary))
-    return evaluate(speech_model, forward, source, decoder, batch_size, progress=None, **more)
+    return evaluate(
+        speech_model, CTCDecoder(forward, decoder), source, batch_size, progress=None, **more
+    )
 
 
 class Garbling(Decoder):
@@ -113,7 +116,7 @@ def test_padding_to_a_multiple_changes_nothing(speech_model, forward, source, al
         return forward(features, lengths)
 
     aligned = replace(speech_model, config=config)
-    for found in recognise(aligned, watched, source, decoder, batch_size=4):
+    for found in recognise(aligned, CTCDecoder(watched, decoder), source, batch_size=4):
         text, log_probs = alone[found.index]
         assert found.text == text
         np.testing.assert_allclose(found.log_probs, log_probs, atol=1e-4)
@@ -152,7 +155,7 @@ def test_each_utterance_is_scored_once_and_alike_in_any_batch(
     speech_model = in_shapes(shapes, speech_model, monkeypatch)
     forward = Forward(speech_model) if speech_model.static else forward
     decoder = GreedyDecoder(speech_model.vocabulary)
-    found = list(recognise(speech_model, forward, source, decoder, batch_size))
+    found = list(recognise(speech_model, CTCDecoder(forward, decoder), source, batch_size))
     assert sorted(each.index for each in found) == list(range(len(source)))
     for each in found:
         text, log_probs = alone[each.index]
@@ -172,12 +175,18 @@ def test_batches_of_a_part_fit_the_memory_that_it_may_take(speech_model, forward
         return forward(features, lengths)
 
     part, decoder = RankShard(0, 1, 0, memory), GreedyDecoder(speech_model.vocabulary)
-    assert len(list(recognise(speech_model, watched, source, decoder, 8, part=part))) == len(source)
+    assert len(
+        list(recognise(speech_model, CTCDecoder(watched, decoder), source, 8, part=part))
+    ) == len(source)
     assert max(sizes) <= longest
     with pytest.raises(UserError, match="cut it into pieces"):
         list(
             recognise(
-                speech_model, watched, source, decoder, 8, part=RankShard(0, 1, 0, memory / 2)
+                speech_model,
+                CTCDecoder(watched, decoder),
+                source,
+                8,
+                part=RankShard(0, 1, 0, memory / 2),
             )
         )
 
@@ -197,7 +206,7 @@ def test_batches_fit_the_memory(speech_model, forward, source, alone, shapes, mo
         return forward(features, lengths)
 
     decoder = GreedyDecoder(speech_model.vocabulary)
-    found = list(recognise(speech_model, watched, source, decoder, batch_size=8))
+    found = list(recognise(speech_model, CTCDecoder(watched, decoder), source, batch_size=8))
     assert {each.index: each.text for each in found} == {
         index: text for index, (text, _) in alone.items()
     }
@@ -210,7 +219,7 @@ def test_batches_fit_the_memory(speech_model, forward, source, alone, shapes, mo
     memory = memory_for(int(source.frames.max()) - 1, speech_model)
     name = source.ids[int(source.frames.argmax())]
     with pytest.raises(UserError, match=rf"^utterance {name}: . s take about .* cut it into"):
-        next(recognise(speech_model, watched, source, decoder, batch_size=8))
+        next(recognise(speech_model, CTCDecoder(watched, decoder), source, batch_size=8))
 
 
 def test_a_recording_that_the_memory_cannot_take_is_told_the_figures():

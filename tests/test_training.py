@@ -38,6 +38,7 @@ from common.decoding.decoders import GreedyDecoder
 from common.evaluation.evaluate import evaluate, recognise
 from common.memory import MemoryEstimate
 from common.model import checkpoint
+from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import Vocabulary
 from common.training import trainer as training
@@ -209,7 +210,7 @@ def test_the_film_shows_what_the_network_emitted_at_each_epoch(whole, epoch):
     speech_model = SpeechModel.from_checkpoint(RECIPE, path, "CPU")
     source = open_split(speech_model, "val")
     decoder = GreedyDecoder(speech_model.vocabulary)
-    alone = recognise(speech_model, Forward(speech_model), source, decoder, batch_size=1)
+    alone = recognise(speech_model, CTCDecoder(Forward(speech_model), decoder), source, 1)
     index = sorted(range(4), key=lambda index: source.frames[index])[2]
     found = film(whole)
     assert found["step"].tolist() == [6, 12, 18, 24]
@@ -261,7 +262,9 @@ def test_the_moving_average_is_what_is_evaluated_and_kept_as_best(corpus, whole)
         if "dropout_seed" not in parameter.name:
             np.testing.assert_array_equal(parameter.asnumpy(), best.parameters[parameter.name])
     decoder, source = GreedyDecoder(speech_model.vocabulary), open_split(speech_model, "val")
-    found = evaluate(speech_model, Forward(speech_model), source, decoder, 2, progress=None)
+    found = evaluate(
+        speech_model, CTCDecoder(Forward(speech_model), decoder), source, 2, progress=None
+    )
     assert {"wer": found.wer, "cer": found.cer} == best.metadata["scores"]
     log = Lines()
     training._fine_tune(speech_model, str(both.path), log)

@@ -106,7 +106,7 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     discard(folder)
     trained, data = model.config.DataConfig, config.DataConfig
     manifests, data_dir = manifests_to_score(str(model.path), data, trained)
-    utterances = read_data(trained, model.vocabulary, manifests, data_dir)
+    utterances = read_data(trained, model.tokenizer, manifests, data_dir)
     utterances = without_copies(utterances, listed(manifests))
     unread = write_features(model, utterances, folder, data.workers)
     for problem in unread:
@@ -136,7 +136,7 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.export.offline_inference import read_description, score_results
 
     model = read_description(recipe, arguments.mindir_path)
-    decoder = make_decoder(config.LMConfig, model.vocabulary)
+    decoder = make_decoder(config.LMConfig, model.tokenizer)
     folder, results = Path(config.result_path), Path(config.result_dir)
     found, problems = score_results(model, folder, results, decoder)
     for problem in problems:

@@ -50,15 +50,14 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         check_writable(config.report)
 
     from common.data.dataset import ManifestDataset
-    from common.decoding.decoders import describe, make_decoder
+    from common.decoding.decoders import describe
     from common.evaluation.evaluate import evaluate as score
     from common.evaluation.html_report import write_report
     from common.memory import forecast_forward
-    from common.model.speech_model import Forward
     from common.utils.logging import open_log
 
     speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
-    decoder = make_decoder(config.LMConfig, speech_model.vocabulary)
+    decoder = speech_model.decoder(config.LMConfig)
     log = open_log("eval.log", needed=False)
     data = config.DataConfig
     trained = speech_model.config.DataConfig
@@ -81,9 +80,8 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     )
     result = score(
         speech_model,
-        Forward(speech_model),
-        source,
         decoder,
+        source,
         data.batch_size,
         data.workers,
         each=_printer(log) if config.verbose else None,
@@ -141,14 +139,12 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         raise UserError(f"--batch_size {batch_size}: expected at least 1")
 
     from common.data.dataset import ManifestDataset
-    from common.decoding.decoders import make_decoder
     from common.evaluation.evaluate import recognise
     from common.memory import forecast_forward
-    from common.model.speech_model import Forward
 
     speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
-    decoder = make_decoder(config.LMConfig, speech_model.vocabulary)
-    forward, check_length = Forward(speech_model), forecast_forward(speech_model).check
+    decoder = speech_model.decoder(config.LMConfig)
+    check_length = forecast_forward(speech_model).check
     names, portion, failed = arguments.files, _PORTION * batch_size, 0
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
@@ -172,7 +168,7 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         )
         label = "transcribing" if len(good) > batch_size else None
         workers = config.DataConfig.workers
-        found = recognise(speech_model, forward, source, decoder, batch_size, workers, label)
+        found = recognise(speech_model, decoder, source, batch_size, workers, label)
         texts = {each.index: each.text for each in found}
         for index, utterance in enumerate(good):
             line = texts[index] if len(names) == 1 else f"{utterance.id}\t{texts[index]}"

@@ -1,6 +1,6 @@
 """When the words of a text were said: the most probable CTC path that reads as the text.
 
-Viterbi's algorithm over the labels with a blank before, between and behind them (Graves et al. 2006,
+Viterbi over the labels with a blank before, between and behind them (Graves et al. 2006,
 "Connectionist Temporal Classification", section 4.1, with maxima in place of sums).
 """
 
@@ -21,7 +21,7 @@ class Word:
 
     Attributes:
         word: As it stands in the text.
-        start: Seconds from the beginning of the recording.
+        start: Seconds from the beginning of the recording, to the millisecond.
         end: Seconds.
         confidence: From 0 to 1: the geometric mean, over the labels of the word, of the
             probability of each label in the frame where the network is surest of it.
@@ -104,8 +104,8 @@ def align_words(
         words.append(
             Word(
                 word,
-                spans[covered[0]][0] * frame_seconds,
-                spans[covered[-1]][1] * frame_seconds,
+                round(spans[covered[0]][0] * frame_seconds, 3),
+                round(spans[covered[-1]][1] * frame_seconds, 3),
                 min(1.0, math.exp(sum(surest) / len(surest))),
             )
         )

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from common.data.batch_sampler import PlannedBatch, plan_epoch, split, static_shapes
 from common.data.dataset import Dataset
 from common.data.loader import batches
-from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, ScoredUtterance, Scorer
 from common.memory import forecast_forward
-from common.model.speech_model import Forward, SpeechModel
+from common.model.decoder import SpeechDecoder
+from common.model.speech_model import SpeechModel
 from common.utils.errors import UserError
 from common.utils.files import file_name
 
@@ -42,9 +42,8 @@ class RankShard:
 
 def recognise(
     speech_model: SpeechModel,
-    forward: Forward,
+    decoder: SpeechDecoder,
     source: Dataset,
-    decoder: Decoder,
     batch_size: int,
     workers: int = 2,
     progress: str | None = None,
@@ -86,20 +85,16 @@ def recognise(
             pad_align=data.pad_align,
             workers=workers,
         ):
-            log_probs, lengths = forward(batch.features, batch.lengths)
-            found = decoder.hypotheses(log_probs[:, : batch.valid], lengths[: batch.valid])
-            for row, hypotheses in enumerate(found):
-                yield Prediction(
-                    batch.indices[row], batch.ids[row], hypotheses, log_probs[: lengths[row], row]
-                )
+            decoded = decoder.decode(batch.features, batch.lengths, batch.valid)
+            for index, id, utterance in zip(batch.indices, batch.ids, decoded):
+                yield Prediction(index, id, utterance.hypotheses, utterance.log_probs)
             bar.update(batch.valid)
 
 
 def evaluate(
     speech_model: SpeechModel,
-    forward: Forward,
+    decoder: SpeechDecoder,
     source: Dataset,
-    decoder: Decoder,
     batch_size: int,
     workers: int = 2,
     progress: str | None = "evaluating",
@@ -116,9 +111,7 @@ def evaluate(
     """
     folder = _output_folder(save_output)
     scorer = Scorer(speech_model.vocabulary, speech_model.frame_seconds)
-    for found in recognise(
-        speech_model, forward, source, decoder, batch_size, workers, progress, part
-    ):
+    for found in recognise(speech_model, decoder, source, batch_size, workers, progress, part):
         if watch is not None:
             watch(found)
         duration = float(source.durations[found.index])

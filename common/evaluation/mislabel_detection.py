@@ -23,6 +23,7 @@ from common.data.manifest import Utterance
 from common.decoding.decoders import GreedyDecoder
 from common.evaluation.error_rates import alignment, character_errors, word_errors
 from common.evaluation.evaluate import recognise
+from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
 from common.utils.files import write_text
 
@@ -59,9 +60,8 @@ def rank_label_issues(
     suspects = []
     for found in recognise(
         speech_model,
-        Forward(speech_model),
+        CTCDecoder(Forward(speech_model), GreedyDecoder(vocabulary)),
         source,
-        GreedyDecoder(vocabulary),
         batch_size,
         workers,
         "scoring",

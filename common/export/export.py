@@ -22,10 +22,11 @@ import numpy as np
 from common.data.dataset import mindspore_reason
 from common.export.mindir import operators, share_weights
 from common.export.onnx import write_onnx
+from common.export.running import graph_file, open_graph
 from common.model.speech_model import Forward, Inference, SpeechModel
 from common.nn.recurrent import Recurrent
 from common.utils import runtime
-from common.utils.backend import Tensor, ms, nn
+from common.utils.backend import Tensor, ms
 from common.utils.errors import UserError
 from common.utils.files import read_json, write_text
 
@@ -139,13 +140,13 @@ def _mindir(
     if options.file_format == "AIR":  # runs outside of MindSpore alone
         return made, target
     if len(files) > 1:
-        graphs = [_graph_file(file) for file in files]
+        graphs = [graph_file(file) for file in files]
         share_weights(graphs, path.with_name(f"{path.stem}_variables"))
         for file, graph in zip(files, graphs):
             if graph != file:  # split by MindSpore, which needs its own variables no more
                 shutil.rmtree(file.with_name(f"{file.stem}_variables"))
                 graph.rename(file)
-    found = operators(_graph_file(files[0]))
+    found = operators(graph_file(files[0]))
     specific = found & _SPECIFIC or not runtime.native_convolutions(target)
     device = target if specific or not (options.batch_size and all(options.lengths)) else "any"
     if found & {"DynamicRNN"} and speech_model.device != "Ascend":
@@ -172,7 +173,7 @@ def for_device(speech_model: SpeechModel, device: str, half: bool = False) -> Sp
     if device == speech_model.device != "Ascend" and not half:
         return speech_model
     made = SpeechModel.create(
-        speech_model.recipe, speech_model.config, speech_model.vocabulary, device
+        speech_model.recipe, speech_model.config, speech_model.tokenizer, device
     )
     weights = {weight.name: weight for weight in speech_model.network.get_parameters()}
     for weight in made.network.get_parameters():
@@ -217,21 +218,6 @@ def _write(speech_model: SpeechModel, path: Path, options: Options, frames: int)
             file.chmod(0o644)
 
 
-def _runner(path: Path) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Runs a file: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths."""
-    if path.suffix == ".onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return lambda features, lengths: session.run(
-            None, {"features": features, "lengths": lengths}
-        )
-    graph = nn.GraphCell(ms.load(str(_graph_file(path))))
-    return lambda features, lengths: [
-        output.asnumpy() for output in graph(Tensor(features), Tensor(lengths))
-    ]
-
-
 def verify(
     speech_model: SpeechModel,
     path: Path,
@@ -247,7 +233,7 @@ def verify(
     Compared at several lengths, on noise, over the frames that count. Raises UserError where it
     exceeds TOLERANCE.
     """
-    run, tolerance = _runner(path), TOLERANCE_HALF if half else TOLERANCE
+    run, tolerance = open_graph(path), TOLERANCE_HALF if half else TOLERANCE
     what = "probabilities" if half else "log-probabilities"
     forward = forward or Forward(speech_model)  # which compiles the network
     rng = np.random.default_rng(0)
@@ -322,7 +308,7 @@ def describe(
         ],
         "frame_stride": speech_model.recipe.frame_stride(speech_model.config.ModelConfig),
         "features": speech_model.featurizer.config.to_dict(),
-        "blank": speech_model.vocabulary.blank,
+        "blank": speech_model.tokenizer.blank,
         "verified_difference": None if None in differences else max(differences),
     }
 
@@ -375,10 +361,6 @@ def parts(path: Path) -> list[Path]:
     graph = path.with_name(f"{path.stem}_graph.mindir")
     variables = path.with_name(f"{path.stem}_variables")
     return [part for part in (path, graph, variables) if part.exists()]
-
-
-def _graph_file(path: Path) -> Path:
-    return path if path.exists() else path.with_name(f"{path.stem}_graph.mindir")
 
 
 def _earlier(description: Path) -> list[str]:

@@ -28,8 +28,9 @@ from common.audio.io import audio_info, load_audio
 from common.data.manifest import Utterance
 from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
+from common.export.running import Bucket
 from common.model.recipe import Recipe
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 from common.utils.files import file_name, read_json, replacing, write_text
 from common.utils.worker_pool import worker_pool
@@ -48,9 +49,23 @@ class ExportedModel:
     path: Path  # of the description
     recipe: Recipe
     config: Any  # of its training
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
     featurizer: Featurizer
     device: str  # that its files are for
+
+    def buckets(self) -> list[Bucket]:
+        """Its files, from the shortest inputs to the longest."""
+        description = read_json(self.path)
+        buckets = [
+            Bucket(
+                self.path.with_name(each["file"]),
+                max(each["batch_size"], 0),
+                max(each["frames"], 0),
+                self.featurizer.dimension,
+            )
+            for each in description["buckets"]
+        ]
+        return sorted(buckets, key=lambda bucket: bucket.frames)
 
     @property
     def features(self) -> dict[str, Any]:
@@ -103,12 +118,12 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
     config = recipe.train_config()
     try:
         configs.override(config, found["config"], str(path))
-        vocabulary = Vocabulary(tuple(found["labels"]))
+        tokenizer = recipe.tokenizer.from_description(found)
         device = found["device"]
     except KeyError as error:
         raise UserError(f"{path}: has no {error.args[0]}; export the model anew") from None
     featurizer = recipe.build_featurizer(config.DataConfig)
-    return ExportedModel(path, recipe, config, vocabulary, featurizer, device)
+    return ExportedModel(path, recipe, config, tokenizer, featurizer, device)
 
 
 def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> list[str]:
@@ -152,7 +167,7 @@ def write_features(
     names = list(_names(utterance.id for utterance in utterances))
     tasks = list(zip(utterances, names))
     workers = min(workers, math.ceil(len(tasks) / _EACH))
-    settings = model.featurizer, model.vocabulary, folder
+    settings = model.featurizer, model.tokenizer, folder
     if workers > 1:
         with worker_pool(workers, _start, *settings) as pool:
             found = list(_shown(pool.map(_prepare_here, tasks, chunksize=16), len(tasks)))
@@ -182,7 +197,7 @@ def check_features(model: ExportedModel, folder: Path) -> None:
             )
 
 
-_here: tuple[Featurizer, Vocabulary, Path]  # of a worker process
+_here: tuple[Featurizer, Tokenizer, Path]  # of a worker process
 
 
 def _start(*settings: Any) -> None:
@@ -192,7 +207,7 @@ def _start(*settings: Any) -> None:
 
 def _prepare_here(task: tuple[Utterance, str]) -> IndexEntry | str:
     """Writes one utterance; its entry, or what is wrong with it."""
-    featurizer, vocabulary, folder = _here
+    featurizer, tokenizer, folder = _here
     utterance, name = task
     try:
         duration = audio_info(utterance.audio).duration
@@ -204,7 +219,7 @@ def _prepare_here(task: tuple[Utterance, str]) -> IndexEntry | str:
     place = f"{DATA}/{name}.bin"
     _keep(folder / place, features.tobytes())
     _keep(folder / LENGTHS / f"{name}.bin", np.array(frames, "<i4").tobytes())
-    text = vocabulary.normalise(utterance.text)
+    text = tokenizer.normalise(utterance.text)
     return IndexEntry(utterance.id, text, name, place, frames, float(duration))
 
 
@@ -252,7 +267,7 @@ def score_results(
     entries = _read_index(folder / INDEX)
     if not entries:
         raise UserError(f"{folder / INDEX}: names no utterance; run preprocess.py")
-    scorer = Scorer(model.vocabulary, model.frame_seconds)
+    scorer = Scorer(model.tokenizer, model.frame_seconds)
     problems: list[str] = []
     portion: list[tuple[int, np.ndarray]] = []
     shown = tqdm(entries, desc="scoring", unit="utt", disable=None, leave=False)
@@ -295,7 +310,7 @@ def _read_result(model: ExportedModel, entry: IndexEntry, results: Path) -> np.n
     except OSError as error:
         path = error.filename or paths[0]
         raise UserError(f"utterance {entry.id}: no result {path} ({error.strerror})") from error
-    frames, classes = model.output_frames(entry.frames), len(model.vocabulary)
+    frames, classes = model.output_frames(entry.frames), len(model.tokenizer)
     if count.tolist() != [frames] or values.size != frames * classes:
         raise UserError(
             f"utterance {entry.id}: {paths[0]} has {values.size} values and {paths[1]} says "

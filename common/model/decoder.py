@@ -33,12 +33,15 @@ class SpeechDecoder(ABC):
     """Features -> hypotheses. An utterance gives the same alone and in any batch."""
 
     @abstractmethod
-    def decode(self, features: np.ndarray, lengths: np.ndarray) -> list[DecodedUtterance]:
+    def decode(
+        self, features: np.ndarray, lengths: np.ndarray, valid: int | None = None
+    ) -> list[DecodedUtterance]:
         """Decode a batch.
 
         Args:
             features: (B, F, T) float32, padded with 0.
             lengths: (B,) feature frames.
+            valid: Rows that count, the first ones; others fill the batch up. None: all.
         """
 
 
@@ -53,10 +56,12 @@ class CTCDecoder(SpeechDecoder):
     def __init__(self, forward: LogProbs, search: Decoder):
         self.forward, self.search = forward, search
 
-    def decode(self, features: np.ndarray, lengths: np.ndarray) -> list[DecodedUtterance]:
+    def decode(
+        self, features: np.ndarray, lengths: np.ndarray, valid: int | None = None
+    ) -> list[DecodedUtterance]:
         """Decode a batch; see `SpeechDecoder.decode`."""
         log_probs, frames = self.forward(features, lengths)
-        hypotheses = self.search.hypotheses(log_probs, frames)
+        hypotheses = self.search.hypotheses(log_probs[:, :valid], frames[:valid])
         return [
             DecodedUtterance(best, log_probs[: frames[row], row])
             for row, best in enumerate(hypotheses)

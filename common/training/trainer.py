@@ -24,13 +24,12 @@ from common import config as configs
 from common.audio.augmentation import Augmentation
 from common.data.loader import Batch, batches
 from common.data.splits import open_split
-from common.decoding.decoders import make_decoder
 from common.evaluation.evaluate import Prediction, RankShard, evaluate
 from common.memory import GIB, forecast_memory
 from common.model import checkpoint as checkpoints
 from common.model.checkpoint import CheckpointKeeper
 from common.model.recipe import Recipe, labels_file
-from common.model.speech_model import Forward, SpeechModel, described
+from common.model.speech_model import SpeechModel, described
 from common.text.tokenizer import Vocabulary
 from common.training.distributed import ProcessGroup
 from common.training.emission_animation import EmissionAnimation
@@ -132,7 +131,7 @@ def _fit(job: Job, ranks: ProcessGroup, heart: Heartbeat) -> Progress:
     # The tightest of all hosts', so that a checkpoint can name the one that a run goes on with.
     forecast = replace(forecast, limit=float(ranks.all_gather(forecast.limit)[:, 0].min()))
     step = TrainStep(speech_model, forecast, ranks)
-    forward, decoder = Forward(speech_model), make_decoder(config.LMConfig, vocabulary)
+    decoder = speech_model.decoder(config.LMConfig)
 
     # ---- resuming: everything from `last`, or nothing
     progress, identity = Progress(), identity_of(source, job.ranks)
@@ -186,9 +185,8 @@ def _fit(job: Job, ranks: ProcessGroup, heart: Heartbeat) -> Progress:
             with suppress(_Stop), step.result_in_place():
                 found = evaluate(
                     speech_model,
-                    forward,
-                    validation,
                     decoder,
+                    validation,
                     data.batch_size,
                     data.workers,
                     label,
