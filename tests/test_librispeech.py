@@ -13,6 +13,7 @@ import sys
 import tarfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +64,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         cut = bool(server.cut) and code < 300
-        self.wfile.write(body[: server.cut.pop(0)] if cut else body)
-        if cut:
+        with suppress(ConnectionError):  # who asked may have gone
+            self.wfile.write(body[: server.cut.pop(0)] if cut else body)
             self.wfile.flush()
+        if cut:
             server.stalled.wait(20)
 
     def log_message(self, *_) -> None:
