@@ -927,6 +927,7 @@ def differ(one: Any, other: Any) -> bool:
     return one != other
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("key", EFFECTS)
 def test_no_training_key_is_dead(key, corpus, unchanged, tmp_path):
     effect = EFFECTS[key]
@@ -988,6 +989,7 @@ def scored(corpus, cpu, tmp_path_factory):
     return observe
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("key", EVAL_EFFECTS)
 def test_no_evaluation_key_is_dead(key, corpus, scored, tmp_path):
     value, where, given = EVAL_EFFECTS[key]

@@ -300,6 +300,7 @@ def test_converted_to_wav_and_copied_at_other_speeds(tmp_path):
         prepare_librispeech(tmp_path, out, speeds=[3.0])
 
 
+@pytest.mark.launcher
 def test_another_file_at_the_address_is_refused_by_the_script(server, packed, tmp_path):
     server.files = dict(packed)
     line = ("download_librispeech.sh", "dev-clean", "data here", "--mirror", server.url)
@@ -313,6 +314,7 @@ def test_another_file_at_the_address_is_refused_by_the_script(server, packed, tm
     assert wrong.returncode == 1 and "DATA_SET dev-dirty: expected LibriSpeech" in wrong.stderr
 
 
+@pytest.mark.launcher
 def test_a_dry_run_says_what_it_would_fetch_and_fetches_nothing(server, tmp_path, monkeypatch):
     monkeypatch.setenv("DRY_RUN", "1")
     line = ("download_librispeech.sh", "dev-clean", "here", "--mirror", server.url)
@@ -322,6 +324,7 @@ def test_a_dry_run_says_what_it_would_fetch_and_fetches_nothing(server, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.launcher
 def test_ctrl_c_keeps_what_has_come(server, tmp_path):
     server.files, server.cut = {"dev-clean.tar.gz": CONTENT}, [2_500_000]
     server.stalled.clear()

@@ -92,6 +92,7 @@ def test_without_a_launcher_nothing_is_written(tmp_path, monkeypatch):
     assert Signs(tmp_path, ["0"]).done("0")
 
 
+@pytest.mark.launcher
 def test_a_round(tmp_path, monkeypatch):
     """Two real processes from the real script, one of them stopped."""
     monkeypatch.setattr(soak, "HANG", 8.0)
