@@ -1,9 +1,14 @@
-"""Fixtures that several test files share. mindspore loads only where a test asks for the device."""
+"""Which tests need what, and fixtures that several files share.
+
+MindSpore loads only where a test asks for it.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,129 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from common.utils import runtime  # noqa: E402
 
 runtime.set_environment()  # before any test loads mindspore
+
+# ---- markers
+
+# The markers of each file's tests; pyproject.toml says what a marker means. Where there are
+# several, tests have the first, unless a decorator gives them another.
+FILES = {
+    "test_architecture": "unit launcher training",
+    "test_archives": "unit",
+    "test_ascend310_infer": "cpp",
+    "test_audio": "unit",
+    "test_augment": "unit",
+    "test_batch_inference": "training",
+    "test_batching": "unit",
+    "test_beam": "unit",
+    "test_benchmarks": "unit",
+    "test_checkpoint": "unit launcher",
+    "test_cli": "training launcher",
+    "test_config": "unit training",
+    "test_conversion": "unit",
+    "test_convolution": "training",
+    "test_corpus": "unit",
+    "test_dataset": "unit",
+    "test_decoding": "unit",
+    "test_deepspeech_pytorch": "training",
+    "test_doctor": "unit training launcher",
+    "test_evaluation": "training",
+    "test_export": "training",
+    "test_features": "unit",
+    "test_film": "unit",
+    "test_history": "unit",
+    "test_infer_audio": "cpp",
+    "test_jasper": "training launcher",
+    "test_language": "unit",
+    "test_launchers": "launcher",
+    "test_launching": "launcher",
+    "test_librispeech": "unit launcher",
+    "test_manifest": "unit launcher",
+    "test_metrics": "unit",
+    "test_mindrecord": "unit launcher",
+    "test_model": "training",
+    "test_nn": "training",
+    "test_nvidia": "training",
+    "test_onnx_export": "training",
+    "test_optimizer": "training",
+    "test_original_yaml": "unit",
+    "test_planner": "unit",
+    "test_precision": "training",
+    "test_pretrained": "training launcher",
+    "test_quickstart": "unit launcher",
+    "test_ranks": "training launcher",
+    "test_report": "unit",
+    "test_run_infer_310": "launcher cpp",
+    "test_runtime": "unit launcher",
+    "test_scaling": "unit",
+    "test_schedules": "unit",
+    "test_soak": "unit launcher",
+    "test_steps": "training",
+    "test_suspects": "training unit launcher",
+    "test_text": "unit",
+    "test_torch_weights": "unit launcher",
+    "test_training": "training launcher",
+    "test_transcripts": "unit launcher",
+}
+MARKERS = {marker for markers in FILES.values() for marker in markers.split()}
+# Each takes minutes. They run first, so that both workers end at about the same time.
+LONG_FILES = ["test_training", "test_config"]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without a test of the one chosen marker: many take seconds to import."""
+    markers = FILES.get(collection_path.stem, "").split()
+    chosen = config.option.markexpr
+    return True if markers and chosen in MARKERS and chosen not in markers else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        markers = FILES.get(item.path.stem, "").split()
+        own = {mark.name for mark in item.iter_markers()} & MARKERS
+        if not own <= set(markers):
+            raise pytest.UsageError(
+                f"{item.nodeid} is marked {', '.join(own)}: add this to FILES in tests/conftest.py"
+            )
+        if markers and not own:
+            item.add_marker(markers[0])
+    order = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+# ---- REQUIRE_ALL_TESTS=1: nothing that could be installed may be missing
+
+# What no installation mends: beginnings of the reasons.
+EXCUSES = ("needs root", "needs /proc/cpuinfo")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Make a failure of a skip, except of one with an excuse or of an expected failure."""
+    if os.environ.get("REQUIRE_ALL_TESTS") != "1" or not report.skipped:
+        return
+    if hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2].removeprefix("Skipped: ")
+    if not reason.startswith(EXCUSES):
+        report.outcome = "failed"
+        report.longrepr = f"REQUIRE_ALL_TESTS=1 allows no skipped test: {reason}"
+
+
+# ---- fixtures
 
 
 @pytest.fixture(scope="session")

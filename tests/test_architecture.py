@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import FILES, LONG_FILES
 from synthetic_corpus import LABELS, RATE, make_corpus
 
 from common import config as shared
@@ -88,10 +89,13 @@ def test_every_folder_of_common_has_a_floor():
 
 def test_benchmarks_import_nothing_of_the_tests():
     of_tests = {path.stem for path in (ROOT / "tests").glob("*.py")}
-    for path in (ROOT / "benchmarks").glob("*.py"):
+    benchmarks = list((ROOT / "benchmarks").glob("*.py"))
+    assert "synthetic_corpus" in of_tests and benchmarks
+    for path in benchmarks:
         assert not {name.split(".")[0] for name in imports_of(path)} & of_tests, path
 
 
+@pytest.mark.launcher
 def test_folders_without_mindspore_and_the_recipes_import_none():
     modules = [
         name for name in MODULES if name.split(".")[1:2] and name.split(".")[1] in WITHOUT_MINDSPORE
@@ -115,12 +119,19 @@ def test_mindspore_is_imported_through_one_module():
                 assert module_name(path) == "common.utils.backend", path
 
 
+@pytest.mark.launcher
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
 def test_the_code_is_clean(command):
     done = subprocess.run(
         [sys.executable, "-m", "ruff", *command, ROOT], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_every_test_file_has_markers():
+    on_disk = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    assert on_disk == set(FILES), "tests/conftest.py: FILES says which tests need what"
+    assert set(LONG_FILES) <= on_disk
 
 
 def test_the_documents_have_no_gaps_left():
@@ -130,6 +141,7 @@ def test_the_documents_have_no_gaps_left():
         assert not re.search(r"@[A-Z0-9]+@", document.read_text(encoding="utf-8")), document
 
 
+@pytest.mark.launcher
 def test_importing_an_entry_point_does_nothing(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv += ['--nonsense']\n"
@@ -299,6 +311,7 @@ def weights(path: str) -> dict[str, np.ndarray]:
     return checkpoint.load(path).parameters
 
 
+@pytest.mark.training
 def test_a_third_model_needs_no_change_in_common(cpu, third, tmp_path, capsys):
     from common import cli
 

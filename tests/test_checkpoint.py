@@ -142,6 +142,7 @@ for step in itertools.count(1):
 """
 
 
+@pytest.mark.launcher
 @pytest.mark.parametrize("saves", [1, 7, 20])
 def test_sigkill_while_saving_leaves_whole_checkpoints(tmp_path, saves):
     process = subprocess.Popen(

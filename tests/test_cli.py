@@ -239,6 +239,7 @@ def refusals(place) -> dict[str, subprocess.CompletedProcess]:
     return done
 
 
+@pytest.mark.launcher
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_is_one_line_and_exit_code_1(name, refusals):
     done = refusals[name]
@@ -257,6 +258,7 @@ def test_several_test_sets_are_scored_as_one(place, monkeypatch, capsys):
     assert "utterances: 9, " in said
 
 
+@pytest.mark.launcher
 def test_a_cut_recording_is_named_and_the_others_are_scored(place):
     done = start(
         *"eval --pretrain_ckpt good.ckpt --set test_manifest=cut.csv verbose=false".split(),
@@ -279,6 +281,7 @@ def test_a_cut_recording_is_named_and_the_others_are_scored(place):
     assert "1 of 2 recordings" in page and page.count("<audio") == 1
 
 
+@pytest.mark.launcher
 def test_an_error_of_training_is_in_the_log_too(refusals, place):
     assert "error: checkpoint folder /dev/null/x" in (place / "train.log").read_text()
 
@@ -286,6 +289,7 @@ def test_an_error_of_training_is_in_the_log_too(refusals, place):
 # ---- what they do
 
 
+@pytest.mark.launcher
 def test_eval_needs_nothing_but_the_checkpoint(place):
     done = start("eval", "--pretrain_ckpt", "good.ckpt", cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
@@ -298,6 +302,7 @@ def test_eval_needs_nothing_but_the_checkpoint(place):
     assert (place / "eval.log").read_text().splitlines()[-len(printed) :] == printed
 
 
+@pytest.mark.launcher
 def test_transcribe_prints_the_good_ones_and_names_the_bad(place):
     files = ["test/test1.wav", "cut.wav", "test/test0.wav", "words.wav", "test/test1.wav"]
     done = start("transcribe", *files, "--pretrain_ckpt", "good.ckpt", cwd=place)
@@ -349,6 +354,7 @@ def test_eval_names_a_recording_that_is_too_long_and_scores_the_others(short_of_
     assert "utterances: 1, " in printed.out and "Test Summary" in printed.out
 
 
+@pytest.mark.launcher
 def test_eval_goes_on_without_a_log_file(place, tmp_path):
     (tmp_path / "eval.log").mkdir()
     done = start("eval", "--pretrain_ckpt", str(place / "good.ckpt"), cwd=tmp_path)
@@ -359,6 +365,7 @@ def test_eval_goes_on_without_a_log_file(place, tmp_path):
     assert done.stdout.splitlines()[-1].startswith("Test Summary")
 
 
+@pytest.mark.launcher
 def test_train_says_at_once_that_it_cannot_write_its_log(tmp_path):
     """Before anything else is looked at that needs MindSpore, such as what to resume."""
     (tmp_path / "train.log").mkdir()
@@ -367,6 +374,7 @@ def test_train_says_at_once_that_it_cannot_write_its_log(tmp_path):
     assert done.stderr == "error: train.log: cannot be written (Is a directory)\n"
 
 
+@pytest.mark.launcher
 def test_ctrl_c_while_mindspore_is_imported(tmp_path):
     """MindSpore's own exit handlers would print a traceback, and end the process by SIGABRT."""
     code = (
@@ -410,6 +418,7 @@ def test_transcribe_searches_with_the_same_beam_as_eval(place, monkeypatch, caps
         cli.transcribe(RECIPE, [*arguments, "--set", "beam_sise=3"])
 
 
+@pytest.mark.launcher
 def test_converting_again_finds_nothing_to_do(place, tmp_path):
     options = ["--config", str(place / "tiny.yaml"), "--set", "mindrecord_format=m/{split}{}.md"]
     first, again = (start("create_mindrecord", *options, cwd=tmp_path) for _ in range(2))

@@ -444,18 +444,12 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def patched(**replacements: Any):
-    """Attributes replaced for a while, given as `module__name=value` of modules of `common`."""
-    import importlib
-
-    patch = pytest.MonkeyPatch()
-    for where, value in replacements.items():
-        module, _, name = where.partition("__")
-        patch.setattr(importlib.import_module(f"common.{module}"), name, value)
-    try:
+def patched(replacements: dict[str, Any]):
+    """Replaces attributes for a while, given by their full names."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in replacements.items():
+            patch.setattr(name, value)
         yield
-    finally:
-        patch.undo()
 
 
 class Pools(list):
@@ -475,6 +469,14 @@ class Processes(list):
     def __call__(self, size: int, start: Callable, *arguments: Any):
         self.append(size)
         return _ThreadPool(size, initializer=start, initargs=arguments)
+
+
+def in_processes(pool: Processes) -> dict[str, Any]:
+    """What `patched` must replace so that the beam search always asks for processes."""
+    return {
+        "common.decoding.decoders.worker_pool": pool,
+        "common.decoding.decoders.WORTH_PROCESSES": 0.0,
+    }
 
 
 class FakeForward:
@@ -529,11 +531,12 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
     before = os.getcwd()
     os.chdir(folder)
     try:
-        with patched(
-            training__TrainStep=FakeStep,
-            training__Forward=FakeForward,
-            dataset__ThreadPoolExecutor=pools,
-        ):
+        replacements = {
+            "common.training.trainer.TrainStep": FakeStep,
+            "common.training.trainer.Forward": FakeForward,
+            "common.data.loader.ThreadPoolExecutor": pools,
+        }
+        with patched(replacements):
             for split in ("train", "val"):
                 if getattr(config.DataConfig, f"{split}_manifest"):
                     convert_split(RECIPE, config, split, log=lambda line: None)
@@ -636,7 +639,7 @@ def decode(config: Any, folder: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
     processes = Processes()
-    with patched(decoding__worker_pool=processes, decoding__WORTH_PROCESSES=0.0):
+    with patched(in_processes(processes)):
         decoder = make_decoder(config.LMConfig, Vocabulary(tuple(LABELS)))
         found = decoder.hypotheses(log_probs, np.array([12, 12, 9]))
     return {"hypotheses": [list(map(tuple, each)) for each in found], "processes": processes}
@@ -661,10 +664,11 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
     try:
         with (
             patched(
-                recogniser__Forward=FakeForward,
-                dataset__ThreadPoolExecutor=pools,
-                decoding__worker_pool=processes,
-                decoding__WORTH_PROCESSES=0.0,
+                {
+                    "common.model.speech_model.Forward": FakeForward,
+                    "common.data.loader.ThreadPoolExecutor": pools,
+                    **in_processes(processes),
+                }
             ),
             redirect_stdout(printed),
         ):
@@ -923,6 +927,7 @@ def differ(one: Any, other: Any) -> bool:
     return one != other
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("key", EFFECTS)
 def test_no_training_key_is_dead(key, corpus, unchanged, tmp_path):
     effect = EFFECTS[key]
@@ -984,6 +989,7 @@ def scored(corpus, cpu, tmp_path_factory):
     return observe
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("key", EVAL_EFFECTS)
 def test_no_evaluation_key_is_dead(key, corpus, scored, tmp_path):
     value, where, given = EVAL_EFFECTS[key]
@@ -1016,10 +1022,11 @@ def infer(config: Any, folder: Path, options: list[str]) -> dict[str, Any]:
     try:
         with (
             patched(
-                batch_inference__worker_pool=pools,
-                batch_inference___EACH=1,
-                decoding__worker_pool=processes,
-                decoding__WORTH_PROCESSES=0.0,
+                {
+                    "common.export.offline_inference.worker_pool": pools,
+                    "common.export.offline_inference._EACH": 1,
+                    **in_processes(processes),
+                }
             ),
             redirect_stdout(printed),
         ):

@@ -539,6 +539,7 @@ def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatc
         trials.guess_durations(unknown)
 
 
+@pytest.mark.training
 def test_without_data_the_rest_is_done_and_what_is_missing_said(cpu, tmp_path, capsys):
     from common.doctor import trials
 
@@ -558,6 +559,7 @@ def test_without_data_the_rest_is_done_and_what_is_missing_said(cpu, tmp_path, c
     assert any("no forecast" in line for line in doctor.run_lines(figures, found))
 
 
+@pytest.mark.launcher
 def test_doctor_on_the_telephone_prompts(cpu, tmp_path):
     from common.data.splits import convert_split
 

@@ -471,6 +471,7 @@ def start(folder, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.launcher
 def test_the_whole_path_by_the_real_commands(tmp_path):
     """In a copy of the project, from its model folder: convert, train, resume, evaluate, export."""
     for name in ("common", "jasper", "scripts"):

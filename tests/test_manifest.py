@@ -450,6 +450,7 @@ def run(*args, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.launcher
 def test_command_works_from_any_directory(tmp_path):
     fake_an4(tmp_path / "an4", speakers=3)
     made = run("an4", "an4", "out", cwd=tmp_path)
@@ -462,6 +463,7 @@ def test_command_works_from_any_directory(tmp_path):
     assert (tmp_path / "test.csv").read_text() == original
 
 
+@pytest.mark.launcher
 def test_command_writes_the_labels_of_manifests(tmp_path):
     write(tmp_path / "a.csv", "x.wav,\u4f60 \u597d\n")
     write(tmp_path / "b.csv", "y.wav,\u597de\u0301_\n")
@@ -472,6 +474,7 @@ def test_command_writes_the_labels_of_manifests(tmp_path):
     assert Vocabulary.from_file(tmp_path / "labels.json").labels == tuple(labels)
 
 
+@pytest.mark.launcher
 def test_command_reports_bad_input_in_one_line(tmp_path):
     for args in (
         ("librispeech", tmp_path, "out"),

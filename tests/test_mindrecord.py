@@ -186,6 +186,7 @@ def test_a_killed_process_is_said_and_not_waited_for(monkeypatch):
         list(records._in_order(os._exit, [1, 1], workers=2))
 
 
+@pytest.mark.launcher
 def test_worker_processes_load_no_mindspore():
     code = (
         "import sys, common.data.mindrecord, common.data.loader\n"
@@ -360,6 +361,7 @@ def test_ctrl_c_is_answered_and_continued(utterances, tmp_path):
     assert names[0] == names[1]
 
 
+@pytest.mark.launcher
 def test_a_killed_conversion_looks_unfinished_and_is_continued(utterances, tmp_path):
     write_jsonl(utterances, tmp_path / "manifest.jsonl")
     utterances = read_manifest(tmp_path / "manifest.jsonl")

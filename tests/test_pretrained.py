@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.launcher
 @pytest.mark.parametrize(
     ("recipe", "texts"),
     [(DEEPSPEECH2, {2: "TWO", 9: "NINE"}), (JASPER, {1: "one", 9: "nine"})],
@@ -52,6 +53,7 @@ def test_it_holds_weights_and_no_folder_of_another_machine(recipe):
     assert "progress" not in found.metadata
 
 
+@pytest.mark.launcher
 def test_publishing_keeps_the_weights_and_drops_the_rest(tmp_path):
     weight = np.arange(6, dtype=np.float32).reshape(2, 3)
     data = {

@@ -45,6 +45,7 @@ def test_the_last_summary_of_the_log_counts(tmp_path):
     assert quickstart._scores(log) == (38.854, 13.043)
 
 
+@pytest.mark.launcher
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_quickstart_waits_for_its_step(tmp_path, number):
     """A step that needs a second to save gets it: the parent must not kill it before."""

@@ -244,6 +244,7 @@ def expected(cpu) -> dict:
     return job.steps(ProcessGroup())
 
 
+@pytest.mark.launcher
 def test_two_ranks_take_the_steps_of_one(found, expected):
     for number in (*range(job.STEPS), job.CUT, job.IDLE):
         key = f"{number}.gradient"
@@ -264,12 +265,14 @@ def test_two_ranks_take_the_steps_of_one(found, expected):
     assert np.abs(moved).max() > 0.01
 
 
+@pytest.mark.launcher
 def test_ranks_are_the_same_to_the_last_bit(found):
     assert set(found[0]) == set(found[1])
     for name, value in found[0].items():
         np.testing.assert_array_equal(found[1][name], value, err_msg=name)
 
 
+@pytest.mark.launcher
 def test_an_utterance_of_one_rank_that_is_not_finite_is_named_by_all_and_nothing_moves(found):
     for each in found:
         assert not each[f"{job.NAN}.applied"] and each[f"{job.NAN}.blamed"] == [
@@ -282,22 +285,26 @@ def test_an_utterance_of_one_rank_that_is_not_finite_is_named_by_all_and_nothing
                 np.testing.assert_array_equal(each[name], each[f"{job.CUT}:{which}"])
 
 
+@pytest.mark.launcher
 def test_sums_of_independent_normalisations_are_not_mixed_up(said):
     alone = job.branches(ProcessGroup())
     for each in said:
         np.testing.assert_allclose(each["branches"], alone, 1e-3, 1e-2)
 
 
+@pytest.mark.launcher
 def test_dropout_differs_between_ranks_and_goes_on_as_before_on_the_first(cpu, said):
     first, second = (each["masks"] for each in said)
     assert len({*first, *second}) == 4
     assert first == job.dropout_masks(ProcessGroup())
 
 
+@pytest.mark.launcher
 def test_ranks_of_one_host_share_its_memory(said):
     assert [each["neighbours"] for each in said] == [2, 2]
 
 
+@pytest.mark.launcher
 def test_a_rank_whose_data_fail_ends_the_others_and_the_run_goes_on_exactly(together, said):
     first, second = said
     assert first["failed"] == "RemoteRankError: rank 1 ended: records0.md: cannot be read"
@@ -312,6 +319,7 @@ def test_a_rank_whose_data_fail_ends_the_others_and_the_run_goes_on_exactly(toge
         np.testing.assert_array_equal(resumed.parameters[name], value, err_msg=name)
 
 
+@pytest.mark.launcher
 def test_only_rank_0_writes(together):
     names = {path.name for path in (together / "whole").iterdir()}
     pictures = {"curves.png", "emissions.gif", "emissions.png", "emissions.npz"}

@@ -243,6 +243,7 @@ def tiny_jasper(folder: Path, corpus: Path) -> Path:
     return folder / "jasper.ckpt"
 
 
+@pytest.mark.cpp
 @needs_a_compiler
 @pytest.mark.parametrize("model", ["deepspeech2", "jasper"])
 def test_figures_and_texts_are_those_of_eval(cpu, runner, tmp_path, model):  # noqa: F811

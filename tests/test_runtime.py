@@ -21,6 +21,7 @@ SHOW = (
 INSTRUCTIONS, KERNELS = "ONEDNN_MAX_CPU_ISA", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
+@pytest.mark.launcher
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="what the processor can do is known")
 @pytest.mark.parametrize(
     ("own", "expected"),

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # ---- the loss
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("labels", [[], [1], [0, 0], [0, 1, 0], [1, 1, 3], [0, 1, 3]])
 def test_the_loss_sums_over_every_path(labels):
     scores = np.random.default_rng(len(labels)).normal(size=(5, 4))
@@ -39,6 +40,7 @@ def test_the_loss_sums_over_every_path(labels):
     )
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("frames", "labels"),
     [
@@ -65,12 +67,14 @@ def test_the_loss_is_that_of_torch(frames, labels):
     assert ctc_loss(log_probs, labels, 28) == pytest.approx(float(expected), abs=1e-4)
 
 
+@pytest.mark.unit
 def test_what_does_not_fit_its_frames_is_impossible():
     log_probs = np.full((3, 4), np.log(0.25))
     assert ctc_loss(log_probs, [0, 0], 3) < np.inf
     assert ctc_loss(log_probs, [0, 0, 1], 3) == np.inf
 
 
+@pytest.mark.unit
 def test_the_threshold_is_not_moved_by_what_it_is_to_find():
     losses = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     assert threshold(losses) == 4 + 6 * 2  # distances 3 2 1 0 1 2 3
@@ -82,6 +86,7 @@ def test_the_threshold_is_not_moved_by_what_it_is_to_find():
 SENTENCE = "PLEASE HOLD WHILE I TRY THAT EXTENSION"
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("text", "heard", "expected"),
     [
@@ -164,6 +169,7 @@ CHECKPOINT = ["--pretrain_ckpt", "good.ckpt"]
 PLANTED = {"train4", "train11", "train0", "train7"}
 
 
+@pytest.mark.launcher
 def test_what_was_planted_comes_first(planted):
     command = [sys.executable, str(ROOT / "deepspeech2" / "validate.py"), *CHECKPOINT]
     command += ["planted.jsonl", "--limit", "5", "--suspects", "suspects.csv"]

@@ -86,6 +86,7 @@ def test_a_module_saved_whole_is_read_without_its_class(torch, form, tmp_path):
     np.testing.assert_array_equal(weight, lstm.weight_hh_l0.detach().numpy())
 
 
+@pytest.mark.launcher
 def test_reading_needs_no_torch(torch, tmp_path):
     path = saved(torch, {"w": torch.ones(2)}, tmp_path / "w.pth", "zip")
     code = (

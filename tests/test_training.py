@@ -354,6 +354,7 @@ def signalled(corpus: Path, folder: Path, line: str, number: int, *options: str)
     return process.returncode, errors
 
 
+@pytest.mark.launcher
 def test_ctrl_c_writes_a_checkpoint_first(corpus, whole, tmp_path):
     code, errors = signalled(corpus, tmp_path, "epoch: 1 step: 2,", signal.SIGINT, "--set", *RANDOM)
     assert code == 130
@@ -381,6 +382,7 @@ def test_a_closed_terminal_asks_to_stop_and_under_nohup_does_not():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.launcher
 def test_a_killed_run_goes_on_from_its_last_checkpoint(corpus, whole, tmp_path):
     options = ["--set", *RANDOM, "eval_every=2"]
     code, _ = signalled(corpus, tmp_path, "epoch: 2 step: 3,", signal.SIGKILL, *options)

@@ -81,6 +81,7 @@ def test_an_unknown_way_is_refused():
         normaliser("klingon", LOWER)
 
 
+@pytest.mark.launcher
 def test_without_numbers_no_library_loads():
     code = (
         "import sys\nfrom common.text.normalization import normaliser\n"
