@@ -1,7 +1,8 @@
-"""Configurations: dataclasses that a YAML file and single keys on the command line can override.
+"""Configuration: dataclasses that a user edits, or overrides by a YAML file and by single keys.
 
 The groups below hold what the shared code reads. A model's `src/config.py` derives from them
-where its defaults differ, and adds its own (`ModelConfig`).
+where its defaults differ, and adds its own (`ModelConfig`). A key that needs more than a type and
+a default is an `option`: with bounds, or with the places where it may differ.
 """
 
 from __future__ import annotations
@@ -11,42 +12,114 @@ import difflib
 import itertools
 import math
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from common.text.normalization import normaliser
 from common.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+
+# ---- what is known of a key beside its type and default
+
+
+@dataclass(frozen=True)
+class Option:
+    """Metadata of a configuration key; see `option`."""
+
+    min: float = -math.inf
+    max: float = math.inf
+    choices: tuple[str, ...] = ()
+    resumable: bool = False
+    host: bool = False
+    eval_only: bool = False
+    from_checkpoint: bool = False
+
+
+def option(
+    default: T | None = None,
+    *,
+    factory: Callable[[], T] | None = None,
+    min: float = -math.inf,
+    max: float = math.inf,
+    choices: tuple[str, ...] = (),
+    resumable: bool = False,
+    host: bool = False,
+    eval_only: bool = False,
+    from_checkpoint: bool = False,
+) -> T:
+    """Declare a configuration key with metadata, in place of `dataclasses.field`.
+
+    A derived class that gives the key another default, `epochs: int = 440`, keeps the metadata.
+
+    Args:
+        default: The default value, where it is immutable.
+        factory: Makes the default value, where it is a list or a group of keys.
+        min: Least value of a number, or of each number in a list.
+        max: Greatest value.
+        choices: The strings that are allowed; none given: any.
+        resumable: The key may change when a run is resumed, since it does not touch what is
+            computed.
+        host: The key belongs to a host (its paths, its processors): the hosts of one job may differ
+            in it, and it may change when a run is resumed.
+        eval_only: eval.py reads the key and transcribe.py does not.
+        from_checkpoint: Evaluation takes the key from the checkpoint; it cannot be overridden.
+
+    Returns:
+        A `dataclasses.Field`, typed as its value.
+    """
+    metadata = {
+        "option": Option(min, max, choices, resumable or host, host, eval_only, from_checkpoint)
+    }
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return typing.cast(T, field(default=default, metadata=metadata))
+
+
+# ---- the groups
+
 
 @dataclass
 class TrainingConfig:
-    epochs: int = 70
-    seed: int = 1  # of weights, batch order, augmentation and dropout
-    accumulation_step: int = 1  # batches whose gradients make one optimizer step
-    micro_batch: int = 0  # utterances at once through the network; 0: what the memory allows
-    memory_gib: float = 0.0  # memory that training may take; 0: 80 % of the machine's
-    clip_norm: float = 400.0  # gradients are scaled down to this global norm; 0: never
-    precision: str = "O0"  # O0 float32; O2 products in float16; O3 and between layers
-    ema: float = 0.0  # decay of a moving average of the weights, such as 0.999; 0: none
-    eval_every: int = 0  # steps between evaluations and checkpoints; 0: after each epoch
-    patience: int = 0  # evaluations without a better WER before training stops; 0: never
+    """The course of a training run."""
+
+    epochs: int = option(70, min=1, resumable=True)  # on resume not under a cosine schedule
+    # Of weights, batch order, augmentation and dropout.
+    seed: int = option(1, min=0, max=2**31 - 1)
+    accumulation_step: int = option(1, min=1)  # batches whose gradients make one optimizer step
+    # Utterances at once through the network; 0: as many as the memory allows.
+    micro_batch: int = option(0, min=0)
+    memory_gib: float = option(0.0, min=0)  # memory for training; 0: 80 % of the machine's
+    clip_norm: float = option(400.0, min=0)  # gradients are scaled down to this norm; 0: never
+    # O0: float32; O2: products in float16; O3: float16 between the layers, too.
+    precision: str = option("O0", choices=("O0", "O2", "O3"))
+    # Decay of a moving average of the weights, such as 0.999; 0: none.
+    ema: float = option(0.0, min=0, max=0.9999999)
+    # Steps between evaluations and checkpoints; 0: after each epoch.
+    eval_every: int = option(0, min=0, resumable=True)
+    # Evaluations without a better WER before training stops; 0: never.
+    patience: int = option(0, min=0, resumable=True)
     freeze: list[str] = field(default_factory=list)  # beginnings of parameter names not trained
-    max_nonfinite: int = 10  # steps in a row with a non-finite loss or gradient before giving up
-    hypotheses: int = 3  # hypotheses shown beside their references at each evaluation
+    # Steps in a row with a non-finite loss or gradient before training gives up.
+    max_nonfinite: int = option(10, min=1, resumable=True)
+    hypotheses: int = option(3, min=0, resumable=True)  # printed with their references
 
 
 @dataclass
 class SpectConfig:
-    """The features; what `common.audio.features.build_featurizer` makes of them travels with
-    records, checkpoints and exports."""
+    """The features; they travel with MindRecord files, checkpoints and exported files."""
 
     sample_rate: int = 16000  # Hz; recordings at another rate are resampled
     window_size: float = 0.02  # seconds
-    window_stride: float = 0.01  # seconds: the hop
+    window_stride: float = 0.01  # seconds: the hop length
     window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
     features: str = "spectrogram"  # spectrogram (log1p magnitude, 161 bins) or logmel
     bands: int = 64  # mel bands of logmel
@@ -54,22 +127,23 @@ class SpectConfig:
     # trained on. Spectrogram: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0;
     # logmel: jasper-mindspore, jasper-nvidia.
     convention: str = "plain"
-    preemphasis: float = 0.0  # times the sample before, taken from each sample; 0.97 in Jasper
-    frame_splicing: int = 1  # so many frames in a row are stacked into one, at every frame
+    preemphasis: float = 0.0  # times the previous sample, taken from each sample; Jasper: 0.97
+    frame_splicing: int = 1  # number of successive frames stacked into one, at every frame
     trim_silence: bool = False  # cut ends that stay 60 dB below the loudest part
 
 
 @dataclass
 class AugmentationConfig:
-    speed_volume_perturb: bool = False  # another speed and gain for each utterance, each epoch
+    """Random changes of the training recordings, drawn anew in each epoch."""
+
+    speed_volume_perturb: bool = False  # another speed and gain for each utterance
     speed_min: float = 0.85  # slowest speed factor
     speed_max: float = 1.15  # fastest speed factor
     gain_min: float = -6.0  # dB
     gain_max: float = 8.0  # dB
-    speeds: list[float] = field(
-        default_factory=list
-    )  # instead: one of these factors, [0.9, 1, 1.1]
-    dither: float = 0.0  # standard deviation of noise added to samples; 1e-5 in Jasper
+    # In place of speed_min to speed_max: one of these factors, such as [0.9, 1, 1.1].
+    speeds: list[float] = field(default_factory=list)
+    dither: float = 0.0  # standard deviation of noise added to samples; Jasper: 1e-5
     spec_augment: bool = False  # mask bands and spans (Park et al. 2019, arXiv 1904.08779)
     freq_masks: int = 2  # number of masks over frequency
     freq_min: int = 0  # narrowest, in bins
@@ -79,9 +153,9 @@ class AugmentationConfig:
     time_width: float = 0.125  # widest, as a share of the utterance, ...
     time_frames: int = 0  # ... or in frames; 0: the share
     cutout_masks: int = 0  # rectangles masked (DeVries & Taylor 2017, arXiv 1708.04552); 0: none
-    cutout_freq_min: int = 20  # bins: least height
+    cutout_freq_min: int = 20  # least height, in bins
     cutout_freq_max: int = 20  # greatest height
-    cutout_time_min: int = 5  # frames: least length
+    cutout_time_min: int = 5  # least length, in frames
     cutout_time_max: int = 5  # greatest length
     from_epoch: int = 0  # first epoch (counted from 0) with augmentation
     noise_dir: str = ""  # folder of noise recordings; empty: no noise
@@ -92,112 +166,146 @@ class AugmentationConfig:
 
 @dataclass
 class DataConfig:
-    # A path alone is a list of one.
-    train_manifest: list[str] = field(default_factory=list)
-    val_manifest: list[str] = field(default_factory=list)  # []: no evaluation while training
-    test_manifest: list[str] = field(default_factory=list)  # what eval.py scores if told nothing
-    Data_dir: str = (
-        ""  # relative paths inside manifests start here; empty: see common/data/manifest.py
-    )
+    """The recordings, their transcripts and features, and how they are batched."""
+
+    # Manifests: a list of paths, or one path.
+    train_manifest: list[str] = option(factory=list, host=True)
+    val_manifest: list[str] = option(factory=list, host=True)  # []: no evaluation while training
+    test_manifest: list[str] = option(factory=list, host=True)  # for eval.py, if given none
+    # Relative paths inside manifests start here; empty: see common/data/manifest.py.
+    Data_dir: str = option("", host=True)
     normalize_transcripts: str = ""  # english: numbers, "mr.", "&" as words; empty: as they are
-    labels_path: str = "labels.json"  # JSON list of labels, blank "_"
-    batch_size: int = 20  # utterances in a batch
-    mindrecord_format: str = "mindrecord/{split}/{split}{}.md"  # {split}: train or val
-    mindrecord_files: list[str] = field(default_factory=list)  # training shards; []: every one
-    shards: int = 8  # MindRecord files in a split
-    store: str = "audio"  # audio: waveforms, every augmentation works; features: faster epochs
-    # Copies of a recording at other speeds, which Jasper's manifests list: left out, or converted
-    # too, and each epoch trains on one version of each utterance, drawn anew.
+    # JSON list of labels, blank "_".
+    labels_path: str = option("labels.json", host=True, from_checkpoint=True)
+    batch_size: int = option(20, min=1)  # utterances
+    # {split}: train or val; {}: the file's number.
+    mindrecord_format: str = option("mindrecord/{split}/{split}{}.md", host=True)
+    mindrecord_files: list[str] = field(default_factory=list)  # training files; []: every one
+    shards: int = option(8, min=1, max=1000)  # MindRecord files of a split
+    # audio: waveforms, for every augmentation; features: faster epochs.
+    store: str = option("audio", choices=("audio", "features"))
+    # Copies of a recording at other speeds, which Jasper's manifests list. True: left out. False:
+    # converted too, and each epoch trains on one copy of each utterance, drawn anew.
     ignore_offline_speed_perturbation: bool = True
-    batch_shapes: str = "auto"  # dynamic (CPU, GPU), static (Ascend) or auto: by device
+    # dynamic (for CPU and GPU), static (for Ascend), or auto: by the device.
+    batch_shapes: str = option("auto", choices=("auto", "dynamic", "static"))
     # Number of (frames, labels) shapes when they are static, and one more for slower speeds.
-    static_shapes: int = 8
-    pad_align: int = 1  # batches are padded to a multiple of so many frames
-    max_hours: float = 0.0  # train on a random part of so many hours; 0: on all
-    max_utterances: int = 0  # ... or of so many utterances; 0: on all
-    min_duration: float = 0.1  # seconds; shorter recordings are left out
-    max_duration: float = 35.0  # seconds; longer recordings are left out
-    workers: int = 2  # processes that convert (one to each 500 recordings), threads that load
-    SpectConfig: SpectConfig = field(default_factory=SpectConfig)
+    static_shapes: int = option(8, min=1)
+    pad_align: int = option(1, min=1, max=4096)  # batches are padded to a multiple of these frames
+    max_hours: float = option(0.0, min=0)  # train on a random part of this length; 0: on all
+    max_utterances: int = option(0, min=0)  # ... or of this number of utterances; 0: on all
+    min_duration: float = option(0.1, min=0)  # seconds; shorter recordings are left out
+    max_duration: float = option(35.0, min=0)  # seconds; longer recordings are left out
+    # Processes that convert (at most one for each 500 recordings), threads that load.
+    workers: int = option(2, min=1, host=True)
+    SpectConfig: SpectConfig = option(factory=SpectConfig, from_checkpoint=True)
     AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
 @dataclass
 class OptimConfig:
-    optimizer: str = "Adam"  # Adam, AdamW, SGD, NovoGrad or LAMB
-    learning_rate: float = 3e-4
-    schedule: str = "anneal"  # anneal, cosine, constant or exponential
-    learning_anneal: float = 1.1  # anneal: the rate is divided by this after each epoch
-    warmup_epochs: float = 0.0  # linear rise from 0; any schedule
-    hold_epochs: float = 140.0  # exponential: epochs at learning_rate, after the warm-up
-    learning_decay: float = 0.981  # exponential: ... then the rate is multiplied by this an epoch
-    min_learning_rate: float = 1e-5  # exponential: ... down to this
+    """The optimizer, its learning rate at each step, and the scale of the loss."""
+
+    optimizer: str = option("Adam", choices=("Adam", "AdamW", "SGD", "NovoGrad", "LAMB"))
+    learning_rate: float = option(3e-4, min=0, max=1e3)
+    schedule: str = option("anneal", choices=("anneal", "cosine", "constant", "exponential"))
+    learning_anneal: float = option(1.1, min=1)  # anneal: divides the rate after each epoch
+    warmup_epochs: float = option(0.0, min=0)  # linear rise from 0; any schedule
+    hold_epochs: float = option(140.0, min=0)  # exponential: epochs at learning_rate after warm-up
+    learning_decay: float = option(0.981, min=0, max=1)  # exponential: then a factor per epoch ...
+    min_learning_rate: float = option(1e-5, min=0, max=1e3)  # ... and the lowest rate
     # L2 in Adam and SGD, decoupled in AdamW, part of the normalised step in NovoGrad and LAMB;
     # never on norms and biases.
-    weight_decay: float = 1e-5
-    momentum: float = 0.9  # SGD
-    eps: float = 1e-8  # all but SGD
-    betas: tuple[float, float] = (0.9, 0.999)  # all but SGD; NovoGrad's paper has 0.95, 0.98
-    loss_scale: float = 1024.0  # keeps float16 gradients above 0; undone before the update
-    dynamic_loss_scale: bool = False  # it is halved when gradients overflow, ...
-    scale_window: int = 2000  # ... and doubled after so many steps without
+    weight_decay: float = option(1e-5, min=0, max=1e3)
+    momentum: float = option(0.9, min=0, max=1)  # SGD
+    eps: float = option(1e-8, min=1e-30, max=1)  # all but SGD
+    # All but SGD; NovoGrad's paper has 0.95, 0.98.
+    betas: tuple[float, float] = option((0.9, 0.999), min=0, max=0.9999999)
+    # Keeps float16 gradients above 0; the gradients are divided by it before the update.
+    loss_scale: float = option(1024.0, min=1e-3, max=2**40)
+    dynamic_loss_scale: bool = False  # loss_scale is halved when gradients overflow, ...
+    scale_window: int = option(2000, min=1)  # ... and doubled after this many steps without
 
 
 @dataclass
 class CheckpointConfig:
-    ckpt_file_name_prefix: str = "model"
-    ckpt_path: str = "./checkpoint"
-    keep_checkpoint_max: int = 10  # numbered checkpoints kept, beside `last` and `best`
+    """The checkpoints of a run."""
+
+    ckpt_file_name_prefix: str = option("model", host=True)
+    ckpt_path: str = option("./checkpoint", host=True)
+    # Numbered checkpoints that are kept, beside `last` and `best`.
+    keep_checkpoint_max: int = option(10, min=1, host=True)
 
 
 @dataclass
 class LMConfig:
-    """A text's score is log p_ctc + alpha * log p_lm + beta * words, in natural logarithms."""
+    """The decoder.
 
-    decoder_type: str = "greedy"  # greedy, or beam, which all keys below are about
-    lm_path: str = ""  # word n-gram model, ARPA or KenLM's binary; empty: none
-    alpha: float = 1.818182  # weight of the language model
-    beta: float = 0.0  # for each word, where there is a language model: more makes more words
-    unk_offset: float = -10.0  # added to log p_lm of a word that the language model lacks
-    beam_width: int = 100  # prefixes kept after a frame; 1024 takes 6 times as long
-    cutoff_top_n: int = 40  # labels followed in each frame: so many of the best, ...
-    cutoff_prob: float = 1.0  # ... or until their probabilities add up to this
-    top_paths: int = 1  # texts for an utterance, best first; eval.py prints them when verbose
-    lm_workers: int = 4  # processes that search, once there is much to search
+    The score of a text in beam search is log p_ctc + alpha * log p_lm + beta * words, in natural
+    logarithms.
+    """
+
+    decoder_type: str = option("greedy", resumable=True)  # greedy, or beam: for all keys below
+    # Word n-gram language model, ARPA or KenLM's binary; empty: none.
+    lm_path: str = option("", host=True)
+    alpha: float = option(1.818182, min=0, resumable=True)  # weight of the language model
+    # For each word, where there is a language model; a larger beta gives more words.
+    beta: float = option(0.0, resumable=True)
+    # Added to log p_lm of a word that the language model lacks.
+    unk_offset: float = option(-10.0, resumable=True)
+    # Prefixes kept after each frame; 1024 takes 6 times as long.
+    beam_width: int = option(100, min=1, resumable=True)
+    # Labels considered in each frame: at most this number of the best, ...
+    cutoff_top_n: int = option(40, min=1, resumable=True)
+    # ... or until their probabilities add up to this.
+    cutoff_prob: float = option(1.0, min=1e-6, max=1, resumable=True)
+    # Texts for each utterance, best first; eval.py prints them when verbose.
+    top_paths: int = option(1, min=1, resumable=True, eval_only=True)
+    lm_workers: int = option(4, min=1, host=True)  # processes, once there is much to search
 
 
 @dataclass
 class EvalDataConfig:
-    test_manifest: list[str] = field(default_factory=list)  # []: what the checkpoint names
-    Data_dir: str = ""  # empty: the checkpoint's, for the manifests that it names itself
-    batch_size: int = 20
-    workers: int = 2  # threads that load
+    """The recordings that eval.py and transcribe.py read."""
+
+    test_manifest: list[str] = option(factory=list, eval_only=True)  # []: what the checkpoint names
+    # Empty: the checkpoint's, for the manifests that it names itself.
+    Data_dir: str = option("", eval_only=True)
+    batch_size: int = option(20, min=1)
+    workers: int = option(2, min=1)  # threads that load
 
 
 @dataclass
 class EvalConfig:
-    """What eval.py and transcribe.py are free to choose; the rest travels with the checkpoint."""
+    """What eval.py and transcribe.py may choose; the rest travels with the checkpoint."""
 
-    save_output: str = ""  # folder for each utterance's log-probabilities; empty: none kept
-    verbose: bool = True  # print reference, hypothesis, WER and CER of each utterance
-    report: str = ""  # HTML file with the figures, every utterance, sound; empty: none
-    report_utterances: int = 100  # of them, the worst so many get sound and a spectrogram
+    # Folder for each utterance's log-probabilities; empty: they are not saved.
+    save_output: str = option("", eval_only=True)
+    # Print reference, hypothesis, WER and CER of each utterance.
+    verbose: bool = option(True, eval_only=True)
+    # HTML file with the figures, every utterance and its sound; empty: none.
+    report: str = option("", eval_only=True)
+    # Utterances of the report, the worst ones, that get sound and a spectrogram.
+    report_utterances: int = option(100, min=0, eval_only=True)
     DataConfig: EvalDataConfig = field(default_factory=EvalDataConfig)
     LMConfig: LMConfig = field(default_factory=LMConfig)
 
 
 @dataclass
 class InferDataConfig:
+    """The recordings that preprocess.py reads."""
+
     Data_dir: str = ""  # as in EvalDataConfig
     test_manifest: list[str] = field(default_factory=list)  # []: what the checkpoint names
-    workers: int = 2  # processes that make features, one to each 500 recordings
+    workers: int = option(2, min=1)  # processes, at most one for each 500 recordings
 
 
 @dataclass
 class InferConfig:
-    """What preprocess.py and postprocess.py, either side of a C++ inference, are free to choose."""
+    """What preprocess.py and postprocess.py (before and after the C++ program) may choose."""
 
-    batch_size_infer: int = 1  # utterances at once, where the exported file leaves it open
+    # Utterances at once, where the exported file leaves it open.
+    batch_size_infer: int = option(1, min=1)
     result_path: str = "./preprocess_Result"  # folder of the features, for the C++ program
     result_dir: str = "./result_Files"  # folder of the network's outputs; beside it time_Result
     post_out: str = "./infer_output.txt"  # texts and figures that postprocess.py writes
@@ -211,98 +319,135 @@ ALIASES: dict[str, str] = {
     "TrainingConfig.loss_scale": "OptimConfig.loss_scale",
     "OptimConfig.epsilon": "OptimConfig.eps",
 }
-# In the DataConfig of the model zoo's eval_config, and not in ours.
-CARRIED = ("labels_path", "SpectConfig")
-
-# Keys with their least and greatest values; those of other modules are checked there.
-BOUNDS: dict[str, tuple[float, float]] = {
-    "TrainingConfig.epochs": (1, math.inf),
-    "TrainingConfig.seed": (0, 2**31 - 1),
-    "TrainingConfig.accumulation_step": (1, math.inf),
-    "TrainingConfig.micro_batch": (0, math.inf),
-    "TrainingConfig.memory_gib": (0, math.inf),
-    "TrainingConfig.clip_norm": (0, math.inf),
-    "TrainingConfig.ema": (0, 0.9999999),
-    "TrainingConfig.eval_every": (0, math.inf),
-    "TrainingConfig.patience": (0, math.inf),
-    "TrainingConfig.max_nonfinite": (1, math.inf),
-    "TrainingConfig.hypotheses": (0, math.inf),
-    "DataConfig.batch_size": (1, math.inf),
-    "DataConfig.shards": (1, 1000),
-    "DataConfig.static_shapes": (1, math.inf),
-    "DataConfig.pad_align": (1, 4096),
-    "DataConfig.max_hours": (0, math.inf),
-    "DataConfig.max_utterances": (0, math.inf),
-    "DataConfig.min_duration": (0, math.inf),
-    "DataConfig.max_duration": (0, math.inf),
-    "DataConfig.workers": (1, math.inf),
-    "OptimConfig.learning_rate": (0, 1e3),
-    "OptimConfig.learning_anneal": (1, math.inf),
-    "OptimConfig.warmup_epochs": (0, math.inf),
-    "OptimConfig.hold_epochs": (0, math.inf),
-    "OptimConfig.learning_decay": (0, 1),
-    "OptimConfig.min_learning_rate": (0, 1e3),
-    "OptimConfig.weight_decay": (0, 1e3),
-    "OptimConfig.momentum": (0, 1),
-    "OptimConfig.eps": (1e-30, 1),
-    "OptimConfig.betas": (0, 0.9999999),
-    "OptimConfig.loss_scale": (1e-3, 2**40),
-    "OptimConfig.scale_window": (1, math.inf),
-    "CheckpointConfig.keep_checkpoint_max": (1, math.inf),
-    "LMConfig.alpha": (0, math.inf),
-    "LMConfig.beam_width": (1, math.inf),
-    "LMConfig.cutoff_top_n": (1, math.inf),
-    "LMConfig.cutoff_prob": (1e-6, 1),
-    "LMConfig.top_paths": (1, math.inf),
-    "LMConfig.lm_workers": (1, math.inf),
-    "batch_size_infer": (1, math.inf),
-    "report_utterances": (0, math.inf),
-}
 
 
-def check(config: Any) -> None:
-    """Refuses numbers outside BOUNDS by name, before anything is started."""
+# ---- keys and their metadata
+
+
+def options(config: DataclassInstance) -> dict[str, Option]:
+    """List the metadata of every key.
+
+    Args:
+        config: A configuration, or one group of it.
+
+    Returns:
+        Dotted key -> metadata; of a key without, all defaults.
+    """
+    by_key: dict[str, Option] = {}
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if _is_group(value):
+            by_key |= {f"{entry.name}.{key}": known for key, known in options(value).items()}
+        else:
+            by_key[entry.name] = _option_of(type(config), entry.name)
+    return by_key
+
+
+def resumable_keys(config: DataclassInstance) -> set[str]:
+    """List the dotted keys that may change between a run and its resumption."""
+    return {key for key, known in options(config).items() if known.resumable}
+
+
+def host_keys(config: DataclassInstance) -> set[str]:
+    """List the dotted keys in which the hosts of one job may differ."""
+    return {key for key, known in options(config).items() if known.host}
+
+
+def eval_only_keys(config: DataclassInstance) -> set[str]:
+    """List the dotted keys of an evaluation that transcribe.py does not read."""
+    return {key for key, known in options(config).items() if known.eval_only}
+
+
+def check(config: DataclassInstance, prefix: str = "") -> None:
+    """Check every value against the bounds and choices of its key, and the rates of a schedule.
+
+    Args:
+        config: A configuration, or one group of it.
+        prefix: What to put before the keys in messages, such as "ModelConfig.".
+
+    Raises:
+        UserError: The first value that is out of bounds, with its key.
+    """
     values = leaves(config)
     normaliser(values.get("DataConfig.normalize_transcripts", ""), ())
+    known = options(config)
     for key, value in values.items():
-        least, most = BOUNDS.get(key, (-math.inf, math.inf))
-        for number in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(number, (int, float)) and not least <= number <= most:
-                limits = f"at least {least:g}" + (f", at most {most:g}" if most < math.inf else "")
-                raise UserError(f"{key}={value}: expected {limits}")
+        if problem := _problem(value, known[key]):
+            raise UserError(f"{prefix}{key}={value}: {problem}")
     rate = values.get("OptimConfig.learning_rate", 0)
     least = values.get("OptimConfig.min_learning_rate", 0)
     if values.get("OptimConfig.schedule") == "exponential" and rate < least:
         raise UserError(
             f"OptimConfig.learning_rate={rate:g} is below min_learning_rate={least:g}, which would "
-            "be used throughout: lower that one, too"
+            "be used throughout: lower min_learning_rate, too"
         )
 
 
-def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every key with its value: {"DataConfig.SpectConfig.window": "hamming", ...}.
+def _problem(value: Any, known: Option) -> str | None:
+    """What is wrong with a value, None if nothing is."""
+    if known.choices and value not in known.choices:
+        return f"expected one of {', '.join(known.choices)}"
+    for number in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(number, (int, float)) and not known.min <= number <= known.max:
+            limits = [f"at least {known.min:g}"] if known.min > -math.inf else []
+            limits += [f"at most {known.max:g}"] if known.max < math.inf else []
+            return f"expected {', '.join(limits) or 'a number'}"
+    return None
 
-    A list is one value, also one of dataclasses.
+
+def _option_of(kind: type, name: str) -> Option:
+    """The metadata of a field: its own, or that of the nearest base class which gives it any."""
+    for base in kind.__mro__:
+        entry = vars(base).get("__dataclass_fields__", {}).get(name)
+        if entry is not None and "option" in entry.metadata:
+            return entry.metadata["option"]
+    return Option()
+
+
+def _is_group(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def leaves(config: DataclassInstance, prefix: str = "") -> dict[str, Any]:
+    """List every key with its value: {"DataConfig.SpectConfig.window": "hamming", ...}.
+
+    Args:
+        config: A configuration, or one group of it.
+        prefix: What to put before the keys, such as "ModelConfig.".
+
+    Returns:
+        Dotted key -> value. A list is one value, also a list of dataclasses.
     """
-    found = {}
+    values = {}
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
-        if dataclasses.is_dataclass(value):
-            found.update(leaves(value, f"{prefix}{entry.name}."))
+        if _is_group(value):
+            values.update(leaves(value, f"{prefix}{entry.name}."))
         else:
-            found[prefix + entry.name] = value
-    return found
+            values[prefix + entry.name] = value
+    return values
 
 
-def to_dict(config: Any) -> dict:
-    """Nested dictionaries and lists, as YAML and JSON write them."""
+def to_dict(config: DataclassInstance) -> dict[str, Any]:
+    """Convert to nested dictionaries and lists, as YAML and JSON write them."""
     return dataclasses.asdict(config)
 
 
-def override(config: Any, values: dict, where: str) -> None:
-    """Sets `config` from nested `values` in place; errors name their source, `where`, and the key.
+# ---- overrides
+
+
+def override(config: DataclassInstance, values: Mapping[str, Any], where: str) -> None:
+    """Set keys of `config` in place.
 
     A key may have one of its other names (ALIASES), but not several that disagree.
+
+    Args:
+        config: The configuration.
+        values: Nested as the groups are, or with dotted keys.
+        where: Where the values come from, for messages.
+
+    Raises:
+        UserError: An unknown key, a value of another type, or two names that disagree.
     """
     given: dict[str, tuple[str, Any]] = {}
     for key, value in _flat(config, values, where):
@@ -316,14 +461,22 @@ def override(config: Any, values: dict, where: str) -> None:
 
 
 def override_from_yaml(
-    config: Any,
+    config: DataclassInstance,
     path: str | Path,
     translate: Callable[[dict], dict | None] = lambda values: None,
 ) -> list[str] | None:
-    """Sets `config` from a YAML file in place.
+    """Set keys of `config` from a YAML file, in place.
 
-    translate: `Recipe.translate_yaml`. Returns the vocabulary of a translated file, which
-    DataConfig.labels_path should hold, or None.
+    Args:
+        config: The configuration.
+        path: The file; an empty one changes nothing.
+        translate: `Recipe.translate_yaml`, for the files of another project.
+
+    Returns:
+        The vocabulary of a translated file, which DataConfig.labels_path should hold, or None.
+
+    Raises:
+        UserError: The file cannot be read, is no YAML, or holds what `override` refuses.
     """
     where = f"configuration {path}"
     try:
@@ -349,19 +502,27 @@ def override_from_yaml(
     return labels
 
 
-def override_from_options(config: Any, options: list[str]) -> None:
-    """Sets single keys in place: `DataConfig.batch_size=8`, `data.batch_size=8`, `batch_size=8`."""
-    for option in options:
-        name, equals, text = option.partition("=")
+def override_from_options(config: DataclassInstance, assignments: list[str]) -> None:
+    """Set single keys in place: `DataConfig.batch_size=8`, `data.batch_size=8`, `batch_size=8`.
+
+    Args:
+        config: The configuration.
+        assignments: What follows `--set`.
+
+    Raises:
+        UserError: An unknown or ambiguous key, or a value that does not fit.
+    """
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        where = f"--set {assignment}"
         if not equals:
-            raise UserError(f"--set {option}: expected KEY=VALUE, such as DataConfig.batch_size=8")
-        key = _resolve(config, name.strip(), f"--set {option}")
-        _set(config, key, _parse(text, _hint(config, key), option), f"--set {option}")
+            raise UserError(f"{where}: expected KEY=VALUE, such as DataConfig.batch_size=8")
+        key = _resolve(config, name.strip(), where)
+        _set(config, key, _parse(text, _hint(config, key), where), where)
 
 
-def _parse(text: str, hint: Any, option: str) -> Any:
-    """The value of an option: YAML, but a key that holds text takes it as it is written, and one
-    that holds several texts a single one."""
+def _parse(text: str, hint: Any, where: str) -> Any:
+    """The value that `text` means as YAML; for a key that holds text, `text` itself."""
     text = text.strip()
     if hint is str or not text or (hint == list[str] and not text.startswith("[")):
         return text
@@ -369,10 +530,10 @@ def _parse(text: str, hint: Any, option: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"--set {option}: not valid YAML ({problem})") from error
+        raise UserError(f"{where}: not valid YAML ({problem})") from error
 
 
-def _resolve(config: Any, name: str, where: str) -> str:
+def _resolve(config: DataclassInstance, name: str, where: str) -> str:
     """The full dotted key that `name` means: groups may drop "Config", or be left out."""
     keys = {key: key for key in leaves(config)}
     keys = {alias: key for alias, key in ALIASES.items() if key in keys} | keys
@@ -387,8 +548,8 @@ def _resolve(config: Any, name: str, where: str) -> str:
     raise _unknown(config, name, where)
 
 
-def _true_name(config: Any, key: str) -> str:
-    """`key`, or the key that it is another name of, where `config` has that and not `key`."""
+def _true_name(config: DataclassInstance, key: str) -> str:
+    """The key that `key` is another name of, or `key` itself."""
     known = leaves(config)
     return ALIASES[key] if key not in known and ALIASES.get(key) in known else key
 
@@ -397,38 +558,54 @@ def _short(key: str) -> str:
     return ".".join(part.removesuffix("Config").lower() for part in key.split("."))
 
 
-def _unknown(config: Any, name: str, where: str) -> UserError:
-    """What to say of a key that `config` lacks: what it was meant to be, or what there is."""
+def _unknown(config: DataclassInstance, name: str, where: str) -> UserError:
+    """The error for an unknown key: suggests the closest key, or lists the keys of its group."""
     first = _short(name).removeprefix("data.").split(".")[0]
-    if isinstance(config, (EvalConfig, InferConfig)) and first in map(_short, CARRIED):
+    if isinstance(config, (EvalConfig, InferConfig)) and first in _from_checkpoint():
         return UserError(
             f"{where}: {name}: features and labels travel with the checkpoint, leave it out"
         )
     head, _, last = name.rpartition(".")
     keys = list(leaves(config))
-    groups = {key.rpartition(".")[0] for key in keys} - {""}
-    groups = sorted(groups | {group.split(".")[0] for group in groups})
+    parents = {key.rpartition(".")[0] for key in keys} - {""}
+    groups = sorted(parents | {parent.split(".")[0] for parent in parents})
     group = next((g for g in groups if head and f".{_short(g)}".endswith(f".{_short(head)}")), "")
     own = [key for key in keys if key.startswith(f"{group}.")] if group else keys
     for candidates in (own, [*keys, *groups]):
-        if found := closest(last, candidates):
-            return UserError(f"{where}: unknown key {name}, did you mean {found}?")
+        if suggestion := closest(last, candidates):
+            return UserError(f"{where}: unknown key {name}, did you mean {suggestion}?")
     names = ", ".join(dict.fromkeys(key.removeprefix(f"{group}.").split(".")[0] for key in own))
     return UserError(f"{where}: unknown key {name}; {group or 'the configuration'} has {names}")
 
 
+def _from_checkpoint() -> set[str]:
+    """Short names of the DataConfig keys and groups that evaluation takes from the checkpoint."""
+    names = [entry.name for entry in dataclasses.fields(DataConfig)]
+    return {_short(name) for name in names if _option_of(DataConfig, name).from_checkpoint}
+
+
 def closest(name: str, keys: Iterable[str]) -> str | None:
-    """Of some keys, the one whose last part is most like `name`, if any is."""
+    """Find the key whose last part is most like `name`.
+
+    Args:
+        name: A misspelt key.
+        keys: Dotted keys to choose from.
+
+    Returns:
+        One of `keys`, None if none is similar.
+    """
     by_leaf = {_short(key).split(".")[-1]: key for key in keys}
     close = difflib.get_close_matches(_short(name), list(by_leaf), n=1, cutoff=0.6)
     return by_leaf[close[0]] if close else None
 
 
-def _flat(config: Any, values: dict, where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(
+    config: DataclassInstance, values: Mapping[str, Any], where: str, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of nested `values`, as deep as `config` has groups."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if dataclasses.is_dataclass(_get(config, key)):
+        if _is_group(_get(config, key)):
             if not isinstance(value, dict):
                 raise UserError(f"{where}: {key} is a group of keys, found {value!r}")
             yield from _flat(config, value, where, f"{key}.")
@@ -436,22 +613,23 @@ def _flat(config: Any, values: dict, where: str, prefix: str = "") -> Iterator[t
             yield key, value
 
 
-def _get(config: Any, key: str) -> Any:
+def _get(config: DataclassInstance, key: str) -> Any:
     """The group or value of a dotted key, None where there is none."""
+    value: Any = config
     for part in key.split("."):
-        if not dataclasses.is_dataclass(config):
+        if not _is_group(value):
             return None
-        config = getattr(config, part, None)
-    return config
+        value = getattr(value, part, None)
+    return value
 
 
-def _hint(config: Any, key: str) -> Any:
+def _hint(config: DataclassInstance, key: str) -> Any:
     """The type of a dotted key's value."""
     group, _, name = key.rpartition(".")
     return typing.get_type_hints(type(_get(config, group) if group else config))[name]
 
 
-def _set(config: Any, key: str, value: Any, where: str) -> None:
+def _set(config: DataclassInstance, key: str, value: Any, where: str) -> None:
     if key not in leaves(config):
         for group in itertools.accumulate(key.split(".")[:-1], "{}.{}".format):
             if group in leaves(config):
@@ -463,22 +641,14 @@ def _set(config: Any, key: str, value: Any, where: str) -> None:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    """The value as the type `hint`; UserError where it is of another."""
+    origin = typing.get_origin(hint)
     if hint == list[str] and (value is None or isinstance(value, str)):
         return [value] if value else []
     if origin in (list, tuple):
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: expected a list such as [1, 2], found {value!r}")
-        if origin is list:
-            kinds = [arguments[0]] * len(value)
-        elif len(value) == len(arguments):
-            kinds = arguments
-        else:
-            raise UserError(f"{where}: expected {len(arguments)} values, found {len(value)}")
-        items = zip(value, kinds)
-        return origin(_convert(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(items))
+        return origin(_convert_items(value, hint, where))
     if dataclasses.is_dataclass(hint):
-        return _convert_group(value, hint, where)
+        return _convert_group(value, typing.cast(type, hint), where)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):
@@ -493,7 +663,22 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
 
 
-def _convert_group(value: Any, kind: type, where: str) -> Any:
+def _convert_items(value: Any, hint: Any, where: str) -> list[Any]:
+    """The items of a list, or of a tuple of fixed length, each as its type."""
+    if not isinstance(value, (list, tuple)):
+        raise UserError(f"{where}: expected a list such as [1, 2], found {value!r}")
+    kinds = list(typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        kinds *= len(value)
+    elif len(value) != len(kinds):
+        raise UserError(f"{where}: expected {len(kinds)} values, found {len(value)}")
+    return [
+        _convert(item, kind, f"{where}[{number}]")
+        for number, (item, kind) in enumerate(zip(value, kinds))
+    ]
+
+
+def _convert_group(value: Any, kind: type[DataclassInstance], where: str) -> DataclassInstance:
     """A dataclass of `kind` that is an item of a list, from a mapping."""
     if isinstance(value, kind):
         return dataclasses.replace(value)
@@ -502,16 +687,22 @@ def _convert_group(value: Any, kind: type, where: str) -> Any:
         raise UserError(f"{where}: expected keys such as {next(iter(entries))}, found {value!r}")
     for name in value:
         if name not in entries:
-            found = closest(str(name), entries)
-            hint = f", did you mean {found}?" if found else f"; there are {', '.join(entries)}"
+            suggestion = closest(str(name), entries)
+            hint = (
+                f", did you mean {suggestion}?"
+                if suggestion
+                else f"; there are {', '.join(entries)}"
+            )
             raise UserError(f"{where}.{name}: unknown key {name}{hint}")
     for name, entry in entries.items():
         usual = (entry.default, entry.default_factory)
         if name not in value and usual == (dataclasses.MISSING, dataclasses.MISSING):
             raise UserError(f"{where}: no {name}")
     hints = typing.get_type_hints(kind)
-    given = {name: _convert(each, hints[name], f"{where}.{name}") for name, each in value.items()}
+    arguments = {
+        name: _convert(item, hints[name], f"{where}.{name}") for name, item in value.items()
+    }
     try:
-        return kind(**given)
+        return kind(**arguments)
     except UserError as error:  # of its own checks
         raise UserError(f"{where}: {error}") from None

@@ -22,11 +22,13 @@ from synthetic_lm import write_arpa
 from common import cli
 from common import config as configs
 from common.config import (
-    BOUNDS,
+    DataConfig,
     EvalConfig,
     InferConfig,
+    OptimConfig,
     check,
     leaves,
+    option,
     override,
     override_from_options,
     override_from_yaml,
@@ -34,13 +36,19 @@ from common.config import (
 )
 from common.data import loader as dataset
 from common.data.manifest import read_manifest, write_csv, write_jasper_json
-from common.data.mindrecord import open_dataset
+from common.data.mindrecord import STORES, open_dataset
 from common.data.splits import shard_files
+from common.nn.precision import LEVELS
+from common.nn.recurrent import Recurrent
 from common.training.loss_scale import LossScale
+from common.training.lr_schedules import make_schedule
 from common.training.metrics_log import History
+from common.training.optimizers import OPTIMIZERS
 from common.utils.errors import UserError
 from deepspeech2.src.config import TrainConfig, eval_config, train_config
 from deepspeech2.src.recipe import RECIPE
+from jasper.src.config import TrainConfig as JasperTrainConfig
+from jasper.src.model import ACTIVATIONS, INITIAL
 
 WITHOUT_KENLM = "pip install -r requirements-lm.txt"
 
@@ -224,10 +232,16 @@ def test_an_empty_yaml_file_changes_nothing(tmp_path):
         ("learning_rate=nan", r"OptimConfig\.learning_rate=nan: expected"),
         ("loss_scale=0", r"OptimConfig\.loss_scale=0\.0: expected at least"),
         ("workers=0", r"DataConfig\.workers=0: expected at least 1"),
+        ("optimizer=adam", r"^OptimConfig\.optimizer=adam: expected one of Adam, AdamW, SGD, "),
+        ("schedule=step", r"^OptimConfig\.schedule=step: expected one of anneal, cosine, "),
+        ("precision=O1", r"^TrainingConfig\.precision=O1: expected one of O0, O2, O3$"),
+        ("store=wav", r"^DataConfig\.store=wav: expected one of audio, features$"),
+        ("batch_shapes=fixed", r"^DataConfig\.batch_shapes=fixed: expected one of auto, dynamic, "),
+        ("rnn_type=lstm", r"^ModelConfig\.rnn_type=lstm: expected one of LSTM, GRU, RNN$"),
         ("normalize_transcripts=french", r"normalize_transcripts=french: expected english, or"),
     ],
 )
-def test_numbers_out_of_bounds_are_named(option, message):
+def test_values_out_of_bounds_are_refused_with_their_key(option, message):
     config = TrainConfig()
     override_from_options(config, [option])
     with pytest.raises(UserError, match=message):
@@ -245,10 +259,147 @@ def test_a_rate_below_the_least_is_not_raised_in_silence():
     check(config)
 
 
-def test_every_bound_is_of_a_key():
-    shipped = [TrainConfig(), EvalConfig(), InferConfig()]
-    assert set(BOUNDS) <= {key for config in shipped for key in leaves(config)}
-    assert [check(config) for config in shipped] == [None] * 3
+@pytest.mark.parametrize("kind", [TrainConfig, JasperTrainConfig, EvalConfig, InferConfig])
+def test_default_configurations_pass_their_own_check(kind):
+    check(kind())
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("OptimConfig.optimizer", OPTIMIZERS),
+        ("TrainingConfig.precision", LEVELS),
+        ("DataConfig.store", STORES),
+        ("ModelConfig.rnn_type", Recurrent.GATES),
+    ],
+)
+def test_choices_of_a_key_are_those_that_the_code_implements(key, choices):
+    assert set(configs.options(TrainConfig())[key].choices) == set(choices)
+
+
+def test_choices_of_jasper_are_those_that_the_code_implements():
+    known = configs.options(JasperTrainConfig())
+    assert set(known["ModelConfig.activation"].choices) == set(ACTIVATIONS)
+    assert set(known["ModelConfig.weight_init"].choices) == set(INITIAL)
+
+
+@pytest.mark.parametrize("name", configs.options(TrainConfig())["OptimConfig.schedule"].choices)
+def test_every_schedule_that_may_be_chosen_is_implemented(name):
+    config = OptimConfig(schedule=name)
+    assert make_schedule(config, epochs=3, steps_per_epoch=2).shape == (6,)
+
+
+# ---- metadata of the keys
+
+RESUMABLE = {
+    "TrainingConfig.epochs",
+    "TrainingConfig.eval_every",
+    "TrainingConfig.patience",
+    "TrainingConfig.max_nonfinite",
+    "TrainingConfig.hypotheses",
+    "DataConfig.train_manifest",
+    "DataConfig.val_manifest",
+    "DataConfig.test_manifest",
+    "DataConfig.Data_dir",
+    "DataConfig.labels_path",
+    "DataConfig.mindrecord_format",
+    "DataConfig.workers",
+    "CheckpointConfig.ckpt_file_name_prefix",
+    "CheckpointConfig.ckpt_path",
+    "CheckpointConfig.keep_checkpoint_max",
+    "LMConfig.decoder_type",
+    "LMConfig.lm_path",
+    "LMConfig.alpha",
+    "LMConfig.beta",
+    "LMConfig.unk_offset",
+    "LMConfig.beam_width",
+    "LMConfig.cutoff_top_n",
+    "LMConfig.cutoff_prob",
+    "LMConfig.top_paths",
+    "LMConfig.lm_workers",
+}
+OF_A_HOST = {
+    "DataConfig.train_manifest",
+    "DataConfig.val_manifest",
+    "DataConfig.test_manifest",
+    "DataConfig.Data_dir",
+    "DataConfig.labels_path",
+    "DataConfig.mindrecord_format",
+    "DataConfig.workers",
+    "CheckpointConfig.ckpt_file_name_prefix",
+    "CheckpointConfig.ckpt_path",
+    "CheckpointConfig.keep_checkpoint_max",
+    "LMConfig.lm_path",
+    "LMConfig.lm_workers",
+}
+IGNORED_BY_TRANSCRIBE = {
+    "save_output",
+    "verbose",
+    "report",
+    "report_utterances",
+    "DataConfig.test_manifest",
+    "DataConfig.Data_dir",
+    "LMConfig.top_paths",
+}
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, JasperTrainConfig])
+def test_keys_that_may_change_on_resume_and_keys_of_a_host(kind):
+    assert configs.resumable_keys(kind()) == RESUMABLE
+    assert configs.host_keys(kind()) == OF_A_HOST
+
+
+def test_keys_of_evaluation_that_transcribe_ignores():
+    assert configs.eval_only_keys(EvalConfig()) == IGNORED_BY_TRANSCRIBE
+
+
+@dataclass
+class ThirdNetwork:
+    width: int = option(8, min=1, max=64)
+    units: list[int] = option(factory=lambda: [3, 4], min=2)
+    cell: str = option("lstm", choices=("lstm", "gru"))
+    threads: int = option(4, min=1, host=True)
+    beam: int = option(10, resumable=True)
+    bias: bool = True
+
+
+@dataclass
+class ThirdData(DataConfig):
+    workers: int = 3  # another default, the same metadata
+    batch_size: int = option(4, min=4)  # its own metadata
+
+
+@dataclass
+class ThirdConfig:
+    DataConfig: ThirdData = field(default_factory=ThirdData)
+    ModelConfig: ThirdNetwork = field(default_factory=ThirdNetwork)
+
+
+def test_a_further_model_declares_its_own_metadata_and_inherits_the_shared():
+    config = ThirdConfig()
+    check(config)
+    shared_host_keys = {key for key in OF_A_HOST if key.startswith("DataConfig.")}
+    assert configs.host_keys(config) == shared_host_keys | {"ModelConfig.threads"}
+    assert configs.resumable_keys(config) == configs.host_keys(config) | {"ModelConfig.beam"}
+    assert config.ModelConfig.units is not ThirdConfig().ModelConfig.units
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("width=65", "ModelConfig.width=65: expected at least 1, at most 64"),
+        ("units=[2, 1]", "ModelConfig.units=[2, 1]: expected at least 2"),
+        ("cell=LSTM", "ModelConfig.cell=LSTM: expected one of lstm, gru"),
+        ("DataConfig.workers=0", "DataConfig.workers=0: expected at least 1"),
+        ("DataConfig.batch_size=3", "DataConfig.batch_size=3: expected at least 4"),
+    ],
+)
+def test_the_bounds_of_a_further_model_are_checked(option, message):
+    config = ThirdConfig()
+    override_from_options(config, [option])
+    with pytest.raises(UserError) as refused:
+        check(config)
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize("kind", [EvalConfig, InferConfig])
@@ -445,10 +596,11 @@ def corpus(tmp_path_factory) -> Path:
 
 @contextmanager
 def patched(replacements: dict[str, Any]):
-    """Replaces attributes for a while, given by their full names."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in replacements.items():
-            patch.setattr(name, value)
+    """Replace attributes of modules of `common` for a while, {"data.loader.batches": ...}."""
+    patch = pytest.MonkeyPatch()
+    for name, value in replacements.items():
+        patch.setattr(f"common.{name}", value)
+    try:
         yield
 
 
@@ -531,12 +683,13 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
     before = os.getcwd()
     os.chdir(folder)
     try:
-        replacements = {
-            "common.training.trainer.TrainStep": FakeStep,
-            "common.training.trainer.Forward": FakeForward,
-            "common.data.loader.ThreadPoolExecutor": pools,
-        }
-        with patched(replacements):
+        with patched(
+            {
+                "training.trainer.TrainStep": FakeStep,
+                "model.speech_model.Forward": FakeForward,
+                "data.loader.ThreadPoolExecutor": pools,
+            }
+        ):
             for split in ("train", "val"):
                 if getattr(config.DataConfig, f"{split}_manifest"):
                     convert_split(RECIPE, config, split, log=lambda line: None)
@@ -639,7 +792,9 @@ def decode(config: Any, folder: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
     processes = Processes()
-    with patched(in_processes(processes)):
+    with patched(
+        {"decoding.decoders.worker_pool": processes, "decoding.decoders._WORTH_PROCESSES": 0.0}
+    ):
         decoder = make_decoder(config.LMConfig, Vocabulary(tuple(LABELS)))
         found = decoder.hypotheses(log_probs, np.array([12, 12, 9]))
     return {"hypotheses": [list(map(tuple, each)) for each in found], "processes": processes}
@@ -665,9 +820,10 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
         with (
             patched(
                 {
-                    "common.model.speech_model.Forward": FakeForward,
-                    "common.data.loader.ThreadPoolExecutor": pools,
-                    **in_processes(processes),
+                    "model.speech_model.Forward": FakeForward,
+                    "data.loader.ThreadPoolExecutor": pools,
+                    "decoding.decoders.worker_pool": processes,
+                    "decoding.decoders._WORTH_PROCESSES": 0.0,
                 }
             ),
             redirect_stdout(printed),
@@ -1023,9 +1179,10 @@ def infer(config: Any, folder: Path, options: list[str]) -> dict[str, Any]:
         with (
             patched(
                 {
-                    "common.export.offline_inference.worker_pool": pools,
-                    "common.export.offline_inference._EACH": 1,
-                    **in_processes(processes),
+                    "export.offline_inference.worker_pool": pools,
+                    "export.offline_inference._EACH": 1,
+                    "decoding.decoders.worker_pool": processes,
+                    "decoding.decoders._WORTH_PROCESSES": 0.0,
                 }
             ),
             redirect_stdout(printed),

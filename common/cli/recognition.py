@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,6 @@ from common.model.recipe import Recipe
 from common.utils.errors import UserError
 from common.utils.files import check_writable
 
-# Of the keys of eval.py, those that transcribe.py follows.
-_TRANSCRIBING = {"DataConfig.batch_size", "DataConfig.workers"} | {
-    f"LMConfig.{entry.name}" for entry in fields(configs.LMConfig) if entry.name != "top_paths"
-}
-_FAULT = 70  # EX_SOFTWARE of sysexits.h
 _PORTION = 16  # batches that transcribe.py reads, recognises and prints at a time
 
 
@@ -181,10 +175,10 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
 def _check_effect(arguments: argparse.Namespace, recipe: Recipe) -> None:
     """Refuses single keys that transcribe.py does not follow; a YAML file may be eval.py's too."""
     config = recipe.eval_config()
-    usual = configs.leaves(config)
+    usual, without_effect = configs.leaves(config), configs.eval_only_keys(config)
     configs.override_from_options(config, arguments.set)
     for key, value in configs.leaves(config).items():
-        if value != usual[key] and key not in _TRANSCRIBING:
+        if value != usual[key] and key in without_effect:
             raise UserError(f"--set {key}={value}: of no effect on transcribe.py, leave it out")
 
 

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,27 +44,6 @@ from common.utils.backend import Tensor, ms
 from common.utils.errors import Diverged, UserError
 
 METRICS, CURVES, FILM = "metrics.csv", "curves.png", "emissions"  # .gif, .png, .npz
-
-# Keys that may change between a run and its resumption: they do not touch what is computed (the
-# number of epochs does under a cosine schedule: see `_resume`).
-RESUMABLE = {
-    "TrainingConfig.epochs",
-    "TrainingConfig.eval_every",
-    "TrainingConfig.patience",
-    "TrainingConfig.max_nonfinite",
-    "TrainingConfig.hypotheses",
-    "DataConfig.train_manifest",
-    "DataConfig.val_manifest",
-    "DataConfig.test_manifest",
-    "DataConfig.Data_dir",
-    "DataConfig.labels_path",
-    "DataConfig.mindrecord_format",
-    "DataConfig.workers",
-    "CheckpointConfig.ckpt_file_name_prefix",
-    "CheckpointConfig.ckpt_path",
-    "CheckpointConfig.keep_checkpoint_max",
-    *(f"LMConfig.{entry.name}" for entry in fields(configs.LMConfig)),
-}
 
 
 @dataclass(frozen=True)
@@ -276,15 +255,6 @@ def _fit(job: Job, ranks: ProcessGroup, heart: Heartbeat) -> Progress:
     return progress
 
 
-# Where the hosts of one job may differ: in their paths, and in what no other rank hears of.
-_OF_A_HOST = {
-    key
-    for key in RESUMABLE
-    if key.startswith(("DataConfig.", "CheckpointConfig."))
-    or key.endswith((".lm_path", "_workers"))
-}
-
-
 def _same_everywhere(
     ranks: ProcessGroup, speech_model: SpeechModel, identity: dict, validation: dict
 ) -> None:
@@ -292,12 +262,15 @@ def _same_everywhere(
     meet: the hosts of one job have files of their own."""
     if ranks.count == 1:
         return
-    config = configs.leaves(speech_model.config).items()
+    of_a_host = configs.host_keys(speech_model.config)
+    config = [
+        entry for entry in configs.leaves(speech_model.config).items() if entry[0] not in of_a_host
+    ]
     weights = 0
     for parameter in speech_model.network.get_parameters():
         weights = zlib.crc32(np.ascontiguousarray(parameter.asnumpy()), weights)
     known = {
-        "configuration": zlib.crc32(repr([e for e in config if e[0] not in _OF_A_HOST]).encode()),
+        "configuration": zlib.crc32(repr(config).encode()),
         "training data": zlib.crc32(repr(identity).encode()),
         "validation data": zlib.crc32(repr(validation).encode()),
         "vocabulary": zlib.crc32(repr(speech_model.vocabulary.labels).encode()),
@@ -441,8 +414,9 @@ def _resume(
 ) -> Progress:
     found = checkpoints.load(keeper.last)
     before = configs.leaves(described(speech_model.recipe, found)[0])
+    resumable = configs.resumable_keys(speech_model.config)
     for key, value in configs.leaves(speech_model.config).items():
-        if key not in RESUMABLE and before[key] != value:
+        if key not in resumable and before[key] != value:
             raise UserError(
                 f"--resume: {key} is {value!r}, and the run in {keeper.last} has {before[key]!r}; "
                 "resume without changing it, or begin anew from --pre_trained_model_path"

@@ -1,4 +1,4 @@
-"""DeepSpeech2's configuration: what a user edits, or overrides by `--config` and `--set`.
+"""DeepSpeech2's configuration, which a user edits, or overrides by `--config` and `--set`.
 
 The groups and keys are those of the MindSpore model zoo's DeepSpeech2; the defaults are its full
 size for LibriSpeech (5 x 1024 bidirectional LSTM). Smaller ones ship in `presets/`. Keys that every
@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from common import config as shared
+from common.config import option
 
 
 @dataclass
 class DataConfig(shared.DataConfig):
+    """Manifests and MindRecord files of LibriSpeech, all 960 hours."""
+
     train_manifest: list[str] = field(default_factory=lambda: ["data/libri_train_manifest.csv"])
     val_manifest: list[str] = field(default_factory=lambda: ["data/libri_val_manifest.csv"])
     test_manifest: list[str] = field(default_factory=lambda: ["data/libri_test_clean_manifest.csv"])
@@ -22,16 +25,21 @@ class DataConfig(shared.DataConfig):
 
 @dataclass
 class ModelConfig:
-    rnn_type: str = "LSTM"  # LSTM, GRU or RNN (tanh)
-    hidden_size: int = 1024  # of each direction; the directions are summed
-    hidden_layers: int = 5
+    """The network: convolutions over bins and frames, recurrent layers, an output layer."""
+
+    rnn_type: str = option("LSTM", choices=("LSTM", "GRU", "RNN"))  # RNN: with tanh
+    hidden_size: int = option(1024, min=1)  # of each direction; the directions are summed
+    hidden_layers: int = option(5, min=1)
     bidirectional: bool = True
-    lookahead_context: int = 20  # frames ahead, when not bidirectional (Wang et al. 2016)
-    norm: str = "none"  # none, batch or layer: on what leaves each layer, the look-ahead included
+    # Frames ahead, when not bidirectional (Wang et al. 2016).
+    lookahead_context: int = option(20, min=1)
+    # Normalisation of the output of each recurrent layer, and of the look-ahead.
+    norm: str = option("none", choices=("none", "batch", "layer"))
     dropout: float = 0.0  # after each recurrent layer
-    activation: str = "tanh"  # after each convolution: tanh or hardtanh (clipped to 0..20)
+    # After each convolution; hardtanh is clipped to 0..20.
+    activation: str = option("tanh", choices=("tanh", "hardtanh"))
     conv_bias: bool = False  # added by each convolution; the batch normalisation undoes it
-    conv_channels: int = 32
+    conv_channels: int = option(32, min=1)
     # Of each convolution [bins, frames]:
     conv_kernels: list[list[int]] = field(default_factory=lambda: [[41, 11], [21, 11]])
     conv_strides: list[list[int]] = field(default_factory=lambda: [[2, 2], [2, 1]])
@@ -39,11 +47,15 @@ class ModelConfig:
 
 @dataclass
 class CheckpointConfig(shared.CheckpointConfig):
+    """The checkpoints of a run."""
+
     ckpt_file_name_prefix: str = "DeepSpeech"
 
 
 @dataclass
 class TrainConfig:
+    """All groups of keys that train.py reads."""
+
     TrainingConfig: shared.TrainingConfig = field(default_factory=shared.TrainingConfig)
     DataConfig: DataConfig = field(default_factory=DataConfig)
     ModelConfig: ModelConfig = field(default_factory=ModelConfig)

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from common import config as configs
 from common.nn.dropout import Dropout
 from common.nn.layers import Clip, Dense, frame_mask, uniform
 from common.nn.matmul_convolution import convolution
@@ -164,18 +165,7 @@ class SequenceWise(nn.Cell):
 
 def check(config: ModelConfig) -> None:
     """Refuses what cannot be built, naming the key, what was found and what was expected."""
-    choices = {
-        "rnn_type": tuple(Recurrent.GATES),
-        "norm": ("none", "batch", "layer"),
-        "activation": ("tanh", "hardtanh"),
-    }
-    for key, allowed in choices.items():
-        value = getattr(config, key)
-        if value not in allowed:
-            raise UserError(f"ModelConfig.{key}={value}: expected one of {', '.join(allowed)}")
-    for key in ("hidden_size", "hidden_layers", "conv_channels", "lookahead_context"):
-        if getattr(config, key) < 1:
-            raise UserError(f"ModelConfig.{key}={getattr(config, key)}: expected at least 1")
+    configs.check(config, "ModelConfig.")
     if not 0 <= config.dropout < 1:
         raise UserError(f"ModelConfig.dropout={config.dropout}: expected 0 <= dropout < 1")
     pairs = [*config.conv_kernels, *config.conv_strides]

@@ -1,4 +1,4 @@
-"""Jasper's configuration: what a user edits, or overrides by `--config` and `--set`.
+"""Jasper's configuration, which a user edits, or overrides by `--config` and `--set`.
 
 The groups and keys are those of the MindSpore model zoo's Jasper; the defaults are Jasper 10x5 with
 dense residuals for LibriSpeech, after NVIDIA's recipe. Smaller ones ship in `presets/`. Keys that
@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from common import config as shared
+from common.config import option
 
 
 @dataclass
 class Block:
-    """`repeat` convolutions of one kind, each normalised, activated and dropped out."""
+    """A block of `repeat` convolutions, each with normalisation, activation and dropout."""
 
     filters: int = 256  # channels that leave each convolution
     repeat: int = 1
@@ -22,13 +23,21 @@ class Block:
     stride: int = 1  # frames; not with residual
     dilation: int = 1  # frames from one tap of the kernel to the next; not with stride
     dropout: float = 0.2
-    residual: bool = False  # what enters the block is added before its last activation
-    residual_dense: bool = False  # ... with what entered each of the dense blocks before it
-    separable: bool = False  # one channel at a time over frames, then across channels (QuartzNet)
+    residual: bool = False  # the block's input is added before its last activation
+    residual_dense: bool = False  # ... with the input of each dense block before it
+    separable: bool = False  # depthwise over frames, then pointwise over channels (QuartzNet)
 
 
 def jasper(blocks: int, repeat: int) -> list[Block]:
-    """Jasper BxR with dense residuals, B / 5 blocks of each width (Li et al. 2019, table 1)."""
+    """Lay out Jasper BxR with dense residuals (Li et al. 2019, arXiv 1904.03288, table 1).
+
+    Args:
+        blocks: B, a multiple of 5: B / 5 blocks of each width.
+        repeat: R, the convolutions of each of these blocks.
+
+    Returns:
+        The B blocks, and those before and after them.
+    """
     middle = [(256, 11, 0.2), (384, 13, 0.2), (512, 17, 0.2), (640, 21, 0.3), (768, 25, 0.3)]
     return [
         Block(256, 1, 11, stride=2, dropout=0.2),
@@ -46,28 +55,44 @@ EPSILON = 1e-3  # of the batch normalisation, as in both references
 
 
 def residual_inputs(blocks: list[Block], dimension: int) -> list[list[int]]:
-    """For each block the widths of what is added to its last convolution: what entered it, or if it
-    is dense what entered each of the dense blocks in a row that end with it.
+    """List the widths of the residual inputs that each block adds to its last convolution.
 
-    dimension: of the features.
+    A residual block adds its own input; a dense one also the input of each dense block in an
+    unbroken row before it.
+
+    Args:
+        blocks: The blocks of the network.
+        dimension: Width of the features, the input of the first block.
+
+    Returns:
+        A list of widths for each block, empty for a block without residual.
     """
-    found, entered, inputs = [], [], dimension
+    widths: list[list[int]] = []
+    dense: list[int] = []
+    inputs = dimension
     for block in blocks:
-        entered = [*entered, inputs] if block.residual_dense else []
-        found.append((entered or [inputs]) if block.residual else [])
+        dense = [*dense, inputs] if block.residual_dense else []
+        widths.append((dense or [inputs]) if block.residual else [])
         inputs = block.filters
-    return found
+    return widths
 
 
 @dataclass
 class ModelConfig:
+    """The network."""
+
     blocks: list[Block] = field(default_factory=lambda: jasper(10, 5))
-    activation: str = "relu"  # relu, elu or selu
-    weight_init: str = "xavier_uniform"  # or xavier_normal, kaiming_uniform, kaiming_normal
+    activation: str = option("relu", choices=("relu", "elu", "selu"))
+    weight_init: str = option(
+        "xavier_uniform",
+        choices=("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"),
+    )
 
 
 @dataclass
 class SpectConfig(shared.SpectConfig):
+    """Log-mel features as in NVIDIA's recipe."""
+
     window: str = "hann"
     features: str = "logmel"
     convention: str = "jasper-nvidia"  # or jasper-mindspore, for the model zoo's checkpoints
@@ -77,6 +102,8 @@ class SpectConfig(shared.SpectConfig):
 
 @dataclass
 class AugmentationConfig(shared.AugmentationConfig):
+    """Masks and dither as in NVIDIA's recipe."""
+
     dither: float = 1e-5
     spec_augment: bool = True
     freq_width: int = 20
@@ -85,6 +112,8 @@ class AugmentationConfig(shared.AugmentationConfig):
 
 @dataclass
 class DataConfig(shared.DataConfig):
+    """LibriSpeech, all 960 hours; utterances of at most 16.7 s."""
+
     train_manifest: list[str] = field(
         default_factory=lambda: [
             f"data/librispeech-train-{part}-wav.json"
@@ -96,7 +125,7 @@ class DataConfig(shared.DataConfig):
         default_factory=lambda: ["data/librispeech-dev-clean-wav.json"]
     )
     mindrecord_format: str = "mindrecord/{split}/jasper_tr{}.md"
-    batch_size: int = 32  # times accumulation_step: 64 a step and card, as in both references
+    batch_size: int = 32  # with accumulation_step: 64 per step and card, as in both references
     max_duration: float = 16.7
     pad_align: int = 16
     normalize_transcripts: str = "english"
@@ -106,6 +135,8 @@ class DataConfig(shared.DataConfig):
 
 @dataclass
 class TrainingConfig(shared.TrainingConfig):
+    """The course of a training run."""
+
     epochs: int = 440
     accumulation_step: int = 2
     ema: float = 0.999
@@ -113,8 +144,10 @@ class TrainingConfig(shared.TrainingConfig):
 
 @dataclass
 class OptimConfig(shared.OptimConfig):
-    """NovoGrad at NVIDIA's rates (which decays biases and normalisation too; here they never are);
-    the model zoo trains with AdamW at the same rates."""
+    """NovoGrad at NVIDIA's rates; the model zoo trains with AdamW at the same rates.
+
+    NVIDIA decays biases and normalisation, too; here they never decay.
+    """
 
     optimizer: str = "NovoGrad"
     learning_rate: float = 0.01
@@ -126,11 +159,15 @@ class OptimConfig(shared.OptimConfig):
 
 @dataclass
 class CheckpointConfig(shared.CheckpointConfig):
+    """The checkpoints of a run."""
+
     ckpt_file_name_prefix: str = "Jasper"
 
 
 @dataclass
 class TrainConfig:
+    """All groups of keys that train.py reads."""
+
     TrainingConfig: TrainingConfig = field(default_factory=TrainingConfig)
     DataConfig: DataConfig = field(default_factory=DataConfig)
     ModelConfig: ModelConfig = field(default_factory=ModelConfig)

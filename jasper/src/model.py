@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from common import config as configs
 from common.nn.dropout import Dropout
 from common.nn.layers import frame_mask
 from common.nn.matmul_convolution import time_convolution
@@ -230,10 +231,7 @@ INITIAL = {
 
 def check(config: ModelConfig) -> None:
     """Refuses what cannot be built, naming the key, what was found and what was expected."""
-    for key, allowed in (("activation", ACTIVATIONS), ("weight_init", INITIAL)):
-        value = getattr(config, key)
-        if value not in allowed:
-            raise UserError(f"ModelConfig.{key}={value}: expected one of {', '.join(allowed)}")
+    configs.check(config, "ModelConfig.")
     if not config.blocks:
         raise UserError("ModelConfig.blocks: expected at least one block")
     for number, block in enumerate(config.blocks):
