@@ -23,10 +23,21 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "ascend310_infer"
 BINS, LABELS, STRIDE = 6, 5, 2  # of the models here
 
+# Continuous integration sets both: there nothing is skipped for want of a package.
+REQUIRE_ALL = os.environ.get("REQUIRE_ALL", "") not in ("", "0")
+WARNINGS_AS_ERRORS = os.environ.get("WARNINGS_AS_ERRORS", "OFF")
+
+_BUILD_TOOLS = shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))
 pytestmark = pytest.mark.skipif(
-    not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))),
-    reason="needs cmake and a C++ compiler",
+    not _BUILD_TOOLS and not REQUIRE_ALL, reason="needs cmake and a C++ compiler"
 )
+
+
+def skip(reason: str) -> None:
+    """Skip a test for want of something installed; in continuous integration, fail instead."""
+    if REQUIRE_ALL:
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @contextmanager
@@ -47,7 +58,7 @@ def programs() -> Path:
 def _programs() -> Path:
     build = SOURCE / "build-tests"
     for command in (
-        ["cmake", "-S", SOURCE, "-B", build, "-DTESTS=ON", "-DSANITIZE=ON"],
+        ["cmake", "-S", SOURCE, "-B", build, "-DTESTS=ON", "-DSANITIZE=ON", f"-DWARNINGS_AS_ERRORS={WARNINGS_AS_ERRORS}"],
         ["cmake", "--build", build, "-j", str(os.cpu_count())],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
@@ -184,7 +195,7 @@ def job(tmp_path):
 def test_unit_tests_and_fuzzed_readers(programs):
     done = subprocess.run([programs / "unit_tests"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " tests, 0 failures" in done.stdout
+    assert "| 0 failed" in done.stdout and "Status: SUCCESS!" in done.stdout
 
 
 def test_buckets_batches_and_joined_parts(programs, job):
@@ -466,7 +477,7 @@ def runner() -> Path:
             text=True,
         )
     if done.returncode and "no engine can be built" in done.stderr:
-        pytest.skip(done.stderr)
+        skip(done.stderr)
     assert done.returncode == 0, done.stderr
     assert "engine built: wheel (CPU)" in done.stdout
     assert "without lite: LITE_HOME is not set" in done.stdout

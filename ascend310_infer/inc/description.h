@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,8 +29,9 @@ struct Description {
   Alphabet alphabet;              // what they stand for
   std::int64_t frame_stride = 0;  // input frames to an output frame; 0: not said
   double frame_seconds = 0;       // from one feature frame to the next; 0: not said
-  Json features;                  // what recordings become, for `parse_features`; null: not said
-  std::vector<Bucket> buckets;    // by frames, shortest first, open ones last; then by batch
+  std::shared_ptr<const Json>
+      features;                 // how recordings become features, for `parse_features`; or null
+  std::vector<Bucket> buckets;  // by frames, shortest first, open ones last; then by batch
 };
 
 // text: of a description. folder: that the names of files in it are relative to.

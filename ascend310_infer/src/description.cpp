@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
 
@@ -16,20 +17,20 @@ namespace {
 constexpr std::int64_t kMost = std::int64_t{1} << 31;  // of anything that is counted here
 
 const Json& member(const Json& object, const std::string& key) {
-  const Json* found = object.find(key);
+  const Json* found = find_member(object, key);
   if (found == nullptr) throw std::invalid_argument("has no " + json_text(key));
   return *found;
 }
 
 std::string text_of(const Json& object, const std::string& key) {
-  const std::string* text = member(object, key).text();
+  const auto* text = member(object, key).get_ptr<const Json::string_t*>();
   if (text == nullptr || text->empty()) throw std::invalid_argument(json_text(key) + " is no text");
   return *text;
 }
 
 std::int64_t whole(const Json& value, const std::string& what, std::int64_t least) {
   std::int64_t result = 0;
-  if (!value.integer(result) || result < least || result > kMost)
+  if (!to_integer(value, result) || result < least || result > kMost)
     throw std::invalid_argument(what + ": expected a whole number, at least " +
                                 std::to_string(least));
   return result;
@@ -56,25 +57,25 @@ bool shorter(const Bucket& left, const Bucket& right) {
 }
 
 void read_inputs(const Json& root, Description& result, Bucket& only) {
-  const Json::Array* inputs = member(root, "inputs").array();
-  if (inputs == nullptr || inputs->size() != 2)
+  const Json& inputs = member(root, "inputs");
+  if (!inputs.is_array() || inputs.size() != 2)
     throw std::invalid_argument("\"inputs\": expected two, features and lengths");
-  const Json::Array* shape = member(inputs->front(), "shape").array();
-  if (shape == nullptr || shape->size() != 3)
+  const Json& shape = member(inputs.front(), "shape");
+  if (!shape.is_array() || shape.size() != 3)
     throw std::invalid_argument("the shape of the features: expected [utterance, bin, frame]");
-  only.batch = axis((*shape)[0], "utterances of a batch");
-  result.dimension = whole((*shape)[1], "bins of the features", 1);
-  only.frames = axis((*shape)[2], "frames of the features");
+  only.batch = axis(shape[0], "utterances of a batch");
+  result.dimension = whole(shape[1], "bins of the features", 1);
+  only.frames = axis(shape[2], "frames of the features");
 }
 
 Alphabet read_labels(const Json& root) {
-  const Json::Array* labels = member(root, "labels").array();
-  if (labels == nullptr || labels->size() < 2)
+  const Json& labels = member(root, "labels");
+  if (!labels.is_array() || labels.size() < 2)
     throw std::invalid_argument("\"labels\": expected a list of at least two");
   Alphabet alphabet;
-  for (const Json& label : *labels) {
-    if (label.text() == nullptr) throw std::invalid_argument("\"labels\": expected texts");
-    alphabet.labels.push_back(*label.text());
+  for (const Json& label : labels) {
+    if (!label.is_string()) throw std::invalid_argument("\"labels\": expected texts");
+    alphabet.labels.push_back(label.get<std::string>());
   }
   const auto blank = std::find(alphabet.labels.begin(), alphabet.labels.end(), "_");
   if (blank == alphabet.labels.end())
@@ -84,22 +85,24 @@ Alphabet read_labels(const Json& root) {
 }
 
 void read_features(const Json& root, Description& result) {
-  const Json* features = root.find("features");
-  const Json* rate = features != nullptr ? features->find("sample_rate") : nullptr;
-  const Json* stride = features != nullptr ? features->find("window_stride") : nullptr;
-  if (features != nullptr) result.features = *features;
+  const Json* features = find_member(root, "features");
+  if (features == nullptr) return;
+  result.features = std::make_shared<const Json>(*features);
+  const Json* rate = find_member(*features, "sample_rate");
+  const Json* stride = find_member(*features, "window_stride");
   if (rate == nullptr || stride == nullptr) return;
   const auto samples = static_cast<double>(whole(*rate, "\"sample_rate\"", 1));
-  if (stride->number() == nullptr || !(*stride->number() > 0 && *stride->number() < 1))
+  const double seconds = stride->is_number() ? stride->get<double>() : 0;
+  if (!(seconds > 0 && seconds < 1))
     throw std::invalid_argument("\"window_stride\": expected seconds");
-  result.frame_seconds = std::nearbyint(samples * *stride->number()) / samples;
+  result.frame_seconds = std::nearbyint(samples * seconds) / samples;
 }
 
 }  // namespace
 
 Description parse_description(std::string_view text, const fs::path& folder) {
-  const Json root = Json::parse(text);
-  if (root.object() == nullptr) throw std::invalid_argument("expected an object");
+  const Json root = parse_json(text);
+  if (!root.is_object()) throw std::invalid_argument("expected an object");
   Description result;
   Bucket only;
   result.model = text_of(root, "model");
@@ -108,13 +111,13 @@ Description parse_description(std::string_view text, const fs::path& folder) {
   result.labels = static_cast<std::int64_t>(result.alphabet.labels.size());
   read_inputs(root, result, only);
   read_features(root, result);
-  if (const Json* stride = root.find("frame_stride"); stride != nullptr)
+  if (const Json* stride = find_member(root, "frame_stride"); stride != nullptr)
     result.frame_stride = whole(*stride, "\"frame_stride\"", 1);
 
-  if (const Json* listed = root.find("buckets"); listed != nullptr) {
-    if (listed->array() == nullptr || listed->array()->empty())
+  if (const Json* listed = find_member(root, "buckets"); listed != nullptr) {
+    if (!listed->is_array() || listed->empty())
       throw std::invalid_argument("\"buckets\": expected a list of at least one");
-    for (const Json& bucket : *listed->array())
+    for (const Json& bucket : *listed)
       result.buckets.push_back({folder / text_of(bucket, "file"),
                                 axis(member(bucket, "batch_size"), "\"batch_size\""),
                                 axis(member(bucket, "frames"), "\"frames\"")});

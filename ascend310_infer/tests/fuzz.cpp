@@ -2,10 +2,12 @@
 // or refused with the error that its reader promises, and, in a build with SANITIZE, that no byte
 // is touched that is not theirs.
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <random>
 
-#include "check.h"
 #include "description.h"
 #include "errors.h"
 #include "feature_config.h"
@@ -65,7 +67,8 @@ void fuzz(int count, const std::string& sample, const std::string& likely, Reade
       CHECK(error.what()[0] != '\0');
     }
   }
-  CHECK(read > count / 100 && refused > count / 100);
+  CHECK(read > count / 100);
+  CHECK(refused > count / 100);
 }
 
 const char* const kJsonBytes = "{}[]\",:0123456789-+.eE\\u\n tfn";
@@ -74,41 +77,49 @@ const char* const kLine =
 
 }  // namespace
 
-TEST(fuzz_descriptions) {
-  fuzz<std::invalid_argument>(
-      40000, samples::kDescription, kJsonBytes, [](const std::string& text) {
-        const infer::Description found = infer::parse_description(text, "");
-        CHECK(found.dimension > 0 && found.labels > 1 && !found.buckets.empty());
-      });
+TEST_CASE("fuzz descriptions") {
+  fuzz<std::invalid_argument>(40000, samples::kDescription, kJsonBytes,
+                              [](const std::string& text) {
+                                const infer::Description found = infer::parse_description(text, "");
+                                CHECK(found.dimension > 0);
+                                CHECK(found.labels > 1);
+                                CHECK(!found.buckets.empty());
+                              });
 }
 
-TEST(fuzz_features) {
+TEST_CASE("fuzz features") {
   fuzz<std::invalid_argument>(
       10000,
       R"({"kind": "logmel", "sample_rate": 16000, "window_size": 0.02, "window_stride": 0.01,
           "window": "hann", "bands": 64, "convention": "jasper-nvidia", "preemphasis": 0.97,
           "frame_splicing": 3, "trim_silence": true})",
       kJsonBytes, [](const std::string& text) {
-        const auto found = infer::parse_features(infer::Json::parse(text));
-        CHECK(found.dimension() > 0 && found.window_length() > 1 && found.hop_length() > 0);
+        const auto found = infer::parse_features(infer::parse_json(text));
+        CHECK(found.dimension() > 0);
+        CHECK(found.window_length() > 1);
+        CHECK(found.hop_length() > 0);
       });
 }
 
-TEST(fuzz_index_lines) {
+TEST_CASE("fuzz index lines") {
   fuzz<infer::InputError>(40000, kLine, kJsonBytes, [](const std::string& text) {
     const infer::Utterance found = infer::parse_index_line(text, "there");
-    CHECK(found.frames > 0 && found.name.find('/') == std::string::npos);
+    CHECK(found.frames > 0);
+    CHECK(found.name.find('/') == std::string::npos);
   });
 }
 
-TEST(fuzz_models) {
+TEST_CASE("fuzz models") {
   const std::string likely("\x00\x01\x07\x08\x0A\x12\x2A\x3A\x7F\x80\xFF", 11);
   fuzz<std::invalid_argument>(
       40000, samples::mindir(-1, 161, 500, "LSTM"), likely,
-      [](const std::string& bytes) { CHECK(!infer::parse_mindir(bytes).operators.empty()); });
+      [](const std::string& bytes) {
+        const auto found = infer::parse_mindir(bytes);
+        CHECK(!found.operators.empty());
+      });
 }
 
-TEST(fuzz_names) {
+TEST_CASE("fuzz names") {
   const samples::Folder folder;
   for (int i = 0; i < 2000; ++i) {
     std::string name;
@@ -123,11 +134,12 @@ TEST(fuzz_names) {
     const infer::fs::path path = infer::result_file(folder.path, name, 1);
     const std::int32_t value = i;
     infer::write_atomically(path, &value, sizeof value);
-    CHECK(infer::read_int(path) == i && path.parent_path() == folder.path);
+    CHECK(infer::read_int(path) == i);
+    CHECK(path.parent_path() == folder.path);
   }
 }
 
-TEST(fuzz_sizes) {
+TEST_CASE("fuzz sizes") {
   const samples::Folder folder;
   std::filesystem::create_directories(folder.path / "0");
   std::filesystem::create_directories(folder.path / "1");
@@ -141,6 +153,7 @@ TEST(fuzz_sizes) {
     const infer::Listing found = infer::list_folders(folder.path / "0", folder.path / "1", 2);
     const bool good = header == 4 && bytes > 0 && bytes % 8 == 0 &&
                       lengths == std::string{static_cast<char>(bytes / 8), 0, 0, 0};
-    CHECK(found.good.size() == (good ? 1U : 0U) && found.bad.size() == (good ? 0U : 1U));
+    CHECK(found.good.size() == (good ? 1U : 0U));
+    CHECK(found.bad.size() == (good ? 0U : 1U));
   }
 }
