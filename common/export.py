@@ -24,7 +24,7 @@ from mindspore import Tensor, nn
 from common import runtime
 from common.errors import UserError
 from common.files import read_json, write_text
-from common.mindir import operators, share_weights
+from common.mindir import graph_facts, share_weights
 from common.nn import Recurrent
 from common.onnx_export import write_onnx
 from common.recogniser import Forward, Inference, Recogniser
@@ -62,6 +62,7 @@ class Exported:
     file: str
     frames: int
     difference: float | None = None  # from the checkpoint; None: could not be run here
+    graph: dict[str, Any] | None = None  # of a MindIR file, for programs that run it
 
 
 def export(
@@ -146,7 +147,9 @@ def _mindir(
             if graph != file:  # split by MindSpore, which needs its own variables no more
                 shutil.rmtree(file.with_name(f"{file.stem}_variables"))
                 graph.rename(file)
-    found = operators(_graph_file(files[0]))
+    for each, file in zip(made, files):
+        each.graph = graph_facts(_graph_file(file))
+    found = set(made[0].graph["operators"]) if made[0].graph else set()
     specific = found & _SPECIFIC or not runtime.native_convolutions(target)
     device = target if specific or not (options.batch_size and all(options.lengths)) else "any"
     if found & {"DynamicRNN"} and recogniser.device != "Ascend":
@@ -316,6 +319,7 @@ def describe(
                 "batch_size": batch_size,
                 "frames": each.frames or -1,
                 "verified_difference": each.difference,
+                **({"graph": each.graph} if each.graph else {}),
             }
             for each in made
         ],
