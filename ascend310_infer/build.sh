@@ -8,6 +8,9 @@
 #   LITE_HOME  an unpacked MindSpore Lite package, for Ascend 310 and 310P
 #   PYTHON     a Python with MindSpore, for the CPU (default: the clone's .venv, or python3)
 #   JOBS       compilers at the same time (default: one for each core)
+#   WARNINGS_AS_ERRORS  ON: a warning of the compiler ends the build (default: OFF)
+#
+# It needs Debian's nlohmann-json3-dev and libcli11-dev, or these libraries with their CMake files.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 build="${1:-$here/build}"
@@ -87,8 +90,13 @@ fi
 
 mkdir -p "$build"
 log="$build/build.log"
-if ! { cmake -S "$here" -B "$build" -DLITE_HOME="${lite:-}" -DPYTHON="${wheel:-}" &&
+if ! { cmake -S "$here" -B "$build" -DLITE_HOME="${lite:-}" -DPYTHON="${wheel:-}" \
+    -DWARNINGS_AS_ERRORS="${WARNINGS_AS_ERRORS:-OFF}" &&
     cmake --build "$build" -j "${JOBS:-$(nproc)}"; } >"$log" 2>&1; then
+    if grep -q '^-- missing: ' "$log"; then
+        sed -n 's/^-- missing: /error: cannot build without packages: /p' "$log" >&2
+        exit 1
+    fi
     grep -A 5 -iE 'error' "$log" >&2 || cat "$log" >&2
     echo "error: the build failed; all of its output is in $log" >&2
     exit 1

@@ -11,7 +11,7 @@ import pytest
 import scipy.fft
 import soundfile as sf
 import synthetic_corpus
-from test_ascend310_infer import SOURCE, mindir, programs, pytestmark, runner  # noqa: F401
+from test_ascend310_infer import SOURCE, programs, pytestmark, runner, skip, write_model  # noqa: F401
 
 from common.audio.features import CONVENTIONS, FeatureConfig, Featurizer
 from common.audio.io import load_audio
@@ -25,11 +25,12 @@ STRIDE = 2  # of the engine for tests, which has no network: see engine_fake.cpp
 
 def describe(folder: Path, config: FeatureConfig, buckets=((-1, -1),), **changes) -> Path:
     """A description, and models that the engine for tests takes."""
-    files = []
-    for batch, frames in buckets:
-        name = f"{folder.name}_{batch}_{frames}.mindir"
-        (folder / name).write_bytes(mindir(batch, frames, config.dimension))
-        files.append({"file": name, "batch_size": batch, "frames": frames})
+    files = [
+        write_model(
+            folder / f"{folder.name}_{batch}_{frames}.mindir", batch, frames, config.dimension
+        )
+        for batch, frames in buckets
+    ]
     path = folder / "model.json"
     description = {
         "model": "deepspeech2",
@@ -51,7 +52,7 @@ def fake(programs) -> Path:  # noqa: F811
         log = subprocess.run(
             ["cmake", "-S", SOURCE, "-B", programs], capture_output=True, text=True
         ).stdout
-        pytest.skip(next(line for line in log.splitlines() if "audio: without" in line))
+        skip(next(line for line in log.splitlines() if "audio: without" in line))
     return programs
 
 

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,11 +15,26 @@
 
 namespace infer {
 
+// An input of the graph in a MindIR file.
+struct GraphInput {
+  std::string type;                 // "float32", "float16", "int32"; "other"
+  std::vector<std::int64_t> shape;  // -1: open axis
+};
+
+// What export.py read from the graph of a MindIR file.
+struct GraphFacts {
+  std::int64_t bytes = 0;  // size of the file
+  std::vector<GraphInput> inputs;
+  std::set<std::string> operators;  // "LSTM", "MatMul", ...
+};
+
 // A shape that the network takes. Several may share one file, and 0 means any.
 struct Bucket {
   fs::path file;
-  std::int64_t batch = 0;   // utterances
-  std::int64_t frames = 0;  // feature frames, padding included
+  std::int64_t batch = 0;             // utterances
+  std::int64_t frames = 0;            // feature frames, padding included
+  bool converted = false;             // another file than the one that export.py wrote
+  std::optional<GraphFacts> graph{};  // of the file; none in descriptions of earlier versions
 };
 
 struct Description {
@@ -28,8 +46,9 @@ struct Description {
   Alphabet alphabet;              // what they stand for
   std::int64_t frame_stride = 0;  // input frames to an output frame; 0: not said
   double frame_seconds = 0;       // from one feature frame to the next; 0: not said
-  Json features;                  // what recordings become, for `parse_features`; null: not said
-  std::vector<Bucket> buckets;    // by frames, shortest first, open ones last; then by batch
+  std::shared_ptr<const Json>
+      features;                 // how recordings become features, for `parse_features`; or null
+  std::vector<Bucket> buckets;  // by frames, shortest first, open ones last; then by batch
 };
 
 // text: of a description. folder: that the names of files in it are relative to.
@@ -41,8 +60,10 @@ Description parse_description(std::string_view text, const fs::path& folder);
 // Throws UsageError.
 Description read_description(const fs::path& model);
 
-// Throws UsageError where a model was made for another device than `target` ("CPU" or "Ascend"), is
-// no MindIR file, or has other inputs than described.
-void check_models(const Description& description, const std::string& target);
+// Checks that the models can run on `target` ("CPU" or "Ascend"), as far as the description tells.
+// Returns notes for the user, a line each: what could not be checked, and is left to MindSpore.
+// Throws UsageError where a model was made for another device, cannot be read, is not the file that
+// the description was written for, or has other inputs than described.
+std::vector<std::string> check_models(const Description& description, const std::string& target);
 
 }  // namespace infer

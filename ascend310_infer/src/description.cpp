@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <set>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "errors.h"
+#include "files.h"
 #include "json.h"
-#include "mindir.h"
 
 namespace infer {
 namespace {
@@ -16,20 +16,20 @@ namespace {
 constexpr std::int64_t kMost = std::int64_t{1} << 31;  // of anything that is counted here
 
 const Json& member(const Json& object, const std::string& key) {
-  const Json* found = object.find(key);
+  const Json* found = find_member(object, key);
   if (found == nullptr) throw std::invalid_argument("has no " + json_text(key));
   return *found;
 }
 
 std::string text_of(const Json& object, const std::string& key) {
-  const std::string* text = member(object, key).text();
+  const auto* text = member(object, key).get_ptr<const Json::string_t*>();
   if (text == nullptr || text->empty()) throw std::invalid_argument(json_text(key) + " is no text");
   return *text;
 }
 
 std::int64_t whole(const Json& value, const std::string& what, std::int64_t least) {
   std::int64_t result = 0;
-  if (!value.integer(result) || result < least || result > kMost)
+  if (!to_integer(value, result) || result < least || result > kMost)
     throw std::invalid_argument(what + ": expected a whole number, at least " +
                                 std::to_string(least));
   return result;
@@ -56,25 +56,31 @@ bool shorter(const Bucket& left, const Bucket& right) {
 }
 
 void read_inputs(const Json& root, Description& result, Bucket& only) {
-  const Json::Array* inputs = member(root, "inputs").array();
-  if (inputs == nullptr || inputs->size() != 2)
+  const Json& inputs = member(root, "inputs");
+  if (!inputs.is_array() || inputs.size() != 2)
     throw std::invalid_argument("\"inputs\": expected two, features and lengths");
-  const Json::Array* shape = member(inputs->front(), "shape").array();
-  if (shape == nullptr || shape->size() != 3)
+  const Json& shape = member(inputs.front(), "shape");
+  if (!shape.is_array() || shape.size() != 3)
     throw std::invalid_argument("the shape of the features: expected [utterance, bin, frame]");
-  only.batch = axis((*shape)[0], "utterances of a batch");
-  result.dimension = whole((*shape)[1], "bins of the features", 1);
-  only.frames = axis((*shape)[2], "frames of the features");
+  only.batch = axis(shape[0], "utterances of a batch");
+  result.dimension = whole(shape[1], "bins of the features", 1);
+  only.frames = axis(shape[2], "frames of the features");
 }
 
 Alphabet read_labels(const Json& root) {
-  const Json::Array* labels = member(root, "labels").array();
-  if (labels == nullptr || labels->size() < 2)
+  const Json& labels = member(root, "labels");
+  if (!labels.is_array() || labels.size() < 2)
     throw std::invalid_argument("\"labels\": expected a list of at least two");
   Alphabet alphabet;
-  for (const Json& label : *labels) {
-    if (label.text() == nullptr) throw std::invalid_argument("\"labels\": expected texts");
-    alphabet.labels.push_back(*label.text());
+  for (const Json& label : labels) {
+    if (!label.is_string()) throw std::invalid_argument("\"labels\": expected texts");
+    alphabet.labels.push_back(label.get<std::string>());
+  }
+  if (const Json* index = find_member(root, "blank"); index != nullptr) {
+    alphabet.blank = static_cast<std::size_t>(whole(*index, "\"blank\"", 0));
+    if (alphabet.blank >= alphabet.labels.size())
+      throw std::invalid_argument("\"blank\": there is no such label");
+    return alphabet;
   }
   const auto blank = std::find(alphabet.labels.begin(), alphabet.labels.end(), "_");
   if (blank == alphabet.labels.end())
@@ -84,22 +90,89 @@ Alphabet read_labels(const Json& root) {
 }
 
 void read_features(const Json& root, Description& result) {
-  const Json* features = root.find("features");
-  const Json* rate = features != nullptr ? features->find("sample_rate") : nullptr;
-  const Json* stride = features != nullptr ? features->find("window_stride") : nullptr;
-  if (features != nullptr) result.features = *features;
+  const Json* features = find_member(root, "features");
+  if (features == nullptr) return;
+  result.features = std::make_shared<const Json>(*features);
+  const Json* rate = find_member(*features, "sample_rate");
+  const Json* stride = find_member(*features, "window_stride");
   if (rate == nullptr || stride == nullptr) return;
   const auto samples = static_cast<double>(whole(*rate, "\"sample_rate\"", 1));
-  if (stride->number() == nullptr || !(*stride->number() > 0 && *stride->number() < 1))
+  const double seconds = stride->is_number() ? stride->get<double>() : 0;
+  if (!(seconds > 0 && seconds < 1))
     throw std::invalid_argument("\"window_stride\": expected seconds");
-  result.frame_seconds = std::nearbyint(samples * *stride->number()) / samples;
+  result.frame_seconds = std::nearbyint(samples * seconds) / samples;
+}
+
+// Throws UsageError where there is no file, or an empty one.
+std::uintmax_t size_of_model(const fs::path& file) {
+  try {
+    const auto bytes = bytes_of(file);
+    if (bytes == 0) throw InputError(file.string() + ": empty");
+    return bytes;
+  } catch (const InputError& error) {
+    throw UsageError(std::string("the model cannot be read: ") + error.what());
+  }
+}
+
+void check_graph(const Description& description, const Bucket& bucket, bool ascend,
+                 const std::string& again) {
+  const GraphFacts& graph = *bucket.graph;
+  const auto uses = [&graph](const char* name) { return graph.operators.count(name) > 0; };
+  if (ascend && uses("LSTM"))
+    throw UsageError(bucket.file.string() +
+                     ": uses the operator LSTM, of CPU and GPU, which Ascend lacks" + again);
+  if (!ascend && uses("DynamicRNN"))
+    throw UsageError(bucket.file.string() +
+                     ": uses the operator DynamicRNN, of Ascend, which this device lacks" + again);
+  const auto wrong = [&](const std::string& what) {
+    throw UsageError(bucket.file.string() + ": " + what + ", and " +
+                     description.path.filename().string() + " describes another; export both anew");
+  };
+  if (graph.inputs.size() != 2) wrong("has " + std::to_string(graph.inputs.size()) + " inputs");
+  const GraphInput &features = graph.inputs[0], &lengths = graph.inputs[1];
+  const std::vector<std::int64_t>& shape = features.shape;
+  if (shape.size() != 3 || lengths.shape.size() != 1)
+    wrong("its inputs have " + std::to_string(shape.size()) + " and " +
+          std::to_string(lengths.shape.size()) + " axes");
+  if ((features.type != "float32" && features.type != "float16") || lengths.type != "int32")
+    wrong("its features are not float32 or float16, or its lengths not int32");
+  if (shape[1] > 0 && shape[1] != description.dimension)
+    wrong("takes features of " + std::to_string(shape[1]) + " bins, not " +
+          std::to_string(description.dimension));
+  if ((shape[0] > 0 && shape[0] != bucket.batch) || (shape[2] > 0 && shape[2] != bucket.frames))
+    wrong("takes batches of " + std::to_string(shape[0]) + " x " + std::to_string(shape[2]) +
+          " frames, not " + std::to_string(bucket.batch) + " x " + std::to_string(bucket.frames));
+}
+
+// "graph" of a bucket.
+GraphFacts read_graph(const Json& value) {
+  GraphFacts graph;
+  graph.bytes = whole(member(value, "bytes"), "\"bytes\" of a graph", 1);
+  const Json& inputs = member(value, "inputs");
+  const Json& operators = member(value, "operators");
+  if (!inputs.is_array() || !operators.is_array())
+    throw std::invalid_argument("\"graph\": expected lists of inputs and operators");
+  for (const Json& input : inputs) {
+    GraphInput& added = graph.inputs.emplace_back();
+    added.type = text_of(input, "type");
+    const Json& shape = member(input, "shape");
+    if (!shape.is_array())
+      throw std::invalid_argument("\"graph\": the shape of an input is no list");
+    for (const Json& size : shape)
+      added.shape.push_back(whole(size, "\"graph\": the shape of an input", -1));
+  }
+  for (const Json& name : operators) {
+    if (!name.is_string()) throw std::invalid_argument("\"graph\": an operator is no text");
+    graph.operators.insert(name.get<std::string>());
+  }
+  return graph;
 }
 
 }  // namespace
 
 Description parse_description(std::string_view text, const fs::path& folder) {
-  const Json root = Json::parse(text);
-  if (root.object() == nullptr) throw std::invalid_argument("expected an object");
+  const Json root = parse_json(text);
+  if (!root.is_object()) throw std::invalid_argument("expected an object");
   Description result;
   Bucket only;
   result.model = text_of(root, "model");
@@ -108,16 +181,19 @@ Description parse_description(std::string_view text, const fs::path& folder) {
   result.labels = static_cast<std::int64_t>(result.alphabet.labels.size());
   read_inputs(root, result, only);
   read_features(root, result);
-  if (const Json* stride = root.find("frame_stride"); stride != nullptr)
+  if (const Json* stride = find_member(root, "frame_stride"); stride != nullptr)
     result.frame_stride = whole(*stride, "\"frame_stride\"", 1);
 
-  if (const Json* listed = root.find("buckets"); listed != nullptr) {
-    if (listed->array() == nullptr || listed->array()->empty())
+  if (const Json* listed = find_member(root, "buckets"); listed != nullptr) {
+    if (!listed->is_array() || listed->empty())
       throw std::invalid_argument("\"buckets\": expected a list of at least one");
-    for (const Json& bucket : *listed->array())
+    for (const Json& bucket : *listed) {
       result.buckets.push_back({folder / text_of(bucket, "file"),
                                 axis(member(bucket, "batch_size"), "\"batch_size\""),
                                 axis(member(bucket, "frames"), "\"frames\"")});
+      if (const Json* graph = find_member(bucket, "graph"); graph != nullptr)
+        result.buckets.back().graph = read_graph(*graph);
+    }
   } else {
     only.file = folder / text_of(root, "file");
     result.buckets.push_back(only);
@@ -158,61 +234,47 @@ Description read_description(const fs::path& model) {
   }
   // A name that stands for its description alone, as of buckets, is that of no file.
   const fs::path given = graph_file(model);
-  if (!named && result.buckets.size() == 1 && fs::exists(given))
+  if (!named && result.buckets.size() == 1 && fs::exists(given)) {
     result.buckets.front().file = given;
+    result.buckets.front().converted = true;
+  }
   if (!named && result.buckets.size() > 1 && fs::exists(given))
     throw UsageError(model.string() + ": is none of the models that " + path.string() +
                      " names; give that description instead");
   return result;
 }
 
-void check_models(const Description& description, const std::string& target) {
+std::vector<std::string> check_models(const Description& description, const std::string& target) {
   const std::string again = "; export it with --device_target " + target;
+  const std::string name = description.path.filename().string();
   const bool ascend = target == "Ascend";
   const bool fits = description.device == "any" || (description.device == "Ascend") == ascend;
   if (!fits)
     throw UsageError(description.path.string() + ": was made for " + description.device +
                      ", not for " + target + again);
-  std::set<fs::path> checked;
+  bool unknown = false;
   for (const Bucket& bucket : description.buckets) {
     if (bucket.file.extension() == ".onnx")
       throw UsageError(bucket.file.string() +
                        ": an ONNX file runs after MindSpore Lite's converter_lite (--fmk=ONNX) "
                        "has made a .mindir of it; give that one");
-    if (bucket.file.extension() == ".ms" || !checked.insert(bucket.file).second) continue;
-    const Mindir model = read_mindir(bucket.file);
-    const auto uses = [&model](const char* name) { return model.operators.count(name) > 0; };
-    if (ascend && uses("LSTM"))
-      throw UsageError(bucket.file.string() +
-                       ": uses the operator LSTM, of CPU and GPU, which Ascend lacks" + again);
-    if (!ascend && uses("DynamicRNN"))
-      throw UsageError(bucket.file.string() +
-                       ": uses the operator DynamicRNN, of Ascend, which this device lacks" +
-                       again);
-    const auto wrong = [&](const std::string& what) {
-      throw UsageError(bucket.file.string() + ": " + what + ", and " +
-                       description.path.filename().string() +
-                       " describes another; export both anew");
-    };
-    if (model.inputs.size() != 2) wrong("has " + std::to_string(model.inputs.size()) + " inputs");
-    // MindSpore Lite's converter may have put the lengths first; its engine looks for itself.
-    const bool first = !ascend || model.inputs[0].shape.size() == 3;
-    const auto& features = model.inputs[first ? 0 : 1];
-    const auto& lengths = model.inputs[first ? 1 : 0];
-    const std::vector<std::int64_t>& shape = features.shape;
-    if (shape.size() != 3 || lengths.shape.size() != 1)
-      wrong("its inputs have " + std::to_string(model.inputs[0].shape.size()) + " and " +
-            std::to_string(model.inputs[1].shape.size()) + " axes");
-    if ((features.type != kMindirFloat32 && features.type != kMindirFloat16) ||
-        lengths.type != kMindirInt32)
-      wrong("its features are not float32 or float16, or its lengths not int32");
-    if (shape[1] > 0 && shape[1] != description.dimension)
-      wrong("takes features of " + std::to_string(shape[1]) + " bins, not " +
-            std::to_string(description.dimension));
-    if ((shape[0] > 0 && shape[0] != bucket.batch) || (shape[2] > 0 && shape[2] != bucket.frames))
-      wrong("takes batches of " + std::to_string(shape[0]) + " x " + std::to_string(shape[2]) +
-            " frames, not " + std::to_string(bucket.batch) + " x " + std::to_string(bucket.frames));
+    const auto bytes = size_of_model(bucket.file);
+    if (bucket.file.extension() == ".ms" || bucket.converted) continue;
+    unknown = unknown || !bucket.graph;
+    if (!bucket.graph) continue;
+    const bool same = static_cast<std::uintmax_t>(bucket.graph->bytes) == bytes;
+    if (!same && ascend) continue;  // MindSpore Lite's converter may have replaced it
+    if (!same)
+      throw UsageError(bucket.file.string() + ": " + std::to_string(bytes) + " bytes, and " + name +
+                       " describes a file of " + std::to_string(bucket.graph->bytes) +
+                       "; export both anew");
+    check_graph(description, bucket, ascend, again);
   }
+  if (unknown)
+    return {name +
+            " is of an earlier export.py: the operators and shapes of its models are "
+            "checked by MindSpore alone; export the model anew to have them checked first"};
+  return {};
 }
 
 }  // namespace infer

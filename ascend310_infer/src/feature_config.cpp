@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
 
@@ -24,28 +25,28 @@ const std::set<std::string> kKeys{"kind",           "sample_rate", "window_size"
                                   "frame_splicing", "trim_silence"};
 
 double number(const Json& features, const std::string& key, double least, double most) {
-  const Json* found = features.find(key);
-  const double* value = found != nullptr ? found->number() : nullptr;
-  if (value == nullptr || !(*value >= least && *value <= most))
+  const Json* found = find_member(features, key);
+  const double value = found != nullptr && found->is_number() ? found->get<double>() : NAN;
+  if (!(value >= least && value <= most))
     throw std::invalid_argument("features: " + key + ": expected a number from " +
                                 std::to_string(least) + " to " + std::to_string(most));
-  return *value;
+  return value;
 }
 
 std::int64_t whole(const Json& features, const std::string& key, std::int64_t most) {
   std::int64_t value = 0;
-  const Json* found = features.find(key);
-  if (found == nullptr || !found->integer(value) || value < 1 || value > most)
+  const Json* found = find_member(features, key);
+  if (found == nullptr || !to_integer(*found, value) || value < 1 || value > most)
     throw std::invalid_argument("features: " + key + ": expected a whole number from 1 to " +
                                 std::to_string(most));
   return value;
 }
 
 std::string text(const Json& features, const std::string& key) {
-  const Json* found = features.find(key);
-  if (found == nullptr || found->text() == nullptr)
+  const Json* found = find_member(features, key);
+  if (found == nullptr || !found->is_string())
     throw std::invalid_argument("features: has no " + key);
-  return *found->text();
+  return found->get<std::string>();
 }
 
 }  // namespace
@@ -68,8 +69,8 @@ std::int64_t FeatureConfig::n_fft() const {
 }
 
 FeatureConfig parse_features(const Json& features) {
-  if (features.object() == nullptr) throw std::invalid_argument("features: expected an object");
-  for (const auto& [key, value] : *features.object())
+  if (!features.is_object()) throw std::invalid_argument("features: expected an object");
+  for (const auto& [key, value] : features.items())
     if (kKeys.count(key) == 0)
       throw std::invalid_argument("features: " + json_text(key) +
                                   " is not known to this program; it is older than the model");
@@ -78,15 +79,14 @@ FeatureConfig parse_features(const Json& features) {
                        number(features, "window_stride", 0, 1), text(features, "window"),
                        // What was exported before these keys came has none of them.
                        0, "plain"};
-  if (features.find("convention") != nullptr) config.convention = text(features, "convention");
-  if (features.find("preemphasis") != nullptr)
-    config.preemphasis = number(features, "preemphasis", 0, 1);
-  if (features.find("frame_splicing") != nullptr)
+  if (features.contains("convention")) config.convention = text(features, "convention");
+  if (features.contains("preemphasis")) config.preemphasis = number(features, "preemphasis", 0, 1);
+  if (features.contains("frame_splicing"))
     config.splicing = whole(features, "frame_splicing", 1000);
-  if (const Json* trims = features.find("trim_silence"); trims != nullptr) {
-    if (trims->boolean() == nullptr)
+  if (const Json* trims = find_member(features, "trim_silence"); trims != nullptr) {
+    if (!trims->is_boolean())
       throw std::invalid_argument("features: trim_silence: expected true or false");
-    config.trims_silence = *trims->boolean();
+    config.trims_silence = trims->get<bool>();
   }
   const auto kind = kConventions.find(config.kind);
   if (kind == kConventions.end() || kind->second.count(config.convention) == 0)

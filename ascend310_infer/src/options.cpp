@@ -1,8 +1,7 @@
 #include "options.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <functional>
-#include <map>
 #include <sstream>
 
 #include "engine.h"
@@ -12,50 +11,26 @@
 namespace infer {
 namespace {
 
-constexpr std::int64_t kMost = 1000000000;
-const char* const kPrecisions[] = {"enforce_fp32", "preferred_fp32", "enforce_fp16",
-                                   "enforce_origin", "preferred_optimal"};
+constexpr std::int64_t kMaxFrames = 1000000000;
 
-std::int64_t number(const std::string& name, const std::string& text, std::int64_t least,
-                    std::int64_t most) {
-  const bool digits = !text.empty() && text.size() < 12 &&
-                      text.find_first_not_of("0123456789") == std::string::npos;
-  const std::int64_t value = digits ? std::stoll(text) : -1;
-  if (value < least || value > most)
-    throw UsageError(name + " " + text + ": expected a whole number from " + std::to_string(least) +
-                     " to " + std::to_string(most));
-  return value;
-}
-
-std::vector<int> devices(const std::string& text) {
-  std::vector<int> result;
+std::vector<int> parse_devices(const std::string& text) {
+  std::vector<int> devices;
   std::istringstream parts(text + ",");
-  for (std::string part; std::getline(parts, part, ',');)
-    result.push_back(static_cast<int>(number("--device_id", part, 0, 1023)));
-  auto sorted = result;
-  std::sort(sorted.begin(), sorted.end());
-  if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
-    throw UsageError("--device_id " + text + ": names a device twice; see --instances");
-  return result;
+  for (std::string part; std::getline(parts, part, ',');) {
+    int device = 0;
+    if (!CLI::detail::lexical_cast(part, device) || device < 0 || device > 1023)
+      throw CLI::ValidationError("--device_id", text +
+                                                    ": expected whole numbers from 0 to 1023, "
+                                                    "separated by commas");
+    if (std::count(devices.begin(), devices.end(), device) > 0)
+      throw CLI::ValidationError("--device_id", text + ": names a device twice; see --instances");
+    devices.push_back(device);
+  }
+  return devices;
 }
 
-std::string target(const std::string& text) {
-  if (text == "CPU") return text;
-  if (text == "Ascend" || text == "Ascend310" || text == "Ascend310P") return "Ascend";
-  throw UsageError("--device_target " + text + ": expected CPU, Ascend, Ascend310 or Ascend310P");
-}
-
-std::string precision(const std::string& text) {
-  if (std::find(std::begin(kPrecisions), std::end(kPrecisions), text) != std::end(kPrecisions))
-    return text;
-  std::string message = "--precision_mode " + text + ": expected one of";
-  for (const char* known : kPrecisions) message += std::string(" ") + known;
-  throw UsageError(message);
-}
-
-// What goes with what, and what is taken where nothing is said.
+// Checks which options go together, and fills in folders that were not given.
 void check_together(Options& options) {
-  if (options.model.empty()) throw UsageError("--mindir_path: which model? See --help");
   const bool folders = !options.features.empty() && !options.lengths.empty();
   const bool either = !options.features.empty() || !options.lengths.empty();
   if (options.transcribes()) {
@@ -75,116 +50,148 @@ void check_together(Options& options) {
   if (options.times.empty()) options.times = "time_Result";
 }
 
+// The parser, bound to `options`.
+std::unique_ptr<CLI::App> make_parser(Options& options) {
+  auto app = std::make_unique<CLI::App>(
+      "Recognize speech: print the texts of recordings, or write the log-probabilities of "
+      "features.\n\n"
+      "  infer --mindir_path NAME.mindir --audio FILE... [--json] [options]\n"
+      "  infer --mindir_path NAME.mindir --audio_list FILE [--json] [options]\n"
+      "  infer --mindir_path NAME.mindir --input0_path DIR --input1_path DIR [options]\n"
+      "  infer --mindir_path NAME.json --index FILE [options]");
+  app->name("infer");
+  app->get_formatter()->column_width(28);
+  app->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  const CLI::Validator not_empty(
+      [](const std::string& text) { return std::string(text.empty() ? "expected a value" : ""); },
+      "", "");
+  const auto add_text = [&](const std::string& name, auto& value, const std::string& type,
+                            const std::string& what) {
+    return app
+        ->add_option_function<std::string>(
+            name, [&value](const std::string& text) { value = text; }, what)
+        ->type_name(type)
+        ->check(not_empty);
+  };
+  const auto add_number = [&](const std::string& name, auto& value, std::int64_t least,
+                              std::int64_t most, const std::string& what) {
+    return app->add_option(name, value, what)->type_name("N")->check(CLI::Range(least, most));
+  };
+
+  add_text("--mindir_path", options.model, "FILE",
+           "the model or its description; export.py writes both")
+      ->required();
+  app->option_defaults()->group("Recordings");
+  app->add_option("--audio", options.audio,
+                  "recordings in any format that libsndfile reads, of any sample rate; the text of "
+                  "a single one is printed, of several a line each: file, tab, text")
+      ->type_name("FILE...")
+      ->take_all()
+      ->allow_extra_args(false)
+      ->check(not_empty);
+  add_text("--audio_list", options.audio_list, "FILE",
+           "the same for the recordings whose paths are its lines");
+  app->add_flag("--json", options.json,
+                "print a line of JSON each: path, text, duration (s), confidence, and words with "
+                "start and end (s) and confidence");
+  app->option_defaults()->group("Features");
+  add_text("--input0_path", options.features, "DIR",
+           "NAME.bin: float32 features (bin, frame) of an utterance");
+  add_text("--input1_path", options.lengths, "DIR", "NAME.bin: int32, its number of frames");
+  add_text("--index", options.index, "FILE",
+           R"(lines {"name": ..., "features": PATH, "frames": N} instead of the two folders)");
+  add_text("--result_dir", options.results, "DIR",
+           "NAME_0.bin: float32 log-probabilities (frame, label); NAME_1.bin: int32, their number "
+           "of frames [result_Files]");
+  app->add_flag("--force", options.force,
+                "recognize again what has results newer than its features");
+  app->option_defaults()->group("Statistics");
+  add_text("--time_dir", options.times, "DIR",
+           "test_perform_static.txt and .json [time_Result; none for recordings]");
+  app->option_defaults()->group("Device and batches");
+  add_text("--device_target", options.target, "TARGET",
+           "CPU, Ascend, Ascend310 or Ascend310P [what the model was exported for]")
+      ->check(CLI::IsMember({"CPU", "Ascend", "Ascend310", "Ascend310P"}));
+  app->add_option_function<std::string>(
+         "--device_id",
+         [&options](const std::string& text) { options.devices = parse_devices(text); },
+         "numbers of the cards [0]")
+      ->type_name("N,N,...");
+  add_number("--instances", options.instances, 1, 64, "processes on each card, or on the CPU [1]");
+  add_number("--threads", options.threads, 0, 1024,
+             "threads of each process on the CPU [0: cores shared evenly]");
+  add_number("--batch_size", options.batch, 1, 4096,
+             "utterances in a batch, where the model leaves it open [8]");
+  add_number("--max_frames", options.longest, 1, kMaxFrames,
+             "split longer utterances, where the model takes any length");
+  add_number("--overlap", options.overlap, 0, kMaxFrames,
+             "frames that two parts of a split utterance share [a fifth of the longest part]");
+  add_text("--precision_mode", options.precision, "MODE",
+           "enforce_fp32, preferred_fp32, enforce_fp16, enforce_origin or preferred_optimal, on "
+           "Ascend")
+      ->check(CLI::IsMember({"enforce_fp32", "preferred_fp32", "enforce_fp16", "enforce_origin",
+                             "preferred_optimal"}));
+  add_text("--engine", options.engine, "NAME",
+           "one of those listed below [the first that serves the device]");
+  add_text("--python", options.python, "FILE", "the Python whose MindSpore the engine wheel uses");
+
+  std::string engines;
+  for (const EngineKind& kind : engine_kinds())
+    engines += "  " + kind.name + ": " + kind.what + "\n";
+  app->footer(
+      "Exit code: 0 all done, 1 some utterances failed, 2 nothing can be done (the command, the\n"
+      "model, the device), 130 and 143 after Ctrl-C and SIGTERM: the current batch is finished,\n"
+      "no file is left half written, and the same command continues.\n\n" +
+      std::string(kReadsAudio ? "" : "This build reads no recordings: build.sh says why.\n\n") +
+      "Engines of this build:\n" + engines);
+  return app;
+}
+
+// CLI11 takes words that follow an option only up to the next one that begins with a dash. All that
+// follows --audio up to the next "--" is a file here, "-b" too.
+std::vector<std::string> with_one_option_for_each_file(const std::vector<std::string>& arguments) {
+  std::vector<std::string> words;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& word = arguments[i];
+    if (word.size() > 3 && word.rfind("--", 0) == 0 && word.back() == '=' &&
+        word.find('=') + 1 == word.size())
+      throw UsageError(word.substr(0, word.size() - 1) + ": expected a value");
+    const auto is_option = [](const std::string& text) { return text.rfind("--", 0) == 0; };
+    if (word != "--audio" || i + 1 == arguments.size() || is_option(arguments[i + 1])) {
+      words.push_back(word);
+      continue;
+    }
+    while (i + 1 < arguments.size() && !is_option(arguments[i + 1]))
+      words.push_back("--audio=" + arguments[++i]);
+  }
+  return words;
+}
+
 }  // namespace
 
 Options parse_options(const std::vector<std::string>& arguments) {
   Options options;
-  const std::map<std::string, std::function<void(const std::string&)>> values{
-      {"--mindir_path", [&](const std::string& text) { options.model = text; }},
-      {"--input0_path", [&](const std::string& text) { options.features = text; }},
-      {"--input1_path", [&](const std::string& text) { options.lengths = text; }},
-      {"--index", [&](const std::string& text) { options.index = text; }},
-      {"--audio", [&](const std::string& text) { options.audio.push_back(text); }},
-      {"--audio_list", [&](const std::string& text) { options.audio_list = text; }},
-      {"--result_dir", [&](const std::string& text) { options.results = text; }},
-      {"--time_dir", [&](const std::string& text) { options.times = text; }},
-      {"--device_target", [&](const std::string& text) { options.target = target(text); }},
-      {"--device_id", [&](const std::string& text) { options.devices = devices(text); }},
-      {"--engine", [&](const std::string& text) { options.engine = text; }},
-      {"--precision_mode", [&](const std::string& text) { options.precision = precision(text); }},
-      {"--python", [&](const std::string& text) { options.python = text; }},
-      {"--instances",
-       [&](const std::string& text) {
-         options.instances = static_cast<int>(number("--instances", text, 1, 64));
-       }},
-      {"--threads",
-       [&](const std::string& text) {
-         options.threads = static_cast<int>(number("--threads", text, 0, 1024));
-       }},
-      {"--batch_size",
-       [&](const std::string& text) { options.batch = number("--batch_size", text, 1, 4096); }},
-      {"--max_frames",
-       [&](const std::string& text) { options.longest = number("--max_frames", text, 1, kMost); }},
-      {"--overlap",
-       [&](const std::string& text) { options.overlap = number("--overlap", text, 0, kMost); }},
-  };
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    const std::string& argument = arguments[i];
-    if (argument == "--help" || argument == "-h") {
-      options.help = true;
-      return options;
-    }
-    if (argument == "--force" || argument == "--json") {
-      (argument == "--force" ? options.force : options.json) = true;
-      continue;
-    }
-    const auto equals = argument.find('=');
-    const std::string name = argument.substr(0, equals);
-    const auto found = values.find(name);
-    if (found == values.end()) throw UsageError(argument + ": no such option; --help lists them");
-    if (equals == std::string::npos && i + 1 == arguments.size())
-      throw UsageError(name + ": expected a value");
-    const std::string text =
-        equals != std::string::npos ? argument.substr(equals + 1) : arguments[++i];
-    if (text.empty()) throw UsageError(name + ": expected a value");
-    found->second(text);
-    if (argument == "--audio")  // takes all that is no option
-      while (i + 1 < arguments.size() && arguments[i + 1].rfind("--", 0) != 0)
-        found->second(arguments[++i]);
+  const auto parser = make_parser(options);
+  std::vector<std::string> words = with_one_option_for_each_file(arguments);
+  std::reverse(words.begin(), words.end());  // as CLI11 takes them
+  try {
+    parser->parse(std::move(words));
+  } catch (const CLI::CallForHelp&) {
+    options.help = true;
+    return options;
+  } catch (const CLI::ParseError& error) {
+    std::string reason = error.what();
+    std::replace(reason.begin(), reason.end(), '\n', ' ');
+    throw UsageError(reason + "; --help lists the options");
   }
+  if (options.target.rfind("Ascend", 0) == 0) options.target = "Ascend";
   check_together(options);
   return options;
 }
 
 std::string usage() {
-  std::string engines;
-  for (const EngineKind& kind : engine_kinds())
-    engines += "  " + kind.name + ": " + kind.what + "\n";
-  return "Runs a speech recogniser over recordings, and prints texts; or over features, and "
-         "writes\n"
-         "log-probabilities.\n"
-         "\n"
-         "  infer --mindir_path NAME.mindir --audio FILE... [--json] [options]\n"
-         "  infer --mindir_path NAME.mindir --audio_list FILE [--json] [options]\n"
-         "  infer --mindir_path NAME.mindir --input0_path DIR --input1_path DIR [options]\n"
-         "  infer --mindir_path NAME.json --index FILE [options]\n"
-         "\n"
-         "  --mindir_path FILE   the model or its description; export.py writes both\n"
-         "  --audio FILE...      recordings in any format that libsndfile reads, of any rate: of "
-         "a\n"
-         "                       single one the text is printed, of several a line each, file and\n"
-         "                       text parted by a tab, in this order\n"
-         "  --audio_list FILE    the same for the recordings whose paths are its lines\n"
-         "  --json               a line of JSON each: path, text, duration (s), confidence, words\n"
-         "                       with start and end (s) and confidence\n"
-         "  --input0_path DIR    NAME.bin: float32 features (bin, frame) of an utterance\n"
-         "  --input1_path DIR    NAME.bin: int32, its number of frames\n"
-         "  --index FILE         lines {\"name\": ..., \"features\": PATH, \"frames\": N} instead\n"
-         "  --result_dir DIR     NAME_0.bin: float32 log-probabilities (frame, label), and\n"
-         "                       NAME_1.bin: int32, its number of frames (result_Files)\n"
-         "  --time_dir DIR       figures: test_perform_static.txt and .json (time_Result; with\n"
-         "                       recordings none are written where this is left out)\n"
-         "  --device_target T    CPU, Ascend, Ascend310, Ascend310P (what the model is for)\n"
-         "  --device_id N,N,...  the cards (0)\n"
-         "  --instances N        processes on each card, or on the CPU (1)\n"
-         "  --threads N          of each process, on the CPU (cores shared evenly)\n"
-         "  --batch_size N       utterances at once, where the model leaves it open (8)\n"
-         "  --max_frames N       split longer ones, where the model takes any (0: do not)\n"
-         "  --overlap N          frames that two parts of a split utterance share\n"
-         "                       (a fifth of the longest)\n"
-         "  --precision_mode P   enforce_fp32, preferred_fp32, enforce_fp16, enforce_origin or\n"
-         "                       preferred_optimal, on Ascend\n"
-         "  --engine E           one of those below (the first that serves the device)\n"
-         "  --python FILE        the Python whose MindSpore the engine wheel uses\n"
-         "  --force              also those whose results are there and newer\n"
-         "\n"
-         "Exit code: 0 all done, 1 some failed, 2 nothing can be done (the command, the model, "
-         "the\n"
-         "device), 130 and 143 after Ctrl-C and SIGTERM: the batch at hand is finished, what is\n"
-         "written is whole, and the same command goes on.\n"
-         "\n" +
-         std::string(kReadsAudio ? "" : "This build reads no recordings: build.sh says why.\n\n") +
-         "Engines of this build:\n" + engines;
+  Options options;
+  return make_parser(options)->help();
 }
 
 }  // namespace infer

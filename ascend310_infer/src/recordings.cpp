@@ -67,7 +67,8 @@ const bool kReadsAudio = true;
 Recordings open_recordings(const std::vector<std::string>& paths, const Description& description) {
   std::unique_ptr<const Recorded> source;
   try {
-    const FeatureConfig config = parse_features(description.features);
+    if (description.features == nullptr) throw std::invalid_argument("has no \"features\"");
+    const FeatureConfig config = parse_features(*description.features);
     if (config.dimension() != description.dimension)
       throw std::invalid_argument("features of " + std::to_string(config.dimension()) +
                                   " bins, where the inputs have " +

@@ -312,7 +312,8 @@ int run(const Options& options) {
                              : description.device == "Ascend" ? "Ascend"
                                                               : "CPU";
   choose_engine(options.engine, target);
-  check_models(description, target);
+  for (const std::string& note : check_models(description, target))
+    std::cerr << "note: " << note << "\n";
   return options.transcribes() ? transcribe(options, description, target)
                                : infer_features(options, description, target);
 }

@@ -1,6 +1,7 @@
 #include "utterances.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 #include <stdexcept>
@@ -47,23 +48,23 @@ void check_frames(std::int64_t frames) {
 Utterance parse_index_line(std::string_view line, const fs::path& folder) {
   Json entry;
   try {
-    entry = Json::parse(line);
+    entry = parse_json(line);
   } catch (const std::invalid_argument& error) {
     throw InputError(std::string("not a line of JSON (") + error.what() + ")");
   }
-  const Json* name = entry.find("name");
-  const Json* features = entry.find("features");
-  const Json* frames = entry.find("frames");
+  const Json* name = find_member(entry, "name");
+  const Json* features = find_member(entry, "features");
+  const Json* frames = find_member(entry, "frames");
   Utterance utterance;
-  if (name == nullptr || name->text() == nullptr || features == nullptr ||
-      features->text() == nullptr || features->text()->empty() || frames == nullptr ||
-      !frames->integer(utterance.frames))
+  if (name == nullptr || !name->is_string() || features == nullptr || !features->is_string() ||
+      frames == nullptr || !to_integer(*frames, utterance.frames))
     throw InputError(R"(expected {"name": TEXT, "features": PATH, "frames": NUMBER})");
-  utterance.name = *name->text();
+  utterance.name = name->get<std::string>();
   check_name(utterance.name);
-  if (features->text()->find('\0') != std::string::npos)
+  const auto path = features->get<std::string>();
+  if (path.empty() || path.find('\0') != std::string::npos)
     throw InputError("the path of the features cannot be that of a file");
-  utterance.file = folder / *features->text();
+  utterance.file = folder / path;
   check_frames(utterance.frames);
   return utterance;
 }

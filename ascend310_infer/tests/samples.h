@@ -36,44 +36,19 @@ void write(const fs::path& path, const Values& values) {
              static_cast<std::streamsize>(values.size() * sizeof(values[0])));
 }
 
-inline std::string varint(std::uint64_t value) {
-  std::string bytes;
-  for (; value >= 128; value >>= 7) bytes += static_cast<char>(value | 128);
-  return bytes + static_cast<char>(value);
+// What stands for the content of a model.
+inline const char* const kModel = "a model of 22 bytes...";
+
+// "graph" of a bucket, of a file that holds kModel.
+inline std::string graph(const std::string& inputs, const std::string& operators = "\"MatMul\"") {
+  return R"("graph": {"bytes": 22, "inputs": [)" + inputs + "], \"operators\": [" + operators +
+         "]}";
 }
 
-inline std::string number(int field, std::int64_t value) {
-  return varint(static_cast<std::uint64_t>(field) << 3) + varint(static_cast<std::uint64_t>(value));
-}
-
-inline std::string bytes(int field, const std::string& value) {
-  return varint(static_cast<std::uint64_t>(field) << 3 | 2) + varint(value.size()) + value;
-}
-
-// A MindIR file: inputs (name, shape, type), and the operators of its nodes.
-struct Input {
-  std::string name;
-  std::vector<std::int64_t> shape;
-  std::int64_t type;
-};
-
-inline std::string mindir(const std::vector<Input>& inputs,
-                          const std::vector<std::string>& operators) {
-  std::string graph;
-  for (const std::string& name : operators) graph += bytes(1, bytes(3, "node") + bytes(4, name));
-  for (const Input& input : inputs) {
-    std::string tensor;
-    for (const std::int64_t size : input.shape) tensor += number(1, size);
-    tensor += number(2, input.type);
-    graph += bytes(5, bytes(1, input.name) + bytes(2, tensor));
-  }
-  return bytes(1, "1.1") + bytes(2, "MindSpore") + bytes(3, "2.10.0") + bytes(7, graph);
-}
-
-inline std::string mindir(std::int64_t batch, std::int64_t bins, std::int64_t frames,
-                          const std::string& recurrent = "MatMul") {
-  return mindir({{"features", {batch, bins, frames}, 1}, {"lengths", {batch}, 6}},
-                {"Transpose", recurrent});
+inline std::string inputs(const std::string& features, const std::string& lengths,
+                          const std::string& type = "float32") {
+  return R"({"name": "features", "type": ")" + type + "\", \"shape\": " + features +
+         R"(}, {"name": "lengths", "type": "int32", "shape": )" + lengths + "}";
 }
 
 inline const char* const kDescription = R"({

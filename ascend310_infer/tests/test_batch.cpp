@@ -1,3 +1,5 @@
+#include <doctest/doctest.h>
+
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -5,7 +7,6 @@
 #include <thread>
 
 #include "batch.h"
-#include "check.h"
 #include "errors.h"
 #include "half.h"
 #include "queue.h"
@@ -14,7 +15,7 @@
 using infer::Batch;
 using infer::Output;
 
-TEST(loader_pads_fills_up_and_leaves_out) {
+TEST_CASE("loader pads fills up and leaves out") {
   const samples::Folder folder;
   samples::write(folder.path / "a", std::vector<float>{1, 2, 3, 4, 5, 6});
   samples::write(folder.path / "b", std::vector<float>{7, NAN});
@@ -36,13 +37,14 @@ TEST(loader_pads_fills_up_and_leaves_out) {
     failed += utterances[index].name + (reason.empty() ? "" : "! ");
   });
   CHECK(failed == "b! c! d! ");
-  CHECK(batch.rows.size() == 2 && batch.rows[1].start == 1);
+  CHECK(batch.rows.size() == 2);
+  CHECK(batch.rows[1].start == 1);
   CHECK((batch.input.lengths == std::vector<std::int32_t>{3, 2, 2}));
   CHECK((batch.input.features == std::vector<float>{1, 2, 3, 0, 4, 5, 6, 0, 2, 3, 0, 0,
                                                     5, 6, 0, 0, 2, 3, 0, 0, 5, 6, 0, 0}));
 }
 
-TEST(loader_leaves_out_what_finds_no_memory) {
+TEST_CASE("loader leaves out what finds no memory") {
   class Greedy : public infer::Source {
    public:
     std::vector<float> features(const infer::Utterance&) const override { throw std::bad_alloc(); }
@@ -67,7 +69,7 @@ TEST(loader_leaves_out_what_finds_no_memory) {
   CHECK(failed.rfind("0 not enough memory for 4 x 288230376151711744 frames\n1 ", 0) == 0);
 }
 
-TEST(outputs_are_checked_and_cut) {
+TEST_CASE("outputs are checked and cut") {
   Output output;
   output.frames = 3;
   output.batch = 2;
@@ -78,29 +80,34 @@ TEST(outputs_are_checked_and_cut) {
   input.batch = 2;
   input.lengths = {6, 4};
   infer::check_output(input, output, 2);
-  CHECK_THROWS(std::runtime_error, "(3, 2, 2)", infer::check_output(input, output, 3));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::check_output(input, output, 3)),
+                       doctest::Contains("(3, 2, 2)"), std::runtime_error);
   const infer::Emission second = infer::emission(output, 1);
   CHECK(second.frames == 2);
   CHECK((second.values == std::vector<float>{2, 3, 6, 7}));
   output.log_probs[2] = NAN;
-  CHECK_THROWS(infer::InputError, "no numbers", infer::emission(output, 1));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::emission(output, 1)),
+                       doctest::Contains("no numbers"), infer::InputError);
   output.lengths = {4, 2};
-  CHECK_THROWS(std::runtime_error, "length of 4", infer::check_output(input, output, 2));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::check_output(input, output, 2)),
+                       doctest::Contains("length of 4"), std::runtime_error);
   output.lengths = {3};
-  CHECK_THROWS(std::runtime_error, "", infer::check_output(input, output, 2));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::check_output(input, output, 2)),
+                       doctest::Contains(""), std::runtime_error);
 }
 
-TEST(joiner_waits_for_all_parts) {
+TEST_CASE("joiner waits for all parts") {
   infer::Joiner joiner(1, 2);
   infer::Emission single{1, {9}}, first{3, {1, 2, 3}}, second{3, {3, 4, 5}};
-  CHECK(joiner.add({0, 0, 2, 1}, single) && single.values.size() == 1);
+  CHECK(joiner.add({0, 0, 2, 1}, single));
+  CHECK(single.values.size() == 1);
   CHECK(!joiner.add({1, 4, 6, 2}, second));
   CHECK(joiner.add({1, 0, 6, 2}, first));
   CHECK(first.frames == 5);
   CHECK((first.values == std::vector<float>{1, 2, 3, 4, 5}));
 }
 
-TEST(half_precision_goes_there_and_back) {
+TEST_CASE("half precision goes there and back") {
   for (unsigned code = 0; code < 65536; ++code) {
     const auto half = static_cast<std::uint16_t>(code);
     const float value = infer::from_half(half);
@@ -114,13 +121,17 @@ TEST(half_precision_goes_there_and_back) {
     const float next = infer::from_half(static_cast<std::uint16_t>(half + 1));
     CHECK(infer::to_half((value + next) / 2) == (half % 2 == 0 ? half : half + 1));
   }
-  CHECK(infer::from_half(0x3C00) == 1 && infer::from_half(0xC000) == -2);
-  CHECK(infer::from_half(0x0001) == std::ldexp(1.0F, -24) && infer::from_half(0x7BFF) == 65504);
-  CHECK(infer::to_half(65519) == 0x7BFF && infer::to_half(65520) == 0x7C00);
-  CHECK(infer::to_half(-1e10F) == 0xFC00 && infer::to_half(1e-10F) == 0);
+  CHECK(infer::from_half(0x3C00) == 1);
+  CHECK(infer::from_half(0xC000) == -2);
+  CHECK(infer::from_half(0x0001) == std::ldexp(1.0F, -24));
+  CHECK(infer::from_half(0x7BFF) == 65504);
+  CHECK(infer::to_half(65519) == 0x7BFF);
+  CHECK(infer::to_half(65520) == 0x7C00);
+  CHECK(infer::to_half(-1e10F) == 0xFC00);
+  CHECK(infer::to_half(1e-10F) == 0);
 }
 
-TEST(queue_hands_over_in_order_and_ends) {
+TEST_CASE("queue hands over in order and ends") {
   infer::Queue<int> queue(2);
   std::thread giver([&queue] {
     for (int i = 0; i < 1000; ++i) queue.push(i);

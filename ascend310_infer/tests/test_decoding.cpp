@@ -1,6 +1,8 @@
-#include <cmath>
+#include <doctest/doctest.h>
 
-#include "check.h"
+#include <cmath>
+#include <nlohmann/json.hpp>
+
 #include "decoding.h"
 #include "errors.h"
 #include "json.h"
@@ -42,33 +44,45 @@ bool near(double a, double b) { return std::fabs(a - b) < 1e-5; }
 
 }  // namespace
 
-TEST(letters_of_the_best_path) {
+TEST_CASE("letters of the best path") {
   const auto letters = infer::best_path(kSpoken, kLatin);
   CHECK(letters.size() == 7);
-  CHECK(letters[1].label == 1 && letters[1].begin == 1 && letters[1].end == 3);
+  CHECK(letters[1].label == 1);
+  CHECK(letters[1].begin == 1);
+  CHECK(letters[1].end == 3);
   CHECK(near(letters[1].probability, .8));
-  CHECK(letters[2].label == 1 && letters[2].begin == 4 && letters[2].end == 5);
+  CHECK(letters[2].label == 1);
+  CHECK(letters[2].begin == 4);
+  CHECK(letters[2].end == 5);
   CHECK(infer::text_of(letters, kLatin) == "AAB A");
   const auto words = infer::words(letters, kLatin);
-  CHECK(words.size() == 2 && words[0].text == "AAB" && words[1].text == "A");
-  CHECK(words[0].begin == 1 && words[0].end == 6 && near(words[0].confidence, .7));
-  CHECK(words[1].begin == 9 && words[1].end == 10 && near(words[1].confidence, .4));
+  CHECK(words.size() == 2);
+  CHECK(words[0].text == "AAB");
+  CHECK(words[1].text == "A");
+  CHECK(words[0].begin == 1);
+  CHECK(words[0].end == 6);
+  CHECK(near(words[0].confidence, .7));
+  CHECK(words[1].begin == 9);
+  CHECK(words[1].end == 10);
+  CHECK(near(words[1].confidence, .4));
 }
 
-TEST(labels_without_a_space_are_words) {
+TEST_CASE("labels without a space are words") {
   const Alphabet han{{"\u4f60", "_", "\u597d"}, 1};
   const auto letters = infer::best_path(spelled({{0, .9}, {2, .5}, {1, .9}, {2, .7}}, 3), han);
   CHECK(infer::text_of(letters, han) == "\u4f60\u597d\u597d");
-  CHECK(infer::words(letters, han).size() == 3 && infer::words(letters, han)[2].begin == 3);
+  CHECK(infer::words(letters, han).size() == 3);
+  CHECK(infer::words(letters, han)[2].begin == 3);
 }
 
-TEST(nothing_is_recognised) {
+TEST_CASE("nothing is recognised") {
   const auto letters = infer::best_path(spelled({{0, .9}, {3, .9}}), kLatin);
-  CHECK(infer::text_of(letters, kLatin).empty() && infer::words(letters, kLatin).empty());
+  CHECK(infer::text_of(letters, kLatin).empty());
+  CHECK(infer::words(letters, kLatin).empty());
   CHECK(infer::best_path(Emission{}, kLatin).empty());
 }
 
-TEST(lines_of_text_and_json) {
+TEST_CASE("lines of text and json") {
   infer::Utterance utterance;
   utterance.name = "a \"b\".wav";
   utterance.duration_s = 1.5;
@@ -78,18 +92,22 @@ TEST(lines_of_text_and_json) {
   };
   CHECK(line(false, true) == "AAB A\n");
   CHECK(line(false, false) == "a \"b\".wav\tAAB A\n");
-  const infer::Json found = infer::Json::parse(line(true, false));
-  CHECK(*found.find("path")->text() == utterance.name && *found.find("text")->text() == "AAB A");
-  CHECK(*found.find("duration")->number() == 1.5);
-  const infer::Json& word = found.find("words")->array()->at(1);
-  CHECK(*word.find("word")->text() == "A" && near(*word.find("start")->number(), .43));
-  CHECK(near(*word.find("end")->number(), .45) && near(*word.find("confidence")->number(), .4));
+  const infer::Json found = infer::parse_json(line(true, false));
+  CHECK(found.at("path").get<std::string>() == utterance.name);
+  CHECK(found.at("text").get<std::string>() == "AAB A");
+  CHECK(found.at("duration").get<double>() == 1.5);
+  const infer::Json& word = found.at("words").at(1);
+  CHECK(word.at("word").get<std::string>() == "A");
+  CHECK(near(word.at("start").get<double>(), .43));
+  CHECK(near(word.at("end").get<double>(), .45));
+  CHECK(near(word.at("confidence").get<double>(), .4));
   const infer::Json silent =
-      infer::Json::parse(infer::text_line(utterance, Emission{}, kLatin, {true, false, 1}));
-  CHECK(silent.find("words")->array()->empty() && silent.find("confidence")->number() == nullptr);
+      infer::parse_json(infer::text_line(utterance, Emission{}, kLatin, {true, false, 1}));
+  CHECK(silent.at("words").empty());
+  CHECK(silent.at("confidence").is_null());
 }
 
-TEST(texts_come_back_in_their_places) {
+TEST_CASE("texts come back in their places") {
   infer::Utterance utterance;
   utterance.name = "b";
   infer::Texts texts(kLatin, {});
@@ -100,13 +118,14 @@ TEST(texts_come_back_in_their_places) {
   CHECK((lines == std::vector<std::string>{"b\t\n", "", "b\tAAB A\n"}));
 }
 
-TEST(lists_of_recordings) {
+TEST_CASE("lists of recordings") {
   const samples::Folder folder;
   samples::write(folder.path / "list", std::string("a b.wav\r\n\n../c.flac"));
   samples::write(folder.path / "none", std::string("\n\n"));
   CHECK((infer::read_audio_list(folder.path / "list") ==
          std::vector<std::string>{"a b.wav", "../c.flac"}));
-  CHECK_THROWS(infer::UsageError, "names no recording",
-               infer::read_audio_list(folder.path / "none"));
-  CHECK_THROWS(infer::UsageError, "No such file", infer::read_audio_list(folder.path / "x"));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_audio_list(folder.path / "none")),
+                       doctest::Contains("names no recording"), infer::UsageError);
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_audio_list(folder.path / "x")),
+                       doctest::Contains("No such file"), infer::UsageError);
 }

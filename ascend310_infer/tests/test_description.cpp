@@ -1,4 +1,5 @@
-#include "check.h"
+#include <doctest/doctest.h>
+
 #include "description.h"
 #include "errors.h"
 #include "samples.h"
@@ -23,17 +24,21 @@ const char* const kFile = "\"file\": \"m.mindir\"";
 
 }  // namespace
 
-TEST(description_of_one_file) {
+TEST_CASE("description of one file") {
   const Description found = parse_description(samples::kDescription, "there");
-  CHECK(found.model == "deepspeech2" && found.device == "CPU");
-  CHECK(found.dimension == 4 && found.labels == 5 && found.frame_stride == 2);
+  CHECK(found.model == "deepspeech2");
+  CHECK(found.device == "CPU");
+  CHECK(found.dimension == 4);
+  CHECK(found.labels == 5);
+  CHECK(found.frame_stride == 2);
   CHECK(found.frame_seconds == 0.015);
   CHECK(found.buckets.size() == 1);
   CHECK(found.buckets[0].file == "there/m.mindir");
-  CHECK(found.buckets[0].batch == 0 && found.buckets[0].frames == 0);
+  CHECK(found.buckets[0].batch == 0);
+  CHECK(found.buckets[0].frames == 0);
 }
 
-TEST(description_of_buckets_sorts_them) {
+TEST_CASE("description of buckets sorts them") {
   const Description found =
       parse_description(changed(kFile, R"("buckets": [{"file": "o", "batch_size": 0, "frames": -1},
                                     {"file": "b", "batch_size": 8, "frames": 1000},
@@ -46,40 +51,107 @@ TEST(description_of_buckets_sorts_them) {
   CHECK(found.buckets[3].frames == 0);
 }
 
-TEST(description_that_is_wrong) {
+TEST_CASE("description that is wrong") {
   const auto parse = [](const std::string& text) { return parse_description(text, ""); };
-  CHECK_THROWS(Bad, "expected an object", parse("[]"));
-  CHECK_THROWS(Bad, "has no \"model\"", parse("{}"));
-  CHECK_THROWS(Bad, "\"device\" is no text", parse(changed("\"CPU\"", "3")));
-  CHECK_THROWS(Bad, "bins", parse(changed("[-1, 4, -1]", "[-1, -1, -1]")));
-  CHECK_THROWS(Bad, "shape", parse(changed("[-1, 4, -1]", "[4, -1]")));
-  CHECK_THROWS(Bad, "whole number", parse(changed("[-1, 4, -1]", "[-1, 4, 1e40]")));
-  CHECK_THROWS(Bad, "frame_stride", parse(changed("\"frame_stride\": 2", "\"frame_stride\": 0")));
-  CHECK_THROWS(Bad, "at least one", parse(changed(kFile, "\"buckets\": []")));
-  CHECK_THROWS(Bad, "\"frames\"", parse(changed(kFile, R"("buckets": [{"file": "m",
-                                                        "batch_size": 1}])")));
-  CHECK_THROWS(Bad, "window_stride", parse(changed("0.015", "\"a\"")));
-  CHECK_THROWS(Bad, "has no \"file\"", parse(changed(kFile, "\"fil\": 1")));
+  CHECK_THROWS_WITH_AS(parse(("[]")), doctest::Contains("expected an object"), Bad);
+  CHECK_THROWS_WITH_AS(parse(("{}")), doctest::Contains("has no \"model\""), Bad);
+  CHECK_THROWS_WITH_AS(parse(changed("\"CPU\"", "3")), doctest::Contains("\"device\" is no text"),
+                       Bad);
+  CHECK_THROWS_WITH_AS(parse(changed("[-1, 4, -1]", "[-1, -1, -1]")), doctest::Contains("bins"),
+                       Bad);
+  CHECK_THROWS_WITH_AS(parse(changed("[-1, 4, -1]", "[4, -1]")), doctest::Contains("shape"), Bad);
+  CHECK_THROWS_WITH_AS(parse(changed("[-1, 4, -1]", "[-1, 4, 1e40]")),
+                       doctest::Contains("whole number"), Bad);
+  CHECK_THROWS_WITH_AS(parse(changed("\"frame_stride\": 2", "\"frame_stride\": 0")),
+                       doctest::Contains("frame_stride"), Bad);
+  CHECK_THROWS_WITH_AS(parse(changed(kFile, "\"buckets\": []")), doctest::Contains("at least one"),
+                       Bad);
+  CHECK_THROWS_WITH_AS(parse((changed(kFile, R"("buckets": [{"file": "m",
+                                                        "batch_size": 1}])"))),
+                       doctest::Contains("\"frames\""), Bad);
+  CHECK_THROWS_WITH_AS(parse(changed("0.015", "\"a\"")), doctest::Contains("window_stride"), Bad);
+  CHECK_THROWS_WITH_AS(parse(changed(kFile, "\"fil\": 1")), doctest::Contains("has no \"file\""),
+                       Bad);
 }
 
-TEST(description_beside_a_model) {
+TEST_CASE("description names the blank label by its index") {
+  const auto blank = [](const std::string& text) {
+    return parse_description(changed("\"device\"", "\"blank\": " + text + ", \"device\""), "")
+        .alphabet.blank;
+  };
+  CHECK(parse_description(samples::kDescription, "").alphabet.blank == 4);
+  CHECK(blank("0") == 0);
+  CHECK_THROWS_WITH_AS(blank("5"), doctest::Contains("there is no such label"), Bad);
+  CHECK_THROWS_WITH_AS(blank("-1"), doctest::Contains("\"blank\""), Bad);
+}
+
+TEST_CASE("description has the graph of each file") {
+  const Description found = parse_description(
+      changed(kFile,
+              "\"buckets\": [{\"file\": \"m\", \"batch_size\": 2, \"frames\": 100, " +
+                  samples::graph(samples::inputs("[2, 4, 100]", "[2]"), "\"LSTM\", \"MatMul\"") +
+                  "}]"),
+      "");
+  REQUIRE(found.buckets[0].graph);
+  const infer::GraphFacts& graph = *found.buckets[0].graph;
+  CHECK(graph.bytes == 22);
+  CHECK(graph.operators == std::set<std::string>{"LSTM", "MatMul"});
+  REQUIRE(graph.inputs.size() == 2);
+  CHECK(graph.inputs[0].type == "float32");
+  CHECK(graph.inputs[0].shape == std::vector<std::int64_t>{2, 4, 100});
+  CHECK(graph.inputs[1].shape == std::vector<std::int64_t>{2});
+  CHECK(!parse_description(samples::kDescription, "").buckets[0].graph);
+}
+
+TEST_CASE("a graph of other types than expected is refused") {
+  for (const char* graph :
+       {"3", "[]", "{}", R"({"bytes": -1, "inputs": [], "operators": []})",
+        R"({"bytes": 1e30, "inputs": [], "operators": []})",
+        R"({"bytes": 1, "inputs": {}, "operators": []})", R"({"bytes": 1, "inputs": []})",
+        R"({"bytes": 1, "inputs": [], "operators": [1]})",
+        R"({"bytes": 1, "inputs": [{"shape": []}], "operators": []})",
+        R"({"bytes": 1, "inputs": [{"type": "float32", "shape": 1}], "operators": []})",
+        R"({"bytes": 1, "inputs": [{"type": "float32", "shape": [1.5]}], "operators": []})"}) {
+    CAPTURE(graph);
+    CHECK_THROWS_AS(
+        parse_description(
+            changed(kFile, R"("buckets": [{"file": "m", "batch_size": 2, "frames": 1, "graph": )" +
+                               std::string(graph) + "}]"),
+            ""),
+        Bad);
+  }
+}
+
+TEST_CASE("description beside a model") {
   const samples::Folder folder;
   const auto in = [&](const char* name) { return folder.path / name; };
-  CHECK_THROWS(UsageError, "cannot be read", read_description(in("m.mindir")));
-  samples::write(in("m.mindir"), samples::mindir(-1, 4, -1));
-  CHECK_THROWS(UsageError, "has no description m.json", read_description(in("m.mindir")));
+  CHECK_THROWS_WITH_AS(read_description(in("m.mindir")), doctest::Contains("cannot be read"),
+                       UsageError);
+  samples::write(in("m.mindir"), std::string(samples::kModel));
+  CHECK_THROWS_WITH_AS(read_description(in("m.mindir")),
+                       doctest::Contains("has no description m.json"), UsageError);
   samples::write(in("m.json"), std::string("{}"));
-  CHECK_THROWS(UsageError, "not a description", read_description(in("m.mindir")));
+  CHECK_THROWS_WITH_AS(read_description(in("m.mindir")), doctest::Contains("not a description"),
+                       UsageError);
   samples::write(in("m.json"), std::string(samples::kDescription));
   CHECK(read_description(in("m.mindir")).path == in("m.json"));
   CHECK(read_description(in("m.json")).buckets[0].file == in("m.mindir"));
-  check_models(read_description(in("m.json")), "CPU");
 }
 
-TEST(description_of_a_model_above_one_gigabyte) {
+TEST_CASE("a description of an earlier version works, and a note says what is not checked") {
+  const samples::Folder folder;
+  samples::write(folder.path / "m.mindir", std::string("other bytes"));
+  samples::write(folder.path / "m.json", std::string(samples::kDescription));
+  const auto notes = check_models(read_description(folder.path / "m.mindir"), "CPU");
+  REQUIRE(notes.size() == 1);
+  CHECK(notes[0].find("m.json is of an earlier export.py") == 0);
+  CHECK(notes[0].find('\n') == std::string::npos);
+}
+
+TEST_CASE("description of a model above one gigabyte") {
   const samples::Folder folder;
   samples::write(folder.path / "m.json", std::string(samples::kDescription));
-  samples::write(folder.path / "m_graph.mindir", samples::mindir(-1, 4, -1));
+  samples::write(folder.path / "m_graph.mindir", std::string(samples::kModel));
   for (const char* name : {"m.json", "m.mindir", "m_graph.mindir"}) {
     const Description found = read_description(folder.path / name);
     CHECK(found.buckets[0].file == folder.path / "m_graph.mindir");
@@ -87,55 +159,62 @@ TEST(description_of_a_model_above_one_gigabyte) {
   }
 }
 
-TEST(description_of_a_converted_model) {
+TEST_CASE("description of a converted model") {
   const samples::Folder folder;
   samples::write(folder.path / "m.json", changed("m.mindir", "m.onnx"));
   samples::write(folder.path / "m.onnx", std::string("onnx"));
-  samples::write(folder.path / "m.mindir", samples::mindir(-1, 4, -1));
-  CHECK_THROWS(UsageError, "converter_lite",
-               check_models(read_description(folder.path / "m.json"), "CPU"));
+  samples::write(folder.path / "m.mindir", std::string("of any size"));
+  CHECK_THROWS_WITH_AS(check_models(read_description(folder.path / "m.json"), "CPU"),
+                       doctest::Contains("converter_lite"), UsageError);
   const Description found = read_description(folder.path / "m.mindir");
   CHECK(found.buckets[0].file == folder.path / "m.mindir");
-  check_models(found, "CPU");
+  CHECK(check_models(found, "CPU").empty());
 }
 
-TEST(description_of_a_single_bucket_by_the_name_of_all) {
+TEST_CASE("description of a single bucket by the name of all") {
   const samples::Folder folder;
   samples::write(folder.path / "m.json", changed("m.mindir", "m_500.mindir"));
-  samples::write(folder.path / "m_500.mindir", samples::mindir(-1, 4, -1));
+  samples::write(folder.path / "m_500.mindir", std::string(samples::kModel));
   CHECK(read_description(folder.path / "m.mindir").buckets[0].file == folder.path / "m_500.mindir");
 }
 
-TEST(models_that_do_not_fit) {
+TEST_CASE("models that do not fit their description or the device are refused") {
   const samples::Folder folder;
   const infer::fs::path model = folder.path / "m.mindir";
-  const auto check = [&](const std::string& bytes, const std::string& device,
-                         const std::string& target) {
+  const auto check = [&](const std::string& graph, const std::string& device,
+                         const std::string& target, const std::string& bytes = samples::kModel) {
     samples::write(model, bytes);
-    samples::write(folder.path / "m.json", changed("\"CPU\"", '"' + device + '"'));
-    check_models(read_description(model), target);
+    samples::write(folder.path / "m.json",
+                   changed("\"CPU\"", '"' + device + "\", \"buckets\": [{\"file\": \"m.mindir\", " +
+                                          "\"batch_size\": -1, \"frames\": -1, " + graph + "}]"));
+    const auto notes = check_models(read_description(model), target);
+    CHECK(notes.empty());
   };
-  check(samples::mindir(-1, 4, -1, "LSTM"), "GPU", "CPU");
-  check(samples::mindir(-1, 4, -1), "any", "Ascend");
-  check(samples::mindir(-1, 4, -1, "DynamicRNN"), "Ascend", "Ascend");
-  CHECK_THROWS(UsageError, "made for CPU, not for Ascend; export it with --device_target Ascend",
-               check(samples::mindir(-1, 4, -1), "CPU", "Ascend"));
-  CHECK_THROWS(UsageError, "made for Ascend, not for CPU",
-               check(samples::mindir(-1, 4, -1), "Ascend", "CPU"));
-  CHECK_THROWS(UsageError, "operator LSTM",
-               check(samples::mindir(-1, 4, -1, "LSTM"), "any", "Ascend"));
-  CHECK_THROWS(UsageError, "operator DynamicRNN",
-               check(samples::mindir(-1, 4, -1, "DynamicRNN"), "any", "CPU"));
-  const std::string swapped = samples::mindir({{"n", {-1}, 6}, {"x", {-1, 4, -1}, 1}}, {"Add"});
-  check(swapped, "any", "Ascend");
-  CHECK_THROWS(UsageError, "its inputs have 1 and 3 axes", check(swapped, "any", "CPU"));
-  CHECK_THROWS(UsageError, "5 bins, not 4", check(samples::mindir(-1, 5, -1), "CPU", "CPU"));
-  CHECK_THROWS(UsageError, "2 x 100 frames, not 0 x 0",
-               check(samples::mindir(2, 4, 100), "CPU", "CPU"));
-  CHECK_THROWS(UsageError, "has 1 inputs",
-               check(samples::mindir({{"x", {1, 4, 1}, 1}}, {"Add"}), "CPU", "CPU"));
-  CHECK_THROWS(
-      UsageError, "not int32",
-      check(samples::mindir({{"x", {-1, 4, -1}, 1}, {"y", {-1}, 7}}, {"Add"}), "CPU", "CPU"));
-  CHECK_THROWS(UsageError, "not a MindIR file", check("foreign", "CPU", "CPU"));
+  const auto refused = [&](const char* said, const std::string& graph, const std::string& device,
+                           const std::string& target, const std::string& bytes = samples::kModel) {
+    CHECK_THROWS_WITH_AS(check(graph, device, target, bytes), doctest::Contains(said), UsageError);
+  };
+  const std::string open = samples::inputs("[-1, 4, -1]", "[-1]");
+  const std::string plain = samples::graph(open), lstm = samples::graph(open, "\"LSTM\""),
+                    dynamic_rnn = samples::graph(open, "\"DynamicRNN\"");
+  check(lstm, "GPU", "CPU");
+  check(plain, "any", "Ascend");
+  check(dynamic_rnn, "Ascend", "Ascend");
+  check(samples::graph(samples::inputs("[-1, 4, -1]", "[-1]", "float16")), "any", "CPU");
+  refused("made for CPU, not for Ascend; export it with --device_target Ascend", plain, "CPU",
+          "Ascend");
+  refused("made for Ascend, not for CPU", plain, "Ascend", "CPU");
+  refused("operator LSTM", lstm, "any", "Ascend");
+  refused("operator DynamicRNN", dynamic_rnn, "any", "CPU");
+  refused("its inputs have 1 and 3 axes", samples::graph(samples::inputs("[-1]", "[-1, 4, -1]")),
+          "any", "CPU");
+  refused("5 bins, not 4", samples::graph(samples::inputs("[-1, 5, -1]", "[-1]")), "CPU", "CPU");
+  refused("2 x 100 frames, not 0 x 0", samples::graph(samples::inputs("[2, 4, 100]", "[2]")), "CPU",
+          "CPU");
+  refused("has 0 inputs", samples::graph(""), "CPU", "CPU");
+  refused("not int32", samples::graph(samples::inputs("[-1, 4, -1]", "[-1]", "int32")), "CPU",
+          "CPU");
+  refused("7 bytes, and m.json describes a file of 22", plain, "CPU", "CPU", "foreign");
+  refused("empty", plain, "CPU", "CPU", "");
+  check(lstm, "any", "Ascend", "made of it by a converter, with other operators");
 }

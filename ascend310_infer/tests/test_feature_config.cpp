@@ -1,6 +1,8 @@
+#include <doctest/doctest.h>
+
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "check.h"
 #include "feature_config.h"
 
 using infer::FeatureConfig;
@@ -14,41 +16,64 @@ const char* const kSample =
 
 FeatureConfig with(const std::string& from, const std::string& to) {
   std::string text = kSample;
-  return infer::parse_features(Json::parse(text.replace(text.find(from), from.size(), to)));
+  return infer::parse_features(infer::parse_json(text.replace(text.find(from), from.size(), to)));
 }
 
 }  // namespace
 
-TEST(features_without_later_keys) {
+TEST_CASE("features without later keys") {
   const FeatureConfig found = with("{", "{");
-  CHECK(found.kind == "logmel" && found.window == "hann" && found.convention == "plain");
-  CHECK(found.window_length() == 328 && found.n_fft() == 512 && found.hop_length() == 160);
-  CHECK(found.dimension() == 64 && found.splicing == 1 && !found.trims_silence);
-  CHECK(found.preemphasis == 0 && found.periodic_window());
+  CHECK(found.kind == "logmel");
+  CHECK(found.window == "hann");
+  CHECK(found.convention == "plain");
+  CHECK(found.window_length() == 328);
+  CHECK(found.n_fft() == 512);
+  CHECK(found.hop_length() == 160);
+  CHECK(found.dimension() == 64);
+  CHECK(found.splicing == 1);
+  CHECK(!found.trims_silence);
+  CHECK(found.preemphasis == 0);
+  CHECK(found.periodic_window());
 }
 
-TEST(features_with_all_keys) {
+TEST_CASE("features with all keys") {
   const FeatureConfig found =
       with("64", R"(40, "convention": "jasper-nvidia", "preemphasis": 0.97, "frame_splicing": 3,
                     "trim_silence": true)");
-  CHECK(found.dimension() == 120 && found.trims_silence && found.preemphasis == 0.97);
-  CHECK(found.jasper() && !found.plain() && !found.periodic_window());
+  CHECK(found.dimension() == 120);
+  CHECK(found.trims_silence);
+  CHECK(found.preemphasis == 0.97);
+  CHECK(found.jasper());
+  CHECK(!found.plain());
+  CHECK(!found.periodic_window());
   const FeatureConfig bins = with(R"("logmel")", R"("spectrogram", "convention": "plain")");
-  CHECK(bins.bands == 0 && bins.n_fft() == 328 && bins.dimension() == 165);
+  CHECK(bins.bands == 0);
+  CHECK(bins.n_fft() == 328);
+  CHECK(bins.dimension() == 165);
 }
 
-TEST(features_that_are_wrong) {
+TEST_CASE("features that are wrong") {
   using Bad = std::invalid_argument;
-  CHECK_THROWS(Bad, "expected an object", infer::parse_features(Json()));
-  CHECK_THROWS(Bad, "\"dither\" is not known", with("{", R"({"dither": 1, )"));
-  CHECK_THROWS(Bad, "has no window", with(R"("window": "hanning", )", ""));
-  CHECK_THROWS(Bad, "the window kaiser", with("hanning", "kaiser"));
-  CHECK_THROWS(Bad, "convention deepspeech", with("64", R"(64, "convention": "deepspeech")"));
-  CHECK_THROWS(Bad, "mfcc", with("logmel", "mfcc"));
-  CHECK_THROWS(Bad, "bands", with("64", "null"));
-  CHECK_THROWS(Bad, "sample_rate", with("16000", "0.5"));
-  CHECK_THROWS(Bad, "preemphasis", with("64", R"(64, "preemphasis": 2)"));
-  CHECK_THROWS(Bad, "frame_splicing", with("64", R"(64, "frame_splicing": 0)"));
-  CHECK_THROWS(Bad, "trim_silence", with("64", R"(64, "trim_silence": 1)"));
-  CHECK_THROWS(Bad, "2 samples", with("0.0205", "0.00005"));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::parse_features(Json())),
+                       doctest::Contains("expected an object"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("{", R"({"dither": 1, )")),
+                       doctest::Contains("\"dither\" is not known"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with(R"("window": "hanning", )", "")),
+                       doctest::Contains("has no window"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("hanning", "kaiser")),
+                       doctest::Contains("the window kaiser"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("64", R"(64, "convention": "deepspeech")")),
+                       doctest::Contains("convention deepspeech"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("logmel", "mfcc")), doctest::Contains("mfcc"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("64", "null")), doctest::Contains("bands"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("16000", "0.5")), doctest::Contains("sample_rate"),
+                       Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("64", R"(64, "preemphasis": 2)")),
+                       doctest::Contains("preemphasis"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("64", R"(64, "frame_splicing": 0)")),
+                       doctest::Contains("frame_splicing"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("64", R"(64, "trim_silence": 1)")),
+                       doctest::Contains("trim_silence"), Bad);
+  CHECK_THROWS_WITH_AS(static_cast<void>(with("0.0205", "0.00005")), doctest::Contains("2 samples"),
+                       Bad);
 }

@@ -1,6 +1,6 @@
+#include <doctest/doctest.h>
 #include <sys/stat.h>
 
-#include "check.h"
 #include "errors.h"
 #include "files.h"
 #include "samples.h"
@@ -10,22 +10,28 @@ using infer::InputError;
 using infer::Listing;
 using infer::UsageError;
 
-TEST(files_are_read_whole_or_not_at_all) {
+TEST_CASE("files are read whole or not at all") {
   const samples::Folder folder;
   const infer::fs::path path = folder.path / "a.bin";
   samples::write(path, std::vector<float>{1, 2.5, -3});
   CHECK((infer::read_floats(path, 3) == std::vector<float>{1, 2.5, -3}));
-  CHECK_THROWS(InputError, "12 bytes, expected 16", infer::read_floats(path, 4));
-  CHECK_THROWS(InputError, "12 bytes, expected 4", infer::read_int(path));
-  CHECK_THROWS(InputError, "No such file", infer::read_int(folder.path / "b.bin"));
-  CHECK_THROWS(InputError, "not a file", infer::bytes_of(folder.path));
-  CHECK_THROWS(InputError, "", infer::read_int(folder.path));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_floats(path, 4)),
+                       doctest::Contains("12 bytes, expected 16"), InputError);
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_int(path)),
+                       doctest::Contains("12 bytes, expected 4"), InputError);
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_int(folder.path / "b.bin")),
+                       doctest::Contains("No such file"), InputError);
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::bytes_of(folder.path)),
+                       doctest::Contains("not a file"), InputError);
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_int(folder.path)), doctest::Contains(""),
+                       InputError);
   samples::write(path, std::vector<std::int32_t>{-7});
   CHECK(infer::read_int(path) == -7);
-  CHECK_THROWS(InputError, "ended after 0 bytes", infer::read_int("/dev/null"));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_int("/dev/null")),
+                       doctest::Contains("ended after 0 bytes"), InputError);
 }
 
-TEST(files_are_written_whole_or_not_at_all) {
+TEST_CASE("files are written whole or not at all") {
   const samples::Folder folder;
   const infer::fs::path path = folder.path / "a.bin";
   infer::write_atomically(path, "old", 3);
@@ -33,23 +39,29 @@ TEST(files_are_written_whole_or_not_at_all) {
   CHECK(infer::read_text(path) == "newer");
   // A disk that is full: the name that is written to leads to a device that always is.
   std::filesystem::create_symlink("/dev/full", folder.path / ".a.bin.partial");
-  CHECK_THROWS(infer::OutputError, "No space left", infer::write_atomically(path, "x", 1));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::write_atomically(path, "x", 1)),
+                       doctest::Contains("No space left"), infer::OutputError);
   CHECK(infer::read_text(path) == "newer");
   CHECK(!std::filesystem::exists(folder.path / ".a.bin.partial"));
-  CHECK_THROWS(infer::OutputError, "No such file",
-               infer::write_atomically(folder.path / "none" / "a", "x", 1));
-  CHECK_THROWS(InputError, "too long",
-               infer::write_atomically(folder.path / std::string(250, 'a'), "x", 1));
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(infer::write_atomically(folder.path / "none" / "a", "x", 1)),
+      doctest::Contains("No such file"), infer::OutputError);
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(infer::write_atomically(folder.path / std::string(250, 'a'), "x", 1)),
+      doctest::Contains("too long"), InputError);
 }
 
-TEST(folders_are_listed_with_what_is_wrong) {
+TEST_CASE("folders are listed with what is wrong") {
   const samples::Folder folder;
   const infer::fs::path features = folder.path / "0", lengths = folder.path / "1";
-  CHECK_THROWS(UsageError, "--input0_path", infer::list_folders(features, lengths, 2));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::list_folders(features, lengths, 2)),
+                       doctest::Contains("--input0_path"), UsageError);
   std::filesystem::create_directories(features);
-  CHECK_THROWS(UsageError, "--input1_path", infer::list_folders(features, lengths, 2));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::list_folders(features, lengths, 2)),
+                       doctest::Contains("--input1_path"), UsageError);
   std::filesystem::create_directories(lengths);
-  CHECK_THROWS(UsageError, "no .bin file", infer::list_folders(features, lengths, 2));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::list_folders(features, lengths, 2)),
+                       doctest::Contains("no .bin file"), UsageError);
   const auto put = [&](const std::string& name, std::size_t floats, std::int32_t frames) {
     samples::write(features / (name + ".bin"), std::vector<float>(floats));
     samples::write(lengths / (name + ".bin"), std::vector<std::int32_t>{frames});
@@ -62,7 +74,9 @@ TEST(folders_are_listed_with_what_is_wrong) {
   samples::write(features / "alone.bin", std::vector<float>(2));
   samples::write(features / "note.txt", std::string("not an utterance"));
   const Listing found = infer::list_folders(features, lengths, 2);
-  CHECK(found.good.size() == 2 && found.good[0].name == "a" && found.good[1].name == "b.c");
+  CHECK(found.good.size() == 2);
+  CHECK(found.good[0].name == "a");
+  CHECK(found.good[1].name == "b.c");
   CHECK(found.good[1].frames == 3);
   CHECK(found.bad.size() == 4);
   for (const infer::Refused& bad : found.bad) {
@@ -74,12 +88,14 @@ TEST(folders_are_listed_with_what_is_wrong) {
   }
 }
 
-TEST(an_index_is_listed_with_what_is_wrong) {
+TEST_CASE("an index is listed with what is wrong") {
   const samples::Folder folder;
   const infer::fs::path index = folder.path / "index.jsonl";
-  CHECK_THROWS(UsageError, "--index", infer::list_index(index, 2));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::list_index(index, 2)), doctest::Contains("--index"),
+                       UsageError);
   samples::write(index, std::string("\n \n"));
-  CHECK_THROWS(UsageError, "names no utterance", infer::list_index(index, 2));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::list_index(index, 2)),
+                       doctest::Contains("names no utterance"), UsageError);
   samples::write(folder.path / "a.bin", std::vector<float>(4));
   samples::write(index, std::string(R"({"name": "z", "features": "a.bin", "frames": 2}
 {"name": "y", "features": ")" + (folder.path / "a.bin").string() +
@@ -90,7 +106,9 @@ not json
 {"name": "../w", "features": "a.bin", "frames": 2}
 {"name": "v", "features": "a.bin", "frames": 2.5})"));
   const Listing found = infer::list_index(index, 2);
-  CHECK(found.good.size() == 2 && found.good[0].name == "y" && found.good[1].name == "z");
+  CHECK(found.good.size() == 2);
+  CHECK(found.good[0].name == "y");
+  CHECK(found.good[1].name == "z");
   CHECK(found.bad.size() == 5);
   const char* const expected[][2] = {{"z", "twice"},
                                      {"x", "16 bytes, expected 24"},
@@ -103,7 +121,7 @@ not json
   }
 }
 
-TEST(results_are_finished_when_whole_and_newer) {
+TEST_CASE("results are finished when whole and newer") {
   const samples::Folder folder;
   const auto finished = [&](std::int64_t since) {
     return infer::finished(folder.path, "a", 5, since);

@@ -1,4 +1,5 @@
-#include "check.h"
+#include <doctest/doctest.h>
+
 #include "engine.h"
 #include "errors.h"
 #include "options.h"
@@ -15,53 +16,114 @@ Options with(std::vector<std::string> more) {
   return parse_options(all);
 }
 
+void check_refused(const std::vector<std::string>& arguments, const char* said) {
+  CAPTURE(said);
+  try {
+    parse_options(arguments);
+    FAIL_CHECK("nothing was thrown");
+  } catch (const UsageError& error) {
+    const std::string message = error.what();
+    CAPTURE(message);
+    CHECK(message.find(said) != std::string::npos);
+    CHECK(message.find('\n') == std::string::npos);
+  }
+}
+
 }  // namespace
 
-TEST(options_are_read_in_both_ways) {
+TEST_CASE("values follow an option or an equals sign, and the last one counts") {
   const Options found = parse_options(
-      {"--mindir_path=a=b.mindir", "--input0_path", "x", "--input1_path=y", "--device_id", "3,0",
-       "--device_target=Ascend310P", "--instances", "2", "--force", "--precision_mode",
-       "enforce_fp32", "--batch_size=16", "--overlap=0"});
-  CHECK(found.model == "a=b.mindir" && found.features == "x" && found.lengths == "y");
-  CHECK((found.devices == std::vector<int>{3, 0}));
-  CHECK(found.target == "Ascend" && found.instances == 2 && found.force);
-  CHECK(found.precision == "enforce_fp32" && found.batch == 16 && found.overlap == 0);
-  CHECK(found.results == "result_Files" && found.times == "time_Result");
+      {"--mindir_path=first", "--mindir_path=a=b.mindir", "--input0_path", "x", "--input1_path=y",
+       "--device_id", "1", "--device_id", "3,0", "--device_target=Ascend310P", "--instances", "2",
+       "--force", "--precision_mode", "enforce_fp32", "--batch_size=16", "--overlap=0"});
+  CHECK(found.model == "a=b.mindir");
+  CHECK(found.features == "x");
+  CHECK(found.lengths == "y");
+  CHECK(found.devices == std::vector<int>{3, 0});
+  CHECK(found.target == "Ascend");
+  CHECK(found.instances == 2);
+  CHECK(found.force);
+  CHECK(found.precision == "enforce_fp32");
+  CHECK(found.batch == 16);
+  CHECK(found.overlap == 0);
+  CHECK(found.results == "result_Files");
+  CHECK(found.times == "time_Result");
   CHECK(parse_options({"--help"}).help);
+  CHECK(parse_options({"-h"}).help);
 }
 
-TEST(options_of_recordings) {
+TEST_CASE("values that are not given keep their defaults") {
+  const Options found = with({});
+  CHECK(found.devices == std::vector<int>{0});
+  CHECK(found.target.empty());
+  CHECK(found.instances == 1);
+  CHECK(found.threads == 0);
+  CHECK(found.batch == 8);
+  CHECK(found.longest == 0);
+  CHECK(found.overlap == -1);
+  CHECK(!found.force);
+}
+
+TEST_CASE("--audio takes all files up to the next option") {
   const Options found = parse_options({"--mindir_path", "m", "--audio", "a.wav", "-b", "c d",
                                        "--json", "--audio=--e", "--audio_list=l"});
-  CHECK((found.audio == std::vector<std::string>{"a.wav", "-b", "c d", "--e"}));
-  CHECK(found.json && found.audio_list == "l" && found.transcribes());
-  CHECK(found.results.empty() && found.times.empty());
-  CHECK_THROWS(UsageError, "expected a value", parse_options({"--mindir_path=m", "--audio"}));
-  CHECK_THROWS(UsageError, "not both", with({"--audio", "a"}));
-  CHECK_THROWS(UsageError, "--json is for recordings", with({"--json"}));
-  CHECK_THROWS(UsageError, "standard output",
-               parse_options({"--mindir_path=m", "--audio=a", "--result_dir=r"}));
+  CHECK(found.audio == std::vector<std::string>{"a.wav", "-b", "c d", "--e"});
+  CHECK(found.json);
+  CHECK(found.audio_list == "l");
+  CHECK(found.transcribes());
+  CHECK(found.results.empty());
+  CHECK(found.times.empty());
+  check_refused({"--mindir_path=m", "--audio"}, "--audio");
+  check_refused({"--mindir_path=m", "--index=i", "--audio", "a"}, "not both");
+  check_refused({"--mindir_path=m", "--index=i", "--json"}, "--json is for recordings");
+  check_refused({"--mindir_path=m", "--audio=a", "--result_dir=r"}, "standard output");
 }
 
-TEST(options_that_are_wrong) {
-  CHECK_THROWS(UsageError, "--mindir_path", parse_options({}));
-  CHECK_THROWS(UsageError, "--index", parse_options({"--mindir_path", "m"}));
-  CHECK_THROWS(UsageError, "--index", parse_options({"--mindir_path", "m", "--input0_path", "x"}));
-  CHECK_THROWS(UsageError, "alone", with({"--input0_path", "x"}));
-  CHECK_THROWS(UsageError, "--mindir: no such option", with({"--mindir", "x"}));
-  CHECK_THROWS(UsageError, "expected a value", with({"--result_dir"}));
-  CHECK_THROWS(UsageError, "expected a value", with({"--result_dir="}));
-  CHECK_THROWS(UsageError, "--device_id -1", with({"--device_id", "-1"}));
-  CHECK_THROWS(UsageError, "whole number", with({"--device_id", "0,,1"}));
-  CHECK_THROWS(UsageError, "whole number", with({"--device_id", "0,x"}));
-  CHECK_THROWS(UsageError, "twice", with({"--device_id", "1,1"}));
-  CHECK_THROWS(UsageError, "--instances 0", with({"--instances", "0"}));
-  CHECK_THROWS(UsageError, "whole number", with({"--batch_size", "99999999999999999999"}));
-  CHECK_THROWS(UsageError, "Ascend310P", with({"--device_target", "GPU"}));
-  CHECK_THROWS(UsageError, "enforce_fp16", with({"--precision_mode", "half"}));
+TEST_CASE("wrong options are refused in one line that names them") {
+  const auto refused = [](std::vector<std::string> more, const char* said) {
+    more.insert(more.begin(), {"--mindir_path", "m", "--index=i"});
+    check_refused(more, said);
+  };
+  check_refused({}, "--mindir_path");
+  check_refused({"--mindir_path", "m"}, "--index");
+  check_refused({"--mindir_path", "m", "--input0_path", "x"}, "--index");
+  refused({"--input0_path", "x"}, "alone");
+  refused({"--mindir", "x"}, "--mindir");
+  refused({"--result_dir"}, "--result_dir");
+  refused({"--result_dir="}, "--result_dir: expected a value");
+  refused({"--result_dir", ""}, "--result_dir: expected a value");
+  refused({"--device_id", "-1"}, "--device_id: -1: expected whole numbers");
+  refused({"--device_id", "0,,1"}, "expected whole numbers");
+  refused({"--device_id", "0,x"}, "expected whole numbers");
+  refused({"--device_id", "1,1"}, "twice");
+  refused({"--instances", "0"}, "--instances");
+  refused({"--batch_size", "99999999999999999999"}, "--batch_size");
+  refused({"--batch_size", "8.5"}, "--batch_size");
+  refused({"--device_target", "GPU"}, "Ascend310P");
+  refused({"--precision_mode", "half"}, "enforce_fp16");
 }
 
-TEST(an_engine_that_was_not_built) {
-  CHECK_THROWS(UsageError, "LITE_HOME", infer::choose_engine("", "Ascend"));
-  CHECK_THROWS(UsageError, "see build.sh", infer::choose_engine("lite", "CPU"));
+TEST_CASE("the help names every option and the engines of the build") {
+  const std::string help = infer::usage();
+  for (const char* name : {"--mindir_path",   "--audio",
+                           "--audio_list",    "--json",
+                           "--input0_path",   "--input1_path",
+                           "--index",         "--result_dir",
+                           "--force",         "--time_dir",
+                           "--device_target", "--device_id",
+                           "--instances",     "--threads",
+                           "--batch_size",    "--max_frames",
+                           "--overlap",       "--precision_mode",
+                           "--engine",        "--python",
+                           "Exit code",       "Engines of this build"}) {
+    CAPTURE(name);
+    CHECK(help.find(name) != std::string::npos);
+  }
+}
+
+TEST_CASE("an engine that was not built is refused") {
+  CHECK_THROWS_WITH_AS(infer::choose_engine("", "Ascend"), doctest::Contains("LITE_HOME"),
+                       UsageError);
+  CHECK_THROWS_WITH_AS(infer::choose_engine("lite", "CPU"), doctest::Contains("see build.sh"),
+                       UsageError);
 }

@@ -1,7 +1,8 @@
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <random>
 
-#include "check.h"
 #include "errors.h"
 #include "join.h"
 #include "plan.h"
@@ -46,7 +47,7 @@ using Texts = std::vector<std::string>;
 
 }  // namespace
 
-TEST(plan_takes_the_smallest_bucket_that_fits) {
+TEST_CASE("plan takes the smallest bucket that fits") {
   const Plan plan = make_plan(utterances({500, 501, 1, 1000, 3500}),
                               described({{"", 2, 500}, {"", 2, 1000}, {"", 2, 3500}}), {});
   CHECK((shown(plan) == Texts{"0:2:500=0,2,", "1:2:1000=3,1,", "2:2:3500=4,"}));
@@ -54,7 +55,7 @@ TEST(plan_takes_the_smallest_bucket_that_fits) {
   CHECK(plan.jobs.front()[0].frames == 3500);
 }
 
-TEST(plan_fills_batches_of_several_sizes) {
+TEST_CASE("plan fills batches of several sizes") {
   const Plan plan = make_plan(utterances(std::vector<std::int64_t>(7, 10)),
                               described({{"", 1, 50}, {"", 4, 50}, {"", 8, 90}}), {});
   CHECK((shown(plan) == Texts{"0:1:50=4,", "0:1:50=5,", "0:1:50=6,", "1:4:50=0,1,2,3,"}));
@@ -63,13 +64,14 @@ TEST(plan_fills_batches_of_several_sizes) {
   CHECK((shown(few) == Texts{"0:4:50=0,"}));
 }
 
-TEST(plan_of_open_shapes_pads_to_the_longest) {
+TEST_CASE("plan of open shapes pads to the longest") {
   infer::PlanOptions options;
   options.batch = 2;
   const Plan plan = make_plan(utterances({10, 30, 20}), described({{"", 0, 0}}), options);
   CHECK((shown(plan) == Texts{"0:1:10=0,", "0:2:30=1,2,"}));
   options.batch = 8;
-  const Plan far_apart = make_plan(utterances({4, 100, 9, 50, 8}), described({{"", 0, 0}}), options);
+  const Plan far_apart =
+      make_plan(utterances({4, 100, 9, 50, 8}), described({{"", 0, 0}}), options);
   CHECK((shown(far_apart) == Texts{"0:1:4=0,", "0:2:100=1,3,", "0:2:9=2,4,"}));
   options.batch = 2;
   const Plan mixed =
@@ -78,27 +80,34 @@ TEST(plan_of_open_shapes_pads_to_the_longest) {
   CHECK(mixed.split == 0);
 }
 
-TEST(plan_splits_what_is_too_long) {
+TEST_CASE("plan splits what is too long") {
   infer::PlanOptions options;
   options.overlap = 20;
   const Plan plan = make_plan(utterances({100, 241}), described({{"", 2, 100}}), options);
-  CHECK(plan.split == 1 && plan.longest == 100);
-  CHECK(plan.jobs.size() == 2 && plan.jobs[0].size() == 2);  // three parts in batches of two
+  CHECK(plan.split == 1);
+  CHECK(plan.longest == 100);
+  CHECK(plan.jobs.size() == 2);
+  CHECK(plan.jobs[0].size() == 2);  // three parts in batches of two
   std::vector<Row> rows = plan.jobs[0][0].rows;
   rows.push_back(plan.jobs[0][1].rows.at(0));
-  CHECK(rows[0].start == 0 && rows[1].start == 70 && rows[2].start == 142);
-  CHECK(rows[2].frames == 99 && rows[0].parts == 3);
+  CHECK(rows[0].start == 0);
+  CHECK(rows[1].start == 70);
+  CHECK(rows[2].start == 142);
+  CHECK(rows[2].frames == 99);
+  CHECK(rows[0].parts == 3);
   options.overlap = 99;
-  CHECK_THROWS(infer::UsageError, "--overlap 99",
-               make_plan(utterances({101}), described({{"", 1, 100}}), options));
-  CHECK_THROWS(infer::UsageError, "frame_stride",
-               make_plan(utterances({101}), described({{"", 1, 100}}, 0), {}));
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(make_plan(utterances({101}), described({{"", 1, 100}}), options)),
+      doctest::Contains("--overlap 99"), infer::UsageError);
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(make_plan(utterances({101}), described({{"", 1, 100}}, 0), {})),
+      doctest::Contains("frame_stride"), infer::UsageError);
   options = {};
   options.longest = 50;
   CHECK(make_plan(utterances({51}), described({{"", 0, 0}}), options).split == 1);
 }
 
-TEST(parts_cover_overlap_and_join_to_the_whole) {
+TEST_CASE("parts cover overlap and join to the whole") {
   std::mt19937 random(1);
   const auto below = [&random](std::int64_t end) {
     return std::uniform_int_distribution<std::int64_t>(0, end - 1)(random);
@@ -133,10 +142,11 @@ TEST(parts_cover_overlap_and_join_to_the_whole) {
   }
 }
 
-TEST(join_takes_each_frame_from_where_it_is_farther_from_the_edge) {
+TEST_CASE("join takes each frame from where it is farther from the edge") {
   const infer::Part first{0, {6, {1, 1, 1, 1, 1, 1}}}, second{2, {6, {2, 2, 2, 2, 2, 2}}};
   const infer::Emission whole = infer::join({first, second}, 1);
   CHECK((whole.values == std::vector<float>{1, 1, 1, 1, 2, 2, 2, 2}));
   const infer::Part apart{7, {1, {3}}};
-  CHECK_THROWS(infer::InputError, "do not meet", infer::join({first, apart}, 1));
+  CHECK_THROWS_WITH_AS(static_cast<void>(infer::join({first, apart}, 1)),
+                       doctest::Contains("do not meet"), infer::InputError);
 }

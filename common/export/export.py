@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from common.data.dataset import mindspore_reason
-from common.export.mindir import operators, share_weights
+from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
 from common.export.running import graph_file, open_graph
 from common.model.speech_model import Forward, Inference, SpeechModel
@@ -62,6 +62,7 @@ class ExportedFile:
     file: str
     frames: int
     difference: float | None = None  # from the checkpoint; None: could not be run here
+    graph: dict[str, Any] | None = None  # of a MindIR file, for programs that run it
 
 
 def export(
@@ -146,7 +147,9 @@ def _mindir(
             if graph != file:  # split by MindSpore, which needs its own variables no more
                 shutil.rmtree(file.with_name(f"{file.stem}_variables"))
                 graph.rename(file)
-    found = operators(graph_file(files[0]))
+    for each, file in zip(made, files):
+        each.graph = graph_facts(graph_file(file))
+    found = set(made[0].graph["operators"]) if made[0].graph else set()
     specific = found & _SPECIFIC or not runtime.native_convolutions(target)
     device = target if specific or not (options.batch_size and all(options.lengths)) else "any"
     if found & {"DynamicRNN"} and speech_model.device != "Ascend":
@@ -303,6 +306,7 @@ def describe(
                 "batch_size": batch_size,
                 "frames": each.frames or -1,
                 "verified_difference": each.difference,
+                **({"graph": each.graph} if each.graph else {}),
             }
             for each in made
         ],

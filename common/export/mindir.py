@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,25 @@ def operators(path: Path) -> set[str]:
     graphs = [model.graph, *model.functions]
     kinds = {node.op_type for graph in graphs for node in graph.node}
     return {kind.removeprefix("REF::").split(":")[0] for kind in kinds}
+
+
+def graph_facts(path: Path) -> dict[str, Any]:
+    """Describe the graph of a file for programs that do not read protocol buffers.
+
+    Args:
+        path: A MindIR file, or `<name>_graph.mindir` of one that MindSpore split.
+
+    Returns:
+        The file's size in bytes, its inputs (name; type, such as "float32"; shape, in which -1 is
+        an open axis), and the sorted names of its operators.
+    """
+    inputs = []
+    for value in _read(path).graph.input:
+        tensor = value.tensor[0]
+        kind = np.dtype(_TYPES[tensor.data_type]).name if tensor.data_type in _TYPES else "other"
+        inputs.append({"name": value.name, "type": kind, "shape": list(tensor.dims)})
+    names = sorted(operators(path))
+    return {"bytes": path.stat().st_size, "inputs": inputs, "operators": names}
 
 
 def parameters(path: Path) -> dict[str, np.ndarray]:

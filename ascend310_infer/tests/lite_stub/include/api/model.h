@@ -1,9 +1,11 @@
-// See types.h. The model: input shapes are those of the MindIR file; output frame t is feature
+// See types.h. A model file holds "features BATCH BINS FRAMES", or "lengths BATCH BINS FRAMES"
+// where the lengths are the first input; -1 is an open axis. The model: output frame t is feature
 // frame 2 t, its first five bins. A card computes in half precision, unless told otherwise, and
 // there are two of them. Resize takes what the file leaves open.
 #pragma once
 
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,7 +13,6 @@
 #include "half.h"
 #include "include/api/context.h"
 #include "include/api/types.h"
-#include "mindir.h"
 
 namespace mindspore {
 
@@ -23,13 +24,17 @@ class Model {
         if (card->GetDeviceID() >= 2) return Status("Set device id failed");
         half_ = card->GetPrecisionMode() == "enforce_fp16";
       }
-    const infer::Mindir file = infer::read_mindir(path);
-    for (const infer::MindirInput& input : file.inputs) {
-      const bool lengths = input.shape.size() == 1;
-      inputs_.emplace_back(input.name, lengths ? DataType::kNumberTypeInt32 : floats());
-      inputs_.back().shape(input.shape);
-      open_.push_back(input.shape);
-    }
+    std::ifstream file(path);
+    std::string first;
+    std::int64_t batch = 0, bins = 0, frames = 0;
+    if (!(file >> first >> batch >> bins >> frames)) return Status("Parse model failed");
+    inputs_.emplace_back("features", floats());
+    open_ = {{batch, bins, frames}};
+    inputs_.emplace(first == "lengths" ? inputs_.begin() : inputs_.end(), "lengths",
+                    DataType::kNumberTypeInt32);
+    open_.insert(first == "lengths" ? open_.begin() : open_.end(),
+                 std::vector<std::int64_t>{batch});
+    for (std::size_t i = 0; i < inputs_.size(); ++i) inputs_[i].shape(open_[i]);
     return Status();
   }
 
