@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common.audio.features import Featurizer
-from common.audio.io import audio_info, load_audio
-from common.data.dataset import resampled_length
+from common.audio.io import load_audio
+from common.data.dataset import map_in_threads
 from common.data.manifest import Utterance
 from common.text.tokenizer import Vocabulary, ctc_frames_needed
 from common.utils.errors import UserError
@@ -135,56 +132,10 @@ def validate(
             found = find_problems(utterance, featurizer.trim(samples), *limits)
         return replace(utterance, duration=len(samples) / rate), found
 
-    checked = list(_each(check, utterances, workers, "validate"))
+    checked = list(map_in_threads(check, utterances, workers, "validate"))
     return ValidationReport(
         total=len(utterances),
         ok=[utterance for utterance, found in checked if not found],
         problems=[problem for _, found in checked for problem in found],
         characters=vocabulary.unknown_in(utterance.text for utterance in utterances),
     )
-
-
-def readable(
-    utterances: Sequence[Utterance],
-    featurizer: Featurizer,
-    check_length: Callable[[str, int], None],
-    workers: int = 2,
-) -> tuple[list[Utterance], list[str]]:
-    """Those whose recordings can be decoded to their end, and what is wrong with the others.
-
-    check_length: given what a recording is called and its feature frames, raises UserError where
-    there are too many; before it is decoded.
-    """
-    rate = featurizer.config.sample_rate
-
-    def check(utterance: Utterance) -> str | None:
-        try:
-            info = audio_info(utterance.audio)
-            frames = featurizer.frames(resampled_length(info.samples, info.sample_rate, rate))
-            check_length(f"audio file {utterance.audio}", frames)
-            load_audio(utterance.audio, rate)
-        except UserError as error:
-            return str(error)
-        return None
-
-    found = list(_each(check, utterances, workers, "reading"))
-    good = [utterance for utterance, problem in zip(utterances, found) if problem is None]
-    return good, [problem for problem in found if problem is not None]
-
-
-def _each(
-    check: Callable[[Utterance], Any], utterances: Sequence[Utterance], workers: int, what: str
-) -> Iterator[Any]:
-    """`map(check, utterances)` in threads, with a progress bar."""
-    pool = ThreadPoolExecutor(max(workers, 1))
-    try:
-        yield from tqdm(
-            pool.map(check, utterances),
-            total=len(utterances),
-            desc=what,
-            unit="utt",
-            disable=None,
-            leave=False,
-        )
-    finally:
-        pool.shutdown(cancel_futures=True)
