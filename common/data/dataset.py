@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -18,6 +18,9 @@ from common.audio.io import AudioInfo, FormatNotice, audio_info, load_audio
 from common.data.manifest import Utterance
 from common.text.tokenizer import Vocabulary, ctc_frames_needed
 from common.utils.errors import UserError
+
+if TYPE_CHECKING:  # it imports this module
+    from common.data.selection import LeftOut
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,6 +38,7 @@ class Entry:
     labels: int
     ctc_frames: int  # output frames that CTC needs for these labels
     copy_of: str = ""  # id of the utterance that this is a copy of, at another speed
+    speed: float = 1.0  # at which the recording plays; files converted earlier do not say it
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Dataset(ABC):
     numbers what was said: copies at other speeds have the number of what they are copies of.
     """
 
-    store: str  # "features" or "audio": what a Example holds
+    store: str  # "features" or "audio": what an Example holds
+    left_out: tuple[LeftOut, ...] = ()  # why utterances of the manifest are not in the dataset
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = tuple(entries)
@@ -107,9 +112,23 @@ class _Subset(Dataset):
 class MindRecordDataset(Dataset):
     """Utterances in MindRecord files; `mindrecord.open_dataset` makes it."""
 
-    def __init__(self, entries: Sequence[Entry], files: Sequence[Path], store: str) -> None:
-        """`entries` in the order in which they lie in `files`, one after the other."""
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        files: Sequence[Path],
+        store: str,
+        left_out: Sequence[LeftOut] = (),
+    ) -> None:
+        """Take the entries in the order in which they lie in the files, one after the other.
+
+        Args:
+            entries: What is known of each utterance.
+            files: The MindRecord files.
+            store: "features" or "audio".
+            left_out: Why other utterances of the manifest were not converted.
+        """
         super().__init__(entries)
+        self.left_out = tuple(left_out)
         self.files = tuple(files)
         self.store = store
 
@@ -242,6 +261,7 @@ class ManifestDataset(Dataset):
                     labels=len(label_ids),
                     ctc_frames=ctc_frames_needed(label_ids),
                     copy_of=utterance.copy_of,
+                    speed=utterance.speed,
                 )
             )
             self.positions.append(position)
