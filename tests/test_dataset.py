@@ -274,7 +274,7 @@ def test_trimming_counts_where_recordings_are_judged(quiet, tmp_path):
         validate(utterances, VOCABULARY, featurizer, lambda frames: frames, 0.1, 1.2)
         for featurizer in (FEATURIZER, Featurizer(replace(FEATURIZER.config, trim_silence=True)))
     ]
-    found = [[(each.id, each.category) for each in report.problems] for report in reports]
+    found = [[(each.id, each.reason) for each in report.left_out] for report in reports]
     assert ("nothing", "silent") in found[0] and ("nothing", "silent") in found[1]
     assert sum(category == "too long" for _, category in found[0]) == 4
     assert len(found[1]) == 1

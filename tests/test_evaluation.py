@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
+import shutil
+from collections import Counter
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -13,9 +16,10 @@ import pytest
 import soundfile
 from synthetic_corpus import LABELS, memory_for, trained
 
+from common import cli
 from common.config import LMConfig
-from common.data.dataset import ManifestDataset
-from common.data.manifest import read_manifest
+from common.data.dataset import ManifestDataset, ReadFailure
+from common.data.manifest import Utterance, read_manifest
 from common.decoding.decoders import Decoder, GreedyDecoder, make_decoder
 from common.decoding.prefix_beam_search import Hypothesis
 from common.evaluation.evaluate import Evaluation, RankShard, evaluate, recognise
@@ -304,7 +308,7 @@ def test_parts_make_up_the_whole_to_the_last_digit(speech_model, forward, source
 
 def test_the_summary_ends_as_the_originals_does(speech_model, forward, source):
     seen = []
-    found = scored(speech_model, forward, source, each=seen.append)
+    found = scored(speech_model, forward, source, on_scored=seen.append)
     assert sorted(each.id for each in seen) == sorted(source.ids)
     words, characters, summary = found.summary()
     assert summary == f"Test Summary \tAverage WER {found.wer:.3f}\tAverage CER {found.cer:.3f}"
@@ -335,3 +339,121 @@ def test_alternatives_are_printed_between_hypothesis_and_rates(speech_model, for
         scores = [float(line.split()[0]) for line in alternatives]
         assert len(set(texts)) == 3 and texts[0] == each.hypothesis == best.removeprefix("Hyp: ")
         assert scores == sorted(scores, reverse=True)
+
+
+# ---- recordings that cannot be read, and how often the others are
+
+
+@pytest.fixture
+def mixed(tmp_path, monkeypatch) -> Path:
+    """A manifest of two good recordings and three bad ones, of which headers show two."""
+    monkeypatch.chdir(tmp_path)
+    for number in (0, 1):
+        shutil.copy(trained() / "test" / f"test{number}.wav", tmp_path)
+    samples, rate = soundfile.read("test0.wav")
+    soundfile.write("lying.flac", np.tile(samples, 4), rate)
+    content = Path("lying.flac").read_bytes()
+    Path("lying.flac").write_bytes(content[: len(content) * 2 // 3])
+    Path("text.wav").write_text("not a recording")
+    rows = ["gone.wav,AB", "test0.wav,AB!", "lying.flac,C?", "text.wav,A", "test1.wav,CD"]
+    Path("mixed.csv").write_text("\n".join(rows))
+    return tmp_path
+
+
+@pytest.fixture
+def reads(monkeypatch) -> Counter[str]:
+    """How often soundfile has decoded each file."""
+    counts, read = Counter(), soundfile.SoundFile.read
+
+    def counted(self, *arguments, **keywords):
+        counts[Path(self.name.name).name] += 1
+        return read(self, *arguments, **keywords)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    return counts
+
+
+BAD = [
+    r"audio file .*gone\.wav: No such file or directory",
+    r"audio file .*lying\.flac: (truncated|damaged).*",
+    r"audio file .*text\.wav: damaged, truncated or not audio .*",
+]
+
+
+def assert_lines(lines: list[str], patterns: list[str]) -> None:
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns):
+        assert re.fullmatch(pattern, line), line
+
+
+def run_eval(manifest: Path, *options: str) -> None:
+    checkpoint = str(trained() / "checkpoint" / "tiny-best.ckpt")
+    keys = [f"test_manifest={manifest}", "verbose=false", "batch_size=3", *options]
+    cli.evaluate(RECIPE, ["--pretrain_ckpt", checkpoint, "--set", *keys])
+
+
+def test_eval_decodes_each_recording_once_and_reports_bad_ones_in_order(mixed, reads, capsys):
+    with pytest.raises(UserError, match=r"^3 of 5 recordings were not read"):
+        run_eval(mixed / "mixed.csv")
+    assert reads == {"test0.wav": 1, "test1.wav": 1, "lying.flac": 1}
+    captured = capsys.readouterr()
+    unknown = "references hold characters without a label, which are errors: '!' in 1"
+    assert_lines(captured.err.splitlines(), [*BAD, unknown])
+    printed = captured.out.splitlines()
+    assert printed[1] == "utterances: 2, 0.00 hours"
+    (mixed / "good.csv").write_text("test0.wav,AB!\ntest1.wav,CD")
+    run_eval(mixed / "good.csv")
+    assert capsys.readouterr().out.splitlines()[1:] == printed[1:]
+
+
+def test_a_report_decodes_again_only_the_utterances_that_it_plays(mixed, reads):
+    with pytest.raises(UserError, match=r"^3 of 5 recordings were not read"):
+        run_eval(mixed / "mixed.csv", "report=page.html", "report_utterances=1")
+    assert sorted(reads.values()) == [1, 1, 2] and reads["lying.flac"] == 1
+    page = (mixed / "page.html").read_text(encoding="utf-8")
+    assert page.count("<audio") == 1 and page.count("<article") == 2
+    assert "3 of 5 recordings" in page
+
+
+def test_eval_stops_where_no_recording_can_be_read(mixed, capsys):
+    (mixed / "bad.csv").write_text("gone.wav,AB\nlying.flac,CD")
+    with pytest.raises(UserError, match=r"bad\.csv: not one of its recordings can be read"):
+        run_eval(mixed / "bad.csv")
+    assert_lines(capsys.readouterr().err.splitlines(), BAD[:2])
+
+
+def test_transcribe_decodes_each_recording_once_and_keeps_the_order(mixed, reads, capsys):
+    checkpoint = str(trained() / "checkpoint" / "tiny-best.ckpt")
+    files = ["test1.wav", "gone.wav", "lying.flac", "test0.wav", "text.wav"]
+    assert cli.transcribe(RECIPE, [*files, "--pretrain_ckpt", checkpoint]) == 1
+    assert reads == {"test0.wav": 1, "test1.wav": 1, "lying.flac": 1}
+    captured = capsys.readouterr()
+    names = [line.split("\t")[0] for line in captured.out.splitlines()]
+    assert names == ["test1.wav", "test0.wav"]
+    bad = [f"error: {line}" for line in BAD]
+    assert_lines(captured.err.splitlines(), [*bad, "error: 3 of 5 files were not read"])
+
+
+@pytest.mark.parametrize("shapes", ["dynamic", "static"])
+def test_an_undecodable_recording_does_not_change_the_others(
+    speech_model, forward, source, mixed, alone, shapes, monkeypatch
+):
+    """In a batch of its own, and in one with others."""
+    speech_model = in_shapes(shapes, speech_model, monkeypatch)
+    forward = Forward(speech_model) if speech_model.static else forward
+    utterances = [
+        replace(utterance, text="") for utterance in read_manifest(trained() / "test.csv")
+    ]
+    utterances.insert(2, Utterance("lying", mixed / "lying.flac", ""))
+    features, vocabulary = speech_model.featurizer, speech_model.vocabulary
+    dataset = ManifestDataset(utterances, features, vocabulary, labelled=False)
+    texts = {source.ids[index]: text for index, (text, _) in alone.items()}
+    for batch_size in (1, 4):
+        failures: list[ReadFailure] = []
+        decoder = GreedyDecoder(vocabulary)
+        predictions = recognise(
+            speech_model, forward, dataset, decoder, batch_size, on_unreadable=failures.append
+        )
+        found = {prediction.id: prediction.text for prediction in predictions}
+        assert found == {name: texts[name] for name in dataset.ids if name != "lying"}
+        assert [(failure.index, failure.id) for failure in failures] == [(2, "lying")]

@@ -408,8 +408,8 @@ def test_validation_names_each_problem(tmp_path):
     ]
     report = check([Utterance(name, path, text) for name, path, text in cases])
     found: dict[str, list[str]] = {}
-    for problem in report.problems:
-        found.setdefault(problem.category, []).append(problem.id)
+    for problem in report.left_out:
+        found.setdefault(problem.reason, []).append(problem.id)
     assert found == {
         "unreadable": ["gone", "cut", "cut-flac", "no-audio"],
         "empty text": ["no-text"],

@@ -175,13 +175,13 @@ def test_a_renamed_directory_opens(utterances, tmp_path):
 
 def test_processes_make_the_same_files_as_one_alone(utterances, tmp_path, monkeypatch):
     run(utterances, tmp_path / "one")
-    monkeypatch.setattr(records, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(records, "_MIN_ITEMS_PER_WORKER", 1)
     run(utterances, tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_a_killed_process_is_said_and_not_waited_for(monkeypatch):
-    monkeypatch.setattr(records, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(records, "_MIN_ITEMS_PER_WORKER", 1)
     with pytest.raises(UserError, match="one of 2 converting processes was killed"):
         list(records._in_order(os._exit, [1, 1], workers=2))
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_used_is_left_out_and_reported(utterances, tmp_path):
     utterances.append(Utterance("gone", tmp_path / "gone.wav", "ONE"))
     report, _ = run(utterances, tmp_path / "set", min_duration=0.1, max_duration=1.0, shards=2)
 
-    assert [(problem.id, problem.category) for problem in report.left_out] == [
+    assert [(each.id, each.reason) for each in report.left_out] == [
         ("silence", "silent"),
         ("nothing", "empty text"),
         ("digits", "unknown characters"),
@@ -253,11 +253,11 @@ def test_no_usable_utterance_is_an_error_and_leaves_nothing(utterances, tmp_path
 
 
 def test_a_record_larger_than_mindrecord_can_hold_is_left_out(utterances, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_LARGEST", 1000 * 8)  # bytes: 250 frames
+    monkeypatch.setattr(mindrecord, "MAX_RECORD_BYTES", 1000 * 8)  # 250 frames
     path = tmp_path / "long.wav"
     sf.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 260 * 160), RATE)
     report, _ = run([*utterances, Utterance("long", path, "ONE")], tmp_path / "set")
-    assert [(problem.id, problem.category) for problem in report.left_out] == [("long", "too long")]
+    assert [(each.id, each.reason) for each in report.left_out] == [("long", "too long")]
 
 
 # ---- again, interrupted, changed

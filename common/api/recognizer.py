@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
@@ -278,7 +278,7 @@ class FeatureDataset(Dataset):
             ]
         )
 
-    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+    def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
         """The utterances in this order."""
         for index in indices:
             yield Example(

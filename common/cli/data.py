@@ -18,6 +18,7 @@ from common.cli.options import (
     train_config,
 )
 from common.data.manifest import listed, read_data
+from common.data.splits import convert_split, ignores_copies
 from common.data.validation import validate
 from common.model.recipe import Recipe, labels_file
 from common.text.tokenizer import Vocabulary
@@ -45,8 +46,6 @@ def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
     add_config(parser, recipe)
     arguments = parser.parse_args(argv)
     config = train_config(arguments, recipe)
-
-    from common.data.splits import convert_split
 
     for split in ("train", "val"):
         if split == "train" or config.DataConfig.val_manifest:
@@ -82,7 +81,7 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     if arguments.pretrain_ckpt:
         speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
         config, vocabulary = _checked_config(arguments, speech_model), speech_model.vocabulary
-        sets = [config.DataConfig.train_manifest]
+        sets = {"train": [config.DataConfig.train_manifest]}
     elif arguments.suspects:
         raise UserError(f"--suspects {arguments.suspects}: needs a network, give --pretrain_ckpt")
     elif arguments.train_config:
@@ -90,15 +89,18 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     else:
         config = train_config(arguments, recipe)
         vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-        groups = config.DataConfig
-        sets = [groups.train_manifest, groups.val_manifest, groups.test_manifest]
+        sets = {
+            split: [getattr(config.DataConfig, f"{split}_manifest")]
+            for split in ("train", "val", "test")
+        }
     data = config.DataConfig
     if arguments.manifests:
-        sets = [[manifest] for manifest in arguments.manifests]
-    if not any(sets):
+        sets = {"train": [[manifest] for manifest in arguments.manifests]}
+    named = [(split, manifests) for split, each in sets.items() for manifests in each if manifests]
+    if not named:
         raise UserError("no manifest to validate: name one, or set DataConfig.train_manifest")
     good, bad = [], 0
-    for manifests in filter(None, sets):
+    for split, manifests in named:
         report = validate(
             read_data(data, vocabulary, manifests),
             vocabulary,
@@ -107,6 +109,7 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
             data.min_duration,
             data.max_duration,
             data.workers,
+            ignore_copies=ignores_copies(data, split),
         )
         good += report.ok
         bad += report.total - len(report.ok)

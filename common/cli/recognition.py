@@ -1,12 +1,11 @@
-"""eval.py and transcribe.py: text of recordings, scored or printed."""
+"""The commands eval.py and transcribe.py: recognise recordings, score or print their text."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from common import config as configs
 from common.cli.options import (
@@ -19,15 +18,15 @@ from common.cli.options import (
     override,
 )
 from common.data.manifest import Utterance, listed, read_data, without_copies
-from common.data.validation import readable
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
 from common.utils.files import check_writable
 
-_PORTION = 16  # batches that transcribe.py reads, recognises and prints at a time
+_BATCHES_PER_PORTION = 16  # that transcribe.py reads, recognises and prints at a time
 
 
 def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
+    """Run eval.py with the options in `argv`."""
     parser = command(
         prog="eval.py",
         description=f"Score a {recipe.name} checkpoint. Writes eval.log, and with --set "
@@ -43,10 +42,11 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     if config.report:
         check_writable(config.report)
 
-    from common.data.dataset import ManifestDataset
+    from common.data.dataset import ManifestDataset, ReadFailure
     from common.decoding.decoders import describe
     from common.evaluation.evaluate import evaluate as score
     from common.evaluation.html_report import write_report
+    from common.evaluation.scoring import ScoredUtterance
     from common.memory import forecast_forward
     from common.utils.logging import open_log
 
@@ -58,57 +58,81 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     manifests, data_dir = manifests_to_score(arguments.pretrain_ckpt, data, trained)
     test_set = listed(manifests)
     log.info("%s on %s, test set %s", arguments.pretrain_ckpt, speech_model.device, test_set)
-    everything = read_data(trained, speech_model.vocabulary, manifests, data_dir)
-    everything = without_copies(everything, test_set)
-    check_length = forecast_forward(speech_model).check
-    good, unread = readable(everything, speech_model.featurizer, check_length, data.workers)
-    for problem in unread:
-        log.error("%s", problem)
-    if not good:
+    utterances = read_data(trained, speech_model.vocabulary, manifests, data_dir)
+    utterances = without_copies(utterances, test_set)
+    dataset = ManifestDataset(
+        utterances,
+        speech_model.featurizer,
+        speech_model.vocabulary,
+        labelled=False,
+        log=log.info,
+        skip_unreadable=True,
+        check_length=forecast_forward(speech_model).check,
+        workers=data.workers,
+    )
+    # By position in the manifests, the order in which they are reported.
+    unreadable = {failure.index: failure.message for failure in dataset.unreadable}
+
+    def add_unreadable(failure: ReadFailure) -> None:
+        unreadable[dataset.positions[failure.index]] = failure.message
+
+    def print_scored(utterance: ScoredUtterance) -> None:
+        for line in utterance.lines():
+            log.info(line)
+
+    try:
+        evaluation = score(
+            speech_model,
+            decoder,
+            dataset,
+            data.batch_size,
+            data.workers,
+            on_scored=print_scored if config.verbose else None,
+            save_output=config.save_output,
+            on_unreadable=add_unreadable,
+        )
+    finally:
+        for position in sorted(unreadable):
+            log.error(unreadable[position])
+    readable = [
+        index for index, position in enumerate(dataset.positions) if position not in unreadable
+    ]
+    if not readable:
         raise UserError(f"{test_set}: not one of its recordings can be read")
-    if unknown := speech_model.vocabulary.unknown_in(utterance.text for utterance in good):
+    scored = dataset if len(readable) == len(dataset) else dataset.subset(readable)
+    references = (utterances[dataset.positions[index]].text for index in readable)
+    if unknown := speech_model.vocabulary.unknown_in(references):
         counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
         log.warning("references hold characters without a label, which are errors: %s", counts)
-    source = ManifestDataset(
-        good, speech_model.featurizer, speech_model.vocabulary, labelled=False, log=log.info
-    )
-    result = score(
-        speech_model,
-        decoder,
-        source,
-        data.batch_size,
-        data.workers,
-        each=_printer(log) if config.verbose else None,
-        save_output=config.save_output,
-    )
-    log.info("utterances: %d, %.2f hours", len(source), source.durations.sum() / 3600)
-    unwritten = None  # costs the page, not the figures
+    log.info("utterances: %d, %.2f hours", len(scored), scored.durations.sum() / 3600)
+    report_error = None  # raised last: it costs the page, not the figures
     if config.report:
         facts = {
             "Checkpoint": arguments.pretrain_ckpt,
             "Test set": test_set,
-            "Not read": f"{len(unread)} of {len(everything)} recordings" if unread else "",
+            "Not read": f"{len(unreadable)} of {len(utterances)} recordings" if unreadable else "",
             "Decoder": describe(config.LMConfig),
             "Device": speech_model.device,
         }
         features, players = speech_model.featurizer, config.report_utterances
         try:
-            write_report(config.report, recipe.name, facts, result, source, features, players)
+            write_report(config.report, recipe.name, facts, evaluation, scored, features, players)
             log.info("report: %s", config.report)
         except UserError as error:
-            unwritten = error
-    for line in result.summary():
+            report_error = error
+    for line in evaluation.summary():
         log.info(line)
-    if unwritten:
-        raise unwritten
-    if unread:
+    if report_error:
+        raise report_error
+    if unreadable:
         raise UserError(
-            f"{len(unread)} of {len(everything)} recordings were not read, as said above; the "
+            f"{len(unreadable)} of {len(utterances)} recordings were not read, as said above; the "
             "figures are those of the others"
         )
 
 
 def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
+    """Run transcribe.py with the options in `argv`; return its exit code."""
     parser = command(
         prog="transcribe.py",
         description="Print the text of recordings: of one file the text, of several a line each, "
@@ -132,59 +156,42 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     if batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: expected at least 1")
 
-    from common.data.dataset import ManifestDataset
-    from common.evaluation.evaluate import recognise
-    from common.memory import forecast_forward
+    from common.data.dataset import ReadFailure
+    from common.evaluation.evaluate import recognise_recordings
 
     speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
     decoder = speech_model.decoder(config.LMConfig)
-    check_length = forecast_forward(speech_model).check
-    names, portion, failed = arguments.files, _PORTION * batch_size, 0
+    names, portion, failed = arguments.files, _BATCHES_PER_PORTION * batch_size, 0
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
-        utterances = [
-            Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]
-        ]
-        good, unread = readable(
-            utterances, speech_model.featurizer, check_length, config.DataConfig.workers
+        notices: list[str] = []
+        results = recognise_recordings(
+            speech_model,
+            decoder,
+            [Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]],
+            lambda prediction: prediction.text,
+            batch_size,
+            config.DataConfig.workers,
+            progress="transcribing",
+            log=None if start else notices.append,
         )
-        for problem in unread:
-            print(f"error: {problem}", file=sys.stderr)
-        failed += len(unread)
-        if not good:
-            continue
-        source = ManifestDataset(
-            good,
-            speech_model.featurizer,
-            speech_model.vocabulary,
-            labelled=False,
-            log=None if start else lambda line: print(line, file=sys.stderr),
-        )
-        label = "transcribing" if len(good) > batch_size else None
-        workers = config.DataConfig.workers
-        found = recognise(speech_model, decoder, source, batch_size, workers, label)
-        texts = {each.index: each.text for each in found}
-        for index, utterance in enumerate(good):
-            line = texts[index] if len(names) == 1 else f"{utterance.id}\t{texts[index]}"
-            print(line, flush=True)
+        failures = [result for result in results if isinstance(result, ReadFailure)]
+        failed += len(failures)
+        for line in [f"error: {failure.message}" for failure in failures] + notices:
+            print(line, file=sys.stderr)
+        for name, result in zip(names[start:], results):
+            if not isinstance(result, ReadFailure):
+                print(result if len(names) == 1 else f"{name}\t{result}", flush=True)
     if failed:
         print(f"error: {failed} of {len(names)} files were not read", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _check_effect(arguments: argparse.Namespace, recipe: Recipe) -> None:
-    """Refuses single keys that transcribe.py does not follow; a YAML file may be eval.py's too."""
+    """Refuse `--set` of keys that transcribe.py ignores; a YAML file may be meant for eval.py."""
     config = recipe.eval_config()
     usual, without_effect = configs.leaves(config), configs.eval_only_keys(config)
     configs.override_from_options(config, arguments.set)
     for key, value in configs.leaves(config).items():
         if value != usual[key] and key in without_effect:
             raise UserError(f"--set {key}={value}: of no effect on transcribe.py, leave it out")
-
-
-def _printer(log: Any) -> Callable[[Any], None]:
-    def each(utterance: Any) -> None:
-        for line in utterance.lines():
-            log.info(line)
-
-    return each

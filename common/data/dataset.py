@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from common.audio.features import Featurizer
-from common.audio.io import FormatNotice, audio_info, load_audio
+from common.audio.io import AudioInfo, FormatNotice, audio_info, load_audio
 from common.data.manifest import Utterance
 from common.text.tokenizer import Vocabulary, ctc_frames_needed
 from common.utils.errors import UserError
+
+if TYPE_CHECKING:  # it imports this module
+    from common.data.selection import LeftOut
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Entry:
     labels: int
     ctc_frames: int  # output frames that CTC needs for these labels
     copy_of: str = ""  # id of the utterance that this is a copy of, at another speed
+    speed: float = 1.0  # at which the recording plays; files converted earlier do not say it
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,8 @@ class Dataset(ABC):
     numbers what was said: copies at other speeds have the number of what they are copies of.
     """
 
-    store: str  # "features" or "audio": what a Example holds
+    store: str  # "features" or "audio": what an Example holds
+    left_out: tuple[LeftOut, ...] = ()  # why utterances of the manifest are not in the dataset
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = tuple(entries)
@@ -75,7 +86,7 @@ class Dataset(ABC):
         return len(self.entries)
 
     @abstractmethod
-    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+    def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
         """The utterances in exactly this order; an index may come more than once."""
 
     def subset(self, indices: Iterable[int]) -> Dataset:
@@ -90,7 +101,7 @@ class _Subset(Dataset):
         self.store = whole.store
         super().__init__([whole.entries[index] for index in self._indices])
 
-    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+    def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
         indices = [int(index) for index in indices]
         rows = self._whole.read(self._indices[index] for index in indices)
         with closing(rows):
@@ -101,13 +112,27 @@ class _Subset(Dataset):
 class MindRecordDataset(Dataset):
     """Utterances in MindRecord files; `mindrecord.open_dataset` makes it."""
 
-    def __init__(self, entries: Sequence[Entry], files: Sequence[Path], store: str) -> None:
-        """`entries` in the order in which they lie in `files`, one after the other."""
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        files: Sequence[Path],
+        store: str,
+        left_out: Sequence[LeftOut] = (),
+    ) -> None:
+        """Take the entries in the order in which they lie in the files, one after the other.
+
+        Args:
+            entries: What is known of each utterance.
+            files: The MindRecord files.
+            store: "features" or "audio".
+            left_out: Why other utterances of the manifest were not converted.
+        """
         super().__init__(entries)
+        self.left_out = tuple(left_out)
         self.files = tuple(files)
         self.store = store
 
-    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+    def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
         indices = [int(index) for index in indices]
         # SubsetSampler repeats an index, but takes no more of them than there are records.
         for start in range(0, len(indices), len(self)):
@@ -147,13 +172,22 @@ class MindRecordDataset(Dataset):
         return Example(index, self.ids[index], label_ids, audio=stored.tobytes())
 
 
+@dataclass(frozen=True)
+class ReadFailure:
+    """A recording that cannot be read, and why."""
+
+    index: int  # of the utterance in its dataset, or in the list that the dataset was made from
+    id: str
+    message: str  # one line that names the recording
+
+
 class ManifestDataset(Dataset):
-    """Utterances straight from their recordings, whose headers are read at once, audio when needed.
+    """Utterances read from their recordings: headers when it is created, audio when needed.
 
-    `labelled=False` takes texts as they are, or none at all, and gives no labels: to transcribe, or
-    to score against texts with characters that the vocabulary lacks.
-
-    Raises UserError for a recording whose header cannot be read, and for an unknown character.
+    Attributes:
+        positions: For each utterance of the dataset its position in the list it was made from.
+        unreadable: With `skip_unreadable`, the utterances whose headers cannot be read, or that
+            are too long; `index` is the position in that list.
     """
 
     store = "audio"
@@ -166,38 +200,104 @@ class ManifestDataset(Dataset):
         *,
         labelled: bool = True,
         log: Callable[[str], None] | None = print,
+        skip_unreadable: bool = False,
+        check_length: Callable[[str, int], None] | None = None,
+        workers: int = 1,
     ) -> None:
+        """Read the headers of all recordings.
+
+        Args:
+            utterances: The utterances of a manifest.
+            featurizer: Gives the number of feature frames, and the sample rate.
+            vocabulary: Encodes the transcripts.
+            labelled: False takes texts as they are, or none at all, and gives no labels: to
+                transcribe, or to score against texts with characters that the vocabulary lacks.
+            log: Receives one line about recordings that are resampled or down-mixed.
+            skip_unreadable: List unreadable recordings in `unreadable` instead of raising.
+            check_length: Given the name of a recording and its feature frames, raises UserError
+                where these are too many.
+            workers: Threads that read headers.
+
+        Raises:
+            UserError: A header cannot be read or a recording is too long (unless
+                `skip_unreadable`), or a transcript has an unknown character.
+        """
         sample_rate = featurizer.config.sample_rate
+
+        def read_header(utterance: Utterance) -> tuple[AudioInfo, int] | UserError:
+            try:
+                info = audio_info(utterance.audio)
+                samples = resampled_length(info.samples, info.sample_rate, sample_rate)
+                frames = featurizer.frames(samples)
+                if check_length is not None:
+                    check_length(f"audio file {utterance.audio}", frames)
+            except UserError as error:
+                return error
+            return info, frames
+
         notice = FormatNotice(sample_rate)
-        entries, self._audio, self._label_ids = [], [], []
-        for utterance in utterances:
-            info = audio_info(utterance.audio)
+        self.positions: list[int] = []
+        self.unreadable: list[ReadFailure] = []
+        self._audio: list[Path] = []
+        self._label_ids: list[np.ndarray] = []
+        entries = []
+        headers = map_in_threads(read_header, utterances, workers, "reading")
+        for position, (utterance, header) in enumerate(zip(utterances, headers)):
+            if isinstance(header, UserError):
+                if not skip_unreadable:
+                    raise header
+                self.unreadable.append(ReadFailure(position, utterance.id, str(header)))
+                continue
+            info, frames = header
             notice.add(info)
             text = vocabulary.normalise(utterance.text)
             label_ids = _encode(vocabulary, text, utterance.id) if labelled else []
-            samples = resampled_length(info.samples, info.sample_rate, sample_rate)
             entries.append(
                 Entry(
                     id=utterance.id,
                     text=text,
                     duration=info.duration,
-                    frames=featurizer.frames(samples),
+                    frames=frames,
                     labels=len(label_ids),
                     ctc_frames=ctc_frames_needed(label_ids),
                     copy_of=utterance.copy_of,
+                    speed=utterance.speed,
                 )
             )
+            self.positions.append(position)
             self._audio.append(utterance.audio)
             self._label_ids.append(np.array(label_ids, np.int32))
         super().__init__(entries)
         if log and (line := notice.line()):
             log(line)
 
-    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+    def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
         for index in indices:
             yield Example(
                 int(index), self.ids[index], self._label_ids[index], audio=self._audio[index]
             )
+
+
+def map_in_threads(
+    function: Callable[[T], R], items: Sequence[T], workers: int, label: str
+) -> Iterator[R]:
+    """Yield `function(item)` for each item, in order, with a progress bar.
+
+    Args:
+        function: Called in one of the threads.
+        items: What it is called with.
+        workers: Number of threads; 1 uses the caller's.
+        label: Name of the progress bar, which only a terminal shows.
+    """
+    bar: dict[str, Any] = {"desc": label, "unit": "utt", "disable": None, "leave": False}
+    if workers <= 1:
+        yield from map(function, tqdm(items, **bar))
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from tqdm(pool.map(function, items), total=len(items), **bar)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:

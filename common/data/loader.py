@@ -1,10 +1,10 @@
-"""From a source and a plan to batches of features, made ahead of the consumer in threads."""
+"""Batches of features from a dataset and a plan, made ahead of the consumer in threads."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ import numpy as np
 from common.audio.augmentation import Augmentation
 from common.audio.features import Featurizer
 from common.data.batch_sampler import PlannedBatch, Shape, aligned
-from common.data.dataset import Dataset, Example
+from common.data.dataset import Dataset, Example, ReadFailure
 from common.text.tokenizer import ctc_frames_needed
 from common.utils.errors import UserError
 
@@ -27,19 +27,20 @@ class Batch:
     lengths: np.ndarray  # (B,) int32, feature frames
     targets: np.ndarray  # (B, L) int32 labels, padded with 0; L is at least 1
     target_lengths: np.ndarray  # (B,) int32
-    indices: tuple[int, ...]  # in the source
-    ids: tuple[str, ...]
-    valid: int
+    indices: tuple[int, ...]  # of the rows in the dataset
+    ids: tuple[str, ...]  # of the rows
+    valid: int  # rows that count; 0 where no recording of the batch could be read
     seconds: float  # of speech in the valid rows, without augmentation
+    unreadable: tuple[ReadFailure, ...] = ()  # utterances left out; `index` is the dataset's
 
     @property
     def frames(self) -> int:
-        """What every row is padded to."""
+        """Feature frames that every row is padded to."""
         return self.features.shape[2]
 
 
 def batches(
-    source: Dataset,
+    dataset: Dataset,
     plan: Sequence[PlannedBatch],
     featurizer: Featurizer,
     augmentation: Augmentation | None = None,
@@ -49,55 +50,77 @@ def batches(
     shapes: Sequence[Shape] | None = None,
     pad_align: int = 1,
     output_frames: Callable[[int], int] | None = None,
+    skip_unreadable: bool = False,
     workers: int = 2,
     prefetch: int = 4,
-) -> Iterator[Batch]:
-    """The planned batches, in order; what is in them depends on plan, seed and epoch only.
+) -> Generator[Batch, None, None]:
+    """Make the planned batches, in order; their content depends on plan, seed and epoch only.
 
-    shapes: static ones, so that none is new to the network: a batch is padded as planned, or to the
-        next shape where another speed has made a row longer than that. None: to its longest row.
-    pad_align: pad to a multiple of so many frames; static shapes are such multiples already.
-    output_frames: the network's output frames for so many feature frames. An utterance that
-        augmentation made too short for its labels (CTC), or too long for all static shapes, is
-        used as it was recorded.
-    workers: threads, each of which makes a batch at a time.
-    prefetch: batches made ahead, or being made.
+    Close the generator to stop early.
 
-    Close the iterator to stop early. Raises UserError where `source` cannot be augmented like that;
-    what goes wrong with an utterance is raised with its id.
+    Args:
+        dataset: Gives the utterances. Each is decoded once for each batch that it is in.
+        plan: Which utterances are in which batch.
+        featurizer: Makes features of audio.
+        augmentation: Varies audio and features; None: nothing is varied.
+        seed: With epoch and utterance, determines the augmentation.
+        epoch: Counted from 0.
+        shapes: Static shapes (frames, labels): a batch is padded as planned, or to the next shape
+            where another speed has made a row longer than that. None: to its longest row.
+        pad_align: Pad to a multiple of so many frames; static shapes are such multiples already.
+        output_frames: Output frames of the network for so many feature frames. An utterance that
+            augmentation made too short for its labels (CTC), or too long for all static shapes, is
+            used as it was recorded.
+        skip_unreadable: List recordings that cannot be decoded in `Batch.unreadable` instead of
+            raising. A batch then has fewer rows, or with static shapes more repeats.
+        workers: Threads, each of which makes a batch at a time.
+        prefetch: Batches made ahead, or being made.
+
+    Returns:
+        An iterator over the batches.
+
+    Raises:
+        UserError: `dataset` cannot be augmented like that, or a recording cannot be decoded (the
+            message names the utterance).
     """
     if augmentation is not None:
-        augmentation.check(source.store)
+        augmentation.check(dataset.store)
     if augmentation is not None and not augmentation.active(epoch):
         augmentation = None
-    maker = _BatchBuilder(featurizer, augmentation, seed, epoch, shapes, pad_align, output_frames)
-    return _ahead(source, plan, maker, workers, max(prefetch, 1))
+    builder = _BatchBuilder(
+        featurizer, augmentation, seed, epoch, shapes, pad_align, output_frames, skip_unreadable
+    )
+    return _prefetched(dataset, plan, builder, workers, max(prefetch, 1))
 
 
-def _ahead(
-    source: Dataset, plan: Sequence[PlannedBatch], maker: _BatchBuilder, workers: int, prefetch: int
-) -> Iterator[Batch]:
-    """Reads rows in this thread, has batches made of them in others, keeps the order."""
-    rows = source.read([index for planned in plan for index in planned.indices])
+def _prefetched(
+    dataset: Dataset,
+    plan: Sequence[PlannedBatch],
+    builder: _BatchBuilder,
+    workers: int,
+    prefetch: int,
+) -> Generator[Batch, None, None]:
+    """Read examples in this thread, build batches of them in others, yield these in order."""
+    examples = dataset.read([index for planned in plan for index in planned.indices])
     pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="batches")
-    waiting = deque()
+    pending: deque[Future[Batch]] = deque()
     try:
-        with closing(rows):
+        with closing(examples):
             for planned in plan:
-                ours = list(islice(rows, len(planned.indices)))
-                seconds = float(source.durations[list(planned.indices[: planned.valid])].sum())
-                waiting.append(pool.submit(maker, planned, ours, seconds))
-                if len(waiting) > prefetch:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                rows = list(islice(examples, len(planned.indices)))
+                durations = dataset.durations[list(planned.indices)]
+                pending.append(pool.submit(builder, planned, rows, durations))
+                if len(pending) > prefetch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class _BatchBuilder:
-    """Makes one batch of the rows that were read for it."""
+    """Makes one batch of the examples that were read for it. Fields as in `batches`."""
 
     featurizer: Featurizer
     augmentation: Augmentation | None
@@ -106,63 +129,98 @@ class _BatchBuilder:
     shapes: Sequence[Shape] | None
     pad_align: int
     output_frames: Callable[[int], int] | None
+    skip_unreadable: bool
 
-    def __call__(self, planned: PlannedBatch, rows: Sequence[Example], seconds: float) -> Batch:
-        features = [self._named_features(row) for row in rows]
+    def __call__(
+        self, planned: PlannedBatch, examples: Sequence[Example], durations: np.ndarray
+    ) -> Batch:
+        """Make the batch; `durations` (B,) are in seconds."""
+        features: dict[int, np.ndarray] = {}  # by index: repeats are not decoded again
+        unreadable: dict[int, ReadFailure] = {}
+        for example in examples:
+            if example.index in features or example.index in unreadable:
+                continue
+            try:
+                features[example.index] = self._features(example)
+            except UserError as error:
+                if not self.skip_unreadable:
+                    raise UserError(f"utterance {example.id}: {error}") from error
+                failure = ReadFailure(example.index, example.id, str(error))
+                unreadable[example.index] = failure
+            except Exception as error:
+                raise RuntimeError(f"utterance {example.id}: {error}") from error
+        rows = [row for row, example in enumerate(examples) if example.index in features]
+        counted = [row for row in rows if row < planned.valid]
+        if self.shapes and rows and len(rows) < len(examples):
+            fill = counted or rows
+            rows = np.resize(fill, len(examples)).tolist()  # repeats in place of the unreadable
+        return self._padded(
+            planned,
+            [examples[row] for row in rows],
+            [features[examples[row].index] for row in rows],
+            valid=len(counted),
+            seconds=float(durations[counted].sum()),
+            unreadable=tuple(unreadable.values()),
+        )
+
+    def _padded(
+        self,
+        planned: PlannedBatch,
+        examples: Sequence[Example],
+        features: Sequence[np.ndarray],
+        valid: int,
+        seconds: float,
+        unreadable: tuple[ReadFailure, ...],
+    ) -> Batch:
         lengths = np.array([each.shape[1] for each in features], np.int32)
-        frames, labels = self._shape(planned, int(lengths.max()))
-        padded = np.zeros((len(rows), self.featurizer.dimension, frames), np.float32)
-        targets = np.zeros((len(rows), max(labels, 1)), np.int32)
-        for number, (row, each) in enumerate(zip(rows, features)):
-            padded[number, :, : each.shape[1]] = each
-            targets[number, : len(row.label_ids)] = row.label_ids
+        frames, labels = self._shape(planned, int(lengths.max(initial=0)))
+        padded = np.zeros((len(features), self.featurizer.dimension, frames), np.float32)
+        targets = np.zeros((len(features), max(labels, 1)), np.int32)
+        for row, (example, each) in enumerate(zip(examples, features)):
+            padded[row, :, : each.shape[1]] = each
+            targets[row, : len(example.label_ids)] = example.label_ids
         return Batch(
             features=padded,
             lengths=lengths,
             targets=targets,
-            target_lengths=np.array([len(row.label_ids) for row in rows], np.int32),
-            indices=tuple(row.index for row in rows),
-            ids=tuple(row.id for row in rows),
-            valid=planned.valid,
+            target_lengths=np.array([len(example.label_ids) for example in examples], np.int32),
+            indices=tuple(example.index for example in examples),
+            ids=tuple(example.id for example in examples),
+            valid=valid,
             seconds=seconds,
+            unreadable=unreadable,
         )
 
     def _shape(self, planned: PlannedBatch, longest: int) -> Shape:
+        """Frames and labels to pad to, where the longest row has `longest` frames."""
         if not self.shapes:
             return aligned(longest, self.pad_align), planned.labels
         frames = max(longest, planned.frames)
         fit = (each for each in self.shapes if each[0] >= frames and each[1] >= planned.labels)
         return min(fit)
 
-    def _named_features(self, row: Example) -> np.ndarray:
-        try:
-            return self._features(row)
-        except UserError as error:
-            raise UserError(f"utterance {row.id}: {error}") from error
-        except Exception as error:
-            raise RuntimeError(f"utterance {row.id}: {error}") from error
-
-    def _features(self, row: Example) -> np.ndarray:
-        # Generator and order of draws are all that an augmented utterance depends on.
-        rng = np.random.default_rng((self.seed, self.epoch, row.index))
-        features = row.features
+    def _features(self, example: Example) -> np.ndarray:
+        """Features (F, T) of one utterance, augmented."""
+        # An augmented utterance depends on nothing but this generator and the order of draws.
+        rng = np.random.default_rng((self.seed, self.epoch, example.index))
+        features = example.features
         if features is None:
-            samples = row.samples(self.featurizer)
+            samples = example.samples(self.featurizer)
             if self.augmentation is not None:
                 sample_rate = self.featurizer.config.sample_rate
                 varied = self.augmentation.waveform(samples, sample_rate, rng)
-                if self._fits(self.featurizer.frames(len(varied)), row):
+                if self._fits(self.featurizer.frames(len(varied)), example):
                     samples = varied
             features = self.featurizer(samples)
         if self.augmentation is not None:
-            # Of single frames: what is masked is so in every frame that it is stacked into.
+            # Mask before splicing: what is masked stays masked in every frame it is stacked into.
             single = features[: self.featurizer.config.bins]
             features = self.featurizer.splice(self.augmentation.features(single, rng))
         return features
 
-    def _fits(self, frames: int, row: Example) -> bool:
+    def _fits(self, frames: int, example: Example) -> bool:
         if self.shapes and frames > max(self.shapes)[0]:
             return False
         if self.output_frames is None:
             return True
-        return int(self.output_frames(frames)) >= ctc_frames_needed(row.label_ids)
+        return int(self.output_frames(frames)) >= ctc_frames_needed(example.label_ids)

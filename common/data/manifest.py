@@ -31,12 +31,19 @@ from common.utils.files import write_text
 
 @dataclass(frozen=True)
 class Utterance:
+    """A recording and its transcript, as a manifest lists them."""
+
     id: str  # unique in its list
     audio: Path  # absolute
     text: str  # as it stands in the manifest, white space tidied; may be empty
     duration: float | None = None  # seconds, where the manifest says so
     speed: float = 1.0  # at which the recording already plays, for copies perturbed in advance
     copy_of: str = ""  # id of the utterance that such a copy was made of, if that is in the list
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the recording plays at another speed than it was spoken."""
+        return self.speed != 1.0 or bool(self.copy_of)
 
 
 # ---- reading
@@ -263,8 +270,19 @@ def read_text(path: Path, what: str) -> str:
 
 
 def without_copies(utterances: Sequence[Utterance], where: str | Path) -> list[Utterance]:
-    """Those of speed 1. Raises UserError, naming the manifest, `where`, if there are none."""
-    kept = [utterance for utterance in utterances if utterance.speed == 1.0]
+    """Leave out recordings that play at another speed.
+
+    Args:
+        utterances: The utterances of a manifest.
+        where: The name of the manifest, for messages.
+
+    Returns:
+        The others, in order.
+
+    Raises:
+        UserError: All of them are copies.
+    """
+    kept = [utterance for utterance in utterances if not utterance.is_copy]
     if utterances and not kept:
         raise UserError(
             f"manifest {where}: all of its {len(utterances)} recordings have another speed than 1,"

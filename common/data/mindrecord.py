@@ -20,7 +20,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,14 @@ import numpy as np
 from common.audio.features import FeatureConfig, Featurizer
 from common.data.dataset import Entry, MindRecordDataset
 from common.data.manifest import Utterance
-from common.data.mindrecord_writer import FINISHED_SUFFIX, Reader, finished, write_shards
-from common.data.validation import CATEGORIES, Problem
+from common.data.mindrecord_writer import (
+    FINISHED_SUFFIX,
+    MAX_RECORD_BYTES,
+    Reader,
+    finished,
+    write_shards,
+)
+from common.data.selection import LeftOut, SelectionRules, count_reasons
 from common.text.tokenizer import Vocabulary
 from common.utils.atomic_directory import beside, interrupted, publish, recover, staging
 from common.utils.errors import UserError
@@ -47,24 +53,26 @@ _PROBES = (1, 2, 3, 5, 10, 50, 100, 101, 102, 103, 500, 1000)  # frames; they te
 
 @dataclass(frozen=True)
 class ConversionReport:
+    """What a converted directory holds, and what was left out."""
+
     directory: Path
     utterances: int
     seconds: float  # of speech
-    left_out: tuple[Problem, ...]  # in the order of the manifest; an utterance may have several
+    left_out: tuple[LeftOut, ...]  # in the order of the manifest; may have several reasons each
 
     def lines(self, limit: int = 10) -> list[str]:
-        """What there is, and at most `limit` of what was left out for each reason."""
+        """Format what there is, and at most `limit` of what was left out for each reason."""
         hours = self.seconds / 3600
-        found = [f"{self.directory}: {self.utterances} utterances, {hours:.2f} hours"]
-        for category in CATEGORIES:
-            those = [problem for problem in self.left_out if problem.category == category]
-            if those:
-                found.append(f"left out, {category}: {len(those)}")
-                found += [f"  {problem.id}: {problem.detail}" for problem in those[:limit]]
-            if len(those) > limit:
-                more = len(those) - limit
-                found.append(f"  and {more} more, listed in {self.directory / _DESCRIPTION}")
-        return found
+        lines = [f"{self.directory}: {self.utterances} utterances, {hours:.2f} hours"]
+        for reason, count in count_reasons(self.left_out).items():
+            lines.append(f"left out, {reason}: {count}")
+            same_reason = [each for each in self.left_out if each.reason == reason]
+            lines += [f"  {each.id}: {each.message}" for each in same_reason[:limit]]
+            if count > limit:
+                lines.append(
+                    f"  and {count - limit} more, listed in {self.directory / _DESCRIPTION}"
+                )
+        return lines
 
 
 def convert(
@@ -83,22 +91,34 @@ def convert(
     origin: str = "",
     log: Callable[[str], None] = print,
 ) -> ConversionReport:
-    """Writes `utterances` to MindRecord files in `directory`.
+    """Write utterances to MindRecord files in a directory.
 
-    pattern: name of a file, with `{}` for its number.
-    store: "features" (F, T) float32, or encoded "audio", which waveform augmentation needs.
-    output_frames: output frames of the network for so many feature frames.
-    workers: processes that read recordings; 1, or where there are few to read: this one alone.
-    min_duration, max_duration: seconds.
-    origin: the manifest that holds the utterances, for `other_origin` to tell.
+    If `directory` holds the same already, nothing is done. An interrupted conversion of the same is
+    continued, file by file; of anything else it starts anew, and the log says why. An earlier
+    conversion stays in place until the new one is complete.
 
-    What `validation.find_problems` objects to is left out and reported. If `directory` holds the
-    same already, nothing is done. An interrupted conversion of the same is continued, file by file;
-    of anything else it is begun again, and the log says why. An earlier one stays in place
-    until the new one is whole.
+    Args:
+        utterances: What to convert. What `selection.reasons_against` objects to is left out and
+            reported.
+        directory: Where the files go.
+        pattern: Name of a file, with `{}` for its number.
+        shards: Number of files.
+        featurizer: Makes features, and trims recordings.
+        vocabulary: Encodes the texts.
+        output_frames: Output frames of the network for so many feature frames.
+        store: "features" (F, T) float32, or encoded "audio", which waveform augmentation needs.
+        workers: Processes that read recordings; 1, or few recordings: this process alone.
+        min_duration: Seconds.
+        max_duration: Seconds.
+        origin: The manifest that holds the utterances, for the messages of `other_origin`.
+        log: Receives lines for the user.
 
-    Raises UserError if no utterance is good, if the directory cannot be written, and if it holds
-    files of another `pattern`, which is another corpus's.
+    Returns:
+        What the directory holds.
+
+    Raises:
+        UserError: No utterance can be used, the directory cannot be written, or it holds files of
+            another `pattern`, which belong to another corpus.
     """
     if store not in STORES:
         raise UserError(f"store: {store!r} is unknown; choose {' or '.join(STORES)}")
@@ -121,7 +141,11 @@ def convert(
         "output_frames": [int(output_frames(frames)) for frames in _PROBES],
         "manifest": _digest(utterances),
     }
-    reader = Reader(featurizer.config, vocabulary, store, min_duration, max_duration)
+    rules = SelectionRules(
+        min_duration=min_duration, max_duration=max_duration, max_record_bytes=MAX_RECORD_BYTES
+    )
+    reader = Reader(featurizer.config, vocabulary, store, rules)
+    rules = replace(rules, output_frames=output_frames)
     try:
         if _is_up_to_date(directory, made_from, log):
             return _report(directory)
@@ -131,7 +155,7 @@ def convert(
                 pattern.format(number): [utterances[index] for index in share]
                 for number, share in enumerate(shares)
             }
-            write_shards(partial, parts, reader, output_frames, workers, log)
+            write_shards(partial, parts, reader, rules, workers, log)
             told = {"origin": origin, "texts": _texts_digest(utterances)} if origin else {}
             _describe(partial, directory, made_from | told, parts)
             publish(partial, directory, leftovers=f"*{FINISHED_SUFFIX}")
@@ -175,7 +199,9 @@ def open_dataset(
     everything = iter(_read_entries(directory / _ENTRIES))
     parts = {name: list(islice(everything, count)) for name, count in made["records"].items()}
     entries = [entry for name in chosen for entry in parts[name]]
-    return MindRecordDataset(entries, [directory / name for name in chosen], made["store"])
+    left_out = _left_out(made) if len(chosen) == len(parts) else []  # not known for each file
+    paths = [directory / name for name in chosen]
+    return MindRecordDataset(entries, paths, made["store"], left_out)
 
 
 def other_origin(directory: str | Path, utterances: Iterable[Utterance]) -> str | None:
@@ -266,9 +292,15 @@ def _describe(partial: Path, directory: Path, made_from: dict, names: Iterable[s
 
 
 def _report(directory: Path) -> ConversionReport:
-    made = _description(directory)
-    left_out = tuple(Problem(**problem) for problem in made["left_out"])
-    return ConversionReport(directory, made["utterances"], made["seconds"], left_out)
+    description = _description(directory)
+    assert description is not None  # written, or found to be up to date, just before
+    return ConversionReport(
+        directory, description["utterances"], description["seconds"], tuple(_left_out(description))
+    )
+
+
+def _left_out(description: dict) -> list[LeftOut]:
+    return [LeftOut.from_json(reason) for reason in description["left_out"]]
 
 
 def _description(directory: Path) -> dict | None:

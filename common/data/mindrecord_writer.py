@@ -1,6 +1,6 @@
-"""Recordings to MindRecord files: read in worker processes, written shard by shard.
+"""Write recordings to MindRecord files: read in worker processes, written shard by shard.
 
-A shard that is whole has a file beside it that says so, and what it holds and left out.
+A complete shard has a file beside it that says so, with what it holds and what was left out.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import functools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,17 +23,24 @@ from common.audio.features import FeatureConfig, Featurizer
 from common.audio.io import AudioInfo, FormatNotice, audio_info, encode_flac, load_audio
 from common.data.dataset import Entry, mindspore_reason
 from common.data.manifest import Utterance
-from common.data.validation import Problem, ctc_problem, find_problems
-from common.text.tokenizer import Vocabulary, ctc_frames_needed
+from common.data.selection import (
+    Candidate,
+    LeftOut,
+    SelectionRules,
+    measure,
+    reasons_against,
+    unreadable,
+)
+from common.text.tokenizer import Vocabulary
 from common.utils.errors import UserError
 from common.utils.files import damage, read_json, sync, write_text
 from common.utils.worker_pool import worker_pool
 
 FINISHED_SUFFIX = ".shard.json"  # of the file that says that a shard is whole
 
-_LARGEST = 31 << 20  # bytes of a record; MindRecord wants it in one page of 32 MiB
+MAX_RECORD_BYTES = 31 << 20  # MindRecord wants a record in one page of 32 MiB
 _LOOK_AHEAD = 4  # recordings in work or waiting to be written, for each process
-_WORTH_A_PROCESS = 500  # recordings; this one reads about as many while another starts
+_MIN_ITEMS_PER_WORKER = 500  # recordings; this one reads about as many while another starts
 _COMPACT = (".flac", ".ogg", ".opus")  # mono, of the right rate, untrimmed: stored as they are
 
 
@@ -42,11 +51,10 @@ _COMPACT = (".flac", ".ogg", ".opus")  # mono, of the right rate, untrimmed: sto
 class Record:
     """What a worker process makes of an utterance."""
 
-    problems: list[Problem]
+    candidate: Candidate
     info: AudioInfo | None = None  # None: unreadable
-    entry: Entry | None = None  # None: there are problems
-    label_ids: list[int] | None = None
-    stored: np.ndarray | bytes | None = None
+    label_ids: tuple[int, ...] = ()
+    stored: np.ndarray | bytes | None = None  # features or audio; None: not to be written
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,8 @@ class Reader:
 
     features: FeatureConfig
     vocabulary: Vocabulary
-    store: str
-    min_duration: float
-    max_duration: float
+    store: str  # "features" or "audio"
+    rules: SelectionRules  # without the network's: its output frames may need MindSpore
 
     def __call__(self, utterance: Utterance) -> Record:
         try:
@@ -68,35 +75,21 @@ class Reader:
 
     def _record(self, utterance: Utterance) -> Record:
         featurizer = _featurizer(self.features)
-        rate = self.features.sample_rate
         try:
             info = audio_info(utterance.audio)
-            recorded = load_audio(utterance.audio, rate)
+            recorded = load_audio(utterance.audio, self.features.sample_rate)
         except UserError as error:
-            return Record([Problem(utterance.id, "unreadable", str(error))])
+            return Record(unreadable(utterance, error))
         samples = featurizer.trim(recorded)
-        limits = (self.min_duration, self.max_duration)
-        problems = find_problems(utterance, samples, self.vocabulary, featurizer, None, *limits)
-        if problems:
-            return Record(problems, info)
-        text = self.vocabulary.normalise(utterance.text)
-        label_ids = self.vocabulary.encode(text)
-        entry = Entry(
-            id=utterance.id,
-            text=text,
-            duration=len(samples) / rate,
-            frames=featurizer.frames(len(samples)),
-            labels=len(label_ids),
-            ctc_frames=ctc_frames_needed(label_ids),
-            copy_of=utterance.copy_of,
-        )
-        whole = len(samples) == len(recorded)
-        stored = self._stored(utterance, info, samples, whole)
-        size = memoryview(stored).nbytes
-        if size > _LARGEST:
-            detail = f"{size >> 20} MiB of {self.store}, a MindRecord record holds {_LARGEST >> 20}"
-            return Record([Problem(utterance.id, "too long", detail)], info)
-        return Record([], info, entry, label_ids, stored)
+        candidate = measure(utterance, samples, self.vocabulary, featurizer)
+        if reasons_against(candidate, self.rules):
+            return Record(candidate, info)
+        stored = self._stored(utterance, info, samples, whole=len(samples) == len(recorded))
+        candidate = replace(candidate, record_bytes=memoryview(stored).nbytes)
+        if reasons_against(candidate, self.rules):
+            return Record(candidate, info)
+        label_ids = tuple(self.vocabulary.encode(candidate.entry.text))
+        return Record(candidate, info, label_ids, stored)
 
     def _stored(
         self, utterance: Utterance, info: AudioInfo, samples: np.ndarray, whole: bool
@@ -116,20 +109,20 @@ def _featurizer(config: FeatureConfig) -> Featurizer:
 
 
 def _in_order(reader: Reader, utterances: Sequence[Utterance], workers: int) -> Iterator[Record]:
-    """`map(reader, utterances)` in up to `workers` processes, a bounded number ahead."""
-    workers = min(workers, len(utterances) // _WORTH_A_PROCESS)
+    """Yield `reader(utterance)` in order, from up to `workers` processes, a few ahead."""
+    workers = min(workers, len(utterances) // _MIN_ITEMS_PER_WORKER)
     if workers <= 1:
         yield from map(reader, utterances)
         return
     pool = worker_pool(workers)
-    waiting = deque()
+    pending: deque[Future[Record]] = deque()
     try:
         for utterance in utterances:
-            waiting.append(pool.submit(reader, utterance))
-            if len(waiting) >= _LOOK_AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(reader, utterance))
+            if len(pending) >= _LOOK_AHEAD * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise UserError(
             f"one of {workers} converting processes was killed, perhaps for lack of memory;"
@@ -146,11 +139,20 @@ def write_shards(
     partial: Path,
     parts: dict[str, list[Utterance]],
     reader: Reader,
-    output_frames: Callable[[int], int],
+    rules: SelectionRules,
     workers: int,
     log: Callable[[str], None],
 ) -> None:
-    """Writes the files that are not whole yet, each from its part of the utterances."""
+    """Write the files that are not whole yet, each from its part of the utterances.
+
+    Args:
+        partial: The folder that they are written to.
+        parts: For each file the utterances that belong in it.
+        reader: Makes records of utterances.
+        rules: Decide what is written.
+        workers: Processes that read recordings.
+        log: Receives one line about recordings that are resampled or down-mixed.
+    """
     left = {name: part for name, part in parts.items() if finished(partial, name) is None}
     todo = [utterance for part in left.values() for utterance in part]
     total = sum(map(len, parts.values()))
@@ -164,7 +166,7 @@ def write_shards(
             for _, record in zip(part, records):
                 if record.info is not None:
                     notice.add(record.info)
-                shard.add(record, output_frames)
+                shard.add(record, rules)
                 progress.update()
             shard.finish()
     if line := notice.line():
@@ -172,36 +174,37 @@ def write_shards(
 
 
 class _Shard:
-    """A MindRecord file in the making."""
+    """A MindRecord file that is being written."""
 
     def __init__(self, path: Path, store: str) -> None:
         self.path = path
         self.store = store
         self.entries: list[Entry] = []
-        self.problems: list[Problem] = []
+        self.left_out: list[LeftOut] = []
         self._files = [path, path.with_name(f"{path.name}.db")]
-        self._writer = None  # made for the first record: MindRecord has no empty files
+        self._writer: Any = None  # opened for the first record: MindRecord has no empty files
         for file in self._files:
             file.unlink(missing_ok=True)
 
-    def add(self, record: Record, output_frames: Callable[[int], int]) -> None:
-        """Writes a good record, remembers what is wrong with any other."""
-        self.problems += record.problems
-        if record.entry is None:
+    def add(self, record: Record, rules: SelectionRules) -> None:
+        """Write a record, or remember why it is left out."""
+        if reasons := reasons_against(record.candidate, rules):
+            self.left_out += reasons
             return
-        frames = int(output_frames(record.entry.frames))
-        if infeasible := ctc_problem(record.entry.id, record.entry.ctc_frames, frames):
-            self.problems += infeasible
-            return
-        fields = {"id": record.entry.id, "labels": np.array(record.label_ids, np.int32)}
-        fields[self.store] = record.stored if self.store == "audio" else record.stored.reshape(-1)
+        assert record.stored is not None  # the reader left out nothing that these rules keep
+        entry, stored = record.candidate.entry, record.stored
+        fields = {
+            "id": entry.id,
+            "labels": np.array(record.label_ids, np.int32),
+            self.store: stored.reshape(-1) if isinstance(stored, np.ndarray) else stored,
+        }
         with self._errors():
             self._open().write_raw_data([fields])
-        self.entries.append(record.entry)
+        self.entries.append(entry)
 
     def finish(self) -> None:
-        """The file is whole and on disk, and says so in another beside it."""
-        files = []
+        """Complete the file on disk, and write another beside it that says so."""
+        files: list[Path] = []
         if self._writer is not None:
             files = self._files
             with self._errors():
@@ -212,15 +215,15 @@ class _Shard:
         content = {
             "files": {file.name: file.stat().st_size for file in files},
             "entries": [asdict(entry) for entry in self.entries],
-            "problems": [asdict(problem) for problem in self.problems],
+            "problems": [reason.to_json() for reason in self.left_out],
         }
         write_text(_finished_mark(self.path), json.dumps(content, ensure_ascii=False))
 
-    def _open(self):
+    def _open(self) -> Any:
         if self._writer is None:
             from common.utils.backend import ms  # worker processes do without
 
-            stored = {"type": "bytes"}
+            stored: dict[str, Any] = {"type": "bytes"}
             if self.store == "features":
                 stored = {"type": "float32", "shape": [-1]}
             self._writer = ms.mindrecord.FileWriter(str(self.path), shard_num=1)
@@ -247,6 +250,6 @@ def _finished_mark(path: Path) -> Path:
 
 
 def finished(partial: Path, name: str) -> dict | None:
-    """What is known of a shard that is whole, else None."""
+    """Return what is known of a shard if it is complete, else None."""
     shard = read_json(_finished_mark(partial / name))
     return None if shard is None or damage(partial, shard["files"]) else shard

@@ -1,15 +1,17 @@
-"""Where a configuration keeps its MindRecord files, how they are made, how they are opened."""
+"""Convert and open the MindRecord files of the splits (train, val) of a configuration."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.data.dataset import Dataset
 from common.data.manifest import Utterance, listed, read_data, without_copies
 from common.data.mindrecord import ConversionReport, convert, open_dataset, other_origin
+from common.data.selection import SelectionRules, split_copies
 from common.model.recipe import Recipe, labels_file
 from common.text.tokenizer import Vocabulary
 from common.utils.errors import UserError
@@ -19,7 +21,7 @@ if TYPE_CHECKING:  # it loads mindspore, which conversion does without
 
 
 def shard_files(data: Any, split: str) -> tuple[Path, str]:
-    """The folder of a split's files, and their name with `{}` for the shard's number.
+    """Return the folder of a split's files, and their name with `{}` for the shard's number.
 
     Each split has a folder of its own: the one that `{split}` in DataConfig.mindrecord_format
     names, or else one named after the split beside the files.
@@ -39,19 +41,31 @@ def shard_files(data: Any, split: str) -> tuple[Path, str]:
 def convert_split(
     recipe: Recipe, config: Any, split: str, log: Callable[[str], None] = print
 ) -> ConversionReport:
-    """Converts the manifest of a split; what is there already and fits is kept."""
+    """Convert the manifests of a split; files that are up to date are kept.
+
+    Args:
+        recipe: The model.
+        config: Its training configuration.
+        split: "train" or "val".
+        log: Receives lines for the user.
+
+    Returns:
+        What was converted and what was left out, copies at another speed among it.
+
+    Raises:
+        UserError: As `convert`; or a manifest cannot be read or holds nothing but ignored copies.
+    """
     data = config.DataConfig
-    directory, stem = shard_files(data, split)
+    directory, file_pattern = shard_files(data, split)
     vocabulary = Vocabulary.from_file(labels_file(recipe, config))
     everything = read_split(data, vocabulary, split)
     utterances = _wanted(data, split, everything)
-    if copies := len(everything) - len(utterances):
-        where = listed(_manifests(data, split))
-        log(f"{where}: {copies} of {len(everything)} recordings left out, at another speed")
-    return convert(
+    _, copies = split_copies(everything, SelectionRules(ignore_copies=ignores_copies(data, split)))
+    manifests = _manifests(data, split)
+    report = convert(
         utterances,
         directory,
-        stem,
+        file_pattern,
         shards=data.shards,
         featurizer=recipe.build_featurizer(data),
         vocabulary=vocabulary,
@@ -60,9 +74,10 @@ def convert_split(
         workers=data.workers,
         min_duration=data.min_duration,
         max_duration=data.max_duration,
-        origin=_origin(data, [os.path.abspath(path) for path in _manifests(data, split)]),
+        origin=_origin(data, [os.path.abspath(path) for path in manifests]),
         log=log,
     )
+    return replace(report, left_out=(*copies, *report.left_out))
 
 
 def _manifests(data: Any, split: str) -> list[str]:
@@ -70,7 +85,7 @@ def _manifests(data: Any, split: str) -> list[str]:
 
 
 def read_split(data: Any, vocabulary: Vocabulary, split: str) -> list[Utterance]:
-    """The utterances in the manifests of a split."""
+    """Read the utterances in the manifests of a split."""
     manifests = _manifests(data, split)
     if not manifests:
         raise UserError(f"DataConfig.{split}_manifest names no manifest")
@@ -78,31 +93,47 @@ def read_split(data: Any, vocabulary: Vocabulary, split: str) -> list[Utterance]
 
 
 def _origin(data: Any, manifests: list[str]) -> str:
-    """What the ids and texts of converted files come from, for messages to tell."""
+    """Describe what the ids and texts of converted files come from, for messages."""
     how = data.normalize_transcripts
     return listed(manifests) + (f" (transcripts normalised: {how})" if how else "")
 
 
-def _wanted(data: Any, split: str, utterances: list[Utterance]) -> Sequence[Utterance]:
-    """Copies at other speeds are for training, where the configuration does not ignore them."""
-    if split == "train" and not data.ignore_offline_speed_perturbation:
+def ignores_copies(data: Any, split: str) -> bool:
+    """Whether recordings at another speed are left out: only training may take them."""
+    return split != "train" or data.ignore_offline_speed_perturbation
+
+
+def _wanted(data: Any, split: str, utterances: list[Utterance]) -> list[Utterance]:
+    """Return what is converted of the utterances of a split."""
+    if not ignores_copies(data, split):
         return utterances
     return without_copies(utterances, listed(_manifests(data, split)))
 
 
 def open_split(speech_model: SpeechModel, split: str) -> Dataset:
-    """The converted utterances of a split, checked against the features and vocabulary in use, and
-    against the split's manifest where that is at hand."""
+    """Open the converted utterances of a split.
+
+    Args:
+        speech_model: Its features, vocabulary and configuration must be those of the files.
+        split: "train" or "val".
+
+    Returns:
+        The dataset.
+
+    Raises:
+        UserError: The files are missing, damaged, or made with other features or labels, or of
+            another manifest than the split's, where that can be read here.
+    """
     data = speech_model.config.DataConfig
     directory, _ = shard_files(data, split)
     files = data.mindrecord_files if split == "train" else None
-    source = open_dataset(directory, files, speech_model.featurizer, speech_model.vocabulary)
+    dataset = open_dataset(directory, files, speech_model.featurizer, speech_model.vocabulary)
     _check_manifests(data, speech_model.vocabulary, split, directory)
-    return source
+    return dataset
 
 
 def _check_manifests(data: Any, vocabulary: Vocabulary, split: str, directory: Path) -> None:
-    """Refuses records of other ids or texts than the split's manifests have."""
+    """Refuse records of other ids or texts than the split's manifests have."""
     manifests = _manifests(data, split)
     if not manifests:
         return
@@ -110,10 +141,10 @@ def _check_manifests(data: Any, vocabulary: Vocabulary, split: str, directory: P
         utterances = read_data(data, vocabulary, manifests)
     except UserError:  # not here: the records are all that training needs
         return
-    # Records with copies may serve without them too (`planner.trainable`).
-    candidates = [_wanted(data, split, utterances), utterances]
-    if split == "train" and not data.ignore_offline_speed_perturbation:
-        del candidates[1]
+    # Where copies are ignored, records with copies serve too: training leaves them out.
+    candidates = [_wanted(data, split, utterances)]
+    if ignores_copies(data, split):
+        candidates.append(utterances)
     origins = [other_origin(directory, candidate) for candidate in candidates]
     if None in origins:
         return

@@ -1,190 +1,106 @@
-"""What keeps an utterance from training, and a report of it."""
+"""Decode every recording of a manifest and report what cannot be trained on."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
 from common.audio.features import Featurizer
-from common.audio.io import audio_info, load_audio
-from common.data.dataset import resampled_length
+from common.audio.io import load_audio
+from common.data.dataset import map_in_threads
 from common.data.manifest import Utterance
-from common.text.tokenizer import Vocabulary, ctc_frames_needed
+from common.data.selection import (
+    COPY,
+    UNKNOWN_CHARACTERS,
+    Candidate,
+    LeftOut,
+    SelectionRules,
+    count_reasons,
+    measure,
+    select,
+    split_copies,
+    unreadable,
+)
+from common.text.tokenizer import Vocabulary
 from common.utils.errors import UserError
 
-CATEGORIES = (
-    "unreadable",
-    "empty text",
-    "unknown characters",
-    "silent",
-    "too short",
-    "too long",
-    "CTC-infeasible",  # more labels than output frames: no CTC path spells the text
-)
-_LISTED = 50  # unknown characters told, the most frequent
-SILENCE = 1e-4  # a recording whose peak stays below this share of full scale is silent
-
-
-@dataclass(frozen=True)
-class Problem:
-    id: str
-    category: str  # one of CATEGORIES
-    detail: str  # what was found, and what was expected
+_MAX_CHARACTERS = 50  # unknown characters listed, the most frequent
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    total: int
-    ok: list[Utterance]  # without a problem, with their true durations
-    problems: list[Problem]  # in manifest order; an utterance may have several
-    characters: Counter[str]  # unknown characters, with the utterances that hold them
+    """What of some utterances can be trained on, and why the others cannot."""
+
+    total: int  # utterances, without the copies that are ignored
+    ok: list[Utterance]  # that can be trained on, with their true durations
+    left_out: list[LeftOut]  # copies first, then in manifest order; may have several reasons
+    characters: Counter[str]  # unknown characters, with the number of utterances that hold them
 
     def lines(self, limit: int | None = None) -> list[str]:
-        """Counts, then ids with details, at most `limit` of each category."""
-        hours = sum(u.duration for u in self.ok) / 3600
-        found = [f"{len(self.ok)} of {self.total} utterances are good, {hours:.2f} hours"]
-        for category in CATEGORIES:
-            those = [problem for problem in self.problems if problem.category == category]
-            if not those:
+        """Format the report: counts, then ids with details, at most `limit` for each reason."""
+        hours = sum(utterance.duration or 0.0 for utterance in self.ok) / 3600
+        lines = [f"{len(self.ok)} of {self.total} utterances are good, {hours:.2f} hours"]
+        for reason, count in count_reasons(self.left_out).items():
+            lines.append(f"{reason}: {count}")
+            if reason == COPY:  # left out because the configuration says so
                 continue
-            found.append(f"{category}: {len(those)}")
-            if category == "unknown characters":
-                counts = self.characters.most_common(_LISTED)
-                more = ", ..." if len(self.characters) > _LISTED else ""
-                found[-1] += f" ({', '.join(f'{c!r} in {n}' for c, n in counts)}{more})"
-            found += [f"  {problem.id}: {problem.detail}" for problem in those[:limit]]
-            if limit is not None and len(those) > limit:
-                found.append(f"  and {len(those) - limit} more")
-        return found
-
-
-def find_problems(
-    utterance: Utterance,
-    samples: np.ndarray,
-    vocabulary: Vocabulary,
-    featurizer: Featurizer,
-    output_frames: Callable[[int], int] | None,
-    min_duration: float,
-    max_duration: float,
-) -> list[Problem]:
-    """What keeps one utterance, with its samples (N,) at the featurizer's rate and trimmed as it
-    says, from training.
-
-    `output_frames` maps feature frames to the network's output frames; without it (it may need
-    mindspore) `ctc_problem` is left to the caller. Durations are in seconds.
-    """
-    found = []
-
-    def add(category: str, detail: str) -> None:
-        found.append(Problem(utterance.id, category, detail))
-
-    text = vocabulary.normalise(utterance.text)
-    unknown = "".join(sorted(vocabulary.unknown(text)))
-    if not text:
-        add("empty text", f"no transcript for {utterance.audio}")
-    if unknown:
-        add("unknown characters", f"{unknown!r} in {text!r}")
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak < SILENCE:
-        add("silent", f"peak {peak:.1e} of full scale, expected at least {SILENCE:.0e}")
-    duration = len(samples) / featurizer.config.sample_rate
-    if duration < min_duration:
-        add("too short", f"{duration:.2f} s, expected at least {min_duration:g} s")
-    if duration > max_duration:
-        add("too long", f"{duration:.2f} s, expected at most {max_duration:g} s")
-    if text and not unknown and output_frames is not None:
-        frames = int(output_frames(featurizer.frames(len(samples))))
-        needed = ctc_frames_needed(vocabulary.encode(text))
-        found += ctc_problem(utterance.id, needed, frames)
-    return found
-
-
-def ctc_problem(id: str, needed: int, frames: int) -> list[Problem]:
-    """The problem, if any, of a text that needs so many of the network's output frames."""
-    if needed <= frames:
-        return []
-    detail = f"text needs {needed} output frames, the audio gives {frames}"
-    return [Problem(id, "CTC-infeasible", detail)]
+            if reason == UNKNOWN_CHARACTERS:
+                counts = self.characters.most_common(_MAX_CHARACTERS)
+                more = ", ..." if len(self.characters) > _MAX_CHARACTERS else ""
+                lines[-1] += f" ({', '.join(f'{c!r} in {n}' for c, n in counts)}{more})"
+            same_reason = [each for each in self.left_out if each.reason == reason]
+            lines += [f"  {each.id}: {each.message}" for each in same_reason[:limit]]
+            if limit is not None and count > limit:
+                lines.append(f"  and {count - limit} more")
+        return lines
 
 
 def validate(
     utterances: Sequence[Utterance],
     vocabulary: Vocabulary,
     featurizer: Featurizer,
-    output_frames: Callable[[int], int],
+    output_frames: Callable[[int], Any],
     min_duration: float,
     max_duration: float,
     workers: int = 2,
+    ignore_copies: bool = False,
 ) -> ValidationReport:
-    """Decode every recording in `workers` threads and report what cannot be trained on, and why."""
-    rate = featurizer.config.sample_rate
-    limits = (vocabulary, featurizer, output_frames, min_duration, max_duration)
+    """Decode every recording and report what cannot be trained on, and why.
 
-    def check(utterance: Utterance) -> tuple[Utterance, list[Problem]]:
+    Args:
+        utterances: The utterances of a manifest.
+        vocabulary: Labels that the texts must be made of.
+        featurizer: Features of the network.
+        output_frames: Output frames of the network for so many feature frames.
+        min_duration: Seconds.
+        max_duration: Seconds.
+        workers: Threads that decode.
+        ignore_copies: Leave out recordings at another speed, undecoded.
+
+    Returns:
+        The report.
+    """
+    rate = featurizer.config.sample_rate
+    rules = SelectionRules(output_frames, min_duration, max_duration, ignore_copies)
+
+    def candidate(utterance: Utterance) -> Candidate:
         try:
             samples = load_audio(utterance.audio, rate)
         except UserError as error:
-            samples, found = np.zeros(0), [Problem(utterance.id, "unreadable", str(error))]
-        else:
-            found = find_problems(utterance, featurizer.trim(samples), *limits)
-        return replace(utterance, duration=len(samples) / rate), found
+            return unreadable(utterance, error)
+        return measure(utterance, featurizer.trim(samples), vocabulary, featurizer)
 
-    checked = list(_each(check, utterances, workers, "validate"))
+    judged, copies = split_copies(utterances, rules)
+    candidates = list(map_in_threads(candidate, judged, workers, "validate"))
+    selection = select(candidates, rules)
     return ValidationReport(
-        total=len(utterances),
-        ok=[utterance for utterance, found in checked if not found],
-        problems=[problem for _, found in checked for problem in found],
-        characters=vocabulary.unknown_in(utterance.text for utterance in utterances),
+        total=len(judged),
+        ok=[
+            replace(judged[index], duration=candidates[index].entry.duration)
+            for index in selection.kept.tolist()
+        ],
+        left_out=copies + selection.left_out,
+        characters=vocabulary.unknown_in(utterance.text for utterance in judged),
     )
-
-
-def readable(
-    utterances: Sequence[Utterance],
-    featurizer: Featurizer,
-    check_length: Callable[[str, int], None],
-    workers: int = 2,
-) -> tuple[list[Utterance], list[str]]:
-    """Those whose recordings can be decoded to their end, and what is wrong with the others.
-
-    check_length: given what a recording is called and its feature frames, raises UserError where
-    there are too many; before it is decoded.
-    """
-    rate = featurizer.config.sample_rate
-
-    def check(utterance: Utterance) -> str | None:
-        try:
-            info = audio_info(utterance.audio)
-            frames = featurizer.frames(resampled_length(info.samples, info.sample_rate, rate))
-            check_length(f"audio file {utterance.audio}", frames)
-            load_audio(utterance.audio, rate)
-        except UserError as error:
-            return str(error)
-        return None
-
-    found = list(_each(check, utterances, workers, "reading"))
-    good = [utterance for utterance, problem in zip(utterances, found) if problem is None]
-    return good, [problem for problem in found if problem is not None]
-
-
-def _each(
-    check: Callable[[Utterance], Any], utterances: Sequence[Utterance], workers: int, what: str
-) -> Iterator[Any]:
-    """`map(check, utterances)` in threads, with a progress bar."""
-    pool = ThreadPoolExecutor(max(workers, 1))
-    try:
-        yield from tqdm(
-            pool.map(check, utterances),
-            total=len(utterances),
-            desc=what,
-            unit="utt",
-            disable=None,
-            leave=False,
-        )
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -200,7 +200,7 @@ class ListedDataset(Dataset):
         self._audio = [utterance.audio for utterance in utterances]
         self._labels = labels
 
-    def read(self, indices: Iterable[int]) -> Iterator[Example]:
+    def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
         for index in indices:
             labels = np.array(self._labels[index], np.int32)
             yield Example(int(index), self.ids[index], labels, audio=self._audio[index])

@@ -1,4 +1,4 @@
-"""A network and a decoder over a source of utterances, scored."""
+"""Recognise and score the utterances of a dataset with a network and a decoder."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from common.data.batch_sampler import PlannedBatch, plan_epoch, split, static_shapes
-from common.data.dataset import Dataset
+from common.data.dataset import Dataset, ManifestDataset, ReadFailure
 from common.data.loader import batches
+from common.data.manifest import Utterance
 from common.evaluation.scoring import Evaluation, Prediction, ScoredUtterance, Scorer
 from common.memory import forecast_forward
 from common.model.decoder import SpeechDecoder
@@ -20,106 +22,220 @@ from common.model.speech_model import SpeechModel
 from common.utils.errors import UserError
 from common.utils.files import file_name
 
-MOST_FRAMES = 30_000  # of a batch: five minutes of speech at 10 ms
+R = TypeVar("R")
+
+MAX_BATCH_FRAMES = 30_000  # feature frames, padded: five minutes of speech at 10 ms
 
 
 @dataclass(frozen=True)
 class RankShard:
-    """The batches that one of several ranks recognises: whole ones, so that each utterance has the
-    neighbours, and to the last bit the result, that it has in one process; every so-many-th, so
-    that all parts take about as long. Rank 0 has the one with utterance `watched`. memory: bytes
-    that each may take, the same for all, since batches depend on it."""
+    """The batches that one of several ranks recognises.
+
+    They are whole batches, so that each utterance has the neighbours, and to the last bit the
+    result, that it has in one process. Every `ranks`-th batch goes to a rank, so that all take
+    about as long.
+    """
 
     rank: int
     ranks: int
-    watched: int = 0
-    memory: float = math.inf
+    watched: int = 0  # index of an utterance that rank 0 is to have
+    memory: float = math.inf  # bytes; the same on every rank, since batches depend on it
 
     def of(self, plan: Sequence[PlannedBatch]) -> list[PlannedBatch]:
-        having = (n for n, batch in enumerate(plan) if self.watched in batch.indices[: batch.valid])
-        return list(plan[(next(having, 0) + self.rank) % self.ranks :: self.ranks])
+        """Return the batches of `plan` that this rank recognises."""
+        positions = (
+            position
+            for position, batch in enumerate(plan)
+            if self.watched in batch.indices[: batch.valid]
+        )
+        return list(plan[(next(positions, 0) + self.rank) % self.ranks :: self.ranks])
 
 
 def recognise(
     speech_model: SpeechModel,
     decoder: SpeechDecoder,
-    source: Dataset,
+    dataset: Dataset,
     batch_size: int,
     workers: int = 2,
     progress: str | None = None,
     part: RankShard | None = None,
+    on_unreadable: Callable[[ReadFailure], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Every utterance of a source once, batched by length, from short to long; of several ranks
-    each has its `part`.
+    """Recognise every utterance of a dataset once, batched by length, from short to long.
 
-    Batches of long recordings are smaller: memory follows their frames, not their number. Raises
-    UserError, naming the utterance, for one that the machine's memory cannot take by itself.
+    Batches of long recordings are smaller: memory grows with their frames, not their number.
 
-    progress: what the progress bar is called; None: no bar.
+    Args:
+        speech_model: Network, vocabulary and features.
+        decoder: What turns its features into hypotheses (`SpeechModel.decoder`).
+        dataset: The utterances.
+        batch_size: Utterances in a batch, at most.
+        workers: Threads that decode recordings and make features.
+        progress: Name of the progress bar; None: no bar.
+        part: With several ranks, the share of this one.
+        on_unreadable: Called with each utterance whose recording cannot be decoded, which is then
+            skipped. None: such a recording is an error.
+
+    Yields:
+        A prediction for each utterance that could be read.
+
+    Raises:
+        UserError: An utterance is too long for the machine's memory, or cannot be decoded; the
+            message names it.
     """
     forecast = forecast_forward(speech_model)
     if part is not None:
         forecast = replace(forecast, limit=min(forecast.limit, part.memory))
-    for name, frames in zip(source.ids, source.frames.tolist()):
-        forecast.check(f"utterance {name}", frames)
+    for utterance_id, frames in zip(dataset.ids, dataset.frames.tolist()):
+        forecast.check(f"utterance {utterance_id}", frames)
     data, shapes = speech_model.config.DataConfig, None
     if speech_model.static:
         count = data.static_shapes
-        shapes = static_shapes(source.frames, source.label_counts, count, data.pad_align)
+        shapes = static_shapes(dataset.frames, dataset.label_counts, count, data.pad_align)
     plan = plan_epoch(
-        source.frames, source.label_counts, batch_size=batch_size, shapes=shapes, shuffle=False
+        dataset.frames, dataset.label_counts, batch_size=batch_size, shapes=shapes, shuffle=False
     )
-    most = min(MOST_FRAMES, forecast.most_frames)
-    plan = split(plan, source.frames, most, speech_model.static)
+    max_frames = min(MAX_BATCH_FRAMES, forecast.most_frames)
+    plan = split(plan, dataset.frames, max_frames, speech_model.static)
     if part is not None:
         plan = part.of(plan)
-    hidden = None if progress else True  # None: where nobody looks at a terminal
+    hidden = None if progress else True  # None: hidden unless the output is a terminal
     total = sum(batch.valid for batch in plan)
     bar = tqdm(total=total, desc=progress, unit="utt", disable=hidden, leave=False)
     with bar:
         for batch in batches(
-            source,
+            dataset,
             plan,
             speech_model.featurizer,
             shapes=shapes,
             pad_align=data.pad_align,
+            skip_unreadable=on_unreadable is not None,
             workers=workers,
         ):
-            decoded = decoder.decode(batch.features, batch.lengths, batch.valid)
-            for index, id, utterance in zip(batch.indices, batch.ids, decoded):
-                yield Prediction(index, id, utterance.hypotheses, utterance.log_probs)
-            bar.update(batch.valid)
+            if on_unreadable is not None:
+                for failure in batch.unreadable:
+                    on_unreadable(failure)
+            if batch.valid:
+                decoded = decoder.decode(batch.features, batch.lengths, batch.valid)
+                for index, id, utterance in zip(batch.indices, batch.ids, decoded):
+                    yield Prediction(index, id, utterance.hypotheses, utterance.log_probs)
+            bar.update(batch.valid + len(batch.unreadable))
+
+
+def recognise_recordings(
+    speech_model: SpeechModel,
+    decoder: SpeechDecoder,
+    recordings: Sequence[Utterance],
+    result_of: Callable[[Prediction], R],
+    batch_size: int,
+    workers: int = 2,
+    progress: str | None = None,
+    log: Callable[[str], None] | None = None,
+) -> list[R | ReadFailure]:
+    """Recognise recordings, each decoded once; one that cannot be read does not stop the others.
+
+    Args:
+        speech_model: Network, vocabulary and features.
+        decoder: As in `recognise`.
+        recordings: Utterances, whose texts are not used; ids may repeat.
+        result_of: What to keep of a prediction, such as its text; its log-probabilities are views
+            of a batch, which take memory as long as they are kept.
+        batch_size: Recordings in a batch, at most.
+        workers: Threads that decode recordings and make features.
+        progress: Name of the progress bar, shown where there is more than one batch.
+        log: Receives one line about recordings that are resampled or down-mixed.
+
+    Returns:
+        For each recording, in order, the result of its prediction, or why it cannot be read (with
+        its position in `recordings` as index).
+    """
+    dataset = ManifestDataset(
+        recordings,
+        speech_model.featurizer,
+        speech_model.vocabulary,
+        labelled=False,
+        log=log,
+        skip_unreadable=True,
+        check_length=forecast_forward(speech_model).check,
+        workers=workers,
+    )
+    results: dict[int, R | ReadFailure] = {failure.index: failure for failure in dataset.unreadable}
+
+    def add_failure(failure: ReadFailure) -> None:
+        position = dataset.positions[failure.index]
+        results[position] = replace(failure, index=position)
+
+    label = progress if len(dataset) > batch_size else None
+    predictions = recognise(
+        speech_model,
+        decoder,
+        dataset,
+        batch_size,
+        workers,
+        label,
+        on_unreadable=add_failure,
+    )
+    for prediction in predictions:
+        results[dataset.positions[prediction.index]] = result_of(prediction)
+    return [results[position] for position in range(len(recordings))]
 
 
 def evaluate(
     speech_model: SpeechModel,
     decoder: SpeechDecoder,
-    source: Dataset,
+    dataset: Dataset,
     batch_size: int,
     workers: int = 2,
     progress: str | None = "evaluating",
-    each: Callable[[ScoredUtterance], None] | None = None,
+    on_scored: Callable[[ScoredUtterance], None] | None = None,
     save_output: str | Path = "",
     watch: Callable[[Prediction], None] | None = None,
     part: RankShard | None = None,
+    on_unreadable: Callable[[ReadFailure], None] | None = None,
 ) -> Evaluation:
-    """Recognises and scores a source, or a part of it.
+    """Recognise and score a dataset, or one rank's part of it.
 
-    each: called with every utterance as it is scored. watch: before that, with what the network
-    gave; its arrays are views that are good until it returns. save_output: a folder that gets each
-    utterance's log-probabilities (T', C) as `<id>.npy`.
+    Args:
+        speech_model: Network, vocabulary and features.
+        decoder: As in `recognise`.
+        dataset: The utterances, with their reference texts.
+        batch_size: Utterances in a batch, at most.
+        workers: Threads that decode recordings and make features.
+        progress: Name of the progress bar; None: no bar.
+        on_scored: Called with every utterance as it is scored.
+        save_output: A folder that receives the log-probabilities (T', C) of each utterance as
+            `<id>.npy`.
+        watch: Called before an utterance is scored. The arrays of the prediction are views that
+            are valid until it returns.
+        part: With several ranks, the share of this one.
+        on_unreadable: As in `recognise`.
+
+    Returns:
+        The figures of the utterances that could be read.
+
+    Raises:
+        UserError: As `recognise`, or `save_output` cannot be written.
     """
     folder = _output_folder(save_output)
     scorer = Scorer(speech_model.vocabulary, speech_model.frame_seconds)
-    for found in recognise(speech_model, decoder, source, batch_size, workers, progress, part):
+    for prediction in recognise(
+        speech_model,
+        decoder,
+        dataset,
+        batch_size,
+        workers,
+        progress,
+        part,
+        on_unreadable,
+    ):
         if watch is not None:
-            watch(found)
-        duration = float(source.durations[found.index])
-        utterance = scorer.add(found, source.texts[found.index], duration)
+            watch(prediction)
+        duration = float(dataset.durations[prediction.index])
+        utterance = scorer.add(prediction, dataset.texts[prediction.index], duration)
         if folder is not None:
-            _keep(folder / f"{file_name(found.id)}.npy", found.log_probs)
-        if each is not None:
-            each(utterance)
+            _save_log_probs(folder / f"{file_name(prediction.id)}.npy", prediction.log_probs)
+        if on_scored is not None:
+            on_scored(utterance)
     return scorer.evaluation()
 
 
@@ -134,7 +250,7 @@ def _output_folder(save_output: str | Path) -> Path | None:
     return folder
 
 
-def _keep(path: Path, log_probs: np.ndarray) -> None:
+def _save_log_probs(path: Path, log_probs: np.ndarray) -> None:
     try:
         np.save(path, log_probs)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,19 @@ import numpy as np
 
 from common.data.batch_sampler import PlannedBatch, plan_epoch, static_shapes
 from common.data.dataset import Dataset
+from common.data.selection import (
+    COPY,
+    CTC_INFEASIBLE,
+    FAULTS,
+    OUTSIDE_SUBSET,
+    TOO_LONG,
+    TOO_SHORT,
+    LeftOut,
+    SelectionRules,
+    candidates_of,
+    count_reasons,
+    select,
+)
 from common.model.speech_model import SpeechModel
 from common.utils.errors import UserError
 
@@ -118,42 +132,53 @@ class SpeedVariants:
 
 
 def select_training_examples(
-    speech_model: SpeechModel, source: Dataset, log: logging.Logger
+    speech_model: SpeechModel, dataset: Dataset, log: logging.Logger
 ) -> Dataset:
-    """The part of a source that is trained on: what has the wanted duration and fits CTC, then the
-    subset that was asked for. Files converted with wider limits need no new conversion."""
-    data = speech_model.config.DataConfig
-    fits = speech_model.output_frames(source.frames) >= source.ctc_frames
-    lasts = (source.durations >= data.min_duration) & (source.durations <= data.max_duration)
-    wanted = np.ones(len(source), bool)
-    if data.ignore_offline_speed_perturbation:
-        wanted = np.array([not entry.copy_of for entry in source.entries], bool)
-        if copies := np.count_nonzero(~wanted):
-            why = "at another speed (DataConfig.ignore_offline_speed_perturbation)"
-            log.info(f"left out: {copies} recordings {why}")
-    for good, why in (
-        (fits, "whose text does not fit the network's output frames"),
-        (lasts, "shorter than DataConfig.min_duration or longer than max_duration"),
-    ):
-        if left := np.count_nonzero(wanted & ~good):
-            log.info(f"left out: {left} utterances {why}")
-    chosen = np.flatnonzero(wanted & fits & lasts)
-    if data.max_hours > 0 or data.max_utterances > 0:
-        _, firsts = np.unique(source.spoken[chosen], return_index=True)  # copies go with them
-        rng = np.random.default_rng(speech_model.config.TrainingConfig.seed)
-        order = rng.permutation(chosen[np.sort(firsts)])
-        if data.max_hours > 0:
-            hours = np.cumsum(source.durations[order]) / 3600
-            order = order[: max(1, int(np.searchsorted(hours, data.max_hours, side="right")))]
-        if data.max_utterances > 0:
-            order = order[: data.max_utterances]
-        chosen = chosen[np.isin(source.spoken[chosen], source.spoken[order])]
-    if len(chosen) == 0:
+    """Select what is trained on, by the rules of the configuration.
+
+    A corpus converted with wider limits needs no new conversion.
+
+    Args:
+        speech_model: Network and configuration.
+        dataset: The converted utterances.
+        log: Receives the number of utterances left out for each reason, and at debug level
+            (in the log file alone) each utterance that has a fault.
+
+    Returns:
+        The part of the dataset that is trained on.
+
+    Raises:
+        UserError: There is nothing left.
+    """
+    rules = SelectionRules.for_training(speech_model.config, speech_model.output_frames)
+    selection = select(candidates_of(dataset), rules)
+    _log_left_out([*dataset.left_out, *selection.left_out], log)
+    if len(selection.kept) == 0:
         raise UserError(
-            f"nothing to train on: none of {len(np.unique(source.spoken))} utterances fits the "
+            f"nothing to train on: none of {len(np.unique(dataset.spoken))} utterances fits the "
             "network's output frames and lasts from DataConfig.min_duration to max_duration"
         )
-    return source if len(chosen) == len(source) else source.subset(chosen)
+    return dataset if len(selection.kept) == len(dataset) else dataset.subset(selection.kept)
+
+
+_LEFT_OUT = {
+    TOO_SHORT: "utterances shorter than DataConfig.min_duration",
+    TOO_LONG: "utterances longer than DataConfig.max_duration",
+    CTC_INFEASIBLE: "utterances whose text does not fit the network's output frames",
+    COPY: "recordings at another speed (DataConfig.ignore_offline_speed_perturbation)",
+    OUTSIDE_SUBSET: "utterances outside the subset (DataConfig.max_hours, max_utterances)",
+}
+
+
+def _log_left_out(left_out: Sequence[LeftOut], log: logging.Logger) -> None:
+    for reason, count in count_reasons(left_out).items():
+        log.info(f"left out: {count} {_LEFT_OUT.get(reason, f'utterances, {reason}')}")
+    faults = [each for each in left_out if each.reason in FAULTS]
+    files = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]
+    if faults and files:
+        log.info(f"left out: each with its reason in {files[0].baseFilename}")
+    for each in faults:
+        log.debug(f"  {each.id}: {each.reason}: {each.message}")
 
 
 def identity_of(source: Dataset, ranks: int) -> dict[str, Any]:
