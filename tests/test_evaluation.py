@@ -129,7 +129,7 @@ def test_padding_to_a_multiple_changes_nothing(speech_model, forward, source, al
 
 def test_without_a_space_among_the_labels_wer_is_cer(speech_model, forward):
     """The same network with E where the space was: texts without spaces, in and out."""
-    unspaced = replace(speech_model, vocabulary=Vocabulary(tuple("ABCDE_")))
+    unspaced = replace(speech_model, tokenizer=Vocabulary(tuple("ABCDE_")))
     utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
     assert any(" " in utterance.text for utterance in utterances)
     source = ManifestDataset(utterances, unspaced.featurizer, unspaced.vocabulary)
@@ -264,7 +264,7 @@ def test_letters_come_with_the_times_that_the_log_probabilities_say(
                 times.append(0.02 * frame)
             frame += len(list(run))
         utterance = found.utterances[index]
-        assert utterance.letters == letters and letters
+        assert "".join(utterance.letters) == letters and letters
         np.testing.assert_allclose(utterance.times, times, atol=1e-9)
         assert utterance.duration == pytest.approx(soundfile.info(audio(source, index)).duration)
         assert " ".join(letters.split()) == utterance.hypothesis

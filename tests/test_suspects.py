@@ -223,7 +223,7 @@ def test_what_cannot_be_trained_on_is_not_scored(here, capsys):
 
 def test_words_are_characters_where_no_label_is_a_space(here):
     speech_model = SpeechModel.from_checkpoint(RECIPE, "good.ckpt", "CPU")
-    speech_model.vocabulary = Vocabulary(tuple("ABCDE_"))  # E where the space was
+    speech_model.tokenizer = Vocabulary(tuple("ABCDE_"))  # E where the space was
     suspects = rank_label_issues(
         speech_model, read_manifest(trained() / "train.csv"), batch_size=12
     )

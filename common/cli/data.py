@@ -20,8 +20,7 @@ from common.cli.options import (
 from common.data.manifest import listed, read_data
 from common.data.splits import convert_split, ignores_copies
 from common.data.validation import validate
-from common.model.recipe import Recipe, labels_file
-from common.text.tokenizer import Vocabulary
+from common.model.recipe import Recipe
 from common.utils.errors import UserError
 
 # What validate.py may override beside a checkpoint.
@@ -88,7 +87,7 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
         raise UserError("--train_config is for --pretrain_ckpt, which is not given: use --config")
     else:
         config = train_config(arguments, recipe)
-        vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+        vocabulary = recipe.load_tokenizer(config)
         sets = {
             split: [getattr(config.DataConfig, f"{split}_manifest")]
             for split in ("train", "val", "test")

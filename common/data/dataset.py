@@ -16,7 +16,6 @@ from tqdm import tqdm
 from common.audio.features import Featurizer
 from common.audio.io import AudioInfo, FormatNotice, audio_info, load_audio
 from common.data.manifest import Utterance
-from common.text.tokenizer import Vocabulary, ctc_frames_needed
 from common.utils.errors import UserError
 
 if TYPE_CHECKING:  # it imports this module
@@ -196,7 +195,7 @@ class ManifestDataset(Dataset):
         self,
         utterances: Sequence[Utterance],
         featurizer: Featurizer,
-        vocabulary: Vocabulary,
+        vocabulary: Tokenizer,
         *,
         labelled: bool = True,
         log: Callable[[str], None] | None = print,
@@ -259,7 +258,7 @@ class ManifestDataset(Dataset):
                     duration=info.duration,
                     frames=frames,
                     labels=len(label_ids),
-                    ctc_frames=ctc_frames_needed(label_ids),
+                    ctc_frames=vocabulary.frames_needed(label_ids),
                     copy_of=utterance.copy_of,
                     speed=utterance.speed,
                 )
@@ -312,7 +311,7 @@ def mindspore_reason(error: Exception) -> str:
     return telling[0].removeprefix("[ERROR]").strip().rstrip(".")
 
 
-def _encode(vocabulary: Vocabulary, text: str, name: str) -> list[int]:
+def _encode(vocabulary: Tokenizer, text: str, name: str) -> list[int]:
     try:
         return vocabulary.encode(text)
     except UserError as error:

@@ -15,7 +15,6 @@ from common.audio.augmentation import Augmentation
 from common.audio.features import Featurizer
 from common.data.batch_sampler import PlannedBatch, Shape, aligned
 from common.data.dataset import Dataset, Example, ReadFailure
-from common.text.tokenizer import ctc_frames_needed
 from common.utils.errors import UserError
 
 
@@ -88,7 +87,15 @@ def batches(
     if augmentation is not None and not augmentation.active(epoch):
         augmentation = None
     builder = _BatchBuilder(
-        featurizer, augmentation, seed, epoch, shapes, pad_align, output_frames, skip_unreadable
+        featurizer,
+        augmentation,
+        seed,
+        epoch,
+        shapes,
+        pad_align,
+        output_frames,
+        dataset.ctc_frames,
+        skip_unreadable,
     )
     return _prefetched(dataset, plan, builder, workers, max(prefetch, 1))
 
@@ -129,6 +136,7 @@ class _BatchBuilder:
     shapes: Sequence[Shape] | None
     pad_align: int
     output_frames: Callable[[int], int] | None
+    frames_needed: np.ndarray  # (N,) output frames that each utterance of the dataset needs
     skip_unreadable: bool
 
     def __call__(
@@ -223,4 +231,4 @@ class _BatchBuilder:
             return False
         if self.output_frames is None:
             return True
-        return int(self.output_frames(frames)) >= ctc_frames_needed(example.label_ids)
+        return int(self.output_frames(frames)) >= self.frames_needed[example.index]

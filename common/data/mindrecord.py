@@ -135,7 +135,7 @@ def convert(
         "shards": shards,
         "store": store,
         "features": featurizer.config.to_dict(),
-        "labels": list(vocabulary.labels),
+        **vocabulary.description(),
         "min_duration": min_duration,
         "max_duration": max_duration,
         "output_frames": [int(output_frames(frames)) for frames in _PROBES],
@@ -187,7 +187,7 @@ def open_dataset(
     if featurizer is not None:
         wanted["features"] = featurizer.config.to_dict()
     if vocabulary is not None:
-        wanted["labels"] = list(vocabulary.labels)
+        wanted.update(vocabulary.description())
     if difference := _difference(made, wanted):
         raise UserError(
             f"{directory}: {difference}; convert again or go back to what the files were made with"

@@ -19,7 +19,6 @@ import numpy as np
 from common.audio.features import Featurizer
 from common.data.dataset import Dataset, Entry
 from common.data.manifest import Utterance
-from common.text.tokenizer import Vocabulary, ctc_frames_needed
 from common.utils.errors import UserError
 
 UNREADABLE = "unreadable"
@@ -125,7 +124,7 @@ def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:
 
 
 def measure(
-    utterance: Utterance, samples: np.ndarray, vocabulary: Vocabulary, featurizer: Featurizer
+    utterance: Utterance, samples: np.ndarray, vocabulary: Tokenizer, featurizer: Featurizer
 ) -> Candidate:
     """Measure an utterance.
 
@@ -147,7 +146,7 @@ def measure(
         duration=len(samples) / featurizer.config.sample_rate,
         frames=featurizer.frames(len(samples)),
         labels=len(label_ids),
-        ctc_frames=ctc_frames_needed(label_ids),
+        ctc_frames=vocabulary.frames_needed(label_ids),
         copy_of=utterance.copy_of,
         speed=utterance.speed,
     )

@@ -12,7 +12,7 @@ from common.data.dataset import Dataset
 from common.data.manifest import Utterance, listed, read_data, without_copies
 from common.data.mindrecord import ConversionReport, convert, open_dataset, other_origin
 from common.data.selection import SelectionRules, split_copies
-from common.model.recipe import Recipe, labels_file
+from common.model.recipe import Recipe
 from common.text.tokenizer import Vocabulary
 from common.utils.errors import UserError
 
@@ -57,7 +57,7 @@ def convert_split(
     """
     data = config.DataConfig
     directory, file_pattern = shard_files(data, split)
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+    vocabulary = recipe.load_tokenizer(config)
     everything = read_split(data, vocabulary, split)
     utterances = _wanted(data, split, everything)
     _, copies = split_copies(everything, SelectionRules(ignore_copies=ignores_copies(data, split)))

@@ -25,11 +25,10 @@ from common.data.manifest import Utterance, listed, without_copies
 from common.data.splits import open_split, read_split, shard_files
 from common.doctor.measuring import say
 from common.doctor.steps import Steps, padded
-from common.model.recipe import Recipe, labels_file
+from common.model.recipe import Recipe
 from common.model.speech_model import SpeechModel
 from common.nn.matmul_convolution import MatmulConvolution, MatmulTimeConvolution, convolution
 from common.nn.recurrent import FusedLSTM, Recurrent
-from common.text.tokenizer import Vocabulary, ctc_frames_needed
 from common.training.epoch_plan import EpochPlan, select_training_examples
 from common.training.train_step import TrainStep
 from common.utils import runtime
@@ -107,7 +106,7 @@ def training(
     an obstacle.
     """
     device = runtime.set_device(device_target, device_id)
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+    vocabulary = recipe.load_tokenizer(config)
     ms.set_seed(config.TrainingConfig.seed)
     speech_model = SpeechModel.create(recipe, config, vocabulary, device)
     say(
@@ -227,7 +226,7 @@ def _from_manifest(speech_model: SpeechModel) -> tuple[Dataset, str]:
             duration=float(duration),
             frames=int(speech_model.featurizer.frames(round(duration * rate))),
             labels=len(labels),
-            ctc_frames=ctc_frames_needed(labels),
+            ctc_frames=vocabulary.frames_needed(labels),
             copy_of=utterance.copy_of,
         )
         for (utterance, text, labels), duration in zip(good, durations)

@@ -20,7 +20,7 @@ class Prediction:
     index: int
     id: str
     hypotheses: list[Hypothesis]  # best first
-    log_probs: np.ndarray  # (T', C), without padding
+    log_probs: np.ndarray | None  # (T', C) of a CTC network, without padding
 
     @property
     def text(self) -> str:
@@ -36,7 +36,7 @@ class ScoredUtterance:
     characters: EditCounts
     hypotheses: list[Hypothesis]  # the best one and its alternatives
     duration: float  # s
-    letters: str  # what the best label of each frame spells, spaces as they come ...
+    letters: list[str]  # of a CTC network: the best label of each frame, repeats and blanks dropped
     times: np.ndarray  # ... and when each letter begins, s
     pairs: list[tuple[str | None, str | None]]  # words of reference and hypothesis side by side
 
@@ -107,8 +107,13 @@ class Scorer:
     def add(self, found: Prediction, reference: str, duration: float) -> ScoredUtterance:
         """duration: of the recording, in seconds."""
         words, blank = self._vocabulary.words, self._vocabulary.blank
-        path = found.log_probs.argmax(axis=1)
-        begins = emission_frames(path, blank)
+        letters, begins = [], np.zeros(0, int)
+        if found.log_probs is not None and blank is not None:
+            path = found.log_probs.argmax(axis=1)
+            begins = emission_frames(path, blank)
+            letters = [self._vocabulary.labels[label] for label in path[begins].tolist()]
+            self._blanks += int((path == blank).sum())
+            self._frames += len(path)
         scored = ScoredUtterance(
             found.id,
             reference,
@@ -117,13 +122,11 @@ class Scorer:
             character_errors(reference, found.text),
             found.hypotheses,
             duration,
-            self._vocabulary.decode(path[begins].tolist()),
+            letters,
             begins * self._frame_seconds,
             alignment(words(reference), words(found.text)),
         )
         self._scored[found.index] = scored
-        self._blanks += int((path == blank).sum())
-        self._frames += len(path)
         return scored
 
     def evaluation(self) -> Evaluation:

@@ -85,7 +85,7 @@ class EmissionAnimation:
 
     def watch(self, found: Any) -> None:
         """Keeps the log-probabilities of a `Prediction`, if it is the film's utterance."""
-        if found.index == self.index:
+        if found.index == self.index and found.log_probs is not None:
             self._log_probs = found.log_probs.copy()
 
     def add(self, figures: EpochMetrics) -> None:

@@ -28,9 +28,8 @@ from common.evaluation.evaluate import Prediction, RankShard, evaluate
 from common.memory import GIB, forecast_memory
 from common.model import checkpoint as checkpoints
 from common.model.checkpoint import CheckpointKeeper
-from common.model.recipe import Recipe, labels_file
+from common.model.recipe import Recipe
 from common.model.speech_model import SpeechModel, described
-from common.text.tokenizer import Vocabulary
 from common.training.distributed import ProcessGroup
 from common.training.emission_animation import EmissionAnimation
 from common.training.epoch_plan import EpochPlan, identity_of, select_training_examples
@@ -91,7 +90,7 @@ def _fit(job: Job, ranks: ProcessGroup, heart: Heartbeat) -> Progress:
     keeper = _keeper(config)
 
     # ---- data
-    vocabulary = Vocabulary.from_file(labels_file(job.recipe, config))
+    vocabulary = job.recipe.load_tokenizer(config)
     ms.set_seed(training.seed)
     speech_model = SpeechModel.create(job.recipe, config, vocabulary, job.device)
     source = select_training_examples(speech_model, open_split(speech_model, "train"), log)
