@@ -16,6 +16,7 @@ from tqdm import tqdm
 from common.audio.features import Featurizer
 from common.audio.io import AudioInfo, FormatNotice, audio_info, load_audio
 from common.data.manifest import Utterance
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 if TYPE_CHECKING:  # it imports this module

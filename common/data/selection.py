@@ -19,6 +19,7 @@ import numpy as np
 from common.audio.features import Featurizer
 from common.data.dataset import Dataset, Entry
 from common.data.manifest import Utterance
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 UNREADABLE = "unreadable"
