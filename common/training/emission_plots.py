@@ -56,7 +56,7 @@ class EmissionPlotter:
         self.inner = frames * self.scale
         self.width = LEFT + self.inner + RIGHT
         self.row = int(np.clip(HEIGHT // len(names), SMALL, 24))
-        self._file = _font_file({*reference, *names})
+        self._file = _font_file(set("".join([*reference, *names])))
         lines = self._lines(f"Ref: {reference}", None)
         self.reference, self.room = self._text(lines, len(lines)), len(lines)
 
