@@ -146,6 +146,14 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 # ---- fixtures
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Names the folder that all workers of this run share, in the environment."""
+    own = tmp_path_factory.getbasetemp()
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    os.environ["TESTS_SHARED_FOLDER"] = str(own if alone else own.parent)
+
+
 @pytest.fixture(scope="session")
 def cpu() -> str:
     """MindSpore on the CPU in graph mode, as the entry points set it up."""
