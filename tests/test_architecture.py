@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FILES, LONG_FILES
 from synthetic_corpus import RATE, make_corpus
 
 from common import config as shared
@@ -127,12 +126,6 @@ def test_the_code_is_clean(command):
         [sys.executable, "-m", "ruff", *command, ROOT], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
-
-
-def test_every_test_file_has_markers():
-    on_disk = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
-    assert on_disk == set(FILES), "tests/conftest.py: FILES says which tests need what"
-    assert set(LONG_FILES) <= on_disk
 
 
 def test_the_documents_have_no_gaps_left():
