@@ -271,10 +271,10 @@ def test_the_readmes_say_the_same_in_both_languages():
     del ours[0][1], theirs[0][1]  # the links to each other
     assert [section[0][0] for section in ours] == [section[0][0] for section in theirs]
     anchors, their_anchors = anchors_of(README), anchors_of(README_CN)
-    for section, their_section in zip(ours, theirs, strict=True):
+    for section, their_section in zip(ours, theirs):
         title = section[0][1]  # where a difference is
         assert [kind for kind, _ in section] == [kind for kind, _ in their_section], title
-        for (kind, text), (_, their_text) in zip(section, their_section, strict=True):
+        for (kind, text), (_, their_text) in zip(section, their_section):
             here, there = f"{title}:\n{text}", f"{their_section[0][1]}:\n{their_text}"
             assert untranslated(kind, text, anchors) == untranslated(
                 kind, their_text, their_anchors

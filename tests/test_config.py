@@ -444,12 +444,18 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def patched(replacements: dict[str, Any]):
-    """Replaces attributes for a while, given by their full names."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in replacements.items():
-            patch.setattr(name, value)
+def patched(**replacements: Any):
+    """Attributes replaced for a while, given as `module__name=value` of modules of `common`."""
+    import importlib
+
+    patch = pytest.MonkeyPatch()
+    for where, value in replacements.items():
+        module, _, name = where.partition("__")
+        patch.setattr(importlib.import_module(f"common.{module}"), name, value)
+    try:
         yield
+    finally:
+        patch.undo()
 
 
 class Pools(list):
@@ -469,14 +475,6 @@ class Processes(list):
     def __call__(self, size: int, start: Callable, *arguments: Any):
         self.append(size)
         return _ThreadPool(size, initializer=start, initargs=arguments)
-
-
-def in_processes(pool: Processes) -> dict[str, Any]:
-    """What `patched` must replace so that the beam search always asks for processes."""
-    return {
-        "common.decoding.decoders.worker_pool": pool,
-        "common.decoding.decoders.WORTH_PROCESSES": 0.0,
-    }
 
 
 class FakeForward:
@@ -531,12 +529,11 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
     before = os.getcwd()
     os.chdir(folder)
     try:
-        replacements = {
-            "common.training.trainer.TrainStep": FakeStep,
-            "common.training.trainer.Forward": FakeForward,
-            "common.data.loader.ThreadPoolExecutor": pools,
-        }
-        with patched(replacements):
+        with patched(
+            training__TrainStep=FakeStep,
+            training__Forward=FakeForward,
+            dataset__ThreadPoolExecutor=pools,
+        ):
             for split in ("train", "val"):
                 if getattr(config.DataConfig, f"{split}_manifest"):
                     convert_split(RECIPE, config, split, log=lambda line: None)
@@ -639,7 +636,7 @@ def decode(config: Any, folder: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
     processes = Processes()
-    with patched(in_processes(processes)):
+    with patched(decoding__worker_pool=processes, decoding__WORTH_PROCESSES=0.0):
         decoder = make_decoder(config.LMConfig, Vocabulary(tuple(LABELS)))
         found = decoder.hypotheses(log_probs, np.array([12, 12, 9]))
     return {"hypotheses": [list(map(tuple, each)) for each in found], "processes": processes}
@@ -664,11 +661,10 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
     try:
         with (
             patched(
-                {
-                    "common.model.speech_model.Forward": FakeForward,
-                    "common.data.loader.ThreadPoolExecutor": pools,
-                    **in_processes(processes),
-                }
+                recogniser__Forward=FakeForward,
+                dataset__ThreadPoolExecutor=pools,
+                decoding__worker_pool=processes,
+                decoding__WORTH_PROCESSES=0.0,
             ),
             redirect_stdout(printed),
         ):
@@ -1022,11 +1018,10 @@ def infer(config: Any, folder: Path, options: list[str]) -> dict[str, Any]:
     try:
         with (
             patched(
-                {
-                    "common.export.offline_inference.worker_pool": pools,
-                    "common.export.offline_inference._EACH": 1,
-                    **in_processes(processes),
-                }
+                batch_inference__worker_pool=pools,
+                batch_inference___EACH=1,
+                decoding__worker_pool=processes,
+                decoding__WORTH_PROCESSES=0.0,
             ),
             redirect_stdout(printed),
         ):
