@@ -7,4 +7,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh requirements.txt requirements-test.txt
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# no reordering: tests/conftest.py puts the files that take longest first
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

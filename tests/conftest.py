@@ -58,14 +58,17 @@ FILES = {
     "test_launching": "launcher",
     "test_librispeech": "unit launcher",
     "test_manifest": "unit launcher",
+    "test_markers": "unit launcher",
     "test_metrics": "unit",
     "test_mindrecord": "unit launcher",
     "test_model": "training",
     "test_nn": "training",
     "test_nvidia": "training",
+    "test_old_files": "training",
     "test_onnx_export": "training",
     "test_optimizer": "training",
     "test_original_yaml": "unit",
+    "test_packaging": "launcher",
     "test_planner": "unit",
     "test_precision": "training",
     "test_pretrained": "training launcher",
@@ -76,6 +79,7 @@ FILES = {
     "test_runtime": "unit launcher",
     "test_scaling": "unit",
     "test_schedules": "unit",
+    "test_selection": "unit",
     "test_soak": "unit launcher",
     "test_steps": "training",
     "test_suspects": "training unit launcher",
@@ -101,7 +105,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         markers = FILES.get(item.path.stem, "").split()
         own = {mark.name for mark in item.iter_markers()} & MARKERS
-        if not own <= set(markers):
+        if markers and not own <= set(markers):
             raise pytest.UsageError(
                 f"{item.nodeid} is marked {', '.join(own)}: add this to FILES in tests/conftest.py"
             )
@@ -113,8 +117,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # ---- REQUIRE_ALL_TESTS=1: nothing that could be installed may be missing
 
-# What no installation mends: beginnings of the reasons.
-EXCUSES = ("needs root", "needs /proc/cpuinfo")
+# Beginnings of the reasons that no installation mends. All others name what to install.
+EXCUSES = ("needs /proc/cpuinfo",)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -144,6 +148,14 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 # ---- fixtures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Names the folder that all workers of this run share, in the environment."""
+    own = tmp_path_factory.getbasetemp()
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    os.environ["TESTS_SHARED_FOLDER"] = str(own if alone else own.parent)
 
 
 @pytest.fixture(scope="session")

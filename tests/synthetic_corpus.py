@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
+import fcntl
 import functools
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from common import config as configs
 from common.data.manifest import Utterance, write_csv
 from deepspeech2.src.config import TrainConfig
 
+SHARED_FOLDER = "TESTS_SHARED_FOLDER"  # variable of the environment: see conftest.py
 RATE = 8000  # Hz
 LABELS = ["A", "B", "C", "D", " ", "_"]
 TONES = {"A": 500.0, "B": 1000.0, "C": 1700.0, "D": 2600.0}  # Hz
@@ -132,15 +131,27 @@ def settings(corpus: Path) -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def trained() -> Path:
-    """A folder with the corpus and `checkpoint/tiny-best.ckpt`, which has learnt some of it."""
+    """A folder with the corpus and `checkpoint/tiny-best.ckpt`, which has learnt some of it.
+
+    Trained once in a run of the tests, by the worker that asks first. Nothing may change it.
+    """
+    folder = Path(os.environ[SHARED_FOLDER], "tones")
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "trained").exists():
+            _train(folder)
+            (folder / "trained").touch()
+    return folder
+
+
+def _train(folder: Path) -> None:
     from common.data.splits import convert_split
     from common.training.trainer import Job, fit
     from common.utils import runtime
     from common.utils.logging import open_log
     from deepspeech2.src.recipe import RECIPE
 
-    folder = Path(tempfile.mkdtemp(prefix="tones"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     config = tiny(make_corpus(folder))
     config.TrainingConfig.epochs, config.TrainingConfig.eval_every = 40, 120
     for split in ("train", "val"):
@@ -148,4 +159,3 @@ def trained() -> Path:
     with chdir(folder):
         log = open_log("train.log", quiet=True)
         fit(Job(RECIPE, config, runtime.set_device("CPU"), log))
-    return folder

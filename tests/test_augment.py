@@ -271,7 +271,7 @@ def test_the_same_generator_gives_the_same_and_another_epoch_another(noises):
         samples = augmentation.waveform(sine(), RATE, generator)
         return samples, augmentation.features(np.ones((64, 100)), generator)
 
-    for one, again in zip(vary(0, 3, 5), vary(0, 3, 5)):
+    for one, again in zip(vary(0, 3, 5), vary(0, 3, 5), strict=True):
         np.testing.assert_array_equal(one, again)
     for other in (vary(1, 3, 5), vary(0, 4, 5), vary(0, 3, 6)):
         assert not np.array_equal(other[0], vary(0, 3, 5)[0])

@@ -601,6 +601,8 @@ def patched(replacements: dict[str, Any]):
         for name, value in replacements.items():
             patch.setattr(f"common.{name}", value)
         yield
+    finally:
+        patch.undo()
 
 
 class Pools(list):
@@ -620,14 +622,6 @@ class Processes(list):
     def __call__(self, size: int, start: Callable, *arguments: Any):
         self.append(size)
         return _ThreadPool(size, initializer=start, initargs=arguments)
-
-
-def in_processes(pool: Processes) -> dict[str, Any]:
-    """What `patched` must replace so that the beam search always asks for processes."""
-    return {
-        "common.decoding.decoders.worker_pool": pool,
-        "common.decoding.decoders.WORTH_PROCESSES": 0.0,
-    }
 
 
 class FakeForward:

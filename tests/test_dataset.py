@@ -99,7 +99,9 @@ def test_a_static_batch_is_padded_as_planned_and_its_repeats_are_not_counted(sou
 def test_a_dynamic_batch_is_padded_to_a_multiple(source, multiple):
     plan = [planned(3, 0), planned(2, 1)]
     plain = list(batches(source, plan, FEATURIZER))
-    for batch, bare in zip(batches(source, plan, FEATURIZER, pad_align=multiple), plain):
+    for batch, bare in zip(
+        batches(source, plan, FEATURIZER, pad_align=multiple), plain, strict=True
+    ):
         assert batch.frames == multiple * -(-bare.frames // multiple)
         assert batch.lengths.tolist() == bare.lengths.tolist()
         np.testing.assert_array_equal(batch.features[:, :, : bare.frames], bare.features)

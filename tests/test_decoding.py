@@ -66,7 +66,7 @@ def test_random_batches_equal_the_definition():
     log_probs = np.log(rng.dirichlet(np.ones(len(VOCABULARY)), size=(30, 50)))
     lengths = rng.integers(0, 31, 50)
     texts = GreedyDecoder(VOCABULARY)(log_probs, lengths)
-    for column, (length, text) in enumerate(zip(lengths, texts)):
+    for column, (length, text) in enumerate(zip(lengths, texts, strict=True)):
         path = [VOCABULARY.labels[i] for i in log_probs[:length, column].argmax(axis=1)]
         spelled = "".join(label for label, _ in groupby(path) if label != "_")
         assert text == " ".join(spelled.split())

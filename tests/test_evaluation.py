@@ -318,6 +318,7 @@ def test_the_summary_ends_as_the_originals_does(speech_model, forward, source):
 
 def test_an_utterance_prints_reference_hypothesis_and_rates(speech_model, forward, source):
     found = scored(speech_model, forward, source, decoder=Garbling())
+    assert len(found.utterances) == len(source)
     for each in found.utterances:
         wer = 100 * jiwer.wer(each.reference, each.hypothesis)
         cer = 100 * jiwer.cer(each.reference, each.hypothesis)

@@ -69,8 +69,8 @@ def test_the_outlook_is_the_best_word_that_begins_so():
         rows = np.array([outlook.row(beginning) for beginning in beginnings])
         found = outlook.after(rows)
         assert found.shape == (len(beginnings), 5) and (rows[-2:] == 0).all()
-        for beginning, row in zip(beginnings, found):
-            for label, score in zip(vocabulary.labels, row):
+        for beginning, row in zip(beginnings, found, strict=True):
+            for label, score in zip(vocabulary.labels, row, strict=True):
                 longer = [scores[word] for word in words if word.startswith(beginning + label)]
                 assert score == max([-6.0, *longer])
         outlook.forget()

@@ -372,7 +372,7 @@ def test_setup_names_the_system_package_that_is_missing(clone, module, source, r
     assert not (clone / ".venv").exists()
 
 
-TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile"]
+TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def test_run_tests_keeps_the_exit_code_and_passes_arguments_on(clone):

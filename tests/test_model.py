@@ -286,7 +286,7 @@ def test_forward_and_gradient_are_those_of_torch(narrow):
     losses, found = cell(Tensor(features), *integers, Tensor([0.5, 0.5], ms.float32))
     np.testing.assert_allclose(losses.asnumpy(), expected_losses.detach().numpy(), rtol=1e-4)
     scale = max(np.abs(value).max() for value in gradients.values())
-    for weight, gradient in zip(weights, found):
+    for weight, gradient in zip(weights, found, strict=True):
         np.testing.assert_allclose(
             gradient.asnumpy(),
             gradients[theirs.named_as(weight.name)],

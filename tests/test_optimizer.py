@@ -138,8 +138,10 @@ def formula(config: OptimConfig) -> list[list[np.ndarray]]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_update_is_the_formula(name, stepped):
-    for number, (found, expected) in enumerate(zip(stepped[name], formula(CONFIGS[name]))):
-        for ours, theirs in zip(found, expected):
+    for number, (found, expected) in enumerate(
+        zip(stepped[name], formula(CONFIGS[name]), strict=True)
+    ):
+        for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=f"{number}")
 
 
@@ -163,7 +165,7 @@ def test_update_is_that_of_torch(name, stepped):
         for weight, array in zip(weights, arrays):
             weight.grad = torch.tensor(array * factor)
         theirs.step()
-        for ours, weight in zip(found, weights):
+        for ours, weight in zip(found, weights, strict=True):
             np.testing.assert_allclose(ours, weight.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -197,21 +199,21 @@ def test_the_moving_average_is_the_formula_and_lends_its_values():
     average, expected = MovingAverage(0.8, weights), start()
     rng = np.random.default_rng(2)
     for step, decay in ((0, 0.1), (3, 4 / 13), (40, 0.8), (41, 0.8)):
-        for weight, mean in zip(weights, expected):
+        for weight, mean in zip(weights, expected, strict=True):
             weight.set_data(Tensor(rng.standard_normal(weight.shape), ms.float32))
             mean *= decay
             mean += (1 - decay) * weight.asnumpy()
         average.take(step)
-        for found, mean in zip(average.state().values(), expected):
+        for found, mean in zip(average.state().values(), expected, strict=True):
             np.testing.assert_allclose(found.asnumpy(), mean, rtol=1e-5, atol=1e-6)
     assert list(average.state()) == ["ema.l.0", "ema.l.1", "ema.l.2"]
     assert all(is_training_state(name) for name in average.state())
     before = [weight.asnumpy().copy() for weight in weights]
     with pytest.raises(KeyError), average.in_place():
-        for weight, mean in zip(weights, expected):
+        for weight, mean in zip(weights, expected, strict=True):
             np.testing.assert_allclose(weight.asnumpy(), mean, rtol=1e-5, atol=1e-6)
         raise KeyError
-    for weight, value in zip(weights, before):
+    for weight, value in zip(weights, before, strict=True):
         np.testing.assert_array_equal(weight.asnumpy(), value)
 
 
@@ -230,5 +232,7 @@ def test_global_norm_and_add():
         first[1] = np.array([0.0, value])
         assert not np.isfinite(norm(tensors(first)).asnumpy())
     first[1] = np.array([0.0, 0.0])
-    for found, left, right in zip(Add()(tensors(first), tensors(second)), first, second):
+    for found, left, right in zip(
+        Add()(tensors(first), tensors(second)), first, second, strict=True
+    ):
         np.testing.assert_allclose(found.asnumpy(), left + right, rtol=1e-5, atol=1e-6)

@@ -22,7 +22,7 @@ INSTRUCTIONS, KERNELS = "ONEDNN_MAX_CPU_ISA", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 @pytest.mark.launcher
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="what the processor can do is known")
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs /proc/cpuinfo")
 @pytest.mark.parametrize(
     ("own", "expected"),
     [

@@ -200,7 +200,10 @@ def test_the_metrics_have_a_row_for_each_epoch(whole):
     found = rows(whole)
     assert [float(row["epoch"]) for row in found] == [1, 2, 3, 4]
     assert [int(row["step"]) for row in found] == [6, 12, 18, 24]
-    assert all(float(row["val_wer"]) >= 0 and row["skipped"] == "0" for row in found)
+    assert [row["skipped"] for row in found] == ["0"] * 4
+    logged = re.findall(r"validation WER (\d+\.\d+) CER (\d+\.\d+)", "\n".join(lines(whole)))
+    rates = [(float(row["val_wer"]), float(row["val_cer"])) for row in found]
+    assert logged == [(f"{wer:.2f}", f"{cer:.2f}") for wer, cer in rates]
     assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
