@@ -1,0 +1,1 @@
+"""Jasper for MindSpore. Importing it loads neither MindSpore nor a network."""
