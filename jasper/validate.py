@@ -3,10 +3,16 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # started by its path, in a clone that need not be installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import cli  # noqa: E402
-from jasper.src.recipe import RECIPE  # noqa: E402
+from common import cli
+from jasper.src.recipe import RECIPE
+
+
+def main() -> None:
+    cli.run(cli.check_data, RECIPE)
+
 
 if __name__ == "__main__":
-    cli.run(cli.check_data, RECIPE)
+    main()

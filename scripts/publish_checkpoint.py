@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.utils.errors import UserError  # noqa: E402
 
-KEPT = ("format", "model", "config", "labels", "versions", "scores")
+KEPT = ("format", "project_version", "model", "config", "labels", "versions", "scores")
 
 
 def publish(source: str, out: str) -> None:

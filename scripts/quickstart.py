@@ -7,7 +7,6 @@ user would type; it is printed before it runs. What an earlier start finished is
 from __future__ import annotations
 
 import argparse
-import http.client
 import os
 import re
 import shlex
@@ -15,17 +14,16 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tqdm import tqdm  # noqa: E402
-
+from common import __version__  # noqa: E402
 from common.data.corpora import AN4_ARCHIVE, build_an4  # noqa: E402
 from common.data.manifest import Utterance, read_manifest  # noqa: E402
+from common.utils.download import download  # noqa: E402
 from common.utils.errors import UserError  # noqa: E402
 
 MODELS = ("deepspeech2", "jasper")
@@ -56,6 +54,7 @@ def main() -> int:
         metavar="KEY=VALUE",
         help="for train.py",
     )
+    parser.add_argument("--version", action="version", version=f"mindspore-speech {__version__}")
     arguments = parser.parse_args()
     name = "an4" if arguments.an4 else "prompts"
     if arguments.model != MODELS[0]:
@@ -151,28 +150,13 @@ def _corpus(arguments: argparse.Namespace, out: Path) -> tuple[str, dict[str, Pa
 
 
 def _download(url: str, folder: Path) -> Path:
-    """Fetches the official archive into `folder`, unless that is done; returns the folder."""
-    archive = folder / AN4_ARCHIVE
-    folder.mkdir(parents=True, exist_ok=True)
-    if not archive.is_file():
-        partial = archive.with_suffix(".partial")
-        try:
-            with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
-                total = int(response.headers.get("Content-Length") or 0)
-                with tqdm(total=total or None, unit="B", unit_scale=True, desc="AN4") as bar:
-                    while block := response.read(1 << 16):
-                        file.write(block)
-                        bar.update(len(block))
-        except (OSError, http.client.HTTPException) as error:
-            raise UserError(
-                f"AN4: {url} cannot be fetched ({error}); fetch it by other means, unpack it, and "
-                "give the folder: --an4 DIR"
-            ) from error
-        if total and partial.stat().st_size != total:
-            raise UserError(
-                f"AN4: {url} broke off after {partial.stat().st_size} of {total} bytes; start again"
-            )
-        partial.rename(archive)
+    """Fetch AN4's official archive, or the rest of it, and return the folder that holds it."""
+    try:
+        download(url, folder / AN4_ARCHIVE, md5=None)  # its publisher gives no checksum
+    except UserError as error:
+        raise UserError(
+            f"AN4: {error}. Or fetch the archive by other means and give its folder: --an4 DIR"
+        ) from error
     return folder
 
 

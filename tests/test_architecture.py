@@ -128,6 +128,13 @@ def test_the_code_is_clean(command):
     assert done.returncode == 0, done.stdout
 
 
+def test_the_types_are_consistent():
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_documents_have_no_gaps_left():
     documents = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
     assert documents

@@ -601,8 +601,6 @@ def patched(replacements: dict[str, Any]):
         for name, value in replacements.items():
             patch.setattr(f"common.{name}", value)
         yield
-    finally:
-        patch.undo()
 
 
 class Pools(list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from synthetic_corpus import chdir
 
-from common import cli
+from common import __version__, cli
 from common.data.mindrecord import open_dataset
+from common.model import checkpoint
 from common.model.speech_model import Forward, SpeechModel
 from deepspeech2.src.recipe import RECIPE
 
@@ -104,3 +106,19 @@ def test_a_run_resumes_with_the_same_loss_and_error_rates(records, tmp_path):
     assert (row["epoch"], row["step"]) == ("82.0", "246")
     assert float(row["train_loss"]) == pytest.approx(0.1601823509360353, abs=1e-4)
     assert (float(row["val_wer"]), float(row["val_cer"])) == (75.0, 50.0)
+    written = checkpoint.load(tmp_path / "checkpoint" / "tiny-last.ckpt")
+    assert written.metadata and written.metadata["project_version"] == __version__
+
+
+def test_exported_models_and_converted_corpora_name_the_version(tmp_path):
+    data = ["sample_rate=8000", "features=logmel", "bands=16", f"labels_path={FILES}/labels.json"]
+    data += [f"train_manifest={FILES}/test.csv", "val_manifest=[]", "shards=1"]
+    with chdir(tmp_path):
+        cli.export(
+            RECIPE,
+            ["--pre_trained_model_path", str(FILES / "tiny-last.ckpt"), "--device_target", "CPU"],
+        )
+        cli.create_mindrecord(RECIPE, ["--set", *data, "mindrecord_format=new/{split}/x{}.md"])
+    for written in ("deepspeech2.json", "new/train/dataset.json"):
+        description = json.loads((tmp_path / written).read_text())
+        assert description["project_version"] == __version__, written

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,18 +21,58 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import quickstart  # noqa: E402
 
-
-def test_the_archive_is_fetched_once(tmp_path):
-    (tmp_path / "an4_sphere.tar.gz").write_bytes(b"abc")
-    url = (tmp_path / "an4_sphere.tar.gz").as_uri()
-    folder = quickstart._download(url, tmp_path / "download")
-    assert (folder / "an4_sphere.tar.gz").read_bytes() == b"abc"
-    assert quickstart._download("file:///nowhere", tmp_path / "download") == folder
+ARCHIVE = bytes(range(256)) * 40
 
 
-def test_what_cannot_be_fetched_is_told(tmp_path):
-    with pytest.raises(UserError, match="cannot be fetched .* --an4 DIR"):
-        quickstart._download((tmp_path / "missing").as_uri(), tmp_path / "download")
+class Archive(http.server.BaseHTTPRequestHandler):
+    """Serves `ARCHIVE` as /an4.tar.gz, or the rest of it."""
+
+    asked: list[str | None]
+
+    def do_GET(self) -> None:  # noqa: N802
+        wanted = self.headers["Range"]
+        self.asked.append(wanted)
+        if self.path != "/an4.tar.gz":
+            self.send_error(404)
+            return
+        first = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{len(ARCHIVE) - 1}/{len(ARCHIVE)}")
+        self.send_header("Content-Length", str(len(ARCHIVE) - first))
+        self.end_headers()
+        self.wfile.write(ARCHIVE[first:])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    Archive.asked = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Archive) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_archive_is_downloaded_once(server, tmp_path):
+    folder = quickstart._download(f"{server}/an4.tar.gz", tmp_path / "download")
+    assert (folder / "an4_sphere.tar.gz").read_bytes() == ARCHIVE
+    assert quickstart._download(f"{server}/an4.tar.gz", folder) == folder
+    assert Archive.asked == [None]
+
+
+def test_an_interrupted_download_of_the_archive_is_continued(server, tmp_path):
+    (tmp_path / "an4_sphere.tar.gz.part").write_bytes(ARCHIVE[:1000])
+    quickstart._download(f"{server}/an4.tar.gz", tmp_path)
+    assert (tmp_path / "an4_sphere.tar.gz").read_bytes() == ARCHIVE
+    assert Archive.asked == ["bytes=1000-"]
+
+
+def test_a_failed_download_names_the_address_and_the_other_way(server, tmp_path):
+    with pytest.raises(UserError, match=r"AN4: http.*/missing: HTTP 404 .* --an4 DIR"):
+        quickstart._download(f"{server}/missing", tmp_path)
 
 
 def test_two_utterances_of_middling_length():

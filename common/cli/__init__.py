@@ -46,7 +46,11 @@ def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None
         code = 130
         if "mindspore._c_expression" in sys.modules and "mindspore" not in sys.modules:
             os._exit(code)  # MindSpore's exit handlers fail where it was half imported
-    except Exception:
-        traceback.print_exc()
-        code = _FAULT
+    except Exception as error:
+        if isinstance(error, ImportError) and error.name == "mindspore":  # says what to install
+            print(f"error: {error}", file=sys.stderr)
+            code = 1
+        else:
+            traceback.print_exc()
+            code = _FAULT
     sys.exit(code or 0)

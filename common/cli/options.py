@@ -12,13 +12,8 @@ from common import config as configs
 from common.model.recipe import Recipe, labels_file
 from common.text.tokenizer import BLANK, Vocabulary
 from common.utils import runtime
+from common.utils.arguments import command as command
 from common.utils.errors import UserError
-
-
-def command(prog: str, description: str) -> argparse.ArgumentParser:
-    """An option is its whole name: a launcher that is to go on with a run takes --resume and
-    --pre_trained_model_path for what they are, and no beginning of them."""
-    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
 
 
 def add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from common import __version__
 from common.audio.features import FeatureConfig, Featurizer
 from common.data.dataset import Entry, MindRecordDataset
 from common.data.manifest import Utterance
@@ -157,6 +158,7 @@ def convert(
             }
             write_shards(partial, parts, reader, rules, workers, log)
             told = {"origin": origin, "texts": _texts_digest(utterances)} if origin else {}
+            told["project_version"] = __version__  # no reason to convert again
             _describe(partial, directory, made_from | told, parts)
             publish(partial, directory, leftovers=f"*{FINISHED_SUFFIX}")
     except OSError as error:

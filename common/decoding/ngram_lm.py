@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,10 +133,13 @@ def _load(path: str | Path) -> tuple[Any, Any]:
     try:
         import kenlm
     except ImportError:
-        setup = os.path.relpath(Path(__file__).resolve().parents[2] / "scripts" / "setup.sh")
+        setup = Path(__file__).resolve().parents[2] / "scripts" / "setup.sh"
+        install = f"bash {os.path.relpath(setup)} requirements-lm.txt"
+        if not setup.is_file():  # installed by pip, away from the clone
+            install = f"{sys.executable} -m pip install kenlm==0.3.0"
         raise UserError(
             f"LMConfig.lm_path {path}: language models need the package kenlm, which is not "
-            f"installed: bash {setup} requirements-lm.txt (it takes a C++ compiler)"
+            f"installed: {install} (it takes a C++ compiler)"
         ) from None
     try:
         with open(path, "rb"):

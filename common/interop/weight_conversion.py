@@ -18,6 +18,7 @@ from common.interop import torch_pickle as torch_weights
 from common.interop.torch_pickle import StoredTensor
 from common.model.recipe import Recipe
 from common.text.tokenizer import Vocabulary
+from common.utils.arguments import command
 from common.utils.errors import UserError
 
 COUNTER = "num_batches_tracked"  # of a torch BatchNorm, which its momentum makes superfluous
@@ -71,7 +72,7 @@ class ForeignFormat:
 
 def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None:
     """A file of the package to a checkpoint of ours, which carries all that its network needs."""
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="pt2mind.py",
         description=f"Convert {package.reads} to one of ours, with its features and labels. "
         "Needs no PyTorch, and runs nothing that the file holds.",
@@ -115,7 +116,7 @@ def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
 
 def mind2pt(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None:
     """A checkpoint of ours to a file that the package loads."""
-    parser = argparse.ArgumentParser(
+    parser = command(
         prog="mind2pt.py", description=f"Convert a checkpoint of ours to {package.writes}."
     )
     parser.add_argument("--ckpt", required=True, metavar="C", help="the checkpoint to read")

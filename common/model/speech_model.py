@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common import __version__
 from common import config as configs
 from common.audio.features import Featurizer
 from common.model import checkpoint as checkpoints
@@ -96,6 +97,7 @@ class SpeechModel:
                 data[key] = os.path.abspath(data[key])
         return {
             "format": checkpoints.FORMAT,
+            "project_version": __version__,
             "model": self.recipe.name,
             "config": config,
             **self.tokenizer.description(),

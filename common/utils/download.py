@@ -27,21 +27,22 @@ _PASSING = (408, 425, 429)  # answers that another try may change; of 5xx all
 def download(
     url: str,
     path: Path,
-    md5: str,
+    md5: str | None,
     log: Callable[[str], None] = print,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Fetches `url` to `path`, which is there, whole and with that checksum, or not there.
 
     What has come lies in `<path>.part` and is continued by the next try or call. A file that is
-    there already is verified, and fetched again if it is another.
+    there already is verified, and fetched again if it is another. md5: None where no checksum is
+    published; then the length that the server gives decides whether the file is whole.
 
     Raises UserError where the server does not answer, refuses, or gives another file twice, where
     the disk is full, and where another process fetches the same.
     """
     part = path.with_name(f"{path.name}.part")
     if path.is_file():
-        if md5_of(path) == md5:
+        if md5 is None or md5_of(path) == md5:
             return
         log(f"{path}: its md5 sum is not {md5}, so it is damaged: fetching it again")
         path.unlink()
@@ -53,7 +54,7 @@ def download(
             raise UserError(f"{part}: another download is writing here; wait for it") from None
         for last in (False, True):
             _fetch_whole(url, file, path.name, log, sleep)
-            found = md5_of(part)
+            found = md5_of(part) if md5 else None
             if found == md5:
                 part.rename(path)
                 return

@@ -1,0 +1,1 @@
+"""DeepSpeech2: configuration, network and recipe."""

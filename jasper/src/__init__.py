@@ -1,0 +1,1 @@
+"""Jasper: configuration, network and recipe."""
