@@ -122,7 +122,7 @@ def split(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
     ordered = sorted(distinct, key=lambda text: (len(text), text))
     test = set(ordered[3::8])
     validation = set([text for text in ordered if text not in test][8::18])
-    splits = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[Prompt]] = {"train": [], "validation": [], "test": []}
     for prompt in prompts:
         name = (
             "test"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launcher_clone import copy_launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), *ROOT.glob("*/scripts/*.sh"), ROOT / ".ci" / "run"])
@@ -41,12 +42,11 @@ def executable(path: Path, text: str) -> Path:
 def clone(tmp_path) -> Path:
     """A clone, in a folder with a space, that holds the scripts and empty entry points."""
     clone = tmp_path / "my clone"
-    for script in [*SCRIPTS, ROOT / "scripts" / "launcher.py"]:
+    copy_launcher(clone)
+    for script in SCRIPTS:
         copy = clone / script.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(script, copy)
-    cache = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "common/launching", clone / "common/launching", ignore=cache)
     for model in MODELS:
         for entry in ("train", "eval"):
             (clone / model / f"{entry}.py").touch()

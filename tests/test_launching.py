@@ -18,9 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from launcher_clone import copy_launcher
 
 from common import cli
-from common.launching import Fault, supervise
+from common.launching import LaunchError, supervise
+from common.launching import make_rank_table as tool
 from common.launching.gpu import check_gpu_libraries
 from common.launching.plan import Process, followed, make_plan, read_request, resumed
 from common.launching.rank import beat_of, make_notes, noted
@@ -28,7 +30,6 @@ from common.launching.rank_table import is_local, place, read_rank_table
 from common.launching.watching import Signs
 from common.training.heartbeat import SIZE
 from deepspeech2.src.recipe import RECIPE
-from scripts import rank_table as tool
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -126,14 +127,14 @@ def device(content: dict, server: int = 0, card: int = 1) -> dict:
 )
 def test_each_fault_of_a_table_is_one_line(tmp_path, content, complaint):
     path = write(tmp_path, content)
-    with pytest.raises(Fault, match=f"^rank table {path}.*{complaint}") as caught:
+    with pytest.raises(LaunchError, match=f"^rank table {path}.*{complaint}") as caught:
         read_rank_table(path)
     assert "\n" not in str(caught.value)
     assert caught.value.code == 2
 
 
 def test_a_table_that_is_not_there(tmp_path):
-    with pytest.raises(Fault, match="gone.json: cannot be read"):
+    with pytest.raises(LaunchError, match="gone.json: cannot be read"):
         read_rank_table(tmp_path / "gone.json")
 
 
@@ -155,9 +156,9 @@ def test_this_host_among_the_servers(tmp_path):
         ("10.0.0.1", {"size": 18}, "server 10.0.0.1 has 8 devices from 0 on, and 18 .* need 9"),
         ("none", {"node": 2}, "NODE_RANK=2: rank table t has 2 servers"),
     ):
-        with pytest.raises(Fault, match=complaint):
+        with pytest.raises(LaunchError, match=complaint):
             at(address, **more)
-    with pytest.raises(Fault, match="several of its servers are this host"):
+    with pytest.raises(LaunchError, match="several of its servers are this host"):
         place(servers, "t", 16, 0, here=lambda address: True)
 
 
@@ -166,7 +167,9 @@ def test_cards_from_begin_on(tmp_path):
     part = place(servers, "t", 4, 2, here=lambda address: True)
     assert [device.id for device in part.devices] == [2, 3, 4, 5]
     assert part.master == "127.0.0.1"
-    with pytest.raises(Fault, match="has 3 devices from 5 on, and 4 ranks on 1 server need 4"):
+    with pytest.raises(
+        LaunchError, match="has 3 devices from 5 on, and 4 ranks on 1 server need 4"
+    ):
         place(servers, "t", 4, 5, here=lambda address: True)
 
 
@@ -295,7 +298,7 @@ def test_older_mindspore_starts_from_the_rank_table(tmp_path):
     assert (last["RANK_ID"], last["DEVICE_ID"], last["RANK_SIZE"]) == ("3", "3", "4")
     assert last["RANK_TABLE_FILE"] == str(path)
     assert "ASCEND_RT_VISIBLE_DEVICES" not in last
-    with pytest.raises(Fault, match="must hold no others|choose the table's ranks"):
+    with pytest.raises(LaunchError, match="must hold no others|choose the table's ranks"):
         plan_of(line.replace("4 0", "2 2"), NODE_RANK="0")
 
 
@@ -324,12 +327,12 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     assert plan_of(f"{line} --start msrun", PATH=str(tmp_path)).start == "msrun"
     hosts = f"deepspeech2 distribute_train GPU 8 0 {write(tmp_path, table(2, 4))}"
     assert plan_of(hosts, PATH=str(tmp_path), NODE_RANK="0").start == "msrun"
-    with pytest.raises(Fault, match="--start mpirun is for one host, the table has 2"):
+    with pytest.raises(LaunchError, match="--start mpirun is for one host, the table has 2"):
         plan_of(f"{hosts} --start mpirun", PATH=str(tmp_path), NODE_RANK="0")
     other = mpirun(tmp_path / "mpich", "HYDRA build details:\n    Version: 4.0.2")
     plan = plan_of(line, PATH=str(other.parent))
     assert plan.start == "msrun" and f"with msrun ({other} is not Open MPI's)" in plan.title
-    with pytest.raises(Fault, match=f"--start mpirun: {other} is not Open MPI's"):
+    with pytest.raises(LaunchError, match=f"--start mpirun: {other} is not Open MPI's"):
         plan_of(f"{line} --start mpirun", PATH=str(other.parent))
     with_begin = plan_of("deepspeech2 distribute_train GPU 2 4").processes[0].environment
     assert with_begin["CUDA_VISIBLE_DEVICES"] == "4,5"
@@ -343,9 +346,9 @@ def test_cards_are_of_those_that_the_environment_allows():
     plan = plan_of(line, **{allowed: "4, 5,7"})
     assert plan.processes[0].environment[allowed] == "5,7" and "(cards 5, 7)" in plan.title
     assert [rank.environment["DEVICE_ID"] for rank in plan.ranks] == ["0", "1"]
-    with pytest.raises(Fault, match=f"{allowed}=4,5: 2 cards, and BEGIN . RANK_SIZE is 3"):
+    with pytest.raises(LaunchError, match=f"{allowed}=4,5: 2 cards, and BEGIN . RANK_SIZE is 3"):
         plan_of(line, **{allowed: "4,5"})
-    with pytest.raises(Fault, match="expected numbers of cards"):
+    with pytest.raises(LaunchError, match="expected numbers of cards"):
         plan_of(line, **{allowed: "all"})
 
 
@@ -402,7 +405,11 @@ def test_a_run_that_must_begin_once_more_finds_its_checkpoint_where_it_was_moved
         ("deepspeech2 train CPU", {"RESTARTS": "1.5"}, "RESTARTS=1.5: expected a number"),
         ("deepspeech2 train CPU", {"HANG_TIMEOUT": "long"}, "HANG_TIMEOUT=long: expected seconds"),
         ("deepspeech2 eval CPU --restarts 1", {}, "--restarts is for run_.*train"),
-        (f"deepspeech2 train CPU {__file__}", {"RESUME": "1"}, "RESUME=1 goes on.*: choose"),
+        (
+            f"deepspeech2 train CPU {__file__}",
+            {"RESUME": "1"},
+            "RESUME=1 continues a run, and .*: give only one of them",
+        ),
         ("deepspeech2 train CPU --log_dir", {}, "--log_dir needs a value"),
         ("scripts/x.sh train CPU", {}, "which model.*deepspeech2"),
         ("jasper/scripts/x.sh train CPU --model deepspeech2", {}, "is of jasper, not of --model"),
@@ -410,7 +417,7 @@ def test_a_run_that_must_begin_once_more_finds_its_checkpoint_where_it_was_moved
 )
 def test_lines_that_start_nothing(monkeypatch, line, environment, complaint):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(Fault, match=complaint) as caught:
+    with pytest.raises(LaunchError, match=complaint) as caught:
         plan_of(line, **environment)
     assert "\n" not in str(caught.value)
 
@@ -510,9 +517,9 @@ if what in ("early", "hang", "again", "never", "gives up"):  # trains, and gives
     from pathlib import Path
     from common.training.heartbeat import Heartbeat
     last, heart = Path("checkpoint", "x-last.ckpt"), Heartbeat()
-    heart.run_of(last)
-    heart.meet()
-    heart.stepped(1)
+    heart.set_checkpoint(last)
+    heart.collective_entered()
+    heart.step_finished(1)
     if "--resume" in sys.argv:
         heart.finished()
         sys.exit(0)
@@ -523,7 +530,7 @@ if what in ("early", "hang", "again", "never", "gives up"):  # trains, and gives
             last.parent.mkdir()
             last.touch()
         if what != "gives up": os.kill(me, signal.SIGKILL)
-    else: heart.meet()
+    else: heart.collective_entered()
     while what == "gives up" and rank == "0":
         time.sleep(0.05)
         if os.path.exists("ready1") and os.path.exists("ready2"): sys.exit(70)
@@ -534,7 +541,7 @@ if what: open("ready" + rank, "w").close(); time.sleep(600)
 @pytest.fixture
 def clone(tmp_path) -> Path:
     clone = tmp_path / "my clone"
-    shutil.copytree(ROOT / "scripts", clone / "scripts", ignore=shutil.ignore_patterns("__py*"))
+    copy_launcher(clone)
     shutil.copytree(ROOT / "deepspeech2" / "scripts", clone / "deepspeech2" / "scripts")
     (clone / "deepspeech2" / "train.py").write_text(JOB)
     fake = clone / "fake" / "mindspore" / "parallel" / "cluster"
@@ -656,7 +663,7 @@ def test_a_rank_that_hangs_is_named(clone, line):
 def test_a_hang_before_the_first_step_ends_too(clone):
     """Without the half hour that is granted in any case."""
     code = (
-        "import sys; from scripts import launcher; from common.launching import watching\n"
+        "import sys; from common.launching import launcher, watching\n"
         "watching._START_SECONDS = 0; sys.exit(launcher.main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -765,7 +772,7 @@ def test_the_first_host_must_have_the_address_at_which_ranks_meet(clone):
     job = launch(clone, "run_distribute_train_ascend.sh", "2", "0", "two.json", NODE_RANK="0")
     out, err = job.communicate(timeout=300)
     assert (job.returncode, out) == (1, "")
-    assert "NODE_RANK=0 is where the ranks meet, at 192.0.2.1, and no address of this" in err
+    assert "the host of NODE_RANK=0 must have the address 192.0.2.1, where the ranks meet" in err
     assert len(err.splitlines()) == 1
 
 
@@ -863,7 +870,7 @@ def test_deaf_ranks_are_killed(clone):
     job.send_signal(signal.SIGINT)
     _, err = job.communicate(timeout=300)
     assert (job.returncode, left(clone)) == (130, [])
-    assert "killing rank 0, 1, 2, which 0.5 s were too short for: LAUNCH_GRACE=SECONDS" in err
+    assert "rank 0, 1, 2 did not exit within 0.5 s; killing it. LAUNCH_GRACE=SECONDS" in err
 
 
 @both_starts
@@ -917,7 +924,7 @@ def test_a_second_job_leaves_the_logs_of_the_first_alone(clone):
         second = launch(clone, *line)
         out, err = second.communicate(timeout=300)
         assert (second.returncode, out) == (1, "")
-        assert err.startswith(f"error: {clone}/deepspeech2/log: another job that runs has its logs")
+        assert err.startswith(f"error: {clone}/deepspeech2/log: another job is running with its")
     assert "rank 1 of" in (clone / "deepspeech2" / "log" / "worker_1.log").read_text()
     elsewhere = launch(clone, *MSRUN_LINE, "--log_dir", "other")
     assert elsewhere.wait(timeout=300) == 0
@@ -936,7 +943,7 @@ def test_a_plain_training_keeps_other_jobs_out_too(clone):
     for line in (MSRUN_LINE, ("run_standalone_train_cpu.sh",)):
         second = launch(clone, *line)
         _, err = second.communicate(timeout=300)
-        assert second.returncode == 1 and "another job that runs" in err
+        assert second.returncode == 1 and "another job is running" in err
     first.kill()
     first.communicate()
 
@@ -947,7 +954,7 @@ def test_hosts_that_see_one_folder_have_logs_of_their_own(tmp_path):
     plans = [plan_of(line, NODE_RANK=str(node)) for node in range(2)]
     assert [plan.logs.name for plan in plans] == ["node_0", "node_1"]
     held = [supervise.hold(replace(plan, logs=tmp_path / plan.logs.name)) for plan in plans]
-    with pytest.raises(Fault, match="another job"):
+    with pytest.raises(LaunchError, match="another job"):
         supervise.hold(replace(plans[0], logs=tmp_path / "node_0"))
     for descriptor in held:
         os.close(descriptor)
@@ -968,7 +975,7 @@ def test_notes_need_no_room_on_the_disk(tmp_path):
         "heart.set_checkpoint(Path('/x-last.ckpt'))\nheart.finished()\nraise SystemExit(5)"
     )
     environment = {"RANK_ID": "1", "LAUNCH_STATUS": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, ROOT / "scripts" / "launching" / "rank.py", job]
+    command = [sys.executable, ROOT / "common" / "launching" / "rank.py", job]
     watcher = subprocess.Popen(command, env=environment)
     assert watcher.wait(timeout=300) == 5
     assert noted(paths[0]) == [watcher.pid, 5] and signs.last() == Path("/x-last.ckpt")
@@ -987,7 +994,7 @@ def test_notes_need_no_room_on_the_disk(tmp_path):
 def test_a_launcher_on_a_full_disk_says_so_in_a_line(tmp_path, monkeypatch):
     plan = replace(plan_of("deepspeech2 distribute_train CPU 2"), logs=tmp_path)
     (tmp_path / "msrun.log").mkdir()  # in the way: root may write anywhere
-    with pytest.raises(Fault, match="msrun.log: cannot be written"):
+    with pytest.raises(LaunchError, match="msrun.log: cannot be written"):
         supervise._Job(plan, tmp_path, 0).start()
 
     def full(*_):
@@ -995,10 +1002,10 @@ def test_a_launcher_on_a_full_disk_says_so_in_a_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(supervise, "make_notes", full)
     said = "^the folder for temporary files cannot be written .No space left on device.: make room"
-    with pytest.raises(Fault, match=said):
+    with pytest.raises(LaunchError, match=said):
         supervise._attempt(plan, 0, 0)
     monkeypatch.setattr(supervise.tempfile, "mkdtemp", full)
-    with pytest.raises(Fault, match=said):
+    with pytest.raises(LaunchError, match=said):
         supervise._attempt(plan, 0, 0)
 
 
@@ -1024,7 +1031,7 @@ class Library:
     ],
 )
 def test_missing_libraries_are_named_in_one_line(missing, version, complaint):
-    with pytest.raises(Fault, match=complaint) as caught:
+    with pytest.raises(LaunchError, match=complaint) as caught:
         check_gpu_libraries(lambda name: None if name == missing else Library(version))
     assert "\n" not in str(caught.value)
 
@@ -1056,7 +1063,7 @@ def test_two_processes_train_together(tmp_path):
     """The script for Ascend cards, on two CPU processes that msrun starts: one batch plan between
     them, one set of weights from rank 0."""
     folder = tmp_path / "clone"
-    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    copy_launcher(folder)
     model = folder / "deepspeech2"
     model.mkdir()
     # What is linked to finds the rest beside its own place, and writes into the current folder.
