@@ -48,7 +48,6 @@ def clone(tmp_path) -> Path:
     for name in names:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
-    cache = shutil.ignore_patterns("__pycache__")
     for model in ("deepspeech2", "jasper"):
         (clone / model / "preprocess.py").touch()
     (clone / "ascend310_infer").mkdir()
