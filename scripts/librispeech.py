@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Download LibriSpeech and make its manifests: python scripts/librispeech.py --help"""
+"""Download LibriSpeech and make its manifests: python scripts/librispeech.py --help."""
 
 import sys
 from pathlib import Path

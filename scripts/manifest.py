@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make and convert manifests: python scripts/manifest.py --help"""
+"""Make and convert manifests: python scripts/manifest.py --help."""
 
 import sys
 from pathlib import Path

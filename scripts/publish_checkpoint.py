@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make a checkpoint to share: python scripts/publish_checkpoint.py CKPT OUT"""
+"""Make a checkpoint to share: python scripts/publish_checkpoint.py CKPT OUT."""
 
 import sys
 from pathlib import Path

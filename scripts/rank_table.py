@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make a rank table (hccl.json): python scripts/rank_table.py --help"""
+"""Make a rank table (hccl.json): python scripts/rank_table.py --help."""
 
 import sys
 from pathlib import Path

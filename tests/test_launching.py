@@ -68,7 +68,7 @@ def write(folder: Path, content: object) -> Path:
 # ---- rank tables
 
 
-def test_a_table_of_two_servers(tmp_path):
+def test_a_rank_table_of_two_servers_is_read(tmp_path):
     content = table(2, 4)
     content["server_list"].reverse()
     first, second = read_rank_table(write(tmp_path, content))
@@ -125,7 +125,7 @@ def device(content: dict, server: int = 0, card: int = 1) -> dict:
         ),
     ],
 )
-def test_each_fault_of_a_table_is_one_line(tmp_path, content, complaint):
+def test_each_error_in_a_rank_table_gives_one_line(tmp_path, content, complaint):
     path = write(tmp_path, content)
     with pytest.raises(LaunchError, match=f"^rank table {path}.*{complaint}") as caught:
         read_rank_table(path)
@@ -133,12 +133,12 @@ def test_each_fault_of_a_table_is_one_line(tmp_path, content, complaint):
     assert caught.value.code == 2
 
 
-def test_a_table_that_is_not_there(tmp_path):
+def test_a_missing_rank_table_is_an_error(tmp_path):
     with pytest.raises(LaunchError, match="gone.json: cannot be read"):
         read_rank_table(tmp_path / "gone.json")
 
 
-def test_this_host_among_the_servers(tmp_path):
+def test_this_host_is_recognised_among_the_servers(tmp_path):
     servers = read_rank_table(write(tmp_path, table(2, 8)))
 
     def at(address: str, **more):
@@ -162,7 +162,7 @@ def test_this_host_among_the_servers(tmp_path):
         place(servers, "t", 16, 0, here=lambda address: True)
 
 
-def test_cards_from_begin_on(tmp_path):
+def test_cards_are_used_from_begin_on(tmp_path):
     servers = read_rank_table(write(tmp_path, table()))
     part = place(servers, "t", 4, 2, here=lambda address: True)
     assert [device.id for device in part.devices] == [2, 3, 4, 5]
@@ -173,7 +173,7 @@ def test_cards_from_begin_on(tmp_path):
         place(servers, "t", 4, 5, here=lambda address: True)
 
 
-def test_own_addresses_are_recognised():
+def test_own_addresses_are_local():
     assert is_local("127.0.0.1")
     assert not is_local("192.0.2.1")  # RFC 5737: nobody's
     assert not is_local("no.such.host.invalid")
@@ -197,7 +197,7 @@ MAPPING = """\
 """
 
 
-def test_samples_of_hccn_and_npu_smi():
+def test_output_of_hccn_tool_and_npu_smi_is_parsed():
     assert tool.addresses_in(CONF) == {0: "192.168.1.100", 1: "192.168.2.100"}
     assert tool.devices_in(MAPPING) == [0, 1]
     assert tool.address_of("ipaddr:192.168.1.100\nnetmask:255.255.255.0\n") == "192.168.1.100"
@@ -216,7 +216,7 @@ def run_tool(tmp_path, *arguments: str, path: str = ""):
     )
 
 
-def test_a_table_of_this_host(tmp_path):
+def test_a_rank_table_is_made_of_this_hosts_cards(tmp_path):
     """npu-smi and hccn_tool as they answer, and hccn_tool absent: /etc/hccn.conf."""
     (tmp_path / "conf").write_text(CONF)
     tools = tmp_path / "tools"
@@ -242,7 +242,7 @@ def test_a_table_of_this_host(tmp_path):
     assert "gone: cannot be read" in refused.stderr
 
 
-def test_a_table_of_given_addresses_and_one_of_several_tables(tmp_path):
+def test_rank_tables_are_made_of_addresses_and_merged(tmp_path):
     given = ["10.0.0.1=192.168.1.1,192.168.2.1", "10.0.0.2=192.168.1.2,192.168.2.2"]
     both = ["--server", given[0], "--server", given[1], "--out", "both.json"]
     assert run_tool(tmp_path, *both).returncode == 0
@@ -265,7 +265,7 @@ def plan_of(arguments: str, **environment: str):
     return make_plan(read_request(arguments.split(), environment), "/py")
 
 
-def test_msrun_is_started_with_options_that_it_has(tmp_path, monkeypatch):
+def test_msrun_is_started_with_options_that_it_knows(tmp_path, monkeypatch):
     """The wheel's own parser reads our line."""
     from mindspore.parallel.cluster import run as msrun
 
@@ -289,7 +289,7 @@ def test_msrun_is_started_with_options_that_it_has(tmp_path, monkeypatch):
     assert [rank["DEVICE_ID"] for rank in ranks] == ["0", "1", "2", "3"]  # of the visible ones
 
 
-def test_older_mindspore_starts_from_the_rank_table(tmp_path):
+def test_start_rank_table_starts_each_rank_for_older_mindspore(tmp_path):
     path = write(tmp_path, table(1, 4))
     line = f"deepspeech2 distribute_train Ascend 4 0 {path} --start rank_table"
     plan = plan_of(line, NODE_RANK="0")
@@ -316,7 +316,7 @@ def mpirun(folder: Path, version: str = "mpirun (Open MPI) 4.1.4") -> Path:
     return path
 
 
-def test_gpus_start_with_mpirun_where_it_is(tmp_path):
+def test_gpus_start_with_mpirun_where_it_is_installed(tmp_path):
     line = "deepspeech2 distribute_train GPU 2"
     assert plan_of(line).start == "msrun"
     mpirun(tmp_path)
@@ -339,7 +339,7 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     assert len(plan_of("deepspeech2 distribute_train GPU", CUDA_VISIBLE_DEVICES="1,5").ranks) == 2
 
 
-def test_cards_are_of_those_that_the_environment_allows():
+def test_only_cards_that_the_environment_allows_are_used():
     """As the scheduler of a shared machine says it; BEGIN counts among them."""
     line, allowed = "deepspeech2 distribute_train Ascend 2 1", "ASCEND_RT_VISIBLE_DEVICES"
     assert plan_of(line).processes[0].environment[allowed] == "1,2"
@@ -352,14 +352,14 @@ def test_cards_are_of_those_that_the_environment_allows():
         plan_of(line, **{allowed: "all"})
 
 
-def test_a_line_of_a_clone_with_a_space_in_its_path_keeps_the_callers_path():
+def test_a_printed_command_keeps_the_callers_path_and_quotes_spaces():
     line = Process(("/bin/sh", "-c", "echo $PATH"), {"PATH": "/my clone:@PATH@"}).line()
     done = subprocess.run(["/bin/sh", "-c", line], env={"PATH": "/bin"}, stdout=subprocess.PIPE)
     assert done.stdout == b"/my clone:/bin\n"
 
 
 @pytest.mark.parametrize("option", [None, "--pre_trained_model_path", "--pre_trained_model_path="])
-def test_a_run_that_must_begin_once_more_finds_its_checkpoint_where_it_was_moved(tmp_path, option):
+def test_a_run_that_starts_once_more_finds_its_moved_checkpoint(tmp_path, option):
     given, moved = tmp_path / "m-best.ckpt", tmp_path / "earlier-2" / "m-best.ckpt"
     for folder in ("earlier-1", "earlier-2"):
         (tmp_path / folder).mkdir()
@@ -415,14 +415,14 @@ def test_a_run_that_must_begin_once_more_finds_its_checkpoint_where_it_was_moved
         ("jasper/scripts/x.sh train CPU --model deepspeech2", {}, "is of jasper, not of --model"),
     ],
 )
-def test_lines_that_start_nothing(monkeypatch, line, environment, complaint):
+def test_wrong_command_lines_are_refused(monkeypatch, line, environment, complaint):
     monkeypatch.chdir(ROOT)
     with pytest.raises(LaunchError, match=complaint) as caught:
         plan_of(line, **environment)
     assert "\n" not in str(caught.value)
 
 
-def test_going_on_with_a_run(tmp_path):
+def test_resume_drops_the_initial_checkpoint(tmp_path):
     line = "deepspeech2 distribute_train CPU 2 --set a=1"
     assert plan_of(line, RESUME="1").ranks[0].command[-3:] == ("--resume", "--set", "a=1")
     assert plan_of(f"{line} --resume", RESUME="1").ranks[0].command.count("--resume") == 1
@@ -452,7 +452,7 @@ def test_going_on_with_a_run(tmp_path):
         (cli.postprocess, ["--mindir_path", "x", "--conf", "x"]),
     ],
 )
-def test_an_option_is_its_whole_name(entry, argv, capsys):
+def test_options_cannot_be_abbreviated(entry, argv, capsys):
     """`resumed` knows the whole ones, and --resume goes with no checkpoint to begin from."""
     with pytest.raises(SystemExit):
         entry(RECIPE, argv)
@@ -607,7 +607,7 @@ both_starts = pytest.mark.parametrize("line", [MSRUN_LINE, TABLE_LINE], ids=["ms
 
 
 @both_starts
-def test_all_is_well(clone, line):
+def test_a_job_without_failures_ends_with_0(clone, line):
     job = launch(clone, *line, "--set", "epochs=2")
     out, err = job.communicate(timeout=300)
     assert (job.returncode, err) == (0, "")
@@ -642,7 +642,7 @@ def test_one_failed_rank_ends_the_others(clone, line, fault, code):
     assert left(clone) == []
 
 
-def test_a_rank_that_ends_well_but_too_early_ends_the_others(clone):
+def test_a_rank_that_exits_with_0_too_early_is_a_failure(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN="early")
     _, err = job.communicate(timeout=300)
     assert job.returncode == 70
@@ -652,7 +652,7 @@ def test_a_rank_that_ends_well_but_too_early_ends_the_others(clone):
 
 
 @both_starts
-def test_a_rank_that_hangs_is_named(clone, line):
+def test_a_hanging_rank_is_named(clone, line):
     job = launch(clone, *line, "--hang_timeout", "1.5", STAND_IN="hang")
     _, err = job.communicate(timeout=300)
     assert (job.returncode, left(clone)) == (124, [])
@@ -660,7 +660,7 @@ def test_a_rank_that_hangs_is_named(clone, line):
     assert "rank 1 last seen after step 1 (process " in err and ", stopped)" in err
 
 
-def test_a_hang_before_the_first_step_ends_too(clone):
+def test_a_hang_before_the_first_step_is_detected(clone):
     """Without the half hour that is granted in any case."""
     code = (
         "import sys; from common.launching import launcher, watching\n"
@@ -689,7 +689,7 @@ def test_a_rank_that_another_gave_up_waiting_for_is_named(clone):
     assert "it may have waited for rank 1, last seen after step 1 (process " in err
 
 
-def test_what_was_killed_goes_on_from_its_checkpoint(clone):
+def test_a_killed_job_is_restarted_from_its_checkpoint(clone):
     (clone / "a.ckpt").touch()  # to begin from, once
     script, count = MSRUN_LINE
     job = launch(clone, script, count, "a.ckpt", "--restarts", "2", STAND_IN="again")
@@ -704,7 +704,7 @@ def test_what_was_killed_goes_on_from_its_checkpoint(clone):
     assert left(clone) == []
 
 
-def test_a_restart_that_ends_while_it_starts_up_goes_on_all_the_same(tmp_path, monkeypatch):
+def test_a_restart_that_fails_while_starting_up_is_restarted(tmp_path, monkeypatch):
     last = tmp_path / "x-last.ckpt"
     last.touch()
     outcomes = iter(
@@ -776,7 +776,7 @@ def test_the_first_host_must_have_the_address_at_which_ranks_meet(clone):
     assert len(err.splitlines()) == 1
 
 
-def test_restarts_that_lead_nowhere_end(clone):
+def test_restarts_without_a_new_checkpoint_end(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN="never", RESTARTS="5")
     _, err = job.communicate(timeout=300)
     assert job.returncode == 137
@@ -785,14 +785,14 @@ def test_restarts_that_lead_nowhere_end(clone):
     assert left(clone) == []
 
 
-def test_what_a_user_can_mend_is_not_tried_again(clone):
+def test_user_errors_are_not_restarted(clone):
     job = launch(clone, *MSRUN_LINE, "--restarts=3", STAND_IN="fail", STAND_IN_CODE="1")
     _, err = job.communicate(timeout=300)
     assert job.returncode == 1 and "rank 1 ended with exit code 1" in err
     assert "restart" not in err
 
 
-def test_one_process_is_started_again_too(clone):
+def test_a_single_process_is_restarted(clone):
     line = "run_standalone_train_cpu.sh", "--restarts", "1"
     job = launch(clone, *line, STAND_IN="again")
     out, err = job.communicate(timeout=300)
@@ -805,7 +805,7 @@ def test_one_process_is_started_again_too(clone):
 @pytest.mark.parametrize(
     ("line", "name", "code"), [(MSRUN_LINE, "INT", 130), (TABLE_LINE, "TERM", 143)]
 )
-def test_a_signal_ends_every_rank_in_its_own_way(clone, line, name, code):
+def test_a_signal_lets_every_rank_end_by_itself(clone, line, name, code):
     job = launch(clone, *line, STAND_IN="wait")
     wait_until(ready(clone))
     job.send_signal(getattr(signal, f"SIG{name}"))
@@ -818,7 +818,7 @@ def test_a_signal_ends_every_rank_in_its_own_way(clone, line, name, code):
     assert left(clone) == []
 
 
-def test_a_single_process_hears_of_a_signal_whatever_the_shell_says_of_its_rank(clone):
+def test_a_single_process_gets_a_signal_whatever_rank_the_environment_names(clone):
     line = "run_standalone_train_cpu.sh", "--restarts", "1"
     job = launch(clone, *line, STAND_IN="wait", RANK_ID="3")
     wait_until(lambda: [*(clone / "deepspeech2").glob("ready*")])
@@ -828,7 +828,7 @@ def test_a_single_process_hears_of_a_signal_whatever_the_shell_says_of_its_rank(
     assert "saved by 3" in out
 
 
-def test_a_terminal_that_is_closed_lets_the_ranks_save(clone):
+def test_ranks_can_save_after_the_terminal_is_closed(clone):
     """What is written to it fails, and the signal comes twice: from the kernel, from the shell."""
     ours, theirs = os.openpty()
 
@@ -849,7 +849,7 @@ def test_a_terminal_that_is_closed_lets_the_ranks_save(clone):
         assert f"saved by {rank}" in log.read_text()
 
 
-def test_under_nohup_the_job_goes_on(clone):
+def test_a_job_under_nohup_ignores_sighup(clone):
     def nohup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
@@ -864,7 +864,7 @@ def test_under_nohup_the_job_goes_on(clone):
     assert "SIGTERM: ending 3 ranks" in err and "SIGHUP" not in err
 
 
-def test_deaf_ranks_are_killed(clone):
+def test_ranks_that_ignore_sigterm_are_killed(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN="deaf", LAUNCH_GRACE="0.5")
     wait_until(ready(clone))
     job.send_signal(signal.SIGINT)
@@ -874,7 +874,7 @@ def test_deaf_ranks_are_killed(clone):
 
 
 @both_starts
-def test_a_killed_launcher_leaves_nothing(clone, line):
+def test_a_killed_launcher_leaves_no_processes(clone, line):
     job = launch(clone, *line, STAND_IN="deaf")
     wait_until(ready(clone))
     job.kill()
@@ -883,7 +883,7 @@ def test_a_killed_launcher_leaves_nothing(clone, line):
     job.communicate()
 
 
-def test_what_msrun_says_is_shown(clone):
+def test_errors_of_msrun_are_printed(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN_MSRUN="1")
     _, err = job.communicate(timeout=300)
     assert job.returncode == 1
@@ -891,7 +891,7 @@ def test_what_msrun_says_is_shown(clone):
     assert "  port in use" in err.splitlines()
 
 
-def test_in_the_background(clone):
+def test_a_job_in_the_background_writes_its_output_to_a_file(clone):
     job = launch(clone, *MSRUN_LINE, "--background", STAND_IN="fail")
     assert job.wait(timeout=300) == 0
     out = job.stdout.readline() + job.stdout.readline()
@@ -917,7 +917,7 @@ def test_a_dry_run_of_mpirun_runs_as_printed(clone):
 # ---- two jobs, full disks
 
 
-def test_a_second_job_leaves_the_logs_of_the_first_alone(clone):
+def test_a_second_job_cannot_use_the_log_folder_of_a_running_one(clone):
     first = launch(clone, *MSRUN_LINE, STAND_IN="wait")
     wait_until(ready(clone))
     for line in (MSRUN_LINE, ("run_standalone_train_cpu.sh", "--restarts", "1", "--background")):
@@ -936,7 +936,7 @@ def test_a_second_job_leaves_the_logs_of_the_first_alone(clone):
         job.communicate()
 
 
-def test_a_plain_training_keeps_other_jobs_out_too(clone):
+def test_a_single_process_locks_the_log_folder(clone):
     """The launcher becomes the training, which holds the folder on."""
     first = launch(clone, "run_standalone_train_cpu.sh", STAND_IN="deaf")
     wait_until(lambda: [*(clone / "deepspeech2").glob("ready*")])
@@ -948,7 +948,7 @@ def test_a_plain_training_keeps_other_jobs_out_too(clone):
     first.communicate()
 
 
-def test_hosts_that_see_one_folder_have_logs_of_their_own(tmp_path):
+def test_hosts_that_share_a_folder_have_separate_logs(tmp_path):
     path = write(tmp_path, table(2, 4))
     line = f"deepspeech2 distribute_train Ascend 8 0 {path}"
     plans = [plan_of(line, NODE_RANK=str(node)) for node in range(2)]
@@ -961,7 +961,7 @@ def test_hosts_that_see_one_folder_have_logs_of_their_own(tmp_path):
     os.close(supervise.hold(replace(plans[0], logs=tmp_path / "node_0")))
 
 
-def test_notes_need_no_room_on_the_disk(tmp_path):
+def test_notes_and_heartbeats_are_written_in_place(tmp_path):
     """They are written over what the launcher has made, and nothing ends for want of one."""
     make_notes(tmp_path, ["1"])
     paths = [tmp_path / "1", beat_of(tmp_path, "1"), tmp_path / "last"]
@@ -991,7 +991,7 @@ def test_notes_need_no_room_on_the_disk(tmp_path):
     assert (done.returncode, done.stderr) == (6, b"")
 
 
-def test_a_launcher_on_a_full_disk_says_so_in_a_line(tmp_path, monkeypatch):
+def test_a_launcher_on_a_full_disk_prints_one_line(tmp_path, monkeypatch):
     plan = replace(plan_of("deepspeech2 distribute_train CPU 2"), logs=tmp_path)
     (tmp_path / "msrun.log").mkdir()  # in the way: root may write anywhere
     with pytest.raises(LaunchError, match="msrun.log: cannot be written"):
@@ -1030,13 +1030,13 @@ class Library:
         ("", 11020, "the CUDA library found is 11.2, MindSpore 2.10 needs"),
     ],
 )
-def test_missing_libraries_are_named_in_one_line(missing, version, complaint):
+def test_missing_gpu_libraries_are_named_in_one_line(missing, version, complaint):
     with pytest.raises(LaunchError, match=complaint) as caught:
         check_gpu_libraries(lambda name: None if name == missing else Library(version))
     assert "\n" not in str(caught.value)
 
 
-def test_the_right_libraries_pass():
+def test_the_right_gpu_libraries_pass():
     for version in (11060, 11070, 11080):
         check_gpu_libraries(lambda name, version=version: Library(version))
 

@@ -1,6 +1,6 @@
-"""LibriSpeech: fetch its archives, and make manifests for both models of what they hold.
+"""LibriSpeech: download its archives, and make the manifests for both models.
 
-What download_librispeech.sh and preprocess_librispeech.sh run.
+The scripts download_librispeech.sh and preprocess_librispeech.sh run this.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from common.data.librispeech import (
 )
 from common.utils.errors import UserError
 
-ROOT_DIR = "/datasets"  # where the originals have it
+ROOT_DIR = "/datasets"  # default of the original scripts
 
 
 def parser() -> argparse.ArgumentParser:
+    """Create the parser of the command line."""
     top = argparse.ArgumentParser(prog="librispeech.py", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    fetch = commands.add_parser(
+    download = commands.add_parser(
         "download",
         prog="download_librispeech.sh",
-        help="fetch, verify and unpack",
-        description="Fetch, verify and unpack LibriSpeech to DATA_ROOT_DIR/LibriSpeech/. What is "
-        "there is kept, an interrupted download is continued.",
+        help="download, verify and unpack",
+        description="Download, verify and unpack LibriSpeech to DATA_ROOT_DIR/LibriSpeech/. Sets "
+        "that are there are kept, an interrupted download is continued.",
     )
-    fetch.add_argument(
+    download.add_argument(
         "data_set",
         nargs="?",
         default="LibriSpeech",
@@ -40,14 +41,14 @@ def parser() -> argparse.ArgumentParser:
         help="LibriSpeech, for all seven archives (60 GB, and as much unpacked), or names of some "
         f"with commas between [LibriSpeech]: {','.join(ARCHIVES)}",
     )
-    fetch.add_argument("root", nargs="?", default=ROOT_DIR, metavar="DATA_ROOT_DIR")
-    fetch.add_argument(
+    download.add_argument("root", nargs="?", default=ROOT_DIR, metavar="DATA_ROOT_DIR")
+    download.add_argument(
         "--mirror",
         default="main",
         metavar="NAME",
         help=f"{', '.join(MIRRORS)}, or the address of a folder that holds the archives [main]",
     )
-    fetch.add_argument(
+    download.add_argument(
         "--remove_archives", action="store_true", help="once they are unpacked; halves the space"
     )
 
@@ -82,6 +83,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run a sub-command.
+
+    Args:
+        args: The parsed command line.
+
+    Raises:
+        UserError: An argument is wrong, or a file cannot be downloaded, read or written.
+    """
     if args.command == "download":
         names = list(ARCHIVES)
         if args.data_set != "LibriSpeech":
@@ -96,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         folders = fetch_librispeech(root, names, url, not args.remove_archives, log=_say)
         print(f"{len(folders)} of {len(ARCHIVES)} sets in {root / 'LibriSpeech'}")
         return
-    try:  # one argument or several: "0.9 1.1" is the original's way
+    try:  # the original takes one argument, "0.9 1.1"
         speeds = [float(speed) for speed in " ".join(args.speeds).replace(",", " ").split()]
     except ValueError:
         raise UserError(f"SPEEDS {' '.join(args.speeds)}: expected numbers") from None
@@ -112,13 +121,21 @@ def _say(line: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The command line; None: that of the process.
+
+    Returns:
+        The exit code.
+    """
     try:
         run(parser().parse_args(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command continues", file=sys.stderr)
         return 130
     return 0
 

@@ -16,6 +16,7 @@ FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "deepspeech"}
 
 
 def parser() -> argparse.ArgumentParser:
+    """Create the parser of the command line."""
     top = argparse.ArgumentParser(prog="manifest.py", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -61,7 +62,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[Path, int]:
-    """What was written: {manifest: utterances}, or {labels file: labels}."""
+    """Run a sub-command.
+
+    Args:
+        args: The parsed command line.
+
+    Returns:
+        Manifest written -> number of utterances, or labels file -> number of labels.
+
+    Raises:
+        UserError: A file cannot be read or written.
+    """
     if args.command == "an4":
         return corpora.build_an4(args.source, args.out)
     if args.command == "librispeech":
@@ -82,6 +93,14 @@ def run(args: argparse.Namespace) -> dict[Path, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The command line; None: that of the process.
+
+    Returns:
+        The exit code.
+    """
     try:
         args = parser().parse_args(argv)
         written = run(args)

@@ -173,7 +173,7 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
         device = chosen
     known = [name for name in DEVICES if name.lower() == device.lower()]
     if not known:
-        raise LaunchError(f"device {device}: no such kind, expected one of {', '.join(DEVICES)}", 2)
+        raise LaunchError(f"device {device}: unknown, expected one of {', '.join(DEVICES)}", 2)
     first = next((i for i, word in enumerate(for_entry) if word.startswith("-")), len(for_entry))
     if "" in for_entry[:first]:  # or else a run would begin from scratch by mistake
         raise LaunchError("an argument is empty: is a variable not set?", 2)
