@@ -77,13 +77,25 @@ SPOKEN = {
 
 @dataclass(frozen=True)
 class Prompt:
+    """A prompt with speech."""
+
     id: str  # path inside the package without suffix, for example digits/h-10
     wav: Path
     text: str  # normalised: A-Z, apostrophe, single spaces
 
 
 def normalise(transcript: str) -> str:
-    """The words that are said, in the labels' characters; "" when the transcript is of a tone."""
+    """Convert a transcript of the package to the words that are said.
+
+    Args:
+        transcript: The transcript as the package has it.
+
+    Returns:
+        Capital letters, apostrophes and single spaces; "" for a tone or silence.
+
+    Raises:
+        ValueError: It holds characters that no rule converts.
+    """
     words = NOT_SPEECH.sub(" ", transcript).lower().split()
     spoken = []
     for word in words:
@@ -97,7 +109,14 @@ def normalise(transcript: str) -> str:
 
 
 def read_prompts(package: Path) -> list[Prompt]:
-    """Every prompt with speech, sorted by id."""
+    """Read every prompt with speech.
+
+    Args:
+        package: The folder of the unpacked packages.
+
+    Returns:
+        The prompts, sorted by id.
+    """
     with gzip.open(package / TEXTS, "rt", encoding="utf-8") as lines:
         pairs = [line.split(":", 1) for line in lines if ":" in line and not line.startswith(";")]
     prompts = []
@@ -112,7 +131,7 @@ def read_prompts(package: Path) -> list[Prompt]:
 
 
 def split(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
-    """Split by text, so that no sentence is on two sides, evenly over short and long ones.
+    """Split by text, so that no sentence is in two sets, evenly over short and long ones.
 
     The distinct texts, MENUS apart, are sorted by length, then alphabetically. Of each eight in a
     row the fourth goes to the test set; of each 18 in a row of the others the ninth to the
@@ -122,7 +141,7 @@ def split(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
     ordered = sorted(distinct, key=lambda text: (len(text), text))
     test = set(ordered[3::8])
     validation = set([text for text in ordered if text not in test][8::18])
-    splits = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[Prompt]] = {"train": [], "validation": [], "test": []}
     for prompt in prompts:
         name = (
             "test"
@@ -136,6 +155,12 @@ def split(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
 
 
 def write(splits: dict[str, list[Prompt]], out: Path) -> None:
+    """Write the recordings and the manifests.
+
+    Args:
+        splits: Name of a split -> its prompts.
+        out: The folder.
+    """
     shutil.rmtree(out / "audio", ignore_errors=True)
     for name, prompts in splits.items():
         seconds = 0.0
@@ -165,6 +190,7 @@ def write(splits: dict[str, list[Prompt]], out: Path) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("package", type=Path, help="directory both packages were unpacked into")
     parser.add_argument("out", type=Path, nargs="?", default=DESTINATION)

@@ -1,103 +1,12 @@
 #!/usr/bin/env python
-"""Make manifests from AN4 or LibriSpeech, and convert between manifest formats."""
+"""Make and convert manifests: python scripts/manifest.py --help."""
 
-from __future__ import annotations
-
-import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.data import (
-    corpora,  # noqa: E402
-    manifest,  # noqa: E402
-)
-from common.text.tokenizer import labels_of  # noqa: E402
-from common.utils.errors import UserError  # noqa: E402
-from common.utils.files import write_text  # noqa: E402
-
-FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "deepspeech"}
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="manifest.py", description=__doc__)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    an4 = commands.add_parser(
-        "an4", help="CSV manifests of CMU AN4: train, val (training speakers set aside), test"
-    )
-    an4.add_argument(
-        "source",
-        metavar="DIR",
-        help="AN4 in its official layout, etc/ and wav/, or its archive's folder",
-    )
-    librispeech = commands.add_parser(
-        "librispeech", help="CSV manifests of each LibriSpeech set found, of all train, of all dev"
-    )
-    librispeech.add_argument(
-        "source",
-        metavar="DIR",
-        help="folder of train-*, dev-*, test-*, or of their .tar.gz archives",
-    )
-    for command in (an4, librispeech):
-        command.add_argument("out", metavar="OUT", help="folder for the manifests")
-
-    labels = commands.add_parser(
-        "labels", help="a labels file (JSON) of all characters in the texts of manifests"
-    )
-    labels.add_argument("source", nargs="+", metavar="IN", help="manifests")
-    labels.add_argument("out", metavar="OUT", help="labels file to write")
-
-    to_csv = commands.add_parser("json_to_csv", help="a JSON manifest of any kind to CSV")
-    convert = commands.add_parser("convert", help="a manifest in any format to any other")
-    for command in (to_csv, convert):
-        command.add_argument("source", metavar="IN", help="manifest: csv, json or json lines")
-        command.add_argument("out", metavar="OUT", help="manifest to write")
-        command.add_argument(
-            "--data_dir", help="folder that the relative paths in IN start from [that of IN]"
-        )
-    convert.add_argument(
-        "--format",
-        choices=sorted(manifest.WRITERS),
-        help="of OUT [by its suffix: .csv csv, .jsonl jsonl, .json deepspeech]",
-    )
-    return top
-
-
-def run(args: argparse.Namespace) -> dict[Path, int]:
-    """What was written: {manifest: utterances}, or {labels file: labels}."""
-    if args.command == "an4":
-        return corpora.build_an4(args.source, args.out)
-    if args.command == "librispeech":
-        return corpora.build_librispeech(args.source, args.out)
-    out = Path(args.out)
-    if args.command == "labels":
-        labels = labels_of(u.text for u in manifest.read_manifest(args.source))
-        write_text(out, json.dumps(labels, ensure_ascii=False) + "\n")
-        return {out: len(labels)}
-    if args.command == "json_to_csv":
-        return {out: manifest.json_to_csv(args.source, out, args.data_dir)}
-    kind = args.format or FORMATS.get(out.suffix.lower())
-    if kind is None:
-        raise UserError(f"{out}: format not clear from the suffix {out.suffix!r}; give --format")
-    utterances = manifest.read_manifest(args.source, args.data_dir)
-    manifest.WRITERS[kind](utterances, out)
-    return {out: len(utterances)}
-
-
-def main(argv: list[str] | None = None) -> int:
-    try:
-        args = parser().parse_args(argv)
-        written = run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for path, count in written.items():
-        print(f"{path}: {count} {'labels' if args.command == 'labels' else 'utterances'}")
-    return 0
-
+from common.cli.manifest import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

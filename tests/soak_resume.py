@@ -199,7 +199,7 @@ class Run:
         return signs
 
     def process(self, rank: int) -> int:
-        return self.signs().found[str(rank)].pid
+        return self.signs().latest[str(rank)].pid
 
     def watcher(self, name: str) -> int:
         """What watches a rank, or the scheduler."""
@@ -218,7 +218,7 @@ class Run:
         return False
 
     def wait_for_step(self, step: int) -> bool:
-        return self.wait_for(lambda: self.signs().found["0"].steps >= step)
+        return self.wait_for(lambda: self.signs().latest["0"].steps >= step)
 
     def end(self) -> int:
         try:

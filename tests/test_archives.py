@@ -35,7 +35,7 @@ def flac() -> bytes:
     return buffer.getvalue()
 
 
-def test_a_folder_is_unpacked_and_nothing_leaves_it(tmp_path):
+def test_members_outside_the_folder_are_not_unpacked(tmp_path):
     files = {"an4/etc/a.txt": b"abc", "an4/../escaped": b"", "/tmp/absolute": b"", "other/b": b""}
     path = pack(tmp_path / "a.tar.gz", files, link="an4/link")
     assert unpack(path, "an4", tmp_path) == tmp_path / "an4"
@@ -51,7 +51,7 @@ def test_a_folder_is_unpacked_and_nothing_leaves_it(tmp_path):
         ("other", "holds no an4/"),
     ],
 )
-def test_what_is_not_the_whole_archive_leaves_nothing(tmp_path, content, message):
+def test_a_damaged_archive_leaves_no_files(tmp_path, content, message):
     path = pack(tmp_path / "a.tar.gz", {"an4/a": bytes(range(256)) * 400, "an4/b": b"b"})
     if content == "text":
         path.write_text("<html>not found</html>" * 100)
@@ -64,7 +64,7 @@ def test_what_is_not_the_whole_archive_leaves_nothing(tmp_path, content, message
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_librispeech_from_its_archives(tmp_path):
+def test_librispeech_is_unpacked_from_its_archives(tmp_path):
     for name in ("train-clean-5", "dev-clean"):
         chapter = f"LibriSpeech/{name}/1/2/1-2"
         files = {f"{chapter}.trans.txt": b"1-2-0000 SO IT IS\n", f"{chapter}-0000.flac": flac()}
@@ -82,7 +82,7 @@ def test_librispeech_from_its_archives(tmp_path):
     assert build_librispeech(tmp_path, tmp_path / "data") == made
 
 
-def test_librispeech_unpacked_in_part_beside_archives(tmp_path):
+def test_partly_unpacked_librispeech_is_completed_from_archives(tmp_path):
     """dev-clean unpacked in the folder, test-clean in LibriSpeech/, train-clean-5 still packed."""
 
     def files(name: str) -> dict[str, bytes]:
@@ -110,7 +110,7 @@ def test_librispeech_unpacked_in_part_beside_archives(tmp_path):
     assert list(made.values()) == [1] * 5
 
 
-def test_an4_from_its_archive(tmp_path):
+def test_an4_is_unpacked_from_its_archive(tmp_path):
     files = {}
     for split, speaker in (("train", "fash"), ("test", "fcaw")):
         name = f"an4_clstk/{speaker}/cen1-{speaker}-b"

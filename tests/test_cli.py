@@ -170,7 +170,7 @@ REFUSED = {
     ),
     "a device that is not there": Refused(
         "eval --pretrain_ckpt good.ckpt --device_target Ascend",
-        r"device Ascend is not there: this machine has .*CPU",
+        r"device Ascend is not available: this machine has .*CPU",
     ),
     "no such preset": Refused(
         "train --preset nonsense", r"--preset nonsense: unknown, expected one of .*an4"
@@ -358,7 +358,7 @@ def test_eval_goes_on_without_a_log_file(place, tmp_path):
     done = start("eval", "--pretrain_ckpt", str(place / "good.ckpt"), cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr == (
-        "log file eval.log: cannot be written (Is a directory); going on without it\n"
+        "log file eval.log: cannot be written (Is a directory); continuing without it\n"
     )
     assert done.stdout.splitlines()[-1].startswith("Test Summary")
 

@@ -1,4 +1,4 @@
-"""Configuration: overrides and their errors, and a proof for each key that it is not dead."""
+"""Configuration: overrides and their errors, and a proof for each key that it has an effect."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ GROUPS = [
 ]
 
 
-def test_every_key_of_the_originals_is_there_under_its_name():
+def test_every_key_of_the_original_projects_exists_under_its_name():
     keys = [*leaves(train_config), *leaves(eval_config)]
     assert set(ORIGINALS) <= {key.split(".")[-1] for key in keys}
     assert list(vars(train_config)) == GROUPS
@@ -114,7 +114,7 @@ def set_(*options: str, config: Any = None) -> dict[str, Any]:
         ("mindrecord_format=m/{split}{}.md", "DataConfig.mindrecord_format", "m/{split}{}.md"),
     ],
 )
-def test_a_single_key(option, key, value):
+def test_set_changes_one_key_and_converts_its_value(option, key, value):
     found = set_(option)
     assert found[key] == value and type(found[key]) is type(value)
     assert {name for name, other in leaves(TrainConfig()).items() if found[name] != other} <= {key}
@@ -149,7 +149,7 @@ def test_a_single_key(option, key, value):
         ("freeze=[conv", "not valid YAML"),
     ],
 )
-def test_a_wrong_option_is_one_line_that_says_what_was_expected(option, message):
+def test_a_wrong_set_option_gives_one_line_with_the_expected_form(option, message):
     with pytest.raises(UserError, match=message) as caught:
         set_(option)
     assert "\n" not in str(caught.value)
@@ -166,13 +166,13 @@ class Both:
     RightConfig: Left = field(default_factory=Left)
 
 
-def test_an_ambiguous_name_names_the_candidates():
+def test_an_ambiguous_key_lists_the_candidates():
     with pytest.raises(UserError, match="rate may be LeftConfig.rate or RightConfig.rate"):
         set_("rate=2", config=Both())
     assert set_("right.rate=2", config=Both()) == {"LeftConfig.rate": 1, "RightConfig.rate": 2}
 
 
-def test_a_yaml_file_overrides_groups_of_keys(tmp_path):
+def test_a_yaml_file_overrides_only_the_keys_that_it_holds(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
         "\ufeffDataConfig:\n  batch_size: 3\n  SpectConfig: {window: blackman}\n"
@@ -209,7 +209,7 @@ def test_a_yaml_file_overrides_groups_of_keys(tmp_path):
         ("a: [", "not valid YAML"),
     ],
 )
-def test_a_wrong_yaml_file_is_named(tmp_path, text, message):
+def test_errors_in_a_yaml_file_name_the_file_and_the_key(tmp_path, text, message):
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
@@ -248,7 +248,7 @@ def test_values_out_of_bounds_are_refused_with_their_key(option, message):
         check(config)
 
 
-def test_a_rate_below_the_least_is_not_raised_in_silence():
+def test_a_learning_rate_below_min_learning_rate_is_refused():
     config = TrainConfig()
     override_from_options(config, ["learning_rate=1e-6"])
     check(config)  # the schedule knows no least rate
@@ -406,14 +406,14 @@ def test_the_bounds_of_a_further_model_are_checked(option, message):
 @pytest.mark.parametrize(
     "values", [{"labels_path": "l.json"}, {"SpectConfig": {"window": "hanning"}}]
 )
-def test_what_travels_with_the_checkpoint_is_no_key_of_evaluation(kind, values):
+def test_evaluation_refuses_keys_that_travel_with_the_checkpoint(kind, values):
     with pytest.raises(UserError, match="travel with the checkpoint, leave it out$"):
         override(kind(), {"DataConfig": values}, "mine.yaml")
     with pytest.raises(UserError, match="travel with the checkpoint, leave it out$"):
         override_from_options(kind(), [f"{next(iter(values))}=x"])
 
 
-def test_the_keys_of_the_originals_inference():
+def test_the_original_inference_configuration_is_accepted():
     config = InferConfig()
     given = {
         "DataConfig": {"Data_dir": "/data", "test_manifest": ["a.json", "b.json"]},
@@ -431,7 +431,7 @@ def test_the_keys_of_the_originals_inference():
     assert RECIPE.infer_config() == InferConfig()
 
 
-def test_two_names_of_one_key_must_agree():
+def test_a_key_given_by_two_names_must_have_one_value():
     config = TrainConfig()
     given = {"OptimConfig": {"eps": 1e-8, "epsilon": 1e-5}}
     with pytest.raises(UserError) as refused:
@@ -509,7 +509,7 @@ def test_a_list_of_mappings_becomes_a_list_of_dataclasses():
         ("layers: 3", "ModelConfig.layers: expected a list such as [1, 2], found 3"),
     ],
 )
-def test_what_is_wrong_in_a_list_of_mappings_is_named_with_its_place(text, message):
+def test_errors_in_a_list_of_mappings_name_the_item(text, message):
     with pytest.raises(UserError) as refused:
         layered(text)
     assert str(refused.value) == f"mine.yaml: {message}"
@@ -538,12 +538,12 @@ def test_a_foreign_yaml_file_is_translated(tmp_path):
     assert config.TrainingConfig.epochs == 5
 
 
-def test_a_missing_yaml_file_is_named(tmp_path):
+def test_a_missing_yaml_file_is_an_error_with_its_name(tmp_path):
     with pytest.raises(UserError, match=r"none\.yaml: No such file"):
         override_from_yaml(TrainConfig(), tmp_path / "none.yaml")
 
 
-def test_a_configuration_survives_the_json_of_a_checkpoint():
+def test_a_configuration_is_unchanged_after_json():
     config = TrainConfig()
     override_from_options(config, ["betas=[0.1, 0.2]", "conv_strides=[[1, 2], [3, 4]]"])
     again = TrainConfig()
@@ -551,14 +551,14 @@ def test_a_configuration_survives_the_json_of_a_checkpoint():
     assert leaves(again) == leaves(config)
 
 
-def test_configurations_share_nothing():
+def test_two_configurations_share_no_mutable_values():
     first, second = TrainConfig(), TrainConfig()
     first.DataConfig.SpectConfig.window = "hann"
     first.TrainingConfig.freeze.append("conv")
     assert leaves(second) == leaves(TrainConfig()) == leaves(train_config)
 
 
-# ---- no key is dead: how a change is seen
+# ---- every key has an effect: how a change is observed
 
 
 @pytest.fixture(scope="module")
@@ -1030,7 +1030,7 @@ INFER_EFFECTS = {
 }
 
 
-def test_the_table_holds_every_key():
+def test_the_tables_of_effects_list_every_key():
     assert set(INFER_EFFECTS) == set(leaves(InferConfig()))
     assert set(EFFECTS) == set(leaves(TrainConfig()))
     assert set(EVAL_EFFECTS) == set(leaves(EvalConfig()))
@@ -1076,7 +1076,7 @@ def differ(one: Any, other: Any) -> bool:
 
 @pytest.mark.training
 @pytest.mark.parametrize("key", EFFECTS)
-def test_no_training_key_is_dead(key, corpus, unchanged, tmp_path):
+def test_every_training_key_has_an_effect(key, corpus, unchanged, tmp_path):
     effect = EFFECTS[key]
     if "LMConfig.lm_path" in {key, *effect.given}:
         pytest.importorskip("kenlm", reason=WITHOUT_KENLM)
@@ -1091,7 +1091,7 @@ def test_no_training_key_is_dead(key, corpus, unchanged, tmp_path):
     assert differ(after[effect.where], before[effect.where])
 
 
-def test_no_two_presets_convert_into_one_folder():
+def test_presets_of_deepspeech2_convert_into_different_folders():
     folders = {}
     for name in RECIPE.presets():
         config = RECIPE.train_config()
@@ -1105,7 +1105,7 @@ def test_no_two_presets_convert_into_one_folder():
     assert len(set(every)) == len(every) == 6
 
 
-def test_presets_of_jasper_share_a_folder_where_they_share_a_corpus():
+def test_presets_of_jasper_share_a_folder_only_for_the_same_corpus():
     """A folder takes one corpus: the same pattern, the same features, the same texts."""
     from jasper.src.recipe import RECIPE as jasper
 
@@ -1138,7 +1138,7 @@ def scored(corpus, cpu, tmp_path_factory):
 
 @pytest.mark.training
 @pytest.mark.parametrize("key", EVAL_EFFECTS)
-def test_no_evaluation_key_is_dead(key, corpus, scored, tmp_path):
+def test_every_evaluation_key_has_an_effect(key, corpus, scored, tmp_path):
     value, where, given = EVAL_EFFECTS[key]
     if "LMConfig.lm_path" in {key, *given}:
         pytest.importorskip("kenlm", reason=WITHOUT_KENLM)
@@ -1228,7 +1228,7 @@ def inferred(corpus, tmp_path_factory):
 
 
 @pytest.mark.parametrize("key", INFER_EFFECTS)
-def test_no_inference_key_is_dead(key, corpus, inferred, tmp_path):
+def test_every_inference_key_has_an_effect(key, corpus, inferred, tmp_path):
     value, where, given = INFER_EFFECTS[key]
     if "LMConfig.lm_path" in {key, *given}:
         pytest.importorskip("kenlm", reason=WITHOUT_KENLM)

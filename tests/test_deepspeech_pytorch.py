@@ -182,7 +182,7 @@ def converted(layout: str, network: str, package, folder: Path) -> tuple[Any, Pa
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_log_probabilities_are_torchs(network, package, tmp_path):
+def test_log_probabilities_equal_those_of_torch(network, package, tmp_path):
     """From one layout; the others give the same weights."""
     theirs, ckpt = converted("release 3", network, package, tmp_path)
     assert_same(by_us(ckpt), by_torch(theirs))
@@ -196,7 +196,9 @@ def test_log_probabilities_are_torchs(network, package, tmp_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_checkpoint_says_all_that_the_file_says(network, layout, package, tmp_path, capsys):
+def test_a_converted_checkpoint_holds_all_settings_of_the_file(
+    network, layout, package, tmp_path, capsys
+):
     _, ckpt = converted(layout, network, package, tmp_path)
     kind, bidirectional = NETWORKS[network]
     found = checkpoints.load(ckpt).metadata
@@ -217,7 +219,9 @@ def test_the_checkpoint_says_all_that_the_file_says(network, layout, package, tm
 @pytest.mark.parametrize("release", [2, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_and_back(network, layout, release, package, tmp_path):
+def test_an_exported_file_gives_the_same_output_in_torch(
+    network, layout, release, package, tmp_path
+):
     theirs, ckpt = converted(layout, network, package, tmp_path)
     pth, again = tmp_path / "back.pth", tmp_path / "again.ckpt"
     mind2pt(RECIPE, ["--ckpt", str(ckpt), "--pth", str(pth), "--release", str(release)])
@@ -246,7 +250,7 @@ def ours(tmp_path: Path, **model) -> Path:
     return path
 
 
-def test_a_release_3_file_has_the_objects_that_the_package_asks_for(package, tmp_path):
+def test_a_release_3_file_has_the_objects_that_the_package_reads(package, tmp_path):
     ckpt = ours(tmp_path, bidirectional=False, lookahead_context=5, rnn_type="GRU", dropout=0.1)
     mind2pt(RECIPE, ["--ckpt", str(ckpt), "--pth", str(tmp_path / "w.ckpt")])
     found = torch.load(tmp_path / "w.ckpt", weights_only=False)["hyper_parameters"]
@@ -260,7 +264,7 @@ def test_a_release_3_file_has_the_objects_that_the_package_asks_for(package, tmp
     assert found["labels"] == list(LABELS)
 
 
-def test_a_network_of_ours_goes_out_and_comes_back(tmp_path, capsys):
+def test_weights_are_unchanged_after_export_and_import(tmp_path, capsys):
     ckpt = ours(tmp_path, rnn_type="RNN")
     mind2pt(RECIPE, ["--ckpt", str(ckpt), "--pth", str(tmp_path / "w.pth"), "--release", "2"])
     assert "note: trained on spectrograms of the convention plain" in capsys.readouterr().out
@@ -275,7 +279,9 @@ def test_a_network_of_ours_goes_out_and_comes_back(tmp_path, capsys):
         np.testing.assert_array_equal(after.parameters[name], value)
 
 
-def test_a_converted_checkpoint_needs_nothing_else(package, tmp_path, monkeypatch, capsys):
+def test_a_converted_checkpoint_can_be_evaluated_and_exported(
+    package, tmp_path, monkeypatch, capsys
+):
     """transcribe.py and export.py with the checkpoint alone."""
     from synthetic_corpus import RATE, spoken
 
@@ -331,7 +337,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_does_not_fit_is_refused_by_name(case, package, tmp_path):
+def test_files_that_do_not_fit_are_refused_with_the_reason(case, package, tmp_path):
     theirs = reference.torch_deepspeech_pytorch("LSTM", True)
     content = malformed(case, release_2(theirs, "LSTM", True, package))
     torch.save(content, tmp_path / "w.pth")
@@ -340,12 +346,12 @@ def test_what_does_not_fit_is_refused_by_name(case, package, tmp_path):
     assert not (tmp_path / "c.ckpt").exists()
 
 
-def test_a_checkpoint_that_could_not_be_read_again_is_not_written(tmp_path):
+def test_a_checkpoint_name_that_mindspore_cannot_read_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--ckpt .*/model: .*\*\.ckpt alone; write .*/model\.ckpt"):
         pt2mind(RECIPE, ["--pth", str(tmp_path / "none.pth"), "--ckpt", str(tmp_path / "model")])
 
 
-def test_a_network_that_the_package_has_not_is_refused_by_key(tmp_path):
+def test_networks_that_the_package_does_not_have_are_refused_by_key(tmp_path):
     ckpt = ours(tmp_path, norm="layer", conv_bias=False)
     with pytest.raises(UserError, match=r"norm=layer \(expected batch\), .*conv_bias=False"):
         mind2pt(RECIPE, ["--ckpt", str(ckpt), "--pth", str(tmp_path / "w.pth")])

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launcher_clone import copy_launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), *ROOT.glob("*/scripts/*.sh"), ROOT / ".ci" / "run"])
@@ -41,12 +42,11 @@ def executable(path: Path, text: str) -> Path:
 def clone(tmp_path) -> Path:
     """A clone, in a folder with a space, that holds the scripts and empty entry points."""
     clone = tmp_path / "my clone"
-    for script in [*SCRIPTS, ROOT / "scripts" / "launcher.py"]:
+    copy_launcher(clone)
+    for script in SCRIPTS:
         copy = clone / script.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(script, copy)
-    cache = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "common/launching", clone / "common/launching", ignore=cache)
     for model in MODELS:
         for entry in ("train", "eval"):
             (clone / model / f"{entry}.py").touch()
@@ -78,7 +78,7 @@ EVAL = "deepspeech2/scripts/run_eval_cpu.sh"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_scripts_parse(script):
+def test_scripts_are_valid_bash(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
@@ -98,7 +98,7 @@ def test_training_from_scratch_passes_options_on(clone):
     assert f"log in {clone}/deepspeech2/train.log" in done.stdout
 
 
-def test_a_checkpoint_is_found_from_where_the_command_was_typed(clone, tmp_path):
+def test_a_relative_checkpoint_starts_where_the_command_was_typed(clone, tmp_path):
     (tmp_path / "the best.ckpt").touch()
     absolute = str(tmp_path / "the best.ckpt")
     trained = run(clone, TRAIN, "the best.ckpt", "--resume", cwd=tmp_path)
@@ -125,7 +125,7 @@ def test_a_checkpoint_is_found_from_where_the_command_was_typed(clone, tmp_path)
     [("", "an argument is empty"), ("gone.ckpt", "checkpoint gone.ckpt not found")],
 )
 @pytest.mark.parametrize("script", [TRAIN, EVAL])
-def test_an_argument_that_is_no_checkpoint(clone, script, argument, complaint):
+def test_an_argument_that_is_no_checkpoint_is_refused(clone, script, argument, complaint):
     done = run(clone, script, argument)
     assert done.returncode == 2
     assert complaint in done.stderr
@@ -134,19 +134,19 @@ def test_an_argument_that_is_no_checkpoint(clone, script, argument, complaint):
 
 
 @pytest.mark.parametrize("options", [(), ("--set", "eval.verbose=true")])
-def test_evaluation_without_a_checkpoint_is_of_the_one_that_ships(clone, options):
+def test_evaluation_without_a_checkpoint_uses_the_one_that_ships(clone, options):
     called = called_with(run(clone, EVAL, *options))
     assert called[0].endswith("eval.py")
     assert "--pretrain_ckpt" not in called
     assert called[-len(options) :] == list(options) or not options
 
 
-def test_exit_code_is_the_jobs(clone):
+def test_the_exit_code_is_that_of_the_job(clone):
     assert run(clone, TRAIN, STAND_IN_EXIT="7").returncode == 7
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM", "KILL"])
-def test_a_signal_that_ends_the_job_is_seen(clone, name):
+def test_a_signal_that_ends_the_job_ends_the_launcher(clone, name):
     done = run(clone, TRAIN, STAND_IN_SIGNAL=name)
     assert done.returncode == -getattr(signal, f"SIG{name}")
 
@@ -168,7 +168,7 @@ def test_the_clones_own_environment_is_used_first(clone):
     assert called_with(run(clone, TRAIN, PYTHON=""))[0] == "train.py"
 
 
-def test_a_python_without_mindspore_is_refused_with_the_remedy(clone):
+def test_without_mindspore_the_error_names_setup_sh(clone):
     executable(clone / "bin" / "python3", "#!/bin/sh\nexit 1\n")
     done = run(clone, TRAIN, PYTHON="", PATH=f"{clone}/bin:{BINARIES}")
     assert done.returncode == 1
@@ -182,7 +182,7 @@ def test_a_python_without_mindspore_is_refused_with_the_remedy(clone):
     assert "scripts/setup.sh" in done.stderr
 
 
-def test_the_python_that_is_shown_is_the_one_that_would_be_taken(clone):
+def test_which_python_prints_the_interpreter_that_a_job_uses(clone):
     theirs = f"{clone}/any:{BINARIES}", "python3"
     executable(clone / "bin" / "python3", LACKING)
     none = f"{clone}/bin:{BINARIES}", ".venv/bin/python"  # which setup.sh would make
@@ -196,19 +196,19 @@ def test_the_python_that_is_shown_is_the_one_that_would_be_taken(clone):
     assert asked.returncode == 1 and "no Python with no_such_module: " in asked.stderr
 
 
-def test_an_interpreter_that_is_not_there(clone):
+def test_a_missing_interpreter_is_an_error(clone):
     done = run(clone, TRAIN, PYTHON="/no/such/python")
     assert (done.returncode, done.stderr) == (1, "error: PYTHON=/no/such/python is not a command\n")
 
 
-def test_launching_what_does_not_exist(clone):
+def test_unknown_models_are_an_error(clone):
     assert run(clone, "scripts/launch.sh", "deepspeech2").returncode == 2
     done = run(clone, "scripts/launch.sh", "deepspeech9", "train", "CPU")
     assert done.returncode == 2
     assert "deepspeech9/train.py not found" in done.stderr
 
 
-def test_a_clone_that_is_known_by_a_symbolic_link(clone, tmp_path):
+def test_launchers_work_through_a_symbolic_link(clone, tmp_path):
     (tmp_path / "link").symlink_to(clone)
     variables = {"PATH": f"{clone}/any:{BINARIES}", "PYTHON": f"{clone}/stand-in", **DRY}
     script = "link/scripts/run_standalone_train_cpu.sh"
@@ -216,7 +216,7 @@ def test_a_clone_that_is_known_by_a_symbolic_link(clone, tmp_path):
     assert done.stdout.startswith(f"cd {shlex.quote(f'{clone}/deepspeech2')}\n"), done.stderr
 
 
-def test_the_models_scripts_are_the_same():
+def test_both_models_have_the_same_scripts():
     """What model they belong to is the name of the folder that they lie in."""
     first, second = (
         {p.name: p.read_text() for p in ROOT.glob(f"{m}/scripts/*.sh")} for m in MODELS
@@ -230,7 +230,7 @@ def test_the_models_scripts_are_the_same():
 
 
 @pytest.mark.parametrize("device", ["Ascend", "GPU", "CPU"])
-def test_every_script_of_every_model_and_of_the_root(clone, device):
+def test_every_script_of_every_model_and_of_the_root_prints_its_command(clone, device):
     """What each would start; the root's takes the model from an option or the environment."""
     (clone / "a.ckpt").touch()
     cards = device != "CPU"
@@ -273,7 +273,7 @@ def test_every_script_of_every_model_and_of_the_root(clone, device):
 DRY = {"DRY_RUN": "1", "MASTER_PORT": "2222"}
 
 
-def test_the_number_of_the_card(clone):
+def test_the_device_id_may_be_an_argument_or_a_variable(clone):
     """As an argument, in Jasper's order too, or from the environment."""
     (clone / "a.ckpt").touch()
     script = "jasper/scripts/run_eval_ascend.sh"
@@ -300,7 +300,7 @@ def test_a_job_in_the_background(clone):
     assert "argument=train.py" in output.read_text()
 
 
-def test_setup_is_made_once_and_redone_when_the_requirements_change(clone):
+def test_setup_installs_again_only_when_the_requirements_change(clone):
     requirements = clone / "requirements.txt"
     requirements.write_text("# nothing\n")
     first = run(clone, "scripts/setup.sh", PYTHON=sys.executable)

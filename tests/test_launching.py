@@ -18,9 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from launcher_clone import copy_launcher
 
 from common import cli
-from common.launching import Fault, supervise
+from common.launching import LaunchError, supervise
+from common.launching import make_rank_table as tool
 from common.launching.gpu import check_gpu_libraries
 from common.launching.plan import Process, followed, make_plan, read_request, resumed
 from common.launching.rank import beat_of, make_notes, noted
@@ -28,7 +30,6 @@ from common.launching.rank_table import is_local, place, read_rank_table
 from common.launching.watching import Signs
 from common.training.heartbeat import SIZE
 from deepspeech2.src.recipe import RECIPE
-from scripts import rank_table as tool
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,7 +68,7 @@ def write(folder: Path, content: object) -> Path:
 # ---- rank tables
 
 
-def test_a_table_of_two_servers(tmp_path):
+def test_a_rank_table_of_two_servers_is_read(tmp_path):
     content = table(2, 4)
     content["server_list"].reverse()
     first, second = read_rank_table(write(tmp_path, content))
@@ -124,20 +125,20 @@ def device(content: dict, server: int = 0, card: int = 1) -> dict:
         ),
     ],
 )
-def test_each_fault_of_a_table_is_one_line(tmp_path, content, complaint):
+def test_each_error_in_a_rank_table_gives_one_line(tmp_path, content, complaint):
     path = write(tmp_path, content)
-    with pytest.raises(Fault, match=f"^rank table {path}.*{complaint}") as caught:
+    with pytest.raises(LaunchError, match=f"^rank table {path}.*{complaint}") as caught:
         read_rank_table(path)
     assert "\n" not in str(caught.value)
     assert caught.value.code == 2
 
 
-def test_a_table_that_is_not_there(tmp_path):
-    with pytest.raises(Fault, match="gone.json: cannot be read"):
+def test_a_missing_rank_table_is_an_error(tmp_path):
+    with pytest.raises(LaunchError, match="gone.json: cannot be read"):
         read_rank_table(tmp_path / "gone.json")
 
 
-def test_this_host_among_the_servers(tmp_path):
+def test_this_host_is_recognised_among_the_servers(tmp_path):
     servers = read_rank_table(write(tmp_path, table(2, 8)))
 
     def at(address: str, **more):
@@ -155,22 +156,24 @@ def test_this_host_among_the_servers(tmp_path):
         ("10.0.0.1", {"size": 18}, "server 10.0.0.1 has 8 devices from 0 on, and 18 .* need 9"),
         ("none", {"node": 2}, "NODE_RANK=2: rank table t has 2 servers"),
     ):
-        with pytest.raises(Fault, match=complaint):
+        with pytest.raises(LaunchError, match=complaint):
             at(address, **more)
-    with pytest.raises(Fault, match="several of its servers are this host"):
+    with pytest.raises(LaunchError, match="several of its servers are this host"):
         place(servers, "t", 16, 0, here=lambda address: True)
 
 
-def test_cards_from_begin_on(tmp_path):
+def test_cards_are_used_from_begin_on(tmp_path):
     servers = read_rank_table(write(tmp_path, table()))
     part = place(servers, "t", 4, 2, here=lambda address: True)
     assert [device.id for device in part.devices] == [2, 3, 4, 5]
     assert part.master == "127.0.0.1"
-    with pytest.raises(Fault, match="has 3 devices from 5 on, and 4 ranks on 1 server need 4"):
+    with pytest.raises(
+        LaunchError, match="has 3 devices from 5 on, and 4 ranks on 1 server need 4"
+    ):
         place(servers, "t", 4, 5, here=lambda address: True)
 
 
-def test_own_addresses_are_recognised():
+def test_own_addresses_are_local():
     assert is_local("127.0.0.1")
     assert not is_local("192.0.2.1")  # RFC 5737: nobody's
     assert not is_local("no.such.host.invalid")
@@ -194,7 +197,7 @@ MAPPING = """\
 """
 
 
-def test_samples_of_hccn_and_npu_smi():
+def test_output_of_hccn_tool_and_npu_smi_is_parsed():
     assert tool.addresses_in(CONF) == {0: "192.168.1.100", 1: "192.168.2.100"}
     assert tool.devices_in(MAPPING) == [0, 1]
     assert tool.address_of("ipaddr:192.168.1.100\nnetmask:255.255.255.0\n") == "192.168.1.100"
@@ -213,7 +216,7 @@ def run_tool(tmp_path, *arguments: str, path: str = ""):
     )
 
 
-def test_a_table_of_this_host(tmp_path):
+def test_a_rank_table_is_made_of_this_hosts_cards(tmp_path):
     """npu-smi and hccn_tool as they answer, and hccn_tool absent: /etc/hccn.conf."""
     (tmp_path / "conf").write_text(CONF)
     tools = tmp_path / "tools"
@@ -239,7 +242,7 @@ def test_a_table_of_this_host(tmp_path):
     assert "gone: cannot be read" in refused.stderr
 
 
-def test_a_table_of_given_addresses_and_one_of_several_tables(tmp_path):
+def test_rank_tables_are_made_of_addresses_and_merged(tmp_path):
     given = ["10.0.0.1=192.168.1.1,192.168.2.1", "10.0.0.2=192.168.1.2,192.168.2.2"]
     both = ["--server", given[0], "--server", given[1], "--out", "both.json"]
     assert run_tool(tmp_path, *both).returncode == 0
@@ -262,7 +265,7 @@ def plan_of(arguments: str, **environment: str):
     return make_plan(read_request(arguments.split(), environment), "/py")
 
 
-def test_msrun_is_started_with_options_that_it_has(tmp_path, monkeypatch):
+def test_msrun_is_started_with_options_that_it_knows(tmp_path, monkeypatch):
     """The wheel's own parser reads our line."""
     from mindspore.parallel.cluster import run as msrun
 
@@ -286,7 +289,7 @@ def test_msrun_is_started_with_options_that_it_has(tmp_path, monkeypatch):
     assert [rank["DEVICE_ID"] for rank in ranks] == ["0", "1", "2", "3"]  # of the visible ones
 
 
-def test_older_mindspore_starts_from_the_rank_table(tmp_path):
+def test_start_rank_table_starts_each_rank_for_older_mindspore(tmp_path):
     path = write(tmp_path, table(1, 4))
     line = f"deepspeech2 distribute_train Ascend 4 0 {path} --start rank_table"
     plan = plan_of(line, NODE_RANK="0")
@@ -295,7 +298,7 @@ def test_older_mindspore_starts_from_the_rank_table(tmp_path):
     assert (last["RANK_ID"], last["DEVICE_ID"], last["RANK_SIZE"]) == ("3", "3", "4")
     assert last["RANK_TABLE_FILE"] == str(path)
     assert "ASCEND_RT_VISIBLE_DEVICES" not in last
-    with pytest.raises(Fault, match="must hold no others|choose the table's ranks"):
+    with pytest.raises(LaunchError, match="must hold no others|choose the table's ranks"):
         plan_of(line.replace("4 0", "2 2"), NODE_RANK="0")
 
 
@@ -313,7 +316,7 @@ def mpirun(folder: Path, version: str = "mpirun (Open MPI) 4.1.4") -> Path:
     return path
 
 
-def test_gpus_start_with_mpirun_where_it_is(tmp_path):
+def test_gpus_start_with_mpirun_where_it_is_installed(tmp_path):
     line = "deepspeech2 distribute_train GPU 2"
     assert plan_of(line).start == "msrun"
     mpirun(tmp_path)
@@ -324,39 +327,39 @@ def test_gpus_start_with_mpirun_where_it_is(tmp_path):
     assert plan_of(f"{line} --start msrun", PATH=str(tmp_path)).start == "msrun"
     hosts = f"deepspeech2 distribute_train GPU 8 0 {write(tmp_path, table(2, 4))}"
     assert plan_of(hosts, PATH=str(tmp_path), NODE_RANK="0").start == "msrun"
-    with pytest.raises(Fault, match="--start mpirun is for one host, the table has 2"):
+    with pytest.raises(LaunchError, match="--start mpirun is for one host, the table has 2"):
         plan_of(f"{hosts} --start mpirun", PATH=str(tmp_path), NODE_RANK="0")
     other = mpirun(tmp_path / "mpich", "HYDRA build details:\n    Version: 4.0.2")
     plan = plan_of(line, PATH=str(other.parent))
     assert plan.start == "msrun" and f"with msrun ({other} is not Open MPI's)" in plan.title
-    with pytest.raises(Fault, match=f"--start mpirun: {other} is not Open MPI's"):
+    with pytest.raises(LaunchError, match=f"--start mpirun: {other} is not Open MPI's"):
         plan_of(f"{line} --start mpirun", PATH=str(other.parent))
     with_begin = plan_of("deepspeech2 distribute_train GPU 2 4").processes[0].environment
     assert with_begin["CUDA_VISIBLE_DEVICES"] == "4,5"
     assert len(plan_of("deepspeech2 distribute_train GPU", CUDA_VISIBLE_DEVICES="1,5").ranks) == 2
 
 
-def test_cards_are_of_those_that_the_environment_allows():
+def test_only_cards_that_the_environment_allows_are_used():
     """As the scheduler of a shared machine says it; BEGIN counts among them."""
     line, allowed = "deepspeech2 distribute_train Ascend 2 1", "ASCEND_RT_VISIBLE_DEVICES"
     assert plan_of(line).processes[0].environment[allowed] == "1,2"
     plan = plan_of(line, **{allowed: "4, 5,7"})
     assert plan.processes[0].environment[allowed] == "5,7" and "(cards 5, 7)" in plan.title
     assert [rank.environment["DEVICE_ID"] for rank in plan.ranks] == ["0", "1"]
-    with pytest.raises(Fault, match=f"{allowed}=4,5: 2 cards, and BEGIN . RANK_SIZE is 3"):
+    with pytest.raises(LaunchError, match=f"{allowed}=4,5: 2 cards, and BEGIN . RANK_SIZE is 3"):
         plan_of(line, **{allowed: "4,5"})
-    with pytest.raises(Fault, match="expected numbers of cards"):
+    with pytest.raises(LaunchError, match="expected numbers of cards"):
         plan_of(line, **{allowed: "all"})
 
 
-def test_a_line_of_a_clone_with_a_space_in_its_path_keeps_the_callers_path():
+def test_a_printed_command_keeps_the_callers_path_and_quotes_spaces():
     line = Process(("/bin/sh", "-c", "echo $PATH"), {"PATH": "/my clone:@PATH@"}).line()
     done = subprocess.run(["/bin/sh", "-c", line], env={"PATH": "/bin"}, stdout=subprocess.PIPE)
     assert done.stdout == b"/my clone:/bin\n"
 
 
 @pytest.mark.parametrize("option", [None, "--pre_trained_model_path", "--pre_trained_model_path="])
-def test_a_run_that_must_begin_once_more_finds_its_checkpoint_where_it_was_moved(tmp_path, option):
+def test_a_run_that_starts_once_more_finds_its_moved_checkpoint(tmp_path, option):
     given, moved = tmp_path / "m-best.ckpt", tmp_path / "earlier-2" / "m-best.ckpt"
     for folder in ("earlier-1", "earlier-2"):
         (tmp_path / folder).mkdir()
@@ -402,20 +405,24 @@ def test_a_run_that_must_begin_once_more_finds_its_checkpoint_where_it_was_moved
         ("deepspeech2 train CPU", {"RESTARTS": "1.5"}, "RESTARTS=1.5: expected a number"),
         ("deepspeech2 train CPU", {"HANG_TIMEOUT": "long"}, "HANG_TIMEOUT=long: expected seconds"),
         ("deepspeech2 eval CPU --restarts 1", {}, "--restarts is for run_.*train"),
-        (f"deepspeech2 train CPU {__file__}", {"RESUME": "1"}, "RESUME=1 goes on.*: choose"),
+        (
+            f"deepspeech2 train CPU {__file__}",
+            {"RESUME": "1"},
+            "RESUME=1 continues a run, and .*: give only one of them",
+        ),
         ("deepspeech2 train CPU --log_dir", {}, "--log_dir needs a value"),
         ("scripts/x.sh train CPU", {}, "which model.*deepspeech2"),
         ("jasper/scripts/x.sh train CPU --model deepspeech2", {}, "is of jasper, not of --model"),
     ],
 )
-def test_lines_that_start_nothing(monkeypatch, line, environment, complaint):
+def test_wrong_command_lines_are_refused(monkeypatch, line, environment, complaint):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(Fault, match=complaint) as caught:
+    with pytest.raises(LaunchError, match=complaint) as caught:
         plan_of(line, **environment)
     assert "\n" not in str(caught.value)
 
 
-def test_going_on_with_a_run(tmp_path):
+def test_resume_drops_the_initial_checkpoint(tmp_path):
     line = "deepspeech2 distribute_train CPU 2 --set a=1"
     assert plan_of(line, RESUME="1").ranks[0].command[-3:] == ("--resume", "--set", "a=1")
     assert plan_of(f"{line} --resume", RESUME="1").ranks[0].command.count("--resume") == 1
@@ -445,7 +452,7 @@ def test_going_on_with_a_run(tmp_path):
         (cli.postprocess, ["--mindir_path", "x", "--conf", "x"]),
     ],
 )
-def test_an_option_is_its_whole_name(entry, argv, capsys):
+def test_options_cannot_be_abbreviated(entry, argv, capsys):
     """`resumed` knows the whole ones, and --resume goes with no checkpoint to begin from."""
     with pytest.raises(SystemExit):
         entry(RECIPE, argv)
@@ -534,7 +541,7 @@ if what: open("ready" + rank, "w").close(); time.sleep(600)
 @pytest.fixture
 def clone(tmp_path) -> Path:
     clone = tmp_path / "my clone"
-    shutil.copytree(ROOT / "scripts", clone / "scripts", ignore=shutil.ignore_patterns("__py*"))
+    copy_launcher(clone)
     shutil.copytree(ROOT / "deepspeech2" / "scripts", clone / "deepspeech2" / "scripts")
     (clone / "deepspeech2" / "train.py").write_text(JOB)
     fake = clone / "fake" / "mindspore" / "parallel" / "cluster"
@@ -600,7 +607,7 @@ both_starts = pytest.mark.parametrize("line", [MSRUN_LINE, TABLE_LINE], ids=["ms
 
 
 @both_starts
-def test_all_is_well(clone, line):
+def test_a_job_without_failures_ends_with_0(clone, line):
     job = launch(clone, *line, "--set", "epochs=2")
     out, err = job.communicate(timeout=300)
     assert (job.returncode, err) == (0, "")
@@ -635,7 +642,7 @@ def test_one_failed_rank_ends_the_others(clone, line, fault, code):
     assert left(clone) == []
 
 
-def test_a_rank_that_ends_well_but_too_early_ends_the_others(clone):
+def test_a_rank_that_exits_with_0_too_early_is_a_failure(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN="early")
     _, err = job.communicate(timeout=300)
     assert job.returncode == 70
@@ -645,7 +652,7 @@ def test_a_rank_that_ends_well_but_too_early_ends_the_others(clone):
 
 
 @both_starts
-def test_a_rank_that_hangs_is_named(clone, line):
+def test_a_hanging_rank_is_named(clone, line):
     job = launch(clone, *line, "--hang_timeout", "1.5", STAND_IN="hang")
     _, err = job.communicate(timeout=300)
     assert (job.returncode, left(clone)) == (124, [])
@@ -653,10 +660,10 @@ def test_a_rank_that_hangs_is_named(clone, line):
     assert "rank 1 last seen after step 1 (process " in err and ", stopped)" in err
 
 
-def test_a_hang_before_the_first_step_ends_too(clone):
+def test_a_hang_before_the_first_step_is_detected(clone):
     """Without the half hour that is granted in any case."""
     code = (
-        "import sys; from scripts import launcher; from common.launching import watching\n"
+        "import sys; from common.launching import launcher, watching\n"
         "watching._START_SECONDS = 0; sys.exit(launcher.main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -682,7 +689,7 @@ def test_a_rank_that_another_gave_up_waiting_for_is_named(clone):
     assert "it may have waited for rank 1, last seen after step 1 (process " in err
 
 
-def test_what_was_killed_goes_on_from_its_checkpoint(clone):
+def test_a_killed_job_is_restarted_from_its_checkpoint(clone):
     (clone / "a.ckpt").touch()  # to begin from, once
     script, count = MSRUN_LINE
     job = launch(clone, script, count, "a.ckpt", "--restarts", "2", STAND_IN="again")
@@ -697,7 +704,7 @@ def test_what_was_killed_goes_on_from_its_checkpoint(clone):
     assert left(clone) == []
 
 
-def test_a_restart_that_ends_while_it_starts_up_goes_on_all_the_same(tmp_path, monkeypatch):
+def test_a_restart_that_fails_while_starting_up_is_restarted(tmp_path, monkeypatch):
     last = tmp_path / "x-last.ckpt"
     last.touch()
     outcomes = iter(
@@ -765,11 +772,11 @@ def test_the_first_host_must_have_the_address_at_which_ranks_meet(clone):
     job = launch(clone, "run_distribute_train_ascend.sh", "2", "0", "two.json", NODE_RANK="0")
     out, err = job.communicate(timeout=300)
     assert (job.returncode, out) == (1, "")
-    assert "NODE_RANK=0 is where the ranks meet, at 192.0.2.1, and no address of this" in err
+    assert "the host of NODE_RANK=0 must have the address 192.0.2.1, where the ranks meet" in err
     assert len(err.splitlines()) == 1
 
 
-def test_restarts_that_lead_nowhere_end(clone):
+def test_restarts_without_a_new_checkpoint_end(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN="never", RESTARTS="5")
     _, err = job.communicate(timeout=300)
     assert job.returncode == 137
@@ -778,14 +785,14 @@ def test_restarts_that_lead_nowhere_end(clone):
     assert left(clone) == []
 
 
-def test_what_a_user_can_mend_is_not_tried_again(clone):
+def test_user_errors_are_not_restarted(clone):
     job = launch(clone, *MSRUN_LINE, "--restarts=3", STAND_IN="fail", STAND_IN_CODE="1")
     _, err = job.communicate(timeout=300)
     assert job.returncode == 1 and "rank 1 ended with exit code 1" in err
     assert "restart" not in err
 
 
-def test_one_process_is_started_again_too(clone):
+def test_a_single_process_is_restarted(clone):
     line = "run_standalone_train_cpu.sh", "--restarts", "1"
     job = launch(clone, *line, STAND_IN="again")
     out, err = job.communicate(timeout=300)
@@ -798,7 +805,7 @@ def test_one_process_is_started_again_too(clone):
 @pytest.mark.parametrize(
     ("line", "name", "code"), [(MSRUN_LINE, "INT", 130), (TABLE_LINE, "TERM", 143)]
 )
-def test_a_signal_ends_every_rank_in_its_own_way(clone, line, name, code):
+def test_a_signal_lets_every_rank_end_by_itself(clone, line, name, code):
     job = launch(clone, *line, STAND_IN="wait")
     wait_until(ready(clone))
     job.send_signal(getattr(signal, f"SIG{name}"))
@@ -811,7 +818,7 @@ def test_a_signal_ends_every_rank_in_its_own_way(clone, line, name, code):
     assert left(clone) == []
 
 
-def test_a_single_process_hears_of_a_signal_whatever_the_shell_says_of_its_rank(clone):
+def test_a_single_process_gets_a_signal_whatever_rank_the_environment_names(clone):
     line = "run_standalone_train_cpu.sh", "--restarts", "1"
     job = launch(clone, *line, STAND_IN="wait", RANK_ID="3")
     wait_until(lambda: [*(clone / "deepspeech2").glob("ready*")])
@@ -821,7 +828,7 @@ def test_a_single_process_hears_of_a_signal_whatever_the_shell_says_of_its_rank(
     assert "saved by 3" in out
 
 
-def test_a_terminal_that_is_closed_lets_the_ranks_save(clone):
+def test_ranks_can_save_after_the_terminal_is_closed(clone):
     """What is written to it fails, and the signal comes twice: from the kernel, from the shell."""
     ours, theirs = os.openpty()
 
@@ -842,7 +849,7 @@ def test_a_terminal_that_is_closed_lets_the_ranks_save(clone):
         assert f"saved by {rank}" in log.read_text()
 
 
-def test_under_nohup_the_job_goes_on(clone):
+def test_a_job_under_nohup_ignores_sighup(clone):
     def nohup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
@@ -857,17 +864,17 @@ def test_under_nohup_the_job_goes_on(clone):
     assert "SIGTERM: ending 3 ranks" in err and "SIGHUP" not in err
 
 
-def test_deaf_ranks_are_killed(clone):
+def test_ranks_that_ignore_sigterm_are_killed(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN="deaf", LAUNCH_GRACE="0.5")
     wait_until(ready(clone))
     job.send_signal(signal.SIGINT)
     _, err = job.communicate(timeout=300)
     assert (job.returncode, left(clone)) == (130, [])
-    assert "killing rank 0, 1, 2, which 0.5 s were too short for: LAUNCH_GRACE=SECONDS" in err
+    assert "rank 0, 1, 2 did not exit within 0.5 s; killing it. LAUNCH_GRACE=SECONDS" in err
 
 
 @both_starts
-def test_a_killed_launcher_leaves_nothing(clone, line):
+def test_a_killed_launcher_leaves_no_processes(clone, line):
     job = launch(clone, *line, STAND_IN="deaf")
     wait_until(ready(clone))
     job.kill()
@@ -876,7 +883,7 @@ def test_a_killed_launcher_leaves_nothing(clone, line):
     job.communicate()
 
 
-def test_what_msrun_says_is_shown(clone):
+def test_errors_of_msrun_are_printed(clone):
     job = launch(clone, *MSRUN_LINE, STAND_IN_MSRUN="1")
     _, err = job.communicate(timeout=300)
     assert job.returncode == 1
@@ -884,7 +891,7 @@ def test_what_msrun_says_is_shown(clone):
     assert "  port in use" in err.splitlines()
 
 
-def test_in_the_background(clone):
+def test_a_job_in_the_background_writes_its_output_to_a_file(clone):
     job = launch(clone, *MSRUN_LINE, "--background", STAND_IN="fail")
     assert job.wait(timeout=300) == 0
     out = job.stdout.readline() + job.stdout.readline()
@@ -910,14 +917,14 @@ def test_a_dry_run_of_mpirun_runs_as_printed(clone):
 # ---- two jobs, full disks
 
 
-def test_a_second_job_leaves_the_logs_of_the_first_alone(clone):
+def test_a_second_job_cannot_use_the_log_folder_of_a_running_one(clone):
     first = launch(clone, *MSRUN_LINE, STAND_IN="wait")
     wait_until(ready(clone))
     for line in (MSRUN_LINE, ("run_standalone_train_cpu.sh", "--restarts", "1", "--background")):
         second = launch(clone, *line)
         out, err = second.communicate(timeout=300)
         assert (second.returncode, out) == (1, "")
-        assert err.startswith(f"error: {clone}/deepspeech2/log: another job that runs has its logs")
+        assert err.startswith(f"error: {clone}/deepspeech2/log: another job is running with its")
     assert "rank 1 of" in (clone / "deepspeech2" / "log" / "worker_1.log").read_text()
     elsewhere = launch(clone, *MSRUN_LINE, "--log_dir", "other")
     assert elsewhere.wait(timeout=300) == 0
@@ -929,32 +936,32 @@ def test_a_second_job_leaves_the_logs_of_the_first_alone(clone):
         job.communicate()
 
 
-def test_a_plain_training_keeps_other_jobs_out_too(clone):
+def test_a_single_process_locks_the_log_folder(clone):
     """The launcher becomes the training, which holds the folder on."""
     first = launch(clone, "run_standalone_train_cpu.sh", STAND_IN="deaf")
     wait_until(lambda: [*(clone / "deepspeech2").glob("ready*")])
     for line in (MSRUN_LINE, ("run_standalone_train_cpu.sh",)):
         second = launch(clone, *line)
         _, err = second.communicate(timeout=300)
-        assert second.returncode == 1 and "another job that runs" in err
+        assert second.returncode == 1 and "another job is running" in err
     first.kill()
     first.communicate()
 
 
-def test_hosts_that_see_one_folder_have_logs_of_their_own(tmp_path):
+def test_hosts_that_share_a_folder_have_separate_logs(tmp_path):
     path = write(tmp_path, table(2, 4))
     line = f"deepspeech2 distribute_train Ascend 8 0 {path}"
     plans = [plan_of(line, NODE_RANK=str(node)) for node in range(2)]
     assert [plan.logs.name for plan in plans] == ["node_0", "node_1"]
     held = [supervise.hold(replace(plan, logs=tmp_path / plan.logs.name)) for plan in plans]
-    with pytest.raises(Fault, match="another job"):
+    with pytest.raises(LaunchError, match="another job"):
         supervise.hold(replace(plans[0], logs=tmp_path / "node_0"))
     for descriptor in held:
         os.close(descriptor)
     os.close(supervise.hold(replace(plans[0], logs=tmp_path / "node_0")))
 
 
-def test_notes_need_no_room_on_the_disk(tmp_path):
+def test_notes_and_heartbeats_are_written_in_place(tmp_path):
     """They are written over what the launcher has made, and nothing ends for want of one."""
     make_notes(tmp_path, ["1"])
     paths = [tmp_path / "1", beat_of(tmp_path, "1"), tmp_path / "last"]
@@ -968,7 +975,7 @@ def test_notes_need_no_room_on_the_disk(tmp_path):
         "heart.set_checkpoint(Path('/x-last.ckpt'))\nheart.finished()\nraise SystemExit(5)"
     )
     environment = {"RANK_ID": "1", "LAUNCH_STATUS": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, ROOT / "scripts" / "launching" / "rank.py", job]
+    command = [sys.executable, ROOT / "common" / "launching" / "rank.py", job]
     watcher = subprocess.Popen(command, env=environment)
     assert watcher.wait(timeout=300) == 5
     assert noted(paths[0]) == [watcher.pid, 5] and signs.last() == Path("/x-last.ckpt")
@@ -984,10 +991,10 @@ def test_notes_need_no_room_on_the_disk(tmp_path):
     assert (done.returncode, done.stderr) == (6, b"")
 
 
-def test_a_launcher_on_a_full_disk_says_so_in_a_line(tmp_path, monkeypatch):
+def test_a_launcher_on_a_full_disk_prints_one_line(tmp_path, monkeypatch):
     plan = replace(plan_of("deepspeech2 distribute_train CPU 2"), logs=tmp_path)
     (tmp_path / "msrun.log").mkdir()  # in the way: root may write anywhere
-    with pytest.raises(Fault, match="msrun.log: cannot be written"):
+    with pytest.raises(LaunchError, match="msrun.log: cannot be written"):
         supervise._Job(plan, tmp_path, 0).start()
 
     def full(*_):
@@ -995,10 +1002,10 @@ def test_a_launcher_on_a_full_disk_says_so_in_a_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(supervise, "make_notes", full)
     said = "^the folder for temporary files cannot be written .No space left on device.: make room"
-    with pytest.raises(Fault, match=said):
+    with pytest.raises(LaunchError, match=said):
         supervise._attempt(plan, 0, 0)
     monkeypatch.setattr(supervise.tempfile, "mkdtemp", full)
-    with pytest.raises(Fault, match=said):
+    with pytest.raises(LaunchError, match=said):
         supervise._attempt(plan, 0, 0)
 
 
@@ -1023,13 +1030,13 @@ class Library:
         ("", 11020, "the CUDA library found is 11.2, MindSpore 2.10 needs"),
     ],
 )
-def test_missing_libraries_are_named_in_one_line(missing, version, complaint):
-    with pytest.raises(Fault, match=complaint) as caught:
+def test_missing_gpu_libraries_are_named_in_one_line(missing, version, complaint):
+    with pytest.raises(LaunchError, match=complaint) as caught:
         check_gpu_libraries(lambda name: None if name == missing else Library(version))
     assert "\n" not in str(caught.value)
 
 
-def test_the_right_libraries_pass():
+def test_the_right_gpu_libraries_pass():
     for version in (11060, 11070, 11080):
         check_gpu_libraries(lambda name, version=version: Library(version))
 
@@ -1056,7 +1063,7 @@ def test_two_processes_train_together(tmp_path):
     """The script for Ascend cards, on two CPU processes that msrun starts: one batch plan between
     them, one set of weights from rank 0."""
     folder = tmp_path / "clone"
-    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    copy_launcher(folder)
     model = folder / "deepspeech2"
     model.mkdir()
     # What is linked to finds the rest beside its own place, and writes into the current folder.

@@ -101,7 +101,7 @@ def test_an_interrupted_download_goes_on(server, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert server.asked == ["", "bytes=1000000-", "bytes=1000000-", "bytes=1700000-"]
     assert slept == [1, 2, 1]  # longer where nothing came
-    early = "the connection ended 2,000,000 bytes early; going on at 1,000,000 bytes in 1 s"
+    early = "the connection ended 2,000,000 bytes early; continuing at 1,000,000 bytes in 1 s"
     assert f"a.bin: {early}" in said
     assert any(" % of 0.00 GB, " in line and "minutes left" in line for line in said)
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
@@ -131,11 +131,11 @@ def test_a_damaged_file_is_fetched_again_once(server, tmp_path):
     server.files["a"] = CONTENT
     (tmp_path / "a.bin.part").write_bytes(b"x" + CONTENT[1:5000])
     said, _ = fetched(server, tmp_path / "a.bin")
-    assert any("fetching it once more from its start" in line for line in said)
+    assert any("downloading it once more from the start" in line for line in said)
     assert server.asked == ["bytes=5000-", ""]
     (tmp_path / "a.bin").write_bytes(CONTENT[:-1])
     said, _ = fetched(server, tmp_path / "a.bin")
-    assert "damaged: fetching it again" in said[0]
+    assert "damaged: downloading it again" in said[0]
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
     with pytest.raises(UserError, match=f"md5 {MD5} instead of {'0' * 32} twice"):
@@ -163,7 +163,7 @@ def test_a_disk_without_room(server, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 2_000_000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     server.files["a"] = CONTENT
-    with pytest.raises(UserError, match=r"0.0 GB are still to come, and the disk has 0.0 GB"):
+    with pytest.raises(UserError, match=r"0.0 GB are missing, and the disk has only 0.0 GB"):
         fetched(server, tmp_path / "a.bin")
 
 
@@ -341,7 +341,7 @@ def test_ctrl_c_keeps_what_has_come(server, tmp_path):
         time.sleep(0.05)
     job.send_signal(signal.SIGINT)
     _, err = job.communicate(timeout=30)
-    assert (job.returncode, err) == (130, "interrupted; the same command goes on\n")
+    assert (job.returncode, err) == (130, "interrupted; the same command continues\n")
     have = part.stat().st_size
     assert 0 < have <= 2_500_000
     server.stalled.set()

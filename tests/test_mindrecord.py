@@ -394,7 +394,7 @@ def test_an_interrupted_conversion_of_something_else_is_begun_again(utterances, 
         run(utterances, tmp_path / "set", output_frames=interrupt_after(4))
     _, said = run(utterances[1:], tmp_path / "set")
     assert said == [
-        f"{tmp_path / 'set.partial'}: an interrupted conversion, begun again:"
+        f"{tmp_path / 'set.partial'}: an interrupted conversion is started again:"
         " the manifest or a recording has changed"
     ]
     assert open_dataset(tmp_path / "set").ids == [f"utterance {n}" for n in range(1, 7)]
@@ -512,7 +512,9 @@ def test_truncated_and_missing_files_are_refused_by_name(utterances, tmp_path, n
     run(utterances, tmp_path / "set")
     size = (tmp_path / "set" / name).stat().st_size
     os.truncate(tmp_path / "set" / name, size // 2)
-    with pytest.raises(UserError, match=f"{name}: {size // 2} bytes where {size} were written"):
+    with pytest.raises(
+        UserError, match=f"{name}: {size // 2} bytes, expected {size}; it is truncated"
+    ):
         open_dataset(tmp_path / "set")
     (tmp_path / "set" / name).unlink()
     with pytest.raises(UserError, match=f"{name}: missing; convert again"):

@@ -98,7 +98,7 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_log_probabilities_are_torchs(name, tmp_path):
+def test_log_probabilities_equal_those_of_torch(name, tmp_path):
     network = theirs(NETWORKS[name])
     found = converted({"state_dict": network.state_dict()}, tmp_path)
     lengths = np.array([90, 53])
@@ -117,7 +117,7 @@ def test_log_probabilities_are_torchs(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Jasper 2x2", "QuartzNet 2x2", "small, dense"])
-def test_train_steps_are_torchs(name, tmp_path):
+def test_train_steps_equal_those_of_torch(name, tmp_path):
     """Losses, weights and statistics of three steps, of utterances as long as each other: padding
     counts in torch's statistics."""
     network = theirs({**NETWORKS, "small, dense": SMALL}[name])
@@ -174,7 +174,7 @@ def test_train_steps_are_torchs(name, tmp_path):
     assert after.keys() <= {parameter.name for parameter in speech_model.network.get_parameters()}
 
 
-def test_the_checkpoint_says_all_that_its_network_needs(tmp_path, capsys):
+def test_a_converted_checkpoint_holds_configuration_and_labels(tmp_path, capsys):
     found = converted({"state_dict": theirs(SMALL).state_dict()}, tmp_path)
     config = found.metadata["config"]
     assert config["ModelConfig"]["blocks"] == SMALL
@@ -200,7 +200,7 @@ def test_the_checkpoint_says_all_that_its_network_needs(tmp_path, capsys):
     assert said[2].startswith("assumed, as no preset has these shapes: stride 2 in the first block")
 
 
-def test_spliced_frames_and_other_bands_are_read_off_the_first_kernel(tmp_path):
+def test_bands_and_splicing_follow_from_the_first_kernel(tmp_path):
     for dimension, bands, splicing in ((128, 64, 2), (80, 80, 1)):
         for blocks in (SMALL, SMALL_SEPARABLE):
             content = {"state_dict": theirs(blocks, dimension=dimension).state_dict()}
@@ -215,7 +215,7 @@ def moved(weights: dict) -> dict:
     return {name: value + 1 for name, value in weights.items()}
 
 
-def test_averaged_weights_come_first(tmp_path, capsys):
+def test_averaged_weights_are_preferred(tmp_path, capsys):
     weights = theirs(SMALL).state_dict()
     alone = converted({"state_dict": weights}, tmp_path).parameters
     both = {"state_dict": moved(weights), "ema_state_dict": weights, "optimizer": {"state": {}}}
@@ -244,7 +244,7 @@ def in_nemo(name: str, value) -> str:
     return name.replace("decoder.layers.", "decoder.decoder_layers.")
 
 
-def test_older_and_other_names_give_the_same_weights(tmp_path):
+def test_older_names_and_nemo_names_give_the_same_weights(tmp_path):
     weights = theirs(SMALL).state_dict()
     expected = converted({"state_dict": weights}, tmp_path).parameters
     first = {older(name): value for name, value in weights.items()}
@@ -272,7 +272,7 @@ def settings(blocks: list[dict], folder: Path, name: str = "network.yaml") -> Pa
     return folder / name
 
 
-def test_a_configuration_of_these_shapes_says_the_rest(tmp_path, capsys):
+def test_stride_and_dropout_come_from_a_preset_of_the_same_shapes(tmp_path, capsys):
     content = {"state_dict": theirs(SMALL).state_dict()}
     other = [{**block, "dropout": 0.3, "dilation": 1} for block in SMALL]
     path = settings(other, tmp_path)
@@ -286,14 +286,14 @@ def test_a_configuration_of_these_shapes_says_the_rest(tmp_path, capsys):
     capsys.readouterr()
     found = converted(content, tmp_path, recipe=recipe).metadata["config"]
     assert found["ModelConfig"]["blocks"] == other
-    assert "as in preset b, whose shapes are these" in capsys.readouterr().out
+    assert "as in preset b, of the same shapes" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"theirs.pt: .*preset a: block 0: separable False, expect"):
         converted(content, tmp_path, "--preset", "a", recipe=recipe)
     with pytest.raises(UserError, match="--preset c: unknown, expected one of a, b"):
         converted(content, tmp_path, "--preset", "c", recipe=recipe)
 
 
-def test_nvidias_own_yaml_says_the_rest_with_its_features_and_labels(tmp_path):
+def test_nvidias_yaml_gives_stride_dropout_features_and_labels(tmp_path):
     other = [{**block, "dropout": 0.3, "dilation": 1} for block in SMALL]
     values = yaml.safe_load(MINDSPORE)  # whose weight_init must not make the features the zoo's
     labels = [*"abcdefghijklmnopqrstuvwxyz'", " "]
@@ -324,7 +324,7 @@ def blocks_of_preset(name: str) -> list:
 
 
 @pytest.mark.parametrize("name", RECIPE.presets())
-def test_every_preset_is_known_by_its_shapes(name):
+def test_every_preset_is_recognised_by_its_shapes(name):
     from benchmarks.reference_jasper import Network
 
     expected = RECIPE.train_config()
@@ -364,7 +364,7 @@ def test_a_configuration_of_other_shapes_is_refused(change, message, tmp_path):
     [SMALL, FOUR_PANES, SMALL_SEPARABLE],
     ids=["jasper", "of four residual_inputs", "quartznet"],
 )
-def test_a_network_goes_to_us_and_back(blocks, tmp_path, capsys):
+def test_weights_are_unchanged_after_import_and_export(blocks, tmp_path, capsys):
     network = theirs(blocks)
     ckpt = converted({"ema_state_dict": network.state_dict()}, tmp_path).path
     capsys.readouterr()
@@ -395,7 +395,7 @@ def ours(folder: Path, spect: dict | None = None, **model) -> Path:
 OWN = {"window": "hamming", "convention": "plain", "preemphasis": 0.0}  # features of ours
 
 
-def test_a_network_of_ours_goes_out_and_comes_back(tmp_path, capsys):
+def test_weights_are_unchanged_after_export_and_import(tmp_path, capsys):
     blocks = [
         Block(filters=4, kernel_size=3, dropout=0.1),
         Block(filters=4, kernel_size=3, stride=2, repeat=2),
@@ -415,7 +415,7 @@ def test_a_network_of_ours_goes_out_and_comes_back(tmp_path, capsys):
     assert_equal(after.parameters, before.parameters)
 
 
-def test_what_nvidia_has_not_is_refused(tmp_path):
+def test_networks_that_nvidia_does_not_have_are_refused(tmp_path):
     ckpt = ours(tmp_path, blocks=[Block(filters=4, kernel_size=3, separable=True)])
     command = ["--ckpt", str(ckpt), "--pth", str(tmp_path / "w.pt")]
     with pytest.raises(UserError, match="Jasper has no separable convolutions; --style quartznet"):
@@ -456,27 +456,27 @@ REFUSALS = {
     "no block": "no encoder.layers.1.conv.0.weight, but 5 blocks",
     "no convolution": "no encoder.layers.0.conv.0.weight .* among 2 tensors: not a checkpoint",
     "no output layer": "no decoder.layers.0.weight",
-    "two names": "encoder.layers.0.conv.1.bias is there by two names",
-    "other labels": "has 46 classes, and there are 29 labels, .* by --labels FILE",
+    "two names": "holds encoder.layers.0.conv.1.bias under two names",
+    "other labels": "has 46 classes, but there are 29 labels, .* by --labels FILE",
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_does_not_fit_is_refused_by_name(case, tmp_path):
+def test_files_that_do_not_fit_are_refused_with_the_reason(case, tmp_path):
     weights = malformed(case, dict(theirs(SMALL).state_dict()))
     with pytest.raises(UserError, match=rf"theirs.pt: .*{REFUSALS[case]}"):
         converted({"state_dict": weights}, tmp_path)
     assert not (tmp_path / "ours.ckpt").exists()
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="no state_dict in it: not a checkpoint of NVIDIA's"):
         converted([1, 2], tmp_path)
-    with pytest.raises(UserError, match="no state_dict in it, but epoch, step: not a checkpoint"):
+    with pytest.raises(UserError, match="no state_dict in it, only epoch, step: not a checkpoint"):
         converted({"epoch": 3, "step": 4}, tmp_path)
 
 
-def test_own_labels(tmp_path):
+def test_labels_option_gives_the_labels(tmp_path):
     network = theirs(SMALL, classes=5)
     (tmp_path / "labels.json").write_text(json.dumps(list("ab c_")))
     content = {"state_dict": network.state_dict()}

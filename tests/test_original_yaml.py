@@ -234,14 +234,14 @@ def changed(path: str, value: Any = None, text: str = MINDSPORE) -> dict:
     return values
 
 
-def test_the_mindspore_original():
+def test_the_mindspore_original_is_translated():
     values = yaml.safe_load(MINDSPORE)
     before = copy.deepcopy(values)
     assert translate_yaml(values) == EXPECTED
     assert values == before
 
 
-def test_quartznet():
+def test_a_quartznet_file_is_translated():
     assert translate_yaml(yaml.safe_load(QUARTZNET)) == QUARTZNET_EXPECTED
 
 
@@ -249,7 +249,7 @@ def augmentation(path: str, value: Any) -> dict:
     return translate_yaml(changed(path, value))["DataConfig"]["AugmentationConfig"]
 
 
-def test_speed_and_masks():
+def test_speed_perturbation_and_masks_are_translated():
     speed = "input_train.audio_dataset.speed_perturbation"
     base = EXPECTED["DataConfig"]["AugmentationConfig"]
     drawn = augmentation(speed, {"discrete": True, "min_rate": 0.9, "max_rate": 1.1})
@@ -263,7 +263,7 @@ def test_speed_and_masks():
 
 
 @pytest.mark.parametrize("values", [{}, {"DataConfig": {"batch_size": 3}}, {"name": "Jasper"}])
-def test_files_of_ours_are_left_alone(values):
+def test_own_yaml_files_are_not_translated(values):
     assert translate_yaml(values) is None
 
 
@@ -369,7 +369,7 @@ ENCODER, BLOCK = "jasper.encoder", "jasper.encoder.blocks.1"
         ),
     ],
 )
-def test_what_has_no_counterpart_is_refused_by_name(path, value, message):
+def test_keys_without_a_counterpart_are_refused_by_name(path, value, message):
     with pytest.raises(UserError) as refused:
         translate_yaml(changed(path, value))
     default = f"{path}: {value!r}, expected 'per_feature'"

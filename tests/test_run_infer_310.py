@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from launcher_clone import copy_launcher
 from test_ascend310_infer import building, runner  # noqa: F401
 from test_ascend310_infer import pytestmark as needs_a_compiler
 
@@ -41,13 +42,12 @@ exit "${BUILD:-0}"
 @pytest.fixture
 def clone(tmp_path) -> Path:
     clone = tmp_path / "my clone"
-    names = ["scripts/run_infer_310.sh", "scripts/launch.sh", "scripts/launcher.py"]
+    copy_launcher(clone)
+    names = ["scripts/run_infer_310.sh"]
     names += [f"{model}/scripts/run_infer_310.sh" for model in ("deepspeech2", "jasper")]
     for name in names:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
-    cache = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "common/launching", clone / "common/launching", ignore=cache)
     for model in ("deepspeech2", "jasper"):
         (clone / model / "preprocess.py").touch()
     (clone / "ascend310_infer").mkdir()

@@ -30,7 +30,7 @@ INSTRUCTIONS, KERNELS = "ONEDNN_MAX_CPU_ISA", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
         ({INSTRUCTIONS: "SSE41", "GLOG_v": "1", KERNELS: "64"}, "SSE41 1 64"),
     ],
 )
-def test_the_environment_is_settled_before_mindspore_and_a_users_setting_wins(own, expected):
+def test_the_environment_is_set_before_mindspore_loads_unless_the_user_has(own, expected):
     ours = (INSTRUCTIONS, KERNELS, "GLOG_v")
     bare = {key: value for key, value in os.environ.items() if key not in ours}
     done = subprocess.run(
@@ -56,7 +56,7 @@ def test_the_environment_is_settled_before_mindspore_and_a_users_setting_wins(ow
         ("aarch64", ["asimd"], None, "CPU", True),
     ],
 )
-def test_matrix_products_stand_in_for_convolutions_under_avx512(
+def test_matrix_products_replace_convolutions_with_avx512(
     monkeypatch, machine, flags, own, device, native
 ):
     monkeypatch.setattr(runtime.platform, "machine", lambda: machine)
@@ -71,7 +71,7 @@ def test_matrix_products_stand_in_for_convolutions_under_avx512(
     assert runtime.native_convolutions(device) is native
 
 
-def test_what_the_processor_can_do(monkeypatch):
+def test_processor_flags_are_read_from_proc(monkeypatch):
     lines = "processor : 0\nflags\t\t: fpu avx2 avx512f\nprocessor : 1\nflags : fpu\n"
     monkeypatch.setattr(runtime.Path, "read_text", lambda path, encoding: lines)
     assert "avx512f" in runtime._cpu_flags()
@@ -79,7 +79,7 @@ def test_what_the_processor_can_do(monkeypatch):
     assert runtime._cpu_flags() is None
 
 
-def test_the_cpu_is_always_there():
+def test_the_cpu_is_always_available():
     devices = runtime.available_devices()
     assert devices[-1] == "CPU"
     assert set(devices) <= {"Ascend", "GPU", "CPU"}
@@ -98,15 +98,15 @@ def test_the_best_device_present_is_the_default(monkeypatch):
     assert runtime.set_device() == "CPU"
 
 
-def test_a_device_that_is_not_there(monkeypatch):
+def test_a_missing_device_is_an_error(monkeypatch):
     monkeypatch.setattr(runtime, "available_devices", lambda: ["CPU"])
-    with pytest.raises(UserError, match="Ascend is not there: this machine has CPU"):
+    with pytest.raises(UserError, match="Ascend is not available: this machine has CPU"):
         runtime.set_device("Ascend")
-    with pytest.raises(UserError, match="TPU: no such kind, expected one of Ascend, GPU, CPU"):
+    with pytest.raises(UserError, match="TPU: unknown, expected one of Ascend, GPU, CPU"):
         runtime.set_device("TPU")
 
 
-def test_the_card_comes_from_the_environment(monkeypatch):
+def test_the_device_id_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("DEVICE_ID", "3")
     assert runtime._card() == 3
     monkeypatch.setenv("DEVICE_ID", "")

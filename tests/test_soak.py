@@ -56,7 +56,7 @@ def test_signs_of_life_tell_who_is_behind(tmp_path, monkeypatch):
     hearts[0].collective_entered()
     hearts[2].collective_entered()
     assert looked(901) == 0 and signs.behind(names) == ["1"]
-    assert signs.told("1").startswith("last seen after step 41 (process ")
+    assert signs.describe("1").startswith("last seen after step 41 (process ")
     hearts[1].collective_entered()
     looked(902)
     assert signs.behind(names) == names  # it cannot be told
@@ -78,7 +78,7 @@ def test_a_rank_that_gave_no_sign_is_the_one_that_is_waited_for(tmp_path, monkey
         Heartbeat()
     signs.look(1.0)
     assert signs.behind(list("012")) == ["1"] and not signs.stepping
-    assert signs.told("1") == "not seen since it was started"
+    assert signs.describe("1") == "not seen since it was started"
 
 
 def test_without_a_launcher_nothing_is_written(tmp_path, monkeypatch):

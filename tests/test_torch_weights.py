@@ -44,7 +44,7 @@ def saved(torch, content, path: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_tensors_are_torchs(torch, form, tmp_path):
+def test_tensors_equal_those_of_torch(torch, form, tmp_path):
     base = torch.arange(24.0).reshape(4, 6)
     expected = {
         "plain": base,
@@ -142,7 +142,7 @@ def in_a_file(evil: bytes, path: Path, form: str) -> Path:
 
 @pytest.mark.parametrize("payload", payloads(Path("mark")))
 @pytest.mark.parametrize("form", [*FORMATS, "bare"])
-def test_nothing_is_run(payload, form, tmp_path):
+def test_no_code_of_a_file_is_run(payload, form, tmp_path):
     mark = tmp_path / "mark"
     evil = payloads(mark)[payload]
     path = in_a_file(evil, tmp_path / "w.pth", form)
@@ -163,7 +163,7 @@ def test_nothing_is_run(payload, form, tmp_path):
 @pytest.mark.parametrize(
     "target", ["os system", "torch._utils _rebuild_tensor_v2", "collections OrderedDict"]
 )
-def test_what_a_file_does_to_a_class_ends_with_it(target, tmp_path):
+def test_a_file_cannot_change_the_classes_of_another(target, tmp_path):
     """setattr(target, "numpy", something) through the state of an object."""
     place = b"c" + target.replace(" ", "\n").encode() + b"\n"
     evil = b"\x80\x02" + place + b"N}X\x05\x00\x00\x00numpycos\nsystem\ns\x86b."
@@ -174,7 +174,7 @@ def test_what_a_file_does_to_a_class_ends_with_it(target, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_damage_is_an_error_that_names_the_file(torch, form, tmp_path):
+def test_a_damaged_file_is_an_error_with_its_name(torch, form, tmp_path):
     whole = saved(torch, {"w": torch.ones(300)}, tmp_path / "w.pth", form).read_bytes()
     for size in range(0, len(whole), 97):
         path = tmp_path / "cut.pth"
@@ -191,7 +191,7 @@ def test_damage_is_an_error_that_names_the_file(torch, form, tmp_path):
 @pytest.mark.parametrize(
     "offset, shape, strides", [(0, (5,), (1,)), (3, (2,), (1,)), (0, (9,), (0,)), (-1, (2,), (1,))]
 )
-def test_tensors_stay_inside_their_storage(offset, shape, strides, tmp_path):
+def test_tensors_outside_their_storage_are_refused(offset, shape, strides, tmp_path):
     write(tmp_path / "w.pth", {"w": np.ones(4, np.float32)})
     with zipfile.ZipFile(tmp_path / "w.pth") as archive:
         pickled = archive.read("archive/data.pkl")
@@ -210,7 +210,7 @@ def test_tensors_stay_inside_their_storage(offset, shape, strides, tmp_path):
 # ---- writing, configurations, names
 
 
-def test_torch_reads_what_is_written(torch, tmp_path):
+def test_torch_reads_written_files(torch, tmp_path):
     rng = np.random.default_rng(0)
     content = {
         "state_dict": {
@@ -236,7 +236,7 @@ def test_torch_reads_what_is_written(torch, tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "w.pth"]
 
 
-def test_an_array_that_comes_twice_is_stored_once(torch, tmp_path):
+def test_an_array_that_occurs_twice_is_stored_once(torch, tmp_path):
     values = np.arange(6, dtype=np.float32)
     write(tmp_path / "w.pth", {"raw": values, "ema": values, "other": values.copy()})
     with zipfile.ZipFile(tmp_path / "w.pth") as archive:
@@ -257,7 +257,7 @@ def test_names_are_written_as_references(tmp_path):
     assert plain(back["kind"]) == "Counter"
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write(tmp_path / "file" / "w.pth", {})
@@ -267,13 +267,13 @@ WANTED = {"a.weight": (2, 3), "b.weight": (4, 1, 1, 5), "b.bias": (4,)}
 NAMES = {"A.w": "a.weight", "B.w": "b.weight", "B.b": "b.bias"}
 
 
-def test_match_by_names_and_shapes():
+def test_match_finds_tensors_by_name_and_shape():
     found = {"B.w": np.ones((4, 1, 5)), "A.w": np.ones((2, 3)), "B.b": np.ones(4)}
     matched = match(found, NAMES, WANTED, "w.pth")
     assert matched.keys() == WANTED.keys() and matched["b.weight"] is found["B.w"]
 
 
-def test_match_names_what_does_not():
+def test_match_lists_tensors_that_do_not_fit():
     found = {"A.w": np.ones((3, 2)), "B.b": np.ones(4), "C.w": np.ones(7)}
     with pytest.raises(UserError) as refusal:
         match(found, NAMES, WANTED, "w.pth")

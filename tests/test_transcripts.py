@@ -59,7 +59,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("written", SAID)
-def test_english(written):
+def test_numbers_abbreviations_and_signs_become_words(written):
     assert normaliser("english", LOWER)(written) == SAID[written]
 
 
@@ -68,21 +68,21 @@ def test_punctuation_with_a_label_is_kept_but_not_the_blank():
     assert normaliser("english", ["a", "_"])("it's") == "it s"
 
 
-def test_nothing_is_left_out_in_silence():
+def test_characters_without_a_label_stay():
     assert normaliser("english", LOWER)("5 £ more") == "five £ more"
 
 
-def test_as_they_are():
+def test_without_normalisation_transcripts_are_unchanged():
     assert normaliser("", LOWER)("Mr. 5, é") == "Mr. 5, é"
 
 
-def test_an_unknown_way_is_refused():
+def test_an_unknown_normalisation_is_refused():
     with pytest.raises(UserError, match="normalize_transcripts=klingon: expected english, or noth"):
         normaliser("klingon", LOWER)
 
 
 @pytest.mark.launcher
-def test_without_numbers_no_library_loads():
+def test_libraries_load_only_for_numbers():
     code = (
         "import sys\nfrom common.text.normalization import normaliser\n"
         "assert normaliser('english', 'abc')('A, b') == 'a b'\n"

@@ -1,4 +1,4 @@
-"""Options of the command line that entry points share, and what they lead to."""
+"""Options of the command line that entry points share, and the objects made from them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from common.utils.errors import UserError
 
 
 def add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
+    """Add --preset, --config and --set, which override a training configuration.
+
+    Args:
+        parser: The parser.
+        recipe: The model.
+    """
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -29,6 +35,11 @@ def add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
 
 
 def add_eval_config(parser: argparse.ArgumentParser) -> None:
+    """Add --config and --set, which override an evaluation configuration.
+
+    Args:
+        parser: The parser.
+    """
     parser.add_argument(
         "--config", action="append", default=[], metavar="YAML", help="overrides of eval_config"
     )
@@ -36,6 +47,11 @@ def add_eval_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add --set, which overrides single keys.
+
+    Args:
+        parser: The parser.
+    """
     parser.add_argument(
         "--set",
         action="extend",
@@ -47,6 +63,11 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device_target and --device_id.
+
+    Args:
+        parser: The parser.
+    """
     parser.add_argument(
         "--device_target", help="Ascend, GPU or CPU; none given: the best one present"
     )
@@ -61,7 +82,14 @@ def add_checkpoint(
     required: bool = True,
     pretrained: Path | None = None,
 ) -> None:
-    """pretrained: the checkpoint that ships with the model, used where none is named."""
+    """Add an option for a checkpoint, and --train_config for checkpoints without configuration.
+
+    Args:
+        parser: The parser.
+        flag: Name of the option.
+        required: Whether a checkpoint must be given, if none ships with the model.
+        pretrained: The checkpoint that ships with the model, used where none is given.
+    """
     usual = "" if pretrained is None else f"; none given: {pretrained.name}, which ships here"
     parser.add_argument(
         flag,
@@ -78,6 +106,17 @@ def add_checkpoint(
 
 
 def boolean(text: str) -> bool:
+    """Parse true or false, for `type=` of an option.
+
+    Args:
+        text: true, 1, yes, false, 0 or no, in any letter case.
+
+    Returns:
+        The value.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none of these.
+    """
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"expected true or false, found {text}")
@@ -85,11 +124,35 @@ def boolean(text: str) -> bool:
 
 
 def train_config(arguments: argparse.Namespace, recipe: Recipe) -> Any:
+    """Make the training configuration that the command line describes.
+
+    Args:
+        arguments: Those of `add_config`.
+        recipe: The model.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UserError: A preset, file, key or value is wrong.
+    """
     return overridden(recipe.train_config(), arguments, recipe)
 
 
 def overridden(config: Any, arguments: argparse.Namespace, recipe: Recipe) -> Any:
-    """A training configuration after the preset, the YAML files and the single keys."""
+    """Override a training configuration by the preset, the YAML files and the single keys.
+
+    Args:
+        config: The configuration; changed in place.
+        arguments: Those of `add_config`.
+        recipe: The model.
+
+    Returns:
+        `config`, checked.
+
+    Raises:
+        UserError: A preset, file, key or value is wrong.
+    """
     if arguments.preset:
         path = recipe.preset(arguments.preset)
         if not path.is_file():
@@ -98,18 +161,27 @@ def overridden(config: Any, arguments: argparse.Namespace, recipe: Recipe) -> An
                 f"{', '.join(recipe.presets())}"
             )
         configs.override_from_yaml(config, path)
-    said = [
+    files = [
         (path, configs.override_from_yaml(config, path, recipe.translate_yaml))
         for path in arguments.config
     ]
     configs.override_from_options(config, arguments.set)
     configs.check(config)
-    for path, labels in said:
+    for path, labels in files:
         _check_labels(recipe, config, path, labels)
     return config
 
 
 def override(config: Any, arguments: argparse.Namespace) -> None:
+    """Override an evaluation or inference configuration by YAML files and single keys.
+
+    Args:
+        config: The configuration; changed in place and checked.
+        arguments: Those of `add_eval_config`.
+
+    Raises:
+        UserError: A file, key or value is wrong.
+    """
     for path in arguments.config:
         configs.override_from_yaml(config, path)
     configs.override_from_options(config, arguments.set)
@@ -117,7 +189,7 @@ def override(config: Any, arguments: argparse.Namespace) -> None:
 
 
 def _check_labels(recipe: Recipe, config: Any, path: str, labels: list[str] | None) -> None:
-    """Refuses a file of another project whose vocabulary is not that of DataConfig.labels_path."""
+    """Check that the vocabulary of another project's file is that of DataConfig.labels_path."""
     if labels is None:
         return
     ours = labels_file(recipe, config)
@@ -130,7 +202,19 @@ def _check_labels(recipe: Recipe, config: Any, path: str, labels: list[str] | No
 
 
 def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[str], str]:
-    """The manifests to score and their Data_dir: those of eval_config, or else the checkpoint's."""
+    """Choose the manifests to score: those of eval_config, or else the checkpoint's.
+
+    Args:
+        checkpoint: The path, for messages.
+        data: DataConfig of eval_config.
+        stored: DataConfig of the checkpoint.
+
+    Returns:
+        The manifests, and their Data_dir.
+
+    Raises:
+        UserError: There are none, or one is missing.
+    """
     if data.test_manifest:
         return data.test_manifest, data.Data_dir
     if not stored.test_manifest:
@@ -139,12 +223,25 @@ def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[st
         if not Path(manifest).is_file():
             raise UserError(
                 f"{checkpoint} names {manifest} as its test set, which is not in {Path.cwd()}: "
-                "make it there with scripts/manifest.py, or give --set test_manifest=FILE"
+                "make it with scripts/manifest.py, or give --set test_manifest=FILE"
             )
     return stored.test_manifest, data.Data_dir or stored.Data_dir
 
 
 def load_speech_model(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
+    """Load a checkpoint on the device of the command line.
+
+    Args:
+        arguments: Those of `add_checkpoint` and `add_device`.
+        recipe: The model.
+        path: The checkpoint.
+
+    Returns:
+        The SpeechModel.
+
+    Raises:
+        UserError: The checkpoint or the device is wrong.
+    """
     from common.model.speech_model import SpeechModel
 
     fallback = None

@@ -15,7 +15,7 @@ from typing import Any
 
 from common.doctor.advice import Measurements
 from common.doctor.measuring import Process
-from common.launching import Fault, gpu
+from common.launching import LaunchError, gpu
 from common.memory import GIB
 from common.utils import runtime
 
@@ -52,7 +52,7 @@ def why_no_gpu(find: Callable[[str], Any | None] = gpu.load) -> str:
     """As the launchers say it before they start anything."""
     try:
         gpu.check_gpu_libraries(find)
-    except Fault as fault:
+    except LaunchError as fault:
         return str(fault).removeprefix("GPU: ")
     return "driver and libraries load, and MindSpore refuses it all the same"
 

@@ -1,8 +1,8 @@
-"""PyTorch's weight files, read and written without PyTorch; reading runs nothing that a file holds.
+"""PyTorch's weight files, read and written without PyTorch; reading never runs code of a file.
 
-A file of `torch.save` is a pickle beside the raw numbers of its tensors, in a zip archive since
-PyTorch 1.6. A pickle can call any function by its name. Here names lead nowhere: but for tensors
-and OrderedDict each becomes a `Named` object, which remembers what it was given and does nothing.
+A file of `torch.save` is a pickle and the raw numbers of its tensors, in a zip archive since
+PyTorch 1.6. A pickle can call any function by its name. Here no name is imported: except for
+tensors and OrderedDict each becomes a `Named` object, which stores its arguments and does nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from common.utils.errors import UserError
 from common.utils.files import replacing
 
-_MAGIC = 0x1950A86A20F9469CFC6C  # opens the files of PyTorch before 1.6
+_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the files of PyTorch before 1.6
 _BFLOAT16 = "BFloat16Storage"  # numpy has no such type
 _TYPES = {
     "FloatStorage": "<f4",
@@ -42,18 +42,27 @@ _TYPES = {
 
 
 class Named:
-    """Stands for what a file makes of the class or function `origin`, "module.name".
+    """Stands for an object that a file makes with the class or function `origin`.
 
-    arguments: of the call; state: the attributes it was given; entries: the items of a mapping.
     A subclass without an instance stands for the class itself; `named` makes one.
+
+    Attributes:
+        origin: "module.name".
+        arguments: The arguments of the call.
+        state: The attributes that the file sets, None if it sets none.
+        entries: The items that the file sets, of a mapping or a list.
     """
 
     origin = ""
+    arguments: tuple[Any, ...]
+    state: Any
+    entries: dict[Any, Any]
 
     def __new__(cls, *arguments: Any, **_: Any) -> Named:
-        made = super().__new__(cls)
-        made.arguments, made.state, made.entries = arguments, None, {}
-        return made
+        """Store the arguments."""
+        instance = super().__new__(cls)
+        instance.arguments, instance.state, instance.entries = arguments, None, {}
+        return instance
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -65,25 +74,40 @@ class Named:
         self.entries[key] = value
 
     def append(self, value: Any) -> None:
+        """Add an item, as of a list."""
         self.entries[len(self.entries)] = value
 
 
 def named(origin: str) -> type[Named]:
-    """A class of its own for a name, so that nothing a file does to it outlives the file."""
+    """Make a new class for a name, so that a file cannot change the classes of another file.
+
+    Args:
+        origin: "module.name".
+
+    Returns:
+        A subclass of `Named`.
+    """
     return type("Named", (Named,), {"origin": origin})
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file; its numbers are read when they are asked for."""
+    """A tensor of a file; its numbers are read by `numpy`."""
 
     storage: _Storage
-    offset: int  # of the first element, like the strides in elements
+    offset: int  # of the first element, in elements
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
 
     def numpy(self) -> np.ndarray:
-        """The tensor's values, 16-bit floats as float32."""
+        """Read the tensor.
+
+        Returns:
+            Its values, 16-bit floats as float32.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         values = self.storage.values()
         if 0 in self.shape:
             return np.zeros(self.shape, values.dtype)
@@ -102,9 +126,10 @@ class _Storage:
     where: str  # the file and the key, for messages
     kind: str  # FloatStorage, ...
     count: int  # elements
-    read: Callable[[int], bytes] | None = None  # of so many bytes
+    read: Callable[[int], bytes] | None = None  # number of bytes -> the bytes
 
     def values(self) -> np.ndarray:
+        """Read all numbers; UserError where the file is damaged."""
         size = self.count * np.dtype(_TYPES[self.kind]).itemsize
         raw = self.read(size) if self.read else b""
         if len(raw) != size:
@@ -116,9 +141,16 @@ class _Storage:
 
 
 def read(path: str | Path) -> Any:
-    """What was saved: dictionaries, lists, numbers, strings, `StoredTensor` and `Named` objects.
+    """Read a file of `torch.save`.
 
-    Raises UserError for what is missing, damaged, or no file of `torch.save`.
+    Args:
+        path: The file.
+
+    Returns:
+        Its content: dictionaries, lists, numbers, strings, `StoredTensor` and `Named` objects.
+
+    Raises:
+        UserError: The file is missing, damaged, or of another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -141,10 +173,11 @@ class _Unpickler(pickle.Unpickler):
         self.names: dict[str, type[Named]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return a stand-in for a name of the file; nothing is imported."""
         origin = f"{module}.{name}"
         if origin == "collections.OrderedDict":
             return OrderedDict
-        # Functions made here and now: a file can set attributes of what it is handed.
+        # New functions in each call, since a file can set attributes of what it receives.
         if origin in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
             return lambda *arguments: _tensor(*arguments[:4])
         if origin.startswith("torch._utils._rebuild_parameter"):
@@ -152,6 +185,7 @@ class _Unpickler(pickle.Unpickler):
         return self.names.setdefault(origin, named(origin))
 
     def persistent_load(self, identity: Any) -> Any:
+        """Return the storage that a tensor refers to."""
         if identity[0] != "storage":  # ("module", a class, its source text)
             return identity[1]
         _, kind, key, _, count, *view = identity
@@ -198,8 +232,11 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_legacy(path: Path) -> Any:
-    """Five pickles one after the other: magic number, version, system, content, keys; then each
-    storage: its number of elements, its bytes."""
+    """Read a file of PyTorch before 1.6.
+
+    It holds five pickles: magic number, version, system, content, keys of the storages; then each
+    storage: its number of elements, its bytes.
+    """
     storages: dict[str, _Storage] = {}
     with path.open("rb") as file:
 
@@ -230,10 +267,14 @@ def _slice(path: Path, start: int, stored: int) -> Callable[[int], bytes]:
 
 
 def plain(value: Any) -> Any:
-    """Dictionaries, lists and simple values of a configuration object.
+    """Convert a configuration object of a file to dictionaries, lists and simple values.
 
-    Understood are omegaconf's containers and nodes, dataclasses, enumerations (their value) and
-    references to classes (their name without the module).
+    Args:
+        value: omegaconf's containers and nodes, dataclasses, enumerations (converted to their
+            value) and references to classes (converted to their name without the module).
+
+    Returns:
+        The plain value.
     """
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
@@ -254,54 +295,71 @@ def plain(value: Any) -> Any:
 
 
 def match(
-    found: Mapping[str, Any], names: Mapping[str, str], wanted: Mapping[str, tuple], where: str
-) -> dict[str, Any]:
-    """The file's tensors (anything with a shape) by the network's names.
+    tensors: Mapping[str, StoredTensor],
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> dict[str, StoredTensor]:
+    """Match the tensors of a file with the parameters of a network.
 
-    names: the file's -> the network's; wanted: the network's -> shapes. Shapes may differ by axes
-    of length 1. Raises UserError that names what is missing, left over, or of another shape.
+    Args:
+        tensors: The tensors by the file's names.
+        names: The file's names -> the network's.
+        shapes: The network's names -> shapes. The tensors' may differ by axes of length 1.
+        where: The file, for messages.
+
+    Returns:
+        The tensors by the network's names.
+
+    Raises:
+        UserError: Lists the tensors that are missing, superfluous or of another shape.
     """
-    matched, reshaped, left = {}, [], []
-    for name, value in found.items():
+    matched: dict[str, StoredTensor] = {}
+    reshaped, superfluous = [], []
+    for name, tensor in tensors.items():
         target = names.get(name)
-        if target not in wanted:
-            left.append(f"{name} {tuple(value.shape)}")
-        elif _squeezed(value.shape) != _squeezed(wanted[target]):
-            reshaped.append(f"{name} {tuple(value.shape)}, expected {tuple(wanted[target])}")
-            matched[target] = value
-        else:
-            matched[target] = value
+        if target is None or target not in shapes:
+            superfluous.append(f"{name} {tuple(tensor.shape)}")
+            continue
+        if _squeezed(tensor.shape) != _squeezed(shapes[target]):
+            reshaped.append(f"{name} {tuple(tensor.shape)}, expected {tuple(shapes[target])}")
+        matched[target] = tensor
     theirs = {target: name for name, target in names.items()}
     missing = [
         f"{theirs.get(name, name)} {tuple(shape)}"
-        for name, shape in wanted.items()
+        for name, shape in shapes.items()
         if name not in matched
     ]
     problems = [
-        f"{len(found)} {what} ({', '.join(found[:4])}{', ...' if len(found) > 4 else ''})"
-        for what, found in (
+        f"{len(listed)} {what} ({', '.join(listed[:4])}{', ...' if len(listed) > 4 else ''})"
+        for what, listed in (
             ("missing", missing),
             ("of another shape", reshaped),
-            ("not of this network", left),
+            ("not of this network", superfluous),
         )
-        if found
+        if listed
     ]
     if problems:
         good = len(matched) - len(reshaped)
-        raise UserError(f"{where}: {good} of {len(wanted)} tensors match; {'; '.join(problems)}")
+        raise UserError(f"{where}: {good} of {len(shapes)} tensors match; {'; '.join(problems)}")
     return matched
 
 
-def _squeezed(shape: tuple) -> tuple:
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
 def write(path: str | Path, content: Any) -> None:
-    """Writes a file for `torch.load`: whole, or not there.
+    """Write a file for `torch.load`; it is complete or not there.
 
-    content: dictionaries, lists, tuples, strings, numbers, None, numpy arrays (they become
-    tensors; one that comes twice is stored once), `Named` classes and objects (references, which
-    the reader must have installed).
+    Args:
+        path: The file.
+        content: Dictionaries, lists, tuples, strings, numbers, None, numpy arrays (written as
+            tensors; one that occurs twice is stored once), `Named` classes and objects (references
+            that the reader must have installed).
+
+    Raises:
+        UserError: The file cannot be written.
     """
     writer = _Writer()
     writer.save(content)
@@ -314,7 +372,7 @@ def write(path: str | Path, content: Any) -> None:
 
 
 class _Writer:
-    """Pickles (protocol 2) names that need not be installed here, and tensors as torch does."""
+    """Pickles (protocol 2) names that are not installed here, and tensors as torch does."""
 
     def __init__(self) -> None:
         self.pickle = bytearray(b"\x80\x02")
@@ -322,6 +380,7 @@ class _Writer:
         self.keys: dict[int, str] = {}  # of the arrays, by identity
 
     def save(self, value: Any) -> None:
+        """Append the pickle of a value."""
         put = self.pickle.extend
         if value is None or isinstance(value, bool):
             put({None: b"N", True: b"\x88", False: b"\x89"}[value])
@@ -356,7 +415,7 @@ class _Writer:
                 self.save(value.state)
                 put(b"b")
         else:
-            raise TypeError(f"{type(value).__name__}: no way to write it")
+            raise TypeError(f"{type(value).__name__} cannot be written to a PyTorch file")
 
     def _all(self, values: Any) -> None:
         for value in values:

@@ -1,7 +1,7 @@
-"""Weights of another package's and ours: what `pt2mind.py` and `mind2pt.py` share.
+"""Conversion of weights from and to another package: what `pt2mind.py` and `mind2pt.py` share.
 
-A model gives a `ForeignFormat`: what its package's files hold, and its names of our parameters.
-Reading, matching, writing and the report are here. Neither way needs PyTorch.
+A model gives a `ForeignFormat`: what the files of its package hold, and the package's names of the
+parameters. Reading, matching, writing and the report are here. Neither way needs PyTorch.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from common.interop import torch_pickle as torch_weights
+from common.interop import torch_pickle
 from common.interop.torch_pickle import StoredTensor
 from common.model.recipe import Recipe
 from common.text.tokenizer import Vocabulary
 from common.utils.arguments import command
 from common.utils.errors import UserError
 
-COUNTER = "num_batches_tracked"  # of a torch BatchNorm, which its momentum makes superfluous
+COUNTER = "num_batches_tracked"  # of a torch BatchNorm; of no effect where momentum is set
 NORM = {  # a BatchNorm's tensors: torch's leaf -> MindSpore's
     "weight": "gamma",
     "bias": "beta",
@@ -32,10 +32,10 @@ NORM = {  # a BatchNorm's tensors: torch's leaf -> MindSpore's
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """What a file of the package holds."""
+    """The content of a file of the package."""
 
     weights: Mapping[str, StoredTensor]
-    names: Mapping[str, str]  # its -> ours
+    names: Mapping[str, str]  # the package's names -> ours
     config: Any  # the training configuration of such a network
     labels: Sequence[str]
     lines: Sequence[str]  # for the report: the network, and what had to be assumed
@@ -43,35 +43,52 @@ class ImportedWeights:
 
 @dataclass(frozen=True)
 class ExportedWeights:
-    """The file that a checkpoint of ours becomes."""
+    """The file to write for a checkpoint of ours."""
 
-    names: Mapping[str, str]  # its -> ours
-    content: Callable[[dict[str, np.ndarray]], dict]  # weights by its names -> what is saved
+    names: Mapping[str, str]  # the package's names -> ours
+    content: Callable[[dict[str, np.ndarray]], dict]  # weights by the package's names -> content
     kind: str  # for the report, such as "for release 2 of deepspeech.pytorch"
-    flat: Callable[[str], bool] = lambda name: False  # convolutes over time: (out, in, k) there
-    notes: Sequence[str] = ()
+    # Whether the package stores a convolution over time as (out, in, k), not as (out, in, 1, k).
+    flat: Callable[[str], bool] = lambda name: False
+    notes: Sequence[str] = ()  # for the report
 
 
 @dataclass(frozen=True)
 class ForeignFormat:
-    """A package whose files a model understands.
+    """A package whose weight files a model can read and write.
 
-    arrives(recipe, content of a file, options): raises UserError for what it does not understand.
-    leaves(speech_model, options): raises UserError for a network that the package does not have.
-    Options are those of the command line: --pth, --ckpt, and what add_..._options add.
+    Attributes:
+        name: The package's name.
+        reads: What pt2mind.py converts, for its help.
+        writes: What mind2pt.py makes, for its help.
+        import_weights: (recipe, content of a file, options) -> weights; raises UserError for a file
+            that it does not understand.
+        export_weights: (speech model, options) -> file; raises UserError for a network that the
+            package does not have.
+        add_reading_options: Adds to pt2mind.py's options, which are --pth and --ckpt.
+        add_writing_options: Adds to mind2pt.py's options, which are --ckpt and --pth.
     """
 
     name: str
-    reads: str  # in words
+    reads: str
     writes: str
-    arrives: Callable[[Recipe, Any, argparse.Namespace], ImportedWeights]
-    leaves: Callable[[Any, argparse.Namespace], ExportedWeights]
+    import_weights: Callable[[Recipe, Any, argparse.Namespace], ImportedWeights]
+    export_weights: Callable[[Any, argparse.Namespace], ExportedWeights]
     add_reading_options: Callable[[argparse.ArgumentParser, Recipe], None] = lambda parser, _: None
     add_writing_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 
 def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None:
-    """A file of the package to a checkpoint of ours, which carries all that its network needs."""
+    """Convert a file of the package to a checkpoint of ours, with configuration and labels.
+
+    Args:
+        package: The package.
+        recipe: The model.
+        argv: The command line.
+
+    Raises:
+        UserError: The file cannot be read, or does not fit the model.
+    """
     parser = command(
         prog="pt2mind.py",
         description=f"Convert {package.reads} to one of ours, with its features and labels. "
@@ -83,11 +100,11 @@ def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
     arguments = parser.parse_args(argv)
     if Path(arguments.ckpt).suffix != ".ckpt":
         raise UserError(
-            f"--ckpt {arguments.ckpt}: MindSpore reads checkpoints from files named *.ckpt alone; "
-            f"write {arguments.ckpt}.ckpt"
+            f"--ckpt {arguments.ckpt}: MindSpore reads only checkpoints named *.ckpt; use "
+            f"{arguments.ckpt}.ckpt"
         )
-    found = package.arrives(recipe, torch_weights.read(arguments.pth), arguments)
-    vocabulary = Vocabulary(tuple(found.labels))
+    imported = package.import_weights(recipe, torch_pickle.read(arguments.pth), arguments)
+    vocabulary = Vocabulary(tuple(imported.labels))
 
     from common.model import checkpoint
     from common.model.speech_model import SpeechModel
@@ -95,27 +112,36 @@ def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
     from common.utils.backend import Tensor
 
     device = runtime.set_device("CPU")
-    speech_model = SpeechModel.create(recipe, found.config, vocabulary, device)
-    wanted = {weight.name: weight for weight in _weights(speech_model)}
-    matched = torch_weights.match(
-        found.weights,
-        found.names,
-        {name: weight.shape for name, weight in wanted.items()},
+    speech_model = SpeechModel.create(recipe, imported.config, vocabulary, device)
+    parameters = {weight.name: weight for weight in _weights(speech_model)}
+    matched = torch_pickle.match(
+        imported.weights,
+        imported.names,
+        {name: weight.shape for name, weight in parameters.items()},
         arguments.pth,
     )
     for name, tensor in matched.items():
-        value = tensor.numpy().astype(np.float32).reshape(wanted[name].shape)
-        wanted[name].set_data(Tensor(value))
+        value = tensor.numpy().astype(np.float32).reshape(parameters[name].shape)
+        parameters[name].set_data(Tensor(value))
     source = f"{package.name}, {Path(arguments.pth).name}"
-    checkpoint.save(Path(arguments.ckpt), wanted, speech_model.metadata(source=source))
-    print(f"{arguments.pth}: {len(matched)} of {len(wanted)} tensors match")
-    for line in found.lines:
+    checkpoint.save(Path(arguments.ckpt), parameters, speech_model.metadata(source=source))
+    print(f"{arguments.pth}: {len(matched)} of {len(parameters)} tensors match")
+    for line in imported.lines:
         print(line)
     print(f"written: {arguments.ckpt}")
 
 
 def mind2pt(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None:
-    """A checkpoint of ours to a file that the package loads."""
+    """Convert a checkpoint of ours to a file that the package loads.
+
+    Args:
+        package: The package.
+        recipe: The model.
+        argv: The command line.
+
+    Raises:
+        UserError: The package has no such network, or a file cannot be read or written.
+    """
     parser = command(
         prog="mind2pt.py", description=f"Convert a checkpoint of ours to {package.writes}."
     )
@@ -129,29 +155,36 @@ def mind2pt(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
 
     device = runtime.set_device("CPU")
     speech_model = SpeechModel.from_checkpoint(recipe, arguments.ckpt, device, log=print)
-    made = package.leaves(speech_model, arguments)
-    theirs = {ours: name for name, ours in made.names.items()}
+    exported = package.export_weights(speech_model, arguments)
+    theirs = {ours: name for name, ours in exported.names.items()}
     weights: dict[str, np.ndarray] = {}
     own = _weights(speech_model)
     if unlike := theirs.keys() ^ {weight.name for weight in own}:
         raise UserError(
-            f"{arguments.ckpt}: {len(unlike)} tensors without a for_device in {package.name}'s "
+            f"{arguments.ckpt}: {len(unlike)} tensors without a counterpart in {package.name}'s "
             f"network: {', '.join(sorted(unlike)[:5])}"
         )
     for weight in own:
         name, value = theirs[weight.name], np.ascontiguousarray(weight.asnumpy())
-        weights[name] = value.squeeze(2) if value.ndim == 4 and made.flat(name) else value
+        weights[name] = value.squeeze(2) if value.ndim == 4 and exported.flat(name) else value
         if name.endswith("running_var"):
             weights[name.replace("running_var", COUNTER)] = np.zeros((), np.int64)
-    torch_weights.write(arguments.pth, made.content(weights))
+    torch_pickle.write(arguments.pth, exported.content(weights))
     print(f"{arguments.ckpt}: {len(theirs)} of {len(own)} tensors match")
-    print(f"written: {arguments.pth}, {made.kind}")
-    for note in made.notes:
+    print(f"written: {arguments.pth}, {exported.kind}")
+    for note in exported.notes:
         print(f"note: {note}")
 
 
 def tensors(weights: Mapping) -> dict[str, StoredTensor]:
-    """Those of a state_dict that are weights, without the prefix of DataParallel."""
+    """Select the weights of a state_dict.
+
+    Args:
+        weights: The state_dict of a file.
+
+    Returns:
+        The tensors by name, without DataParallel's prefix and BatchNorm's counters.
+    """
     return {
         str(name).removeprefix("module."): value
         for name, value in weights.items()
@@ -160,12 +193,24 @@ def tensors(weights: Mapping) -> dict[str, StoredTensor]:
 
 
 def batch_norm(theirs: str, ours: str) -> dict[str, str]:
-    """Names of a BatchNorm's tensors -> ours, by the names of the module."""
+    """Map the names of a BatchNorm's tensors.
+
+    Args:
+        theirs: The package's name of the module.
+        ours: Our name of the module.
+
+    Returns:
+        The package's names of the tensors -> ours.
+    """
     return {f"{theirs}.{leaf}": f"{ours}.{name}" for leaf, name in NORM.items()}
 
 
 def forget_manifests(config: Any) -> None:
-    """Empties the keys of files that stayed where a network was trained."""
+    """Empty the manifest keys: the files are where the network was trained.
+
+    Args:
+        config: A training configuration; changed in place.
+    """
     for key in ("train_manifest", "val_manifest", "test_manifest"):
         setattr(config.DataConfig, key, type(getattr(config.DataConfig, key))())
 

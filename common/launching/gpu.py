@@ -1,7 +1,7 @@
-"""The libraries that MindSpore's GPU plugin needs, looked for before anything starts.
+"""The shared libraries that MindSpore's GPU plugin needs, checked before a job starts.
 
-The names are those that the plugin for CUDA 11.6 in the MindSpore 2.10 wheel asks the loader for
-(`readelf -d libmindspore_gpu.so.11.6`). CUDA 11.6 to 11.8 have them alike.
+The names are those that the plugin for CUDA 11.6 in the MindSpore 2.10 wheel loads
+(`readelf -d libmindspore_gpu.so.11.6`). CUDA 11.6 to 11.8 have the same names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from common.launching import Fault
+from common.launching import LaunchError
 
 _TOOLKIT = (
     "libcudart.so.11.0 libcublas.so.11 libcufft.so.10 libcurand.so.10 libcusolver.so.11 "
@@ -21,7 +21,14 @@ _FOLDER = "/usr/local/cuda/lib64"  # the plugin's own run path, beside LD_LIBRAR
 
 
 def load(name: str) -> Any | None:
-    """A shared library as the plugin would find it, None where there is none."""
+    """Load a shared library, searching as the plugin does.
+
+    Args:
+        name: File name, such as "libcuda.so.1".
+
+    Returns:
+        The library, None if there is none.
+    """
     for candidate in (name, f"{_FOLDER}/{name}"):
         try:
             return ctypes.CDLL(candidate)
@@ -31,36 +38,43 @@ def load(name: str) -> Any | None:
 
 
 def check_gpu_libraries(find: Callable[[str], Any | None] = load) -> None:
-    """Raises Fault, naming what is missing and where it comes from. find: as `load`."""
+    """Check that the driver and the libraries of CUDA and cuDNN are there.
+
+    Args:
+        find: Loads a library by its name, as `load`.
+
+    Raises:
+        LaunchError: Which library is missing or of another version, and where to get it.
+    """
     if find("libcuda.so.1") is None:
-        raise Fault(
+        raise LaunchError(
             "GPU: libcuda.so.1, NVIDIA's driver, is not found: install the driver, "
             "or start the container with its GPUs (docker run --gpus all)"
         )
     missing = [name for name in _TOOLKIT if find(name) is None]
     if missing:
-        raise Fault(
+        raise LaunchError(
             f"GPU: {', '.join(missing)} not found: MindSpore 2.10 needs CUDA 11.6, 11.7 or 11.8 "
             f"(not 12) in {_FOLDER} or on LD_LIBRARY_PATH"
         )
     version = _number(find("libcudart.so.11.0"), "cudaRuntimeGetVersion")
     if version is not None and not _VERSIONS[0] <= version <= _VERSIONS[1]:
-        raise Fault(
+        raise LaunchError(
             f"GPU: the CUDA library found is {version // 1000}.{version % 1000 // 10}, MindSpore "
             "2.10 needs 11.6, 11.7 or 11.8: put it first on LD_LIBRARY_PATH"
         )
     if find("libcudnn.so.8") is None:
-        raise Fault(
+        raise LaunchError(
             "GPU: libcudnn.so.8 not found: MindSpore 2.10 needs cuDNN 8 for CUDA 11 (not 9) in "
             f"{_FOLDER} or on LD_LIBRARY_PATH"
         )
 
 
 def _number(library: Any, function: str) -> int | None:
-    """What a library's `int function(int *)` reports, None where it fails or is not there."""
-    found = ctypes.c_int()
+    """The number that `int function(int *)` of a library returns, None where it fails."""
+    number = ctypes.c_int()
     try:
-        failed = getattr(library, function)(ctypes.byref(found))
+        failed = getattr(library, function)(ctypes.byref(number))
     except AttributeError:
         return None
-    return None if failed else found.value
+    return None if failed else number.value

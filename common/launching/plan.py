@@ -1,7 +1,7 @@
-"""What a launcher's line means: the processes to start, with their commands and environment.
+"""The plan of a job: the processes that a launcher's command line asks for, and their environment.
 
-Reads the checkpoint's presence, the rank table and the environment given; starts nothing but, for
-GPUs, `mpirun --version` and `nvidia-smi -L`.
+Reads the rank table and looks for the checkpoint. Runs no programs except, for GPUs,
+`mpirun --version` and `nvidia-smi -L`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from common.launching import Fault
+from common.launching import LaunchError
 from common.launching.rank_table import Device, Place, place, read_rank_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,26 +28,28 @@ _WRAPPER = Path(__file__).with_name("rank.py")
 _VISIBLE = {"Ascend": "ASCEND_RT_VISIBLE_DEVICES", "GPU": "CUDA_VISIBLE_DEVICES"}
 _PORT = 8118  # msrun's own default; all hosts of a job must agree on one
 _CHECKPOINT = {"train": "--pre_trained_model_path", "eval": "--pretrain_ckpt"}
-_PATH = "@PATH@"  # stands for the caller's own, which `line` leaves to the shell
-_TAIL_NONE = "-2"  # no such worker: msrun prints no log, for the launcher does
+_PATH = "@PATH@"  # placeholder for the PATH of the caller
+_TAIL_NONE = "-2"  # no such worker: msrun prints no log, since the launcher does
 _WITH_VALUE = ("--model", "--start", "--log_dir", "--restarts", "--hang_timeout")
-HANG_TIMEOUT = 1800.0  # seconds; a save to a slow disk, or a new shape's compilation, is shorter
+HANG_TIMEOUT = 1800.0  # seconds; saving to a slow disk or compiling a new shape takes less
 
 
 @dataclass(frozen=True)
 class Process:
+    """A process to start."""
+
     command: tuple[str, ...]
     environment: dict[str, str]  # on top of the launcher's own
     name: str = ""  # the rank's number
 
     def settings(self) -> dict[str, str]:
-        """The whole environment to start it with."""
+        """Return the complete environment of the process."""
         own = os.environ.get("PATH", os.defpath)
         added = {key: value.replace(_PATH, own) for key, value in self.environment.items()}
         return {**os.environ, **added}
 
     def line(self) -> str:
-        """As the shell takes it."""
+        """Return a command line for the shell, environment included."""
         own = '"$PATH"'
         settings = [
             f"{key}={own.join(part and shlex.quote(part) for part in value.split(_PATH))}"
@@ -58,28 +60,31 @@ class Process:
 
 @dataclass(frozen=True)
 class Plan:
+    """A job on this host."""
+
     title: str
-    folder: Path  # that everything runs in
+    folder: Path  # working folder of all processes
     start: str  # "alone", or one of STARTS
     processes: tuple[Process, ...]  # to start: the job itself, the starter, or every rank
-    ranks: tuple[Process, ...] = ()  # on this host, as their starter will start them
-    logs: Path | None = None  # folder of the ranks' logs
-    elsewhere: bool = False  # whether other hosts have ranks too
-    meeting: tuple[str, int] | None = None  # address and port where they find each other, and ...
-    node: int = 0  # ... this host's number among them; the first one listens there
+    ranks: tuple[Process, ...]  # of this host, as their starter will start them
+    logs: Path  # folder of the ranks' logs
+    elsewhere: bool = False  # whether other hosts have ranks, too
+    meeting: tuple[str, int] | None = None  # address and port where the hosts meet, and ...
+    node: int = 0  # ... this host's number among them; number 0 listens there
 
     @property
     def starter(self) -> bool:
-        """Whether a program stands between the launcher and the ranks."""
+        """Whether msrun or mpirun starts the ranks."""
         return self.start in ("msrun", "mpirun")
 
     def log_of(self, rank: str) -> Path:
+        """Return the log file of a rank ("0", "1" ... or "scheduler")."""
         return self.logs / ("scheduler.log" if rank == "scheduler" else f"worker_{rank}.log")
 
     def dry_run(self) -> str:
-        """Lines that a shell can run, and comments: what their starter starts."""
+        """Describe the job as lines for a shell; what msrun or mpirun starts are comments."""
         lines = [f"cd {shlex.quote(str(self.folder))}"]
-        if self.start in ("mpirun", "rank_table"):  # msrun makes it itself
+        if self.start in ("mpirun", "rank_table"):  # msrun creates its log folder
             lines.append(f"mkdir -p {shlex.quote(str(self.logs))}")
         if self.start == "rank_table":
             for process in self.processes:
@@ -93,7 +98,7 @@ class Plan:
 
 @dataclass
 class Request:
-    """A launcher's line, taken apart."""
+    """The parsed command line of a launcher."""
 
     model: str
     entry: str  # train, distribute_train, eval, or another entry point of the model
@@ -103,40 +108,54 @@ class Request:
     start: str | None = None
     logs: str = "log"
     background: bool = False
-    resume: bool = False  # to go on with the run whose checkpoints there are
-    restarts: int = 0  # at most so many after failures
-    hang_timeout: float | None = None  # seconds without a sign of life; 0: none is missed
+    resume: bool = False  # continue the run whose checkpoints are there
+    restarts: int = 0  # after failures, at most
+    hang_timeout: float | None = None  # seconds without a heartbeat; 0: no limit
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def distributed(self) -> bool:
+        """Whether several ranks train together."""
         return self.entry == "distribute_train"
 
     @property
     def script(self) -> str:
+        """The model's entry point, without ".py"."""
         return "train" if self.distributed else self.entry
 
     @property
     def watched(self) -> bool:
-        """Whether the launcher stays, and starts a process that it could become."""
+        """Whether the launcher supervises the job, instead of becoming it by exec."""
         return self.distributed or self.restarts > 0 or bool(self.hang_timeout)
 
     @property
     def patience(self) -> float:
+        """Seconds without a heartbeat after which the job counts as hanging; 0: no limit."""
         return HANG_TIMEOUT if self.hang_timeout is None else self.hang_timeout
 
 
 def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Request:
-    """MODEL-or-script ENTRY DEVICE [arguments...] [options...].
+    """Parse a launcher's command line: MODEL-or-script ENTRY DEVICE [arguments...] [options...].
 
     The launcher's own options (--background, and those of _WITH_VALUE) may stand anywhere; all
-    others are the entry point's.
+    others are passed on to the entry point.
+
+    Args:
+        arguments: The words of the command line.
+        environment: Variables: MODEL, DEVICE_TARGET, RESUME, RESTARTS, HANG_TIMEOUT.
+
+    Returns:
+        The request.
+
+    Raises:
+        LaunchError: An argument is missing, unknown or malformed.
     """
     if len(arguments) < 3:
-        raise Fault("launch.sh MODEL ENTRY DEVICE [arguments...] [options...]", 2)
-    place_of, entry, device, *rest = arguments
+        raise LaunchError("launch.sh MODEL ENTRY DEVICE [arguments...] [options...]", 2)
+    script, entry, device, *rest = arguments
     own: dict[str, str] = {}
-    background, kept = False, []
+    background = False
+    for_entry: list[str] = []
     words = iter(rest)
     for word in words:
         name, equals, value = word.partition("=")
@@ -145,37 +164,37 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
         elif name in _WITH_VALUE:
             own[name] = value if equals else next(words, "")
             if not own[name]:
-                raise Fault(f"{name} needs a value", 2)
+                raise LaunchError(f"{name} needs a value", 2)
         else:
-            kept.append(word)
+            for_entry.append(word)
     if own.get("--start", "msrun") not in STARTS:
-        raise Fault(f"--start {own['--start']}: expected one of {', '.join(STARTS)}", 2)
+        raise LaunchError(f"--start {own['--start']}: expected one of {', '.join(STARTS)}", 2)
     if chosen := environment.get("DEVICE_TARGET"):
         device = chosen
     known = [name for name in DEVICES if name.lower() == device.lower()]
     if not known:
-        raise Fault(f"device {device}: no such kind, expected one of {', '.join(DEVICES)}", 2)
-    first = next((i for i, word in enumerate(kept) if word.startswith("-")), len(kept))
-    if "" in kept[:first]:  # a run from scratch, or of another checkpoint, would be none of it
-        raise Fault("an argument is empty: is a variable not set?", 2)
+        raise LaunchError(f"device {device}: unknown, expected one of {', '.join(DEVICES)}", 2)
+    first = next((i for i, word in enumerate(for_entry) if word.startswith("-")), len(for_entry))
+    if "" in for_entry[:first]:  # or else a run would begin from scratch by mistake
+        raise LaunchError("an argument is empty: is a variable not set?", 2)
     request = Request(
-        model=_model(place_of, own.get("--model"), environment),
+        model=_model(script, own.get("--model"), environment),
         entry=entry,
         device=known[0],
-        positional=kept[:first],
-        options=kept[first:],
+        positional=for_entry[:first],
+        options=for_entry[first:],
         start=own.get("--start"),
         logs=own.get("--log_dir", "log"),
         background=background,
         environment=environment,
     )
     if request.distributed and any(word.split("=")[0] == "--device_id" for word in request.options):
-        raise Fault("--device_id is for one process: several ranks would share that card", 2)
+        raise LaunchError("--device_id is for one process: several ranks would share that card", 2)
     if request.start and not request.distributed:
-        raise Fault(f"--start {request.start} is for run_distribute_train_*.sh", 2)
+        raise LaunchError(f"--start {request.start} is for run_distribute_train_*.sh", 2)
     for name in ("--restarts", "--hang_timeout"):
         if name in own and request.script != "train":
-            raise Fault(f"{name} is for run_*_train_*.sh", 2)
+            raise LaunchError(f"{name} is for run_*_train_*.sh", 2)
     if request.script == "train":
         restarts = _number("--restarts", own, environment)
         request.restarts = 0 if restarts is None else int(restarts)
@@ -185,11 +204,11 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
 
 
 def _number(name: str, own: Mapping[str, str], environment: Mapping[str, str]) -> float | None:
-    """Of an option, or of the variable of its name in capitals; None where neither is given."""
+    """The number that an option or the variable of its name sets; None where neither is given."""
     variable = name.lstrip("-").upper()
-    said, text = name, own.get(name)
+    origin, text = f"{name} ", own.get(name)
     if text is None:
-        said, text = f"{variable}=", environment.get(variable) or None
+        origin, text = f"{variable}=", environment.get(variable) or None
     if text is None:
         return None
     whole = name == "--restarts"
@@ -198,22 +217,22 @@ def _number(name: str, own: Mapping[str, str], environment: Mapping[str, str]) -
         if 0 <= value < math.inf and not (whole and value % 1):
             return value
     expected = "a number of restarts from 0 on" if whole else "seconds, or 0 for no limit"
-    raise Fault(f"{said}{'' if said.endswith('=') else ' '}{text}: expected {expected}", 2)
+    raise LaunchError(f"{origin}{text}: expected {expected}", 2)
 
 
-def _model(place_of: str, chosen: str | None, environment: Mapping[str, str]) -> str:
+def _model(script: str, chosen: str | None, environment: Mapping[str, str]) -> str:
     """The model that a script belongs to, or that was named."""
-    if not place_of.endswith(".sh"):
-        return place_of
-    folder = Path(os.path.abspath(place_of)).parents[1]
+    if not script.endswith(".sh"):
+        return script
+    folder = Path(os.path.abspath(script)).parents[1]
     if folder.resolve() != ROOT:  # a clone may be known by a symbolic link
         if chosen not in (None, folder.name):
-            raise Fault(f"{place_of} is of {folder.name}, not of --model {chosen}", 2)
+            raise LaunchError(f"{script} is of {folder.name}, not of --model {chosen}", 2)
         return folder.name
     model = chosen or environment.get("MODEL")
     if not model:
-        raise Fault(
-            f"which model? {Path(place_of).name} --model NAME, or MODEL=NAME before it: "
+        raise LaunchError(
+            f"which model? {Path(script).name} --model NAME, or MODEL=NAME before it: "
             f"{', '.join(models())}",
             2,
         )
@@ -221,15 +240,27 @@ def _model(place_of: str, chosen: str | None, environment: Mapping[str, str]) ->
 
 
 def models() -> list[str]:
+    """List the names of the model folders."""
     return sorted(path.parent.name for path in ROOT.glob("*/train.py"))
 
 
 def make_plan(request: Request, python: str) -> Plan:
-    """Raises Fault for arguments that nothing can be started with."""
+    """Make the plan of a job.
+
+    Args:
+        request: The parsed command line.
+        python: The interpreter to run the job with.
+
+    Returns:
+        The plan.
+
+    Raises:
+        LaunchError: Arguments that do not fit the device, the checkpoint or the rank table.
+    """
     folder = ROOT / request.model
     if not (folder / f"{request.script}.py").is_file():
-        raise Fault(f"{folder / f'{request.script}.py'} not found", 2)
-    environment = {"PYTHONUNBUFFERED": "1"}  # a log read through a pipe shows each line at once
+        raise LaunchError(f"{folder / f'{request.script}.py'} not found", 2)
+    environment = {"PYTHONUNBUFFERED": "1"}  # show each line at once, also through a pipe
     words = list(request.positional)
     if request.distributed:
         return _distributed(request, words, folder, environment, python)
@@ -241,7 +272,7 @@ def make_plan(request: Request, python: str) -> Plan:
             device_id = words.pop(1)
     if request.device != "CPU":
         if not device_id.isdecimal():
-            raise Fault(f"DEVICE_ID={device_id}: expected the number of a card", 2)
+            raise LaunchError(f"DEVICE_ID={device_id}: expected the number of a card", 2)
         environment["DEVICE_ID"] = device_id
     arguments = [f"{request.script}.py", "--device_target", request.device]
     arguments += [*_start_from(request, words), *words, *request.options]
@@ -256,42 +287,60 @@ def make_plan(request: Request, python: str) -> Plan:
 
 
 def _script_has_cards(request: Request) -> bool:
-    """A script for cards that DEVICE_TARGET=CPU was set for takes the number of a card all the
-    same."""
+    """Whether a script for cards runs on the CPU by DEVICE_TARGET; it still takes DEVICE_ID."""
     return bool(request.environment.get("DEVICE_TARGET"))
 
 
 def _start_from(request: Request, words: list[str]) -> list[str]:
-    """What the entry point is told to begin from or to go on with."""
-    begins = _checkpoint(request, words)
+    """The options that name the checkpoint to start from, or ask to resume."""
+    initial = _checkpoint(request, words)
     if not request.resume or "--resume" in request.options:
-        return begins
-    if begins:
-        raise Fault(f"RESUME=1 goes on with a run, {begins[1]} begins one: choose", 2)
+        return initial
+    if initial:
+        raise LaunchError(
+            f"RESUME=1 continues a run, and the checkpoint {initial[1]} starts a new one: give "
+            "only one of them",
+            2,
+        )
     return ["--resume"]
 
 
 def resumed(request: Request) -> Request:
-    """The request that goes on with what another one began, wherever that began from."""
-    flag, options = _CHECKPOINT["train"], []
+    """Turn a request into one that resumes its run, without the checkpoint that it started from.
+
+    Args:
+        request: The request that started the run.
+
+    Returns:
+        The request to resume it.
+    """
+    flag = _CHECKPOINT["train"]
+    options: list[str] = []
     words = iter(request.options)
     for word in words:
         if word == flag:
             next(words, None)
         elif not word.startswith(f"{flag}="):
             options.append(word)
-    words = [word for word in request.positional if not word.endswith(".ckpt")]
-    return replace(request, resume=True, positional=words, options=options)
+    positional = [word for word in request.positional if not word.endswith(".ckpt")]
+    return replace(request, resume=True, positional=positional, options=options)
 
 
 def followed(request: Request, folder: Path) -> Callable[[], Request]:
-    """A run that begins with a checkpoint of its own folder moves it to `earlier-N/` there. Gives
-    the request as it is to be said when the run must begin once more, with the path of that very
-    file, where it is by then.
+    """Follow the checkpoints that a request names while the run moves them.
 
-    folder: the model's, in which the paths in options start.
+    A run that starts from a checkpoint in its own folder moves it to `earlier-N/` there. If the run
+    must start once more, the request has to name the file where it is by then.
+
+    Args:
+        request: The request that starts the run.
+        folder: The model's folder, where relative paths in options start.
+
+    Returns:
+        A function that returns the request with the present paths of its checkpoints.
     """
-    flag, known = f"{_CHECKPOINT['train']}=", {}
+    flag = f"{_CHECKPOINT['train']}="
+    known: dict[str, tuple[Path, os.stat_result]] = {}
     for word in (*request.positional, *request.options):
         text = word.removeprefix(flag)
         path = Path(text) if word in request.positional else folder / text
@@ -302,10 +351,10 @@ def followed(request: Request, folder: Path) -> Callable[[], Request]:
     def now(word: str) -> str:
         if word in known:
             path, stat = known[word]
-            for place in (path, *path.parent.glob(f"earlier-*/{path.name}")):
+            for moved in (path, *path.parent.glob(f"earlier-*/{path.name}")):
                 with suppress(OSError):
-                    if os.path.samestat(stat, place.stat()):
-                        return (flag if word.startswith(flag) else "") + os.path.abspath(place)
+                    if os.path.samestat(stat, moved.stat()):
+                        return (flag if word.startswith(flag) else "") + os.path.abspath(moved)
         return word
 
     return lambda: replace(
@@ -316,17 +365,19 @@ def followed(request: Request, folder: Path) -> Callable[[], Request]:
 
 
 def _checkpoint(request: Request, words: list[str]) -> list[str]:
-    """Takes a checkpoint from the front of `words`; where the command was typed it is looked for,
-    and the job runs elsewhere."""
+    """Take a checkpoint from the front of `words`, with its absolute path.
+
+    Relative paths start where the command was typed; the job runs in another folder.
+    """
     flag = _CHECKPOINT.get(request.script)
     if flag is None:
         return []
     if words:
         path = words.pop(0)
         if words:
-            raise Fault(f"{words[0]}: one argument too many before the options", 2)
+            raise LaunchError(f"{words[0]}: one argument too many before the options", 2)
         if not Path(path).is_file():
-            raise Fault(f"checkpoint {path} not found", 2)
+            raise LaunchError(f"checkpoint {path} not found", 2)
         return [flag, os.path.abspath(path)]
     return []  # eval.py takes the one that ships with the model, and says so
 
@@ -342,11 +393,11 @@ def _distributed(
     entry += [*_start_from(request, words), *request.options]
     start, why = _start(request, site)
     logs = folder / request.logs
-    if site.nodes > 1:  # which may see one and the same folder
+    if site.nodes > 1:  # hosts may share the folder
         logs /= f"node_{site.node}"
     environment |= {"LAUNCH_PYTHON": python}
     if request.device in _VISIBLE and site.devices and start != "rank_table":
-        # From here on cards are counted from 0. Ascending, as CANN wants them.
+        # The ranks count these cards from 0. CANN wants them in ascending order.
         visible = ",".join(str(device.id) for device in site.devices)
         environment[_VISIBLE[request.device]] = visible
     local = _local_ranks(request, site)
@@ -376,7 +427,7 @@ def _distributed(
             for r, d in local
         )
         root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-        # Or else it binds each of two ranks to one core, the loader's threads with it.
+        # By default mpirun binds each of two ranks to one core, with all its threads.
         starter = ("mpirun", *root, "--bind-to", "none", "-n", str(site.size), *wrapped)
     else:
         environment |= {"PATH": f"{_WRAPPER.parent}{os.pathsep}{_PATH}"}
@@ -410,9 +461,9 @@ def _distributed(
             str(_WRAPPER),
             *entry,
         )
-    visible = {name: value for name, value in environment.items() if name in _VISIBLE.values()}
+    cards_of_all = {name: text for name, text in environment.items() if name in _VISIBLE.values()}
     ranks = tuple(
-        Process(rank.command, {**visible, **rank.environment}, str(number))
+        Process(rank.command, {**cards_of_all, **rank.environment}, str(number))
         for rank, (number, _) in zip(ranks, local)
     )
     started = (Process(starter, environment),)
@@ -421,30 +472,33 @@ def _distributed(
 
 
 def _place(request: Request, words: list[str]) -> tuple[Place, str]:
-    """Takes RANK_SIZE [BEGIN] [RANK_TABLE_FILE] from the front of `words`; the table's path too.
+    """Take RANK_SIZE [BEGIN] [RANK_TABLE_FILE] from the front of `words`.
 
-    A script for GPUs or CPUs has no BEGIN and no table, but takes them: all are one line apart.
+    A script for GPUs or CPUs needs no BEGIN and no table, but takes them, so that one command line
+    works on all devices. Returns this host's part of the job, and the table's path.
     """
     if words and words[0].isdecimal():
         size = int(words.pop(0))
     elif request.device == "Ascend":
-        raise Fault("run_distribute_train_ascend.sh RANK_SIZE BEGIN [RANK_TABLE_FILE] [CKPT]", 2)
+        raise LaunchError(
+            "run_distribute_train_ascend.sh RANK_SIZE BEGIN [RANK_TABLE_FILE] [CKPT]", 2
+        )
     else:
         size = _gpus(request.environment) if request.device == "GPU" else 2
     if size < 1:
-        raise Fault(f"RANK_SIZE {size}: expected at least 1", 2)
+        raise LaunchError(f"RANK_SIZE {size}: expected at least 1", 2)
     begin = int(words.pop(0)) if words and words[0].isdecimal() else None
     third = begin is not None and words and not words[0].endswith(".ckpt")
     if words and (third or words[0].endswith(".json")):
         table = words.pop(0)
         node = request.environment.get("NODE_RANK") or None
         if node is not None and not node.isdecimal():
-            raise Fault(f"NODE_RANK={node}: expected a number from 0 on", 2)
+            raise LaunchError(f"NODE_RANK={node}: expected a number from 0 on", 2)
         servers = read_rank_table(table)
         number = None if node is None else int(node)
         return place(servers, table, size, begin or 0, number), table
     if request.start == "rank_table":
-        raise Fault("--start rank_table needs a table: RANK_SIZE BEGIN RANK_TABLE_FILE", 2)
+        raise LaunchError("--start rank_table needs a table: RANK_SIZE BEGIN RANK_TABLE_FILE", 2)
     known = request.device == "Ascend" or begin is not None
     if not known:
         return Place(size, "127.0.0.1", 1, 0, ()), ""
@@ -454,37 +508,40 @@ def _place(request: Request, words: list[str]) -> tuple[Place, str]:
 
 
 def _visible_cards(request: Request, count: int) -> list[int]:
-    """The first `count` cards: of those that the environment allows, as a scheduler of a shared
-    machine says it, or from 0 on."""
+    """The first `count` cards, of those in the environment (set by a cluster scheduler) if any."""
     variable = _VISIBLE.get(request.device, "")
     text = request.environment.get(variable, "")
     if not text:
         return list(range(count))
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words):
-        raise Fault(f"{variable}={text}: expected numbers of cards, such as 4,5", 2)
+        raise LaunchError(f"{variable}={text}: expected numbers of cards, such as 4,5", 2)
     if len(words) < count:
-        raise Fault(f"{variable}={text}: {len(words)} cards, and BEGIN + RANK_SIZE is {count}", 2)
+        raise LaunchError(
+            f"{variable}={text}: {len(words)} cards, and BEGIN + RANK_SIZE is {count}", 2
+        )
     return sorted(map(int, words))[:count]
 
 
 def _local_ranks(request: Request, site: Place) -> list[tuple[int, int]]:
-    """(rank, DEVICE_ID) of each process here: its place among the visible cards."""
+    """(rank, DEVICE_ID) of each process of this host; DEVICE_ID counts the visible cards."""
     count = len(site.devices) or site.size
     return [(site.node * count + number, number) for number in range(count)]
 
 
 def _start(request: Request, site: Place) -> tuple[str, str]:
-    """One of STARTS, and why it is not the usual one."""
+    """One of STARTS, and the reason if it is not the usual one."""
     start, why = request.start, ""
     mpirun = shutil.which("mpirun", path=request.environment.get("PATH"))
     if start == "rank_table":
         if request.device != "Ascend":
-            raise Fault(f"--start rank_table is for Ascend, and the device is {request.device}", 2)
+            raise LaunchError(
+                f"--start rank_table is for Ascend, and the device is {request.device}", 2
+            )
         used = {device.rank for device in site.devices}
         first = site.first_rank
         if used != set(range(first, first + len(site.devices))):
-            raise Fault(
+            raise LaunchError(
                 f"--start rank_table: RANK_SIZE {site.size} and BEGIN choose the table's ranks "
                 f"{sorted(used)}, and it must hold no others: make a table for these cards with "
                 "scripts/rank_table.py",
@@ -492,13 +549,17 @@ def _start(request: Request, site: Place) -> tuple[str, str]:
             )
     elif start == "mpirun":
         if request.device != "GPU":
-            raise Fault(f"--start mpirun is for GPU, and the device is {request.device}", 2)
+            raise LaunchError(f"--start mpirun is for GPU, and the device is {request.device}", 2)
         if site.nodes > 1:
-            raise Fault(f"--start mpirun is for one host, the table has {site.nodes}: msrun", 2)
+            raise LaunchError(
+                f"--start mpirun is for one host, the table has {site.nodes}: msrun", 2
+            )
         if not mpirun:
-            raise Fault("--start mpirun: there is no mpirun: --start msrun needs none", 2)
+            raise LaunchError("--start mpirun: there is no mpirun: --start msrun needs none", 2)
         if not _is_open_mpi(mpirun):
-            raise Fault(f"--start mpirun: {mpirun} is not Open MPI's: --start msrun needs none", 2)
+            raise LaunchError(
+                f"--start mpirun: {mpirun} is not Open MPI's: --start msrun needs none", 2
+            )
     elif start is None:
         start = "msrun"
         if request.device == "GPU" and mpirun and site.nodes == 1:
@@ -511,23 +572,23 @@ def _start(request: Request, site: Place) -> tuple[str, str]:
 
 @cache
 def _is_open_mpi(mpirun: str) -> bool:
-    """Ranks learn their number from Open MPI's variables; MPICH and Intel MPI have others."""
+    """Whether it is Open MPI, whose variables tell ranks their number; other MPIs differ."""
     try:
-        said = subprocess.run(
+        answer = subprocess.run(
             [mpirun, "--version"], capture_output=True, text=True, timeout=30, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return False
-    # Open MPI 1 to 4 may call their runtime by its own name, as Debian's `mpirun.real (OpenRTE)`.
-    return "Open MPI" in said or "OpenRTE" in said
+    # Open MPI 1 to 4 may print the name of their runtime, as Debian's `mpirun.real (OpenRTE)`.
+    return "Open MPI" in answer or "OpenRTE" in answer
 
 
 def _port(request: Request, site: Place) -> str:
-    """MASTER_PORT of the environment, else a free one where no other host has to know it."""
+    """MASTER_PORT of the environment; else a free port, or with several hosts msrun's default."""
     port = request.environment.get("MASTER_PORT")
     if port:
         if not port.isdecimal() or not 1024 <= int(port) <= 65535:
-            raise Fault(f"MASTER_PORT={port}: expected 1024 to 65535", 2)
+            raise LaunchError(f"MASTER_PORT={port}: expected 1024 to 65535", 2)
         return port
     if site.nodes > 1:
         return str(_PORT)
@@ -537,13 +598,15 @@ def _port(request: Request, site: Place) -> str:
 
 
 def _gpus(environment: Mapping[str, str]) -> int:
-    """How many GPUs there are to use."""
+    """The number of GPUs that may be used."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible:
         return len(visible.split(","))
     tool = shutil.which("nvidia-smi", path=environment.get("PATH"))
     if tool:
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-        if count := sum(line.startswith("GPU ") for line in listed.stdout.splitlines()):
+        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+        if count := sum(line.startswith("GPU ") for line in answer.stdout.splitlines()):
             return count
-    raise Fault("no GPU found by nvidia-smi: give their number, RANK_SIZE, as first argument", 2)
+    raise LaunchError(
+        "no GPU found by nvidia-smi: give their number, RANK_SIZE, as first argument", 2
+    )

@@ -1,8 +1,8 @@
-"""What a launcher starts for each rank: rank.py ENTRY.py [arguments...]
+"""The wrapper that a launcher starts for each rank: rank.py ENTRY.py [arguments...].
 
-Runs the entry point as its child and ends with its exit code. In between it does what msrun and
-mpirun leave undone: it notes process and exit code in $LAUNCH_STATUS, passes SIGTERM on, and sees
-to it that nothing outlives the launcher, however that ends (PR_SET_PDEATHSIG, all the way down).
+Runs the entry point as its child and exits with its exit code. It does what msrun and mpirun do
+not: it writes process id and exit code to $LAUNCH_STATUS, passes SIGTERM on, and makes sure that no
+process outlives the launcher, however that ends (PR_SET_PDEATHSIG in each process).
 """
 
 import ctypes
@@ -15,21 +15,32 @@ from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LAST = "last"  # file of the newest checkpoint's path, as `common.training.heartbeat` has it
-_NOTE, _BEAT, _PATH = 32, 80, 4096  # bytes of a note, of a sign, of a path
+LAST = "last"  # file with the newest checkpoint's path; `common.training.heartbeat` writes it
+_NOTE, _BEAT, _PATH = 32, 80, 4096  # bytes of a note, of a heartbeat, of a path
 
 
 def end_with_parent(parent: int) -> None:
-    """The kernel kills this process when its parent, whose id is given, has ended."""
+    """Ask the kernel to kill this process as soon as its parent has ended.
+
+    Args:
+        parent: Process id of the parent.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "prctl"):  # Linux
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it was faster
+    if os.getppid() != parent:  # it ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def identity(environment: dict[str, str]) -> str:
-    """scheduler, or the number of the rank that the starter gave this process."""
+    """Name this process: "scheduler", or the number of its rank.
+
+    Args:
+        environment: The variables that msrun, mpirun or the launcher set.
+
+    Returns:
+        The name.
+    """
     if environment.get("MS_ROLE") == "MS_SCHED":
         return "scheduler"
     for key in ("LAUNCH_RANK", "OMPI_COMM_WORLD_RANK", "MS_NODE_ID", "RANK_ID"):
@@ -39,18 +50,39 @@ def identity(environment: dict[str, str]) -> str:
 
 
 def beat_of(status: Path, name: str) -> Path:
-    """The file in which a rank gives signs of life."""
+    """Name the heartbeat file of a rank.
+
+    Args:
+        status: The folder of $LAUNCH_STATUS.
+        name: The rank's number.
+
+    Returns:
+        The path.
+    """
     return status / f"{name}.beat"
 
 
 def exit_code(returned: int) -> int:
-    """As shells have it: 128 + number for a process that a signal ended."""
+    """Convert `Popen.returncode` to a shell's exit code: 128 + number after a signal.
+
+    Args:
+        returned: The code of `Popen`, negative after a signal.
+
+    Returns:
+        The exit code.
+    """
     return returned if returned >= 0 else 128 - returned
 
 
 def make_notes(status: Path, names: Iterable[str]) -> None:
-    """The launcher makes the files for what `note` and `common.training.heartbeat` will say in
-    place, so that a rank can say it when the disk is full."""
+    """Create the files of `note` and of the heartbeats at their full size.
+
+    They are overwritten in place later, which works on a full disk, too.
+
+    Args:
+        status: The folder of $LAUNCH_STATUS.
+        names: The ranks, and the scheduler.
+    """
     for name in names:
         (status / name).write_bytes(b" " * _NOTE)
         beat_of(status, name).write_bytes(b" " * _BEAT)
@@ -58,7 +90,12 @@ def make_notes(status: Path, names: Iterable[str]) -> None:
 
 
 def note(path: Path, *numbers: int) -> None:
-    """Process and, once it has ended, exit code. Nothing ends for want of a note."""
+    """Write the process id and, once the process has ended, its exit code; ignore I/O errors.
+
+    Args:
+        path: The file of the rank in $LAUNCH_STATUS.
+        numbers: The process id, and the exit code.
+    """
     line = f"{' '.join(map(str, numbers))}\n".encode().ljust(_NOTE)
     with suppress(OSError):
         file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -69,7 +106,14 @@ def note(path: Path, *numbers: int) -> None:
 
 
 def noted(path: Path) -> list[int]:
-    """What `note` wrote, [] where there is none or no whole one: it may be read at any time."""
+    """Read what `note` wrote; may be called at any time.
+
+    Args:
+        path: The file of the rank in $LAUNCH_STATUS.
+
+    Returns:
+        [process id], [process id, exit code], or [] where nothing complete is there.
+    """
     with suppress(OSError):
         line, end, _ = path.read_text(encoding="ascii").partition("\n")
         return [int(word) for word in line.split()] if end else []
@@ -77,16 +121,21 @@ def noted(path: Path) -> list[int]:
 
 
 def main() -> int:
+    """Run the entry point that the command line names.
+
+    Returns:
+        Its exit code.
+    """
     end_with_parent(os.getppid())
     environment = dict(os.environ)
     name = identity(environment)
     output = None
-    if "OMPI_COMM_WORLD_RANK" in environment:  # what msrun sets, and mpirun does not
+    if "OMPI_COMM_WORLD_RANK" in environment:  # set what msrun would set
         environment["RANK_ID"] = name
         environment["RANK_SIZE"] = environment["OMPI_COMM_WORLD_SIZE"]
         environment["DEVICE_ID"] = environment["OMPI_COMM_WORLD_LOCAL_RANK"]
         if "LAUNCH_LOGS" in environment:
-            with suppress(OSError):  # or else it writes where mpirun does
+            with suppress(OSError):  # then it writes to the output of mpirun
                 output = open(Path(environment["LAUNCH_LOGS"], f"worker_{name}.log"), "wb")
     status = None
     if "LAUNCH_STATUS" in environment:
@@ -103,7 +152,7 @@ def main() -> int:
         preexec_fn=lambda: end_with_parent(parent),
     )
     signal.signal(signal.SIGTERM, lambda *_: job.send_signal(signal.SIGTERM))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher answers Ctrl-C, and asks us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher handles Ctrl-C for all ranks
     code = exit_code(job.wait())
     if status is not None:
         note(status, os.getpid(), code)

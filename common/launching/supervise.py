@@ -1,6 +1,7 @@
-"""Runs the ranks of a job on this host, and leaves none behind.
+"""Runs the ranks of a job on this host, restarts them after failures, and leaves none behind.
 
-Linux: processes are found in /proc, and orphans come to us (PR_SET_CHILD_SUBREAPER).
+Linux only: processes are found in /proc, and orphans become children of the launcher
+(PR_SET_CHILD_SUBREAPER).
 """
 
 from __future__ import annotations
@@ -19,38 +20,39 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.launching import Fault
+from common.launching import LaunchError
 from common.launching.plan import Plan
 from common.launching.rank import end_with_parent, exit_code, make_notes, noted
 from common.launching.watching import Signs
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _POLL = 0.1  # seconds
-_COMPANY = 1.0  # seconds in which others may fail of the same cause, before all are ended
+_COMPANY = 1.0  # seconds for other ranks to fail of the same cause, before all are ended
 _TAIL = 20  # lines of a log
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_GRACE = 30.0  # seconds to write a checkpoint in after SIGTERM
-_PAUSE = 1.0  # seconds before a restart: cards and ports are given back
-_LEAVING = 120.0  # seconds for the scheduler of another host to end in; some 40 were seen
-_IDLE = 2  # restarts in a row without a new checkpoint, after which there is no other
-_HUNG = 124  # exit code, as timeout(1) has it
-_FAULT = 70  # exit code of `common.cli`; ours too for a rank that ended with 0 too early
-# Exit codes after which the same would happen again, or that somebody asked for: bad input, an
-# option that there is not, Ctrl-C, kill. All others may be tried again.
+_GRACE = 30.0  # seconds for writing a checkpoint after SIGTERM
+_PAUSE = 1.0  # seconds before a restart, for cards and ports to be released
+_LEAVING = 120.0  # seconds for the scheduler of another host to end; about 40 were measured
+_IDLE = 2  # no further restart after this many in a row without a new checkpoint
+_HUNG = 124  # exit code, as of timeout(1)
+_INTERNAL_ERROR = 70  # exit code of `common.cli`; also of a rank that ended with 0 too early
+# Exit codes without a restart: bad input (1), wrong options (2), Ctrl-C, kill.
 _FINAL = (1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 _SCHEDULER = "scheduler"
 
 
 class Stopped(Exception):
-    """A signal asks the launcher to end; args: its number."""
+    """A signal asks the launcher to end; `args` holds its number."""
 
 
 @dataclass(frozen=True)
 class Outcome:
+    """How an attempt to run the job ended."""
+
     code: int  # the job's exit code
     reason: str = ""  # of a failure, in a few words
-    again: bool = False  # whether it makes sense to try once more
-    last: Path | None = None  # where the run's newest checkpoint is, or will be
+    again: bool = False  # whether a restart makes sense
+    last: Path | None = None  # the run's newest checkpoint
 
 
 def run(
@@ -59,16 +61,25 @@ def run(
     restarts: int = 0,
     replan: Callable[[bool], Plan] | None = None,
 ) -> int:
-    """Starts the plan's processes and returns the job's exit code, 128 + number after a signal.
+    """Run a job to its end.
 
-    Rank 0's log is shown as it grows. The first rank that fails ends the others; the last lines of
-    what failed are shown. SIGINT, SIGTERM and SIGHUP are passed on as SIGTERM, and what is still
-    there after $LAUNCH_GRACE seconds (30), or a second signal, is killed.
+    Rank 0's log is printed as it grows. When a rank fails, the others are ended, and the last lines
+    of the failed rank's log are printed. SIGINT, SIGTERM and SIGHUP are passed on as SIGTERM; ranks
+    that still run after $LAUNCH_GRACE seconds (30), or at a second signal, are killed.
 
-    patience: seconds without a sign of life from any rank, once each has done a step, after which
-    the job is ended (before: `Signs.limit`); 0: no limit. restarts: at most so many after failures
-    that are not the user's to mend, with the plan that `replan` makes to go on (True) or to begin
-    (False).
+    Args:
+        plan: The job.
+        patience: Seconds without a heartbeat of any rank after which the job is ended, once each
+            rank has finished a step (`Signs.limit` before that); 0: no limit.
+        restarts: Restarts at most, after failures that a user cannot mend.
+        replan: Makes the plan of a restart, to resume (True) or to start from the beginning
+            (False). Needed if there are restarts.
+
+    Returns:
+        The job's exit code, 128 + number after a signal.
+
+    Raises:
+        LaunchError: A log or temporary file cannot be written.
     """
     grace = _grace()
     _make_room(plan)
@@ -86,35 +97,37 @@ def _attempts(
     restarts: int,
     replan: Callable[[bool], Plan] | None,
 ) -> int:
-    left, idle, known, last = restarts, 0, None, None
+    left, idle = restarts, 0
+    last: Path | None = None
+    before: tuple[int, int] | None = None
     while True:
         outcome = _attempt(plan, patience, grace)
-        if not outcome.again or not restarts:
+        if not outcome.again or not restarts or replan is None:
             return outcome.code
-        last = outcome.last or last  # an attempt that ended while it started up knows of none
-        found = _identity(last)
+        last = outcome.last or last  # an attempt that failed while starting up knows of none
+        checkpoint = _identity(last)
         if left < restarts:  # that was a restart
-            idle = idle + 1 if found == known else 0
-        known = found
+            idle = idle + 1 if checkpoint == before else 0
+        before = checkpoint
         if not left or idle == _IDLE:
             why = f"{_IDLE} in a row brought no new checkpoint" if left else f"all {restarts} used"
             _say(f"no further restart, {why}; {outcome.reason}; RESUME=1 goes on")
             return outcome.code
         left -= 1
-        whence = f"from {last}" if found else "from the beginning, without a checkpoint yet"
-        _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {whence}")
+        start = f"from {last}" if checkpoint else "from the beginning, without a checkpoint yet"
+        _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {start}")
         _answer(_stop)
         time.sleep(_PAUSE)
         if plan.meeting and plan.node:
             _until_nobody_listens(plan.meeting)
         _keep_logs(plan, restarts - left)
-        plan = replan(found is not None)
+        plan = replan(checkpoint is not None)
 
 
 def _attempt(plan: Plan, patience: float, grace: float) -> Outcome:
     with _status(plan) as status:
         job = _Job(plan, Path(status), patience)
-        late: list[int] = []  # signals while all is being ended
+        late: list[int] = []  # signals that come while the processes are being ended
         try:
             _answer(_stop)
             job.start()
@@ -122,19 +135,19 @@ def _attempt(plan: Plan, patience: float, grace: float) -> Outcome:
         except Stopped as stopped:
             outcome = Outcome(job.stop(stopped.args[0], grace))
         finally:
-            _answer(lambda number, _: late.append(number))  # whoever is impatient cannot stop this
+            _answer(lambda number, _: late.append(number))  # a further signal does not stop this
             _kill_descendants()
             job.show()
     return Outcome(128 + late[0]) if late and outcome.again else outcome
 
 
 def _status(plan: Plan) -> tempfile.TemporaryDirectory:
-    """The folder in which ranks say how they are, with room for it."""
+    """Create the folder of $LAUNCH_STATUS, with the files for exit codes and heartbeats."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="launch-", ignore_cleanup_errors=True)
         make_notes(Path(folder.name), [_SCHEDULER, *(rank.name for rank in plan.ranks)])
     except OSError as error:
-        raise Fault(
+        raise LaunchError(
             f"the folder for temporary files cannot be written ({error.strerror}): make room, or "
             "set TMPDIR to another one"
         ) from None
@@ -152,11 +165,11 @@ def _grace() -> float:
     try:
         return float(text)
     except ValueError:
-        raise Fault(f"LAUNCH_GRACE={text}: expected seconds", 2) from None
+        raise LaunchError(f"LAUNCH_GRACE={text}: expected seconds", 2) from None
 
 
 def _stop(number: int, _frame: object) -> None:
-    if number == signal.SIGHUP:  # the kernel and the shell both send it: that is no impatience
+    if number == signal.SIGHUP:  # kernel and shell both send it: the second is no request to kill
         signal.signal(number, signal.SIG_IGN)
     raise Stopped(number)
 
@@ -170,46 +183,59 @@ def _logs(folder: Path) -> list[Path]:
 
 
 def hold(plan: Plan) -> int:
-    """Keeps other jobs out of the log folder for as long as this process, or one that it forks,
-    has the file open whose descriptor is returned: a launcher that was killed keeps none out.
+    """Lock the log folder of a job.
 
-    Raises Fault where another job has it.
+    The lock holds while this process, or one that it forks, has the returned file open; it ends
+    with them, however they end.
+
+    Args:
+        plan: The job.
+
+    Returns:
+        The file descriptor of the lock.
+
+    Raises:
+        LaunchError: Another job has the folder, or it cannot be written.
     """
     path = plan.logs / "job.lock"
     try:
         plan.logs.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise Fault(f"{path}: cannot be written ({error.strerror})") from None
+        raise LaunchError(f"{path}: cannot be written ({error.strerror})") from None
     with suppress(OSError):  # a file system without locks
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise Fault(
-                f"{plan.logs}: another job that runs has its logs here: wait for it, or train in "
-                "another clone (--log_dir parts the logs, not metrics.csv, train.log, checkpoint/)"
+            raise LaunchError(
+                f"{plan.logs}: another job is running with its logs here: wait for it, or train in "
+                "another clone (--log_dir separates the logs, but not metrics.csv, train.log and "
+                "checkpoint/)"
             ) from None
     return lock
 
 
 def _make_room(plan: Plan) -> None:
-    """Removes the logs of an earlier job, which may have had more ranks, or more restarts."""
+    """Remove the logs of an earlier job, which may have had more ranks, or more restarts."""
     try:
         plan.logs.mkdir(parents=True, exist_ok=True)
         for folder in (plan.logs, *plan.logs.glob("attempt_*")):
             for old in _logs(folder):
                 old.unlink(missing_ok=True)
             if folder != plan.logs:
-                with suppress(OSError):  # not ours alone
+                with suppress(OSError):  # it holds other files, too
                     folder.rmdir()
     except OSError as error:
-        raise Fault(f"{plan.logs}: cannot be written ({error.strerror})") from None
+        raise LaunchError(f"{plan.logs}: cannot be written ({error.strerror})") from None
 
 
 def _until_nobody_listens(address: tuple[str, int], seconds: float = _LEAVING) -> None:
-    """The scheduler of the attempt that failed takes no rank twice, and learns only after a while
-    that one is gone. (One that is the next attempt's already costs no more than the wait.)"""
+    """Wait until the scheduler of the failed attempt has ended.
+
+    It accepts no rank twice, and needs a while to notice that one is gone. If the scheduler of the
+    next attempt answers already, this costs no more than the wait.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -220,8 +246,7 @@ def _until_nobody_listens(address: tuple[str, int], seconds: float = _LEAVING) -
 
 
 def _keep_logs(plan: Plan, attempt: int) -> None:
-    """In a folder of their own, out of the way of the next attempt's. A full disk is no reason not
-    to go on."""
+    """Move the logs to a folder of this attempt; errors, such as of a full disk, are ignored."""
     with suppress(OSError):
         folder = plan.logs / f"attempt_{attempt}"
         folder.mkdir(exist_ok=True)
@@ -230,30 +255,33 @@ def _keep_logs(plan: Plan, attempt: int) -> None:
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:
-    """Tells one checkpoint of a name from the next; None where there is none."""
+    """Identify the file at a path, so that a newer one differs; None if there is none."""
     if path is None:
         return None
     with suppress(OSError):
-        found = path.stat()
-        return found.st_mtime_ns, found.st_ino
+        stat = path.stat()
+        return stat.st_mtime_ns, stat.st_ino
     return None
 
 
 class _Job:
+    """One attempt to run a plan."""
+
     def __init__(self, plan: Plan, status: Path, patience: float) -> None:
         self.plan, self.status, self.patience = plan, status, patience
         self.started: list[subprocess.Popen] = []
         self.names = [rank.name for rank in plan.ranks]
         self.signs = Signs(status, self.names)
-        # A single process writes where the launcher does.
+        # A single process writes to the output of the launcher.
         self.followed = plan.log_of(self.names[0]) if plan.start != "alone" else None
-        self.shown = 0  # bytes of it
+        self.shown = 0  # bytes of this log that were printed
         self.ended: dict[str, int] = {}  # exit codes, in the order in which they were seen
-        self.vanished: set[str] = set()  # ranks that were killed with what watches them
-        self.early: set[str] = set()  # ranks that ended with 0 and are not done
+        self.vanished: set[str] = set()  # ranks that were killed together with their wrapper
+        self.early: set[str] = set()  # ranks that ended with 0 without being finished
 
     def start(self) -> None:
-        me = os.getpid()
+        """Start the processes of the plan."""
+        launcher = os.getpid()
         for process in self.plan.processes:
             name = self.plan.start if self.plan.starter else f"worker_{process.name}"
             log = None
@@ -262,7 +290,7 @@ class _Job:
                 try:
                     log = open(path, "wb")
                 except OSError as error:
-                    raise Fault(f"{path}: cannot be written ({error.strerror})") from None
+                    raise LaunchError(f"{path}: cannot be written ({error.strerror})") from None
             started = subprocess.Popen(
                 process.command,
                 cwd=self.plan.folder,
@@ -270,82 +298,87 @@ class _Job:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT if log else None,
-                start_new_session=True,  # Ctrl-C comes to us alone
-                preexec_fn=lambda: end_with_parent(me),
+                start_new_session=True,  # Ctrl-C reaches the launcher only
+                preexec_fn=lambda: end_with_parent(launcher),
             )
             if log:
                 log.close()
             self.started.append(started)
 
     def watch(self) -> Outcome:
+        """Wait for the end of the job, for a failure or for a hang."""
         since = None  # when the first failure was seen
         while True:
             time.sleep(_POLL)
             self.show()
             now = time.monotonic()
-            started = [process.poll() for process in self.started]  # before its ranks are looked at
+            started = [process.poll() for process in self.started]  # before looking at the ranks
             self.look()
             self.signs.look(now)
             if not self.plan.starter:  # these are the ranks
                 for name, code in zip(self.names, started):
                     if code is not None:
                         self.ended.setdefault(name, exit_code(code))
-            elif started[0] is not None and started[0] < 0:  # killed, and its ranks with it
+            elif started[0] is not None and started[0] < 0:  # killed, together with its ranks
                 return self.report_starter(exit_code(started[0]))
             self.early = {n for n, c in self.ended.items() if not c and not self.signs.done(n)}
             failed = {name: code for name, code in self.ended.items() if code}
-            failed |= dict.fromkeys(self.early, _FAULT)
+            failed |= dict.fromkeys(self.early, _INTERNAL_ERROR)
             scheduler = self.end_of(_SCHEDULER) if self.plan.starter else None
-            if failed or (scheduler and len(self.ended) < len(self.names)):
+            if not failed and scheduler and len(self.ended) < len(self.names):
+                failed = {_SCHEDULER: scheduler}
+            if failed:
                 since = since or now
                 if now - since >= _COMPANY or len(self.ended) == len(self.names):
-                    return self.report(failed or {_SCHEDULER: scheduler})
-            elif len(self.ended) == len(self.names):  # all well
+                    return self.report(failed)
+            elif len(self.ended) == len(self.names):  # all finished
                 if None not in started or not self.plan.elsewhere:
-                    return Outcome(0)  # else its scheduler serves other hosts still
+                    return Outcome(0)  # else the scheduler still serves other hosts
             elif self.plan.starter and started[0] is not None:
                 return self.report_starter(exit_code(started[0]))
             elif self.patience and self.signs.quiet >= self.signs.limit(self.patience):
                 return self.report_hang()
 
     def look(self) -> None:
-        """Notes the ranks that have ended."""
+        """Record the ranks that have ended."""
         for name in self.names:
             if name not in self.ended and (code := self.end_of(name)) is not None:
                 self.ended[name] = code
 
     def end_of(self, name: str) -> int | None:
-        """The exit code of a rank, or of the scheduler; None while it runs, or was never there."""
-        found = noted(self.status / name)
-        if len(found) == 1 and not _alive(found[0]):
-            found = noted(self.status / name)  # it may have written it since
-            if len(found) == 1:
+        """The exit code of a rank or of the scheduler; None while it runs, or if there is none."""
+        note = noted(self.status / name)
+        if len(note) == 1 and not _alive(note[0]):
+            note = noted(self.status / name)  # it may have written its exit code since
+            if len(note) == 1:
                 self.vanished.add(name)
                 return 128 + signal.SIGKILL
-        return found[1] if len(found) == 2 else None
+        return note[1] if len(note) == 2 else None
 
     def report(self, failed: dict[str, int]) -> Outcome:
-        """Says what failed, and why as far as the logs tell; the code is the first one's."""
-        self.signs.look(time.monotonic())  # the last ones may have come since
-        # msrun kills the others, with what watches them: those were not at fault, unless there
-        # are no others, and then it cannot be told.
+        """Print what failed, with the last lines of its log; the exit code is the first one's."""
+        self.signs.look(time.monotonic())  # for heartbeats that have come since
+        # msrun kills the other ranks together with their wrappers: these were not at fault. If all
+        # were killed like that, it cannot be told.
         guilty = [name for name in failed if name not in self.vanished] or list(failed)
         self.show()
-        said = [self._say_of(name, failed[name]) for name in guilty]
+        reasons = [self._report_rank(name, failed[name]) for name in guilty]
         others = [name for name in self.names if name not in guilty and self.ended.get(name) != 0]
-        # The libraries of some devices wait for another rank no longer than a while. Those may have
-        # been killed by msrun since.
-        if failed[guilty[0]] == _FAULT and (missed := self.signs.missed(guilty[0], others)):
-            said[0] += f", perhaps for want of rank {', '.join(missed)}"
+        # Some devices' libraries stop waiting for another rank after a while. msrun may have killed
+        # that rank since.
+        if failed[guilty[0]] == _INTERNAL_ERROR and (
+            missed := self.signs.missed(guilty[0], others)
+        ):
+            reasons[0] += f", perhaps for want of rank {', '.join(missed)}"
             for name in missed:
-                _say(f"it may have waited for rank {name}, {self.signs.told(name)}")
+                _say(f"it may have waited for rank {name}, {self.signs.describe(name)}")
         if others:
             _say(f"ending the others: {', '.join(others)}")
         again = not {failed[name] for name in guilty} & {*_FINAL}
-        return Outcome(failed[guilty[0]], said[0], again, self.signs.last())
+        return Outcome(failed[guilty[0]], reasons[0], again, self.signs.last())
 
-    def _say_of(self, name: str, code: int) -> str:
-        """Says how a process ended; returns it without what its log says."""
+    def _report_rank(self, name: str, code: int) -> str:
+        """Print how a process ended, with the end of its log; return the first without the log."""
         who = name if name == _SCHEDULER else f"rank {name}"
         if self.plan.start == "alone":
             who = "the training"
@@ -363,17 +396,17 @@ class _Job:
         return how
 
     def report_hang(self) -> Outcome:
-        """Names the ranks that the others wait for, and has them say where they are."""
+        """Name the ranks that the others wait for, and ask them to print their stack."""
         running = [name for name in self.names if name not in self.ended]
         late = self.signs.behind(running)
-        for name in late:  # a stopped process will not answer
+        for name in late:  # a suspended process will not answer
             with suppress(OSError, KeyError):
-                os.kill(self.signs.found[name].pid, signal.SIGUSR1)
+                os.kill(self.signs.latest[name].pid, signal.SIGUSR1)
         time.sleep(_COMPANY)
         self.show()
-        seen = "; ".join(f"rank {name} {self.signs.told(name)}" for name in late)
+        seen = "; ".join(f"rank {name} {self.signs.describe(name)}" for name in late)
         if self.plan.start == "alone":
-            seen = self.signs.told(late[0])
+            seen = self.signs.describe(late[0])
             what = "the training hangs"
         elif len(late) < len(running):
             what = f"the others wait for rank {', '.join(late)}"
@@ -391,6 +424,7 @@ class _Job:
         return Outcome(_HUNG, f"hang, {what}", True, self.signs.last())
 
     def report_starter(self, code: int) -> Outcome:
+        """Print that msrun or mpirun itself failed."""
         log = self.plan.logs / f"{self.plan.start}.log"
         how = f"{self.plan.start} ended with exit code {code}"
         _say(f"{how}; the last lines of {log}:")
@@ -399,35 +433,35 @@ class _Job:
         return Outcome(code, how, code not in _FINAL, self.signs.last())
 
     def stop(self, number: int, grace: float) -> int:
-        """Lets every rank end in its own way, for a while."""
+        """Ask every rank to end, wait for `grace` seconds, and return the exit code."""
         name = signal.Signals(number).name
         _say(f"{name}: ending {len(self.names)} ranks; once more to kill them")
         deadline = time.monotonic() + grace
         try:
             if self.plan.starter:
-                for process in self.started:  # or it would kill all once the first has ended
+                for process in self.started:  # or it would kill all ranks once the first has ended
                     with suppress(OSError):
                         process.send_signal(signal.SIGSTOP)
-            there = {rank: found[0] for rank in self.names if (found := noted(self.status / rank))}
-            for watcher in there.values():
+            wrappers = {rank: note[0] for rank in self.names if (note := noted(self.status / rank))}
+            for wrapper in wrappers.values():
                 with suppress(OSError):
-                    os.kill(watcher, signal.SIGTERM)
-            while time.monotonic() < deadline and not there.keys() <= self.ended.keys():
+                    os.kill(wrapper, signal.SIGTERM)
+            while time.monotonic() < deadline and not wrappers.keys() <= self.ended.keys():
                 time.sleep(_POLL)
                 self.look()
                 self.show()
-            if late := [rank for rank in there if rank not in self.ended]:
+            if late := [rank for rank in wrappers if rank not in self.ended]:
                 _say(
-                    f"killing rank {', '.join(late)}, which {grace:g} s were too short for: "
-                    "LAUNCH_GRACE=SECONDS before the command gives longer, for the end of a step "
-                    "and a checkpoint"
+                    f"rank {', '.join(late)} did not exit within {grace:g} s; killing it. "
+                    "LAUNCH_GRACE=SECONDS before the command gives more time, for the end of a "
+                    "step and a checkpoint"
                 )
         except Stopped:
             _say("killing them")
         return 128 + number
 
     def show(self) -> None:
-        """What has come to the first rank's log, as far as its last whole line."""
+        """Print what is new in the first rank's log, up to its last complete line."""
         if self.followed is None:
             return
         with suppress(OSError), open(self.followed, "rb") as file:
@@ -441,7 +475,7 @@ class _Job:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # the terminal is gone: the ranks are to end in order all the same
+    with suppress(OSError):  # the terminal may be gone; the ranks still have to be ended
         print(text, file=sys.stderr, flush=True)
 
 
@@ -457,7 +491,7 @@ def _tail(path: Path) -> str:
 
 
 def _alive(pid: int) -> bool:
-    """Whether it runs: neither gone nor waiting to be reaped."""
+    """Whether a process exists and is no zombie."""
     try:
         return _stat(pid)[0] not in "ZX"
     except OSError:
@@ -465,14 +499,21 @@ def _alive(pid: int) -> bool:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """State and parent. The name between brackets may hold spaces and brackets."""
+    """State and parent. The name in brackets may itself hold spaces and brackets."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     state, parent = fields.rpartition(")")[2].split()[:2]
     return state, int(parent)
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """All processes that descend from one, that run."""
+    """List the running processes that descend from a process.
+
+    Args:
+        pid: The process.
+
+    Yields:
+        Process ids.
+    """
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
@@ -483,22 +524,22 @@ def descendants(pid: int) -> Iterator[int]:
                     children[parent].pop()
     waiting = [pid]
     while waiting:
-        found = children.get(waiting.pop(), [])
-        yield from found
-        waiting += found
+        next_level = children.get(waiting.pop(), [])
+        yield from next_level
+        waiting += next_level
 
 
 def _kill_descendants() -> None:
-    """Until there are none: what loses its parent becomes our child."""
+    """Kill until there are none: a process that loses its parent becomes our child."""
     deadline = time.monotonic() + 10
-    while found := list(descendants(os.getpid())):
-        for pid in found:
+    while pids := list(descendants(os.getpid())):
+        for pid in pids:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         with suppress(OSError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         if time.monotonic() > deadline:
-            numbers = ", ".join(map(str, found))
-            raise Fault(f"processes {numbers} cannot be killed: a driver may hold them")
+            numbers = ", ".join(map(str, pids))
+            raise LaunchError(f"processes {numbers} cannot be killed: a driver may hold them")
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Reads the signs of life of the ranks on this host (`common.training.heartbeat` writes them)."""
+"""The heartbeats of the ranks on this host, which `common.training.heartbeat` writes."""
 
 from __future__ import annotations
 
@@ -9,93 +9,141 @@ from pathlib import Path
 
 from common.launching.rank import LAST, beat_of
 
-_DONE = "done"  # as `common.training.heartbeat` has it
-_GAP = 1.0  # seconds of silence that one look can see at most: the launcher may have been stopped
-# Before the first step libraries load, ranks meet, graphs are compiled: signs may be so many times
-# as far apart as afterwards, and so many seconds in any case.
+_DONE = "done"  # as `common.training.heartbeat` writes it
+_GAP = 1.0  # seconds of silence counted per look at most: the launcher may have been suspended
+# Before the first step libraries load, ranks connect and graphs are compiled: heartbeats may be
+# this many times as far apart as later, and never less than this many seconds.
 _START, _START_SECONDS = 4, 1800.0
 _STATES = {"T": "stopped", "t": "stopped", "D": "in the kernel, for a disk or a driver"}
 
 
 @dataclass(frozen=True)
 class Sign:
-    meetings: int  # times that the rank came to where all ranks meet
-    steps: int  # done by this process
-    pid: int  # of the job, not of what watches it
-    what: str
+    """A heartbeat of a rank."""
+
+    meetings: int  # collective operations that the rank has entered
+    steps: int  # training steps of this process
+    pid: int  # of the entry point, not of its wrapper
+    what: str  # what the rank did last, such as "after step 3"
 
 
 class Signs:
+    """The last heartbeat of each rank, and for how long there has been none.
+
+    Args:
+        status: The folder of $LAUNCH_STATUS.
+        names: The ranks.
+    """
+
     def __init__(self, status: Path, names: list[str]):
         self.status, self.names = status, names
-        self.found: dict[str, Sign] = {}
-        self.quiet = 0.0  # seconds in which no rank has given a sign
+        self.latest: dict[str, Sign] = {}
+        self.quiet = 0.0  # seconds without a heartbeat of any rank
         self._seen: dict[str, tuple[str, int]] = {}
         self._looked = 0.0
 
     def look(self, now: float) -> None:
-        """now: seconds, of any clock that goes forward."""
+        """Read the heartbeats.
+
+        Args:
+            now: Seconds of a monotonic clock.
+        """
         gap, self._looked = now - self._looked, now
         fresh = False
         for name in self.names:
             path = beat_of(self.status, name)
             with suppress(OSError, ValueError):
                 text = path.read_text(encoding="utf-8")
-                # Two signs of the same words have other times, but for those of one clock tick.
+                # Two heartbeats with the same words differ in time, except within one clock tick.
                 if (seen := (text, path.stat().st_mtime_ns)) == self._seen.get(name):
                     continue
                 meetings, steps, pid, what = text.split(maxsplit=3)
-                self.found[name] = Sign(int(meetings), int(steps), int(pid), what.strip())
+                self.latest[name] = Sign(int(meetings), int(steps), int(pid), what.strip())
                 self._seen[name], fresh = seen, True
         self.quiet = 0.0 if fresh else self.quiet + min(gap, _GAP)
 
     @property
     def stepping(self) -> bool:
-        """Whether every rank has done a step."""
-        return all(name in self.found and self.found[name].steps for name in self.names)
+        """Whether every rank has finished a step."""
+        return all(name in self.latest and self.latest[name].steps for name in self.names)
 
     def limit(self, patience: float) -> float:
-        """Seconds that the ranks may be quiet for now. patience: once they do steps."""
+        """Return the seconds without a heartbeat after which the job counts as hanging.
+
+        Args:
+            patience: This limit once every rank has finished a step.
+
+        Returns:
+            The present limit.
+        """
         return patience if self.stepping else max(_START * patience, _START_SECONDS)
 
     def done(self, name: str) -> bool:
-        """Whether a rank may end; so may all of an entry point that gives no signs."""
-        sign = self.found.get(name)
-        return sign.what == _DONE if sign else not self.found
+        """Tell whether a rank has marked itself as finished.
+
+        Args:
+            name: The rank.
+
+        Returns:
+            Whether exit code 0 of this rank is a success; True if no rank has a heartbeat.
+        """
+        sign = self.latest.get(name)
+        return sign.what == _DONE if sign else not self.latest
 
     def last(self) -> Path | None:
-        """Where this run's newest checkpoint is, or will be; None before the run has begun."""
+        """Return the path of this run's newest checkpoint, None before the run has begun."""
         with suppress(OSError):
             path, end, _ = (self.status / LAST).read_bytes().partition(b"\n")
             return Path(os.fsdecode(path)) if end else None
         return None
 
     def behind(self, running: list[str]) -> list[str]:
-        """Of the ranks that run, those that the others wait for: they have given no sign at all, or
-        come to fewer meetings, or, where all have come to the same, do not run. All, where it
-        cannot be told."""
-        met = {name: self.found[name].meetings if name in self.found else -1 for name in running}
-        late = [name for name in running if met[name] == min(met.values())]
+        """List the ranks that the others wait for.
+
+        These have given no heartbeat, or have entered fewer collective operations; if all have
+        entered the same number, they are those whose process is suspended.
+
+        Args:
+            running: The ranks that have not ended.
+
+        Returns:
+            The late ranks; all of them where it cannot be told.
+        """
+        entered = {
+            name: self.latest[name].meetings if name in self.latest else -1 for name in running
+        }
+        late = [name for name in running if entered[name] == min(entered.values())]
         if len(late) < len(running):
             return late
         return [name for name in late if self.state(name)] or late
 
     def missed(self, name: str, others: list[str]) -> list[str]:
-        """Of the other ranks, those that one which gave up waiting may have waited for."""
-        came = self.found[name].meetings if name in self.found else 0
-        there = [each for each in others if each in self.found]
-        return [each for each in there if self.found[each].meetings < came or self.state(each)]
+        """List the ranks that a failed rank may have waited for.
+
+        Args:
+            name: The rank that failed.
+            others: Ranks that have not failed by themselves.
+
+        Returns:
+            Those of `others` that entered fewer collective operations, or are suspended.
+        """
+        entered = self.latest[name].meetings if name in self.latest else 0
+        return [
+            other
+            for other in others
+            if other in self.latest and (self.latest[other].meetings < entered or self.state(other))
+        ]
 
     def state(self, name: str) -> str:
-        """Why a rank's process does not run, "" where it does or sleeps."""
+        """Return why a rank's process is suspended, "" where it runs or sleeps."""
         with suppress(OSError, KeyError):
-            stat = Path(f"/proc/{self.found[name].pid}/stat").read_text(encoding="utf-8")
+            stat = Path(f"/proc/{self.latest[name].pid}/stat").read_text(encoding="utf-8")
             return _STATES.get(stat.rpartition(")")[2].split()[0], "")
         return ""
 
-    def told(self, name: str) -> str:
-        """Where a rank was last, in words."""
-        if name not in self.found:
+    def describe(self, name: str) -> str:
+        """Describe the last heartbeat of a rank, for messages."""
+        if name not in self.latest:
             return "not seen since it was started"
-        sign, state = self.found[name], self.state(name)
+        sign, state = self.latest[name], self.state(name)
         return f"last seen {sign.what} (process {sign.pid}{', ' if state else ''}{state})"

@@ -1,11 +1,10 @@
-"""Transcripts as they are spoken: numbers, abbreviations and signs of written English as words.
+"""Normalisation of transcripts: numbers, abbreviations and signs of written English as words.
 
-What the cleaners of NVIDIA's Jasper do (they come from keithito/tacotron), and the MindSpore
-original after them: "call me at 8:00 pm!" -> "call me at eight zero pm". The words for numbers are
-those of `inflect`, plain letters for others those of `anyascii`. Where the cleaners spell what
-nobody says, this does not follow them:
+Follows the cleaners of NVIDIA's Jasper (from keithito/tacotron), which the MindSpore original uses,
+too: "call me at 8:00 pm!" -> "call me at eight zero pm". `inflect` spells numbers, `anyascii`
+transliterates letters. Where the cleaners give words that nobody says, this differs:
 
-| written | they | here |
+| written | cleaners | here |
 | --- | --- | --- |
 | 3.14 | three point fourteen | three point one four |
 | 1,234 | twelve thirty-four, as if a year | one thousand two hundred thirty-four |
@@ -16,7 +15,7 @@ nobody says, this does not follow them:
 | b2b | btwob | b two b |
 | Mrs. | misess | missus |
 
-Characters that still have no label stay, for the checking of data to name them; they drop them.
+Characters that still have no label stay, so that validation reports them; the cleaners drop them.
 """
 
 from __future__ import annotations
@@ -76,14 +75,24 @@ _NUMBER = re.compile(
 
 
 def normaliser(kind: str, labels: Iterable[str]) -> Callable[[str], str]:
-    """The function that DataConfig.normalize_transcripts names. Punctuation among the `labels` is
-    kept. Raises UserError for an unknown name."""
+    """Return the function that DataConfig.normalize_transcripts names.
+
+    Args:
+        kind: "english", or "" for no normalisation.
+        labels: The labels; punctuation among them is kept.
+
+    Returns:
+        Transcript -> normalised transcript.
+
+    Raises:
+        UserError: An unknown name.
+    """
     if not kind:
         return lambda text: text
     if kind != "english":
         raise UserError(
-            f"DataConfig.normalize_transcripts={kind}: expected english, or nothing for "
-            "transcripts that are taken as they are"
+            f"DataConfig.normalize_transcripts={kind}: expected english, or nothing to keep the "
+            "transcripts as they are"
         )
     removed = set(string.punctuation) - set(_SIGNS) - (set(labels) - {BLANK})
     table = str.maketrans(dict.fromkeys(removed, " ") | _SIGNS)
@@ -93,9 +102,9 @@ def normaliser(kind: str, labels: Iterable[str]) -> Callable[[str], str]:
 def _english(text: str, table: dict[int, str]) -> str:
     if not _PLAIN.fullmatch(text):
         text = unicodedata.normalize("NFC", text)
-        text = _FOREIGN.sub(lambda found: _ascii(found[0]), text).lower()
+        text = _FOREIGN.sub(lambda match: _ascii(match[0]), text).lower()
         text = _NUMBER.sub(_number, text)
-        text = _ABBREVIATION.sub(lambda found: _ABBREVIATIONS[found[1]], text)
+        text = _ABBREVIATION.sub(lambda match: _ABBREVIATIONS[match[1]], text)
     return " ".join(text.lower().translate(table).split())
 
 
@@ -105,9 +114,9 @@ def _ascii(text: str) -> str:
     return anyascii(text)
 
 
-def _number(found: re.Match) -> str:
-    """A number as words, with a space to a letter that it touches."""
-    parts = found.groupdict()
+def _number(match: re.Match[str]) -> str:
+    """A number as words, separated by a space from a letter next to it."""
+    parts = match.groupdict()
     if parts["currency"]:
         words = _money(_MONEY[parts["currency"]], parts["amount"], parts["scale"])
     elif parts["hour"]:
@@ -121,7 +130,7 @@ def _number(found: re.Match) -> str:
         words = _decimal(parts["whole"], parts["fraction"])
     else:
         words = _integer(parts["integer"])
-    before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     return " " * before.isalpha() + words + " " * after.isalpha()
 
 
@@ -131,11 +140,11 @@ def _money(units: tuple[str, str, str, str], amount: str, scale: str | None) -> 
     if scale or len(fraction) > 2:
         number = _decimal(whole, fraction) if fraction else _quantity(whole)
         return f"{number} {scale} {many}" if scale else f"{number} {many}"
-    units_said, rest = int(whole), int(fraction.ljust(2, "0"))
-    said = [f"{_quantity(whole)} {one if units_said == 1 else many}"] if units_said else []
+    units_count, rest = int(whole), int(fraction.ljust(2, "0"))
+    words = [f"{_quantity(whole)} {one if units_count == 1 else many}"] if units_count else []
     if rest:
-        said.append(f"{_quantity(str(rest))} {hundredth if rest == 1 else hundredths}")
-    return " ".join(said) or f"zero {many}"
+        words.append(f"{_quantity(str(rest))} {hundredth if rest == 1 else hundredths}")
+    return " ".join(words) or f"zero {many}"
 
 
 def _decimal(whole: str, fraction: str) -> str:
@@ -143,8 +152,11 @@ def _decimal(whole: str, fraction: str) -> str:
 
 
 def _integer(digits: str) -> str:
-    """A number as it is read: with commas a quantity, of four digits a year, very long or with a
-    leading zero digit by digit."""
+    """A number as it is read aloud.
+
+    With commas it is a quantity, of four digits a year; a very long number, or one with a leading
+    zero, is read digit by digit.
+    """
     if "," in digits:
         return _quantity(digits)
     number = int(digits)
@@ -167,7 +179,7 @@ def _digits(digits: str) -> str:
 
 
 def _spelled(number: int | str, **options: Any) -> str:
-    """inflect's words, without its commas; an ordinal comes with "and", as in the cleaners."""
+    """The words of inflect without commas; an ordinal has "and", as in the cleaners."""
     if isinstance(number, int):
         options["andword"] = ""
     return _engine().number_to_words(number, **options).replace(",", "")
@@ -175,6 +187,6 @@ def _spelled(number: int | str, **options: Any) -> str:
 
 @functools.cache
 def _engine() -> Any:
-    import inflect  # takes half a second: only where there is a number
+    import inflect  # takes half a second, so only where there is a number
 
     return inflect.engine()

@@ -1,1 +1,1 @@
-"""Files, errors, logging, worker processes, downloads, and the door to MindSpore (`backend`)."""
+"""Files, errors, logging, worker processes, downloads, and the import of MindSpore (`backend`)."""

@@ -1,4 +1,4 @@
-"""Corpora come as tar archives; a folder unpacked from one is whole or not there."""
+"""Unpacking of corpora from tar archives; a folder is complete or not there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import zlib
 from pathlib import Path
+from typing import IO, cast
 
 from tqdm import tqdm
 
@@ -13,15 +14,24 @@ from common.utils.errors import UserError
 
 
 def unpack(archive: Path, folder: str, destination: Path) -> Path:
-    """Unpacks an archive's `folder` to `destination/folder`, and returns that.
+    """Unpack one folder of an archive.
 
-    Only files and folders are taken, and only those that stay inside.
+    Only files and folders are unpacked, and only paths that stay inside the folder.
 
-    Raises UserError for an archive that is damaged, incomplete or another, and for a full disk.
+    Args:
+        archive: A .tar or .tar.gz file.
+        folder: The folder inside the archive.
+        destination: Where to put it.
+
+    Returns:
+        `destination/folder`.
+
+    Raises:
+        UserError: The archive is damaged, incomplete or another one, or the disk is full.
     """
     target = destination / folder
     staging = destination / f".unpacking-{archive.name}"
-    shutil.rmtree(staging, ignore_errors=True)  # of an interrupted try
+    shutil.rmtree(staging, ignore_errors=True)  # of an interrupted attempt
     try:
         with (
             archive.open("rb") as file,
@@ -33,7 +43,7 @@ def unpack(archive: Path, folder: str, destination: Path) -> Path:
                 disable=None,
                 leave=False,
             ) as counted,
-            tarfile.open(fileobj=counted, mode="r|*") as tar,
+            tarfile.open(fileobj=cast(IO[bytes], counted), mode="r|*") as tar,
         ):
             for member in tar:
                 if _plain(member) and Path(member.name).is_relative_to(folder):

@@ -1,6 +1,6 @@
-"""A directory that is whole or not there: made under another name, then renamed.
+"""Directories that are complete or not there: written under another name, then renamed.
 
-Renaming the directory is what can be trusted; MindRecord files do not survive it one by one.
+The directory is renamed as a whole, since MindRecord files cannot be renamed one by one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from common.utils.errors import UserError
 from common.utils.files import read_json, sync, write_text
 
-_MADE_FROM = "made_from.json"  # in a .partial directory
+_SOURCE = "made_from.json"  # in a .partial directory: what its files are made from
 
 
 @contextmanager
@@ -26,9 +26,21 @@ def staging(
     difference: Callable[[dict, dict], str | None],
     log: Callable[[str], None],
 ) -> Iterator[Path]:
-    """`<directory>.partial`, locked, with nothing in it but what was made of the same before.
+    """Lock `<directory>.partial` and provide it for writing.
 
-    difference: what tells apart what was made from what is wanted, None if nothing does.
+    Files of an interrupted conversion of the same source are kept, others removed.
+
+    Args:
+        directory: The directory to make.
+        made_from: Describes the source.
+        difference: (source of the files that are there, `made_from`) -> what differs, or None.
+        log: Receives lines for the user.
+
+    Yields:
+        The path of the partial directory.
+
+    Raises:
+        UserError: Another process is writing there.
     """
     partial = beside(directory, ".partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -39,14 +51,14 @@ def staging(
         except BlockingIOError:
             raise UserError(f"{partial}: another conversion is writing here; wait for it") from None
         if any(partial.iterdir()):
-            made = read_json(partial / _MADE_FROM)
-            reason = "it is damaged" if made is None else difference(made, made_from)
+            earlier = read_json(partial / _SOURCE)
+            reason = "it is damaged" if earlier is None else difference(earlier, made_from)
             if reason:
-                log(f"{partial}: an interrupted conversion, begun again: {reason}")
+                log(f"{partial}: an interrupted conversion is started again: {reason}")
                 _empty(partial)
             else:
                 log(f"{partial}: continuing an interrupted conversion")
-        write_text(partial / _MADE_FROM, json.dumps(made_from, ensure_ascii=False))
+        write_text(partial / _SOURCE, json.dumps(made_from, ensure_ascii=False))
         yield partial
     except KeyboardInterrupt:
         log(f"{partial}: interrupted; the same command continues")
@@ -56,22 +68,36 @@ def staging(
 
 
 def interrupted(directory: Path) -> dict | None:
-    """What the content of `<directory>.partial` is made from, None where nothing says so."""
-    path = beside(directory, ".partial") / _MADE_FROM
+    """Read the source of an interrupted conversion.
+
+    Args:
+        directory: The directory to make.
+
+    Returns:
+        What `<directory>.partial` is made from, None where it is not known.
+    """
+    path = beside(directory, ".partial") / _SOURCE
     return read_json(path) if path.exists() else None
 
 
 def recover(directory: Path) -> None:
-    """Puts the old directory back after a kill between the two renames of `publish`."""
+    """Put the old directory back after a kill between the two renames of `publish`.
+
+    Args:
+        directory: The directory that `publish` was to replace.
+    """
     old = beside(directory, ".old")
     if old.exists() and not directory.exists():
         old.rename(directory.resolve())
 
 
 def publish(partial: Path, directory: Path, leftovers: str) -> None:
-    """Puts the new directory in the place of the old one; one of them is whole at any moment.
+    """Put the new directory in the place of the old one; one of them is complete at any moment.
 
-    leftovers: pattern of files that nobody needs once the directory is whole.
+    Args:
+        partial: The new directory.
+        directory: Its final name.
+        leftovers: Pattern of files that are not needed once the directory is complete.
     """
     directory, old = directory.resolve(), beside(directory, ".old")
     if old.exists():
@@ -80,14 +106,22 @@ def publish(partial: Path, directory: Path, leftovers: str) -> None:
         directory.rename(old)
     partial.rename(directory)
     sync(directory.parent)
-    for leftover in (directory / _MADE_FROM, *directory.glob(leftovers)):
+    for leftover in (directory / _SOURCE, *directory.glob(leftovers)):
         leftover.unlink()
     if old.exists():
         shutil.rmtree(old)
 
 
 def beside(directory: Path, suffix: str) -> Path:
-    """`directory` with a suffix to its name, on the same disk even if it is a link."""
+    """Add a suffix to the name of a directory, on the same disk even if it is a link.
+
+    Args:
+        directory: The directory.
+        suffix: Such as ".partial".
+
+    Returns:
+        The path.
+    """
     directory = directory.resolve()
     return directory.with_name(directory.name + suffix)
 

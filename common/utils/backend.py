@@ -1,8 +1,8 @@
-"""The one door to MindSpore: sets the environment that it reads while loading, then imports it.
+"""Import of MindSpore, after setting the environment that it reads while loading.
 
-Modules write `from common.utils.backend import Tensor, ms, nn, ops` instead of `import mindspore`,
-so that the order is right whatever is imported first. Raises ImportError with the command that
-mends it where MindSpore is not installed.
+All modules write `from common.utils.backend import Tensor, ms, nn, ops` instead of
+`import mindspore`, so that the environment is always set first. Where MindSpore is not installed,
+the import raises ImportError with the command that installs it.
 """
 
 from __future__ import annotations

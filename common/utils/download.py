@@ -1,4 +1,4 @@
-"""Large files over HTTP: resumed where they stopped, and verified before they bear their name."""
+"""Download of large files over HTTP, resumed after interruptions and verified."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from common.utils.errors import UserError
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
-_TRIES = 6  # in a row that bring nothing, before it is given up
-_LONGEST_PAUSE = 60.0  # seconds between two tries
-_PASSING = (408, 425, 429)  # answers that another try may change; of 5xx all
+_TRIES = 6  # attempts in a row that bring no data, before giving up
+_MAX_PAUSE = 60.0  # seconds between two attempts
+_TEMPORARY = (408, 425, 429)  # answers that another attempt may change, beside all of 5xx
 
 
 def download(
@@ -31,20 +31,28 @@ def download(
     log: Callable[[str], None] = print,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Fetches `url` to `path`, which is there, whole and with that checksum, or not there.
+    """Download a file, which is complete and verified, or not there.
 
-    What has come lies in `<path>.part` and is continued by the next try or call. A file that is
-    there already is verified, and fetched again if it is another. md5: None where no checksum is
-    published; then the length that the server gives decides whether the file is whole.
+    Partial data stay in `<path>.part`, and the next attempt or call continues there. A file that
+    exists is verified, and downloaded again if it is another.
 
-    Raises UserError where the server does not answer, refuses, or gives another file twice, where
-    the disk is full, and where another process fetches the same.
+    Args:
+        url: The address.
+        path: Where to put the file.
+        md5: Its MD5 sum, 32 hexadecimal digits; None where none is published: then the length
+            that the server gives decides whether the file is whole.
+        log: Receives lines for the user.
+        sleep: Waits for a number of seconds.
+
+    Raises:
+        UserError: The server does not answer, refuses, or gives another file twice; the disk is
+            full; another process is downloading the same.
     """
     part = path.with_name(f"{path.name}.part")
     if path.is_file():
         if md5 is None or md5_of(path) == md5:
             return
-        log(f"{path}: its md5 sum is not {md5}, so it is damaged: fetching it again")
+        log(f"{path}: its md5 sum is not {md5}, so it is damaged: downloading it again")
         path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "ab") as file:
@@ -54,22 +62,30 @@ def download(
             raise UserError(f"{part}: another download is writing here; wait for it") from None
         for last in (False, True):
             _fetch_whole(url, file, path.name, log, sleep)
-            found = md5_of(part) if md5 else None
-            if found == md5:
+            actual = md5_of(part) if md5 else None
+            if actual == md5:
                 part.rename(path)
                 return
             _empty(file)
             if not last:
-                log(f"{url}: md5 {found}, expected {md5}: fetching it once more from its start")
+                log(f"{url}: md5 {actual}, expected {md5}: downloading it once more from the start")
         part.unlink()
     raise UserError(
-        f"{url}: md5 {found} instead of {md5} twice: it is another file, or damaged on the way (a "
-        "proxy?); try another mirror"
+        f"{url}: md5 {actual} instead of {md5} twice: it is another file, or is damaged on the way "
+        "(by a proxy?); try another mirror"
     )
 
 
 def md5_of(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)  # a checksum against damage, as published
+    """Compute the MD5 sum of a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.md5(usedforsecurity=False)  # against damage, as published
     size = path.stat().st_size
     with open(path, "rb") as file, _bar(f"checking {path.name}", size) as bar:
         while chunk := file.read(_CHUNK):
@@ -79,7 +95,7 @@ def md5_of(path: Path) -> str:
 
 
 def _bar(label: str, total: int | None, initial: int = 0) -> tqdm:
-    """Done, rate and time left, where somebody looks at a terminal."""
+    """A progress bar, shown only on a terminal."""
     return tqdm(
         desc=label,
         total=total,
@@ -94,29 +110,29 @@ def _bar(label: str, total: int | None, initial: int = 0) -> tqdm:
 def _fetch_whole(
     url: str, file: BinaryIO, label: str, log: Callable[[str], None], sleep: Callable[[float], None]
 ) -> None:
-    """Fetches what `file`, open for appending, lacks, in as many tries as bring something."""
-    vain = 0
+    """Append what `file` lacks, with new attempts as long as they bring data."""
+    failures = 0
     while True:
         before = file.tell()
         try:
             _fetch(url, file, label, log)
             return
         except urllib.error.HTTPError as error:
-            if error.code == 416 and before:  # nothing behind this: whole, as the sum will tell
+            if error.code == 416 and before:  # complete; the checksum will tell
                 return
             reason = f"HTTP {error.code} {error.reason}"
-            if error.code < 500 and error.code not in _PASSING:
+            if error.code < 500 and error.code not in _TEMPORARY:
                 raise UserError(f"{url}: {reason}; is the address right?") from None
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             reason = str(getattr(error, "reason", None) or error) or type(error).__name__
-        vain = 0 if file.tell() > before else vain + 1
-        if vain >= _TRIES:
+        failures = 0 if file.tell() > before else failures + 1
+        if failures >= _TRIES:
             raise UserError(
-                f"{url}: cannot be fetched ({reason}) in {_TRIES} tries; {file.tell():,} bytes are "
-                "kept, and the same command goes on from there, also with another mirror"
+                f"{url}: cannot be downloaded ({reason}) in {_TRIES} attempts; {file.tell():,} "
+                "bytes are kept, and the same command continues there, also with another mirror"
             )
-        pause = min(2.0**vain, _LONGEST_PAUSE)
-        log(f"{label}: {reason}; going on at {file.tell():,} bytes in {pause:.0f} s")
+        pause = min(2.0**failures, _MAX_PAUSE)
+        log(f"{label}: {reason}; continuing at {file.tell():,} bytes in {pause:.0f} s")
         sleep(pause)
 
 
@@ -133,7 +149,7 @@ def _fetch(url: str, file: BinaryIO, label: str, log: Callable[[str], None]) -> 
         free = shutil.disk_usage(Path(file.name).parent).free
         if total is not None and total - have > free:
             raise UserError(
-                f"{file.name}: {(total - have) / 1e9:.1f} GB are still to come, and the disk has "
+                f"{file.name}: {(total - have) / 1e9:.1f} GB are missing, and the disk has only "
                 f"{free / 1e9:.1f} GB left"
             )
         with _bar(label, total, have) as bar:
@@ -154,14 +170,14 @@ def _fetch(url: str, file: BinaryIO, label: str, log: Callable[[str], None]) -> 
 
 
 def _continues(response: Any, have: int) -> bool:
-    """Whether an answer starts where we stopped: bytes 100-999/1000."""
-    given = response.headers.get("Content-Range", "")
-    return response.status == 206 and given.startswith(f"bytes {have}-")
+    """Whether an answer starts at byte `have`, with Content-Range: bytes 100-999/1000."""
+    content_range = response.headers.get("Content-Range", "")
+    return response.status == 206 and content_range.startswith(f"bytes {have}-")
 
 
 def _empty(file: BinaryIO) -> None:
     file.truncate(0)
-    file.seek(0)  # or else `tell` says what was
+    file.seek(0)  # for `tell`
 
 
 def _write(file: BinaryIO, chunk: bytes) -> None:
@@ -170,6 +186,6 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
         file.flush()
     except OSError as error:
         raise UserError(
-            f"{file.name}: cannot be written ({error.strerror}); make room, and the same command "
-            "goes on"
+            f"{file.name}: cannot be written ({error.strerror}); free some disk space and run the "
+            "same command again"
         ) from None

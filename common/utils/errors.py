@@ -1,4 +1,4 @@
-"""What a user can mend is said in one line; a traceback is for our own bugs."""
+"""Errors that a user can mend; they are printed as one line, without a traceback."""
 
 
 class UserError(Exception):
@@ -6,4 +6,4 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """Training that gets nowhere any more: the checkpoint before it is the one to keep."""
+    """Training that diverges; the checkpoint before it is the one to keep."""

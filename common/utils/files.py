@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, synced, renamed."""
+"""Files that are complete or not there: written under another name, synced, renamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from common.utils.errors import UserError
 
 
 def sync(path: Path) -> None:
-    """Puts a file, or a folder's list of names, on the disk."""
+    """Flush a file, or a folder's list of names, to the disk.
+
+    Args:
+        path: The file or folder.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -24,17 +28,24 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
-    """Yields another name to write to, which becomes `path` when all went well.
+    """Provide a temporary file that replaces `path` at the end, if no exception was raised.
 
-    durable: on the disk before it is renamed, and its new name after that; costs milliseconds.
+    Args:
+        path: The file to write; its folder is created.
+        durable: Flush the file to the disk before renaming it, and then its name, which takes
+            milliseconds.
 
-    Raises UserError, naming `path`, where the folder or the file cannot be written.
+    Yields:
+        The path of the temporary file.
+
+    Raises:
+        UserError: The folder or the file cannot be written.
     """
     path = Path(path)
     partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # left by a kill, and perhaps read-only
+        partial.unlink(missing_ok=True)  # of a killed process, perhaps read-only
         yield partial
         if durable:
             sync(partial)
@@ -44,13 +55,20 @@ def replacing(path: str | Path, durable: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
-    if durable:  # as far as the file system can do it for folders: the file is there by now
+    if durable:  # some file systems cannot flush folders
         with suppress(OSError):
             sync(path.parent)
 
 
 def check_writable(path: str | Path) -> None:
-    """Raises the UserError of `replacing` now, before the work whose result `path` is to hold."""
+    """Check that a file can be written, before the work whose result it is to hold.
+
+    Args:
+        path: The file; its folder is created.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     path = Path(path)
     try:
         if path.is_dir():
@@ -58,13 +76,22 @@ def check_writable(path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = _partial(path)
         probe.write_bytes(b"")
-        probe.unlink(missing_ok=True)  # another process may be trying the same
+        probe.unlink(missing_ok=True)  # another process may have removed it
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_text(path: str | Path, text: str, durable: bool = True) -> None:
-    """UTF-8."""
+    """Write a text file in UTF-8; it is complete or unchanged.
+
+    Args:
+        path: The file.
+        text: Its content.
+        durable: As for `replacing`.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     with replacing(path, durable) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -74,12 +101,26 @@ def _partial(path: Path) -> Path:
 
 
 def file_name(utterance_id: str) -> str:
-    """The id with what file names cannot hold as %XX; other ids have other names."""
-    return re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):02X}", utterance_id)
+    """Turn an utterance id into a file name.
+
+    Args:
+        utterance_id: The id.
+
+    Returns:
+        The id with special characters as %XX; different ids have different names.
+    """
+    return re.sub(r"[^\w.-]", lambda match: f"%{ord(match[0]):02X}", utterance_id)
 
 
 def read_json(path: Path) -> dict | None:
-    """The object in a JSON file, None where there is none to be read."""
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object, None where the file is missing or malformed.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -87,11 +128,19 @@ def read_json(path: Path) -> dict | None:
 
 
 def damage(directory: Path, files: dict[str, int]) -> str | None:
-    """The first of the files that is missing or has not the size (bytes) that it should have."""
+    """Check that files are there with their full size.
+
+    Args:
+        directory: Their folder.
+        files: Name -> expected size in bytes.
+
+    Returns:
+        What is wrong with the first damaged file, None if there is none.
+    """
     for name, size in files.items():
         path = directory / name
         if not path.is_file():
             return f"{path}: missing"
         if path.stat().st_size != size:
-            return f"{path}: {path.stat().st_size} bytes where {size} were written, truncated"
+            return f"{path}: {path.stat().st_size} bytes, expected {size}; it is truncated"
     return None

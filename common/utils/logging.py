@@ -1,4 +1,4 @@
-"""A log file to follow with `tail -f`, and a console that a progress bar may share."""
+"""A log file, and a console that works together with a progress bar."""
 
 from __future__ import annotations
 
@@ -15,16 +15,26 @@ from common.utils.errors import UserError
 class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        with suppress(OSError):  # a full disk, where the console is a file: as for a log file
+        with suppress(OSError):  # a full disk, where the output is redirected to a file
             tqdm.write(self.format(record), file=stream)
             stream.flush()
 
 
 def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logging.Logger:
-    """A logger that appends to `path`; INFO and above is printed as well, unless quiet.
+    """Open a logger that appends to a file and prints INFO and above.
 
-    Lines logged at DEBUG (each training step) go to the file alone. A file that cannot be written
-    is a UserError, or, if it is not needed, a warning.
+    Lines of the level DEBUG (each training step) go to the file only.
+
+    Args:
+        path: The log file.
+        quiet: Print nothing.
+        needed: Whether a file that cannot be written is an error, or else a warning.
+
+    Returns:
+        The logger.
+
+    Raises:
+        UserError: The file is needed and cannot be written.
     """
     logger = logging.getLogger("speech")
     logger.setLevel(logging.DEBUG)
@@ -42,7 +52,7 @@ def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logg
         problem = f"log file {path}: cannot be written ({error.strerror})"
         if needed:
             raise UserError(problem) from error
-        logger.warning(f"{problem}; going on without it")
+        logger.warning(f"{problem}; continuing without it")
         return logger
     file.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(file)

@@ -1,7 +1,7 @@
-"""Device, threads and distributed rank: the one place that touches the environment and the context.
+"""Device, environment and distributed rank; no other module changes MindSpore's context.
 
-mindspore is imported inside the functions: `set_environment` must run before it is loaded, and
-the worker processes that read audio never need it.
+mindspore is imported inside the functions: `set_environment` must run before it is loaded, and the
+worker processes that read audio never need it.
 """
 
 from __future__ import annotations
@@ -15,54 +15,67 @@ from common.utils.errors import UserError
 INSTALL_COMMAND = "pip install mindspore==2.10.0 numpy==1.26.4, or bash scripts/setup.sh in a clone"
 DEVICES = ("Ascend", "GPU", "CPU")
 
-# oneDNN inside the MindSpore 2.10 wheel falls to its reference kernel for every convolution where
-# it sees AVX-512: a 32->32, 21x11 convolution takes 6.0 s instead of 0.05 s under AVX2. But under
-# AVX2 the LSTMs take twice as long: so AVX-512 stays on, and `common.nn.matmul_convolution` does
-# without oneDNN's convolutions. A user's own setting of this variable decides for both.
+# oneDNN in the MindSpore 2.10 wheel uses its reference kernel for every convolution on processors
+# with AVX-512: a 32->32, 21x11 convolution takes 6.0 s instead of 0.05 s with AVX2. But with AVX2
+# the LSTMs take twice as long. So AVX-512 stays on, and `common.nn.matmul_convolution` avoids
+# oneDNN's convolutions. If the user sets this variable, that setting decides for both.
 _INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 _WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 
 
-# oneDNN keeps 1024 kernels with their memory, one for each shape, and every batch has another
-# length. Without, 120 steps of the quickstart's network at random lengths peaked at 2.7 instead of
-# 2.9 to 3.5 GiB, and took the same time.
-_KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+# oneDNN caches 1024 kernels with their memory, one for each shape, and every batch has another
+# length. Without the cache, 120 steps of the quickstart's network at random lengths peaked at 2.7
+# instead of 2.9 to 3.5 GiB, and took the same time.
+_KERNEL_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
-# Loops over parameters are unrolled into calls within calls: Jasper 10x5 has 542 of them, and
-# compiling stopped at MindSpore's limit of 1000.
+# MindSpore unrolls loops over parameters into nested calls. Jasper 10x5 has 542 parameters, and
+# compiling failed at the default limit of 1000.
 _CALL_DEPTH = 10_000
 
 
 def set_environment() -> None:
-    """Sets what must be set before mindspore is imported. A user's own setting wins."""
-    os.environ.setdefault("GLOG_v", "3")  # warnings speak to MindSpore's developers; errors stay
-    os.environ.setdefault(_KERNELS_KEPT, "0")
-    if _is_x86() and _cpu_flags() is None:  # which kernels it would take cannot be told
+    """Set the environment variables that mindspore reads while loading, unless the user has."""
+    os.environ.setdefault("GLOG_v", "3")  # no warnings, which are for MindSpore's developers
+    os.environ.setdefault(_KERNEL_CACHE, "0")
+    if _is_x86() and _cpu_flags() is None:  # the processor is unknown
         os.environ.setdefault(_INSTRUCTIONS, "AVX2")
 
 
 def native_convolutions(device: str) -> bool:
-    """Whether the device's own convolution is the one to use, or else matrix products."""
+    """Choose between the device's convolution and matrix products.
+
+    Args:
+        device: "Ascend", "GPU" or "CPU".
+
+    Returns:
+        Whether to use the device's convolution.
+    """
     return device != "CPU" or not has_avx512() or bool(instructions_limit())
 
 
 def slow_broadcasts(device: str) -> bool:
-    """Whether arithmetic on tensors of unlike shapes is much slower than on such of one shape.
+    """Tell whether arithmetic with broadcasting is much slower than on tensors of the same shape.
 
-    MindSpore's CPU operators look up each value's place in two lists, and keep these (16 bytes a
-    value of every such operation in the network) until they see another shape.
+    MindSpore's CPU operators build two index lists (16 bytes for each value of every such operation
+    in the network) and keep them until they see another shape.
+
+    Args:
+        device: "Ascend", "GPU" or "CPU".
+
+    Returns:
+        Whether it is.
     """
     return device == "CPU"
 
 
 def has_avx512() -> bool:
-    """Whether this is an x86-64 processor with AVX-512, allowed or not."""
+    """Tell whether this is an x86-64 processor with AVX-512, whether or not it is enabled."""
     return _is_x86() and "avx512f" in (_cpu_flags() or ())
 
 
 def instructions_limit() -> str:
-    """The setting of ONEDNN_MAX_CPU_ISA, where it keeps AVX-512 from being used, else ""."""
+    """Return the value of ONEDNN_MAX_CPU_ISA if it disables AVX-512, else ""."""
     limit = os.environ.get(_INSTRUCTIONS, "")
     return limit if limit.upper() in _WITHOUT_AVX512 else ""
 
@@ -72,7 +85,7 @@ def _is_x86() -> bool:
 
 
 def _cpu_flags() -> list[str] | None:
-    """What the processor can do, by the names of Linux; None where there is no telling."""
+    """The processor's feature flags as Linux names them; None where they are not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -81,24 +94,31 @@ def _cpu_flags() -> list[str] | None:
 
 
 def available_devices() -> list[str]:
-    """The devices that this machine's MindSpore can use, best first."""
+    """List the devices that this machine's MindSpore can use, best first."""
     from common.utils.backend import ms
 
-    found = []
+    available = []
     for device in DEVICES:
         try:
             if device == "CPU" or ms.hal.is_available(device):
-                found.append(device)
+                available.append(device)
         except (ValueError, RuntimeError):  # the plugin of that device is not in this wheel
             continue
-    return found
+    return available
 
 
 def set_device(target: str | None = None, device_id: int | None = None) -> str:
-    """Chooses the device and graph mode for this process, and returns the device's name.
+    """Set the device and graph mode for this process.
 
-    target: "Ascend", "GPU", "CPU", or None for the best one present.
-    device_id: card number; None: `DEVICE_ID` of the environment, else 0.
+    Args:
+        target: "Ascend", "GPU" or "CPU" in any letter case; None: the best one present.
+        device_id: Card number; None: `DEVICE_ID` of the environment, else 0.
+
+    Returns:
+        The device's name.
+
+    Raises:
+        UserError: The device is unknown or not present.
     """
     from common.utils.backend import ms
 
@@ -107,11 +127,11 @@ def set_device(target: str | None = None, device_id: int | None = None) -> str:
         target = present[0]
     matching = [device for device in DEVICES if device.lower() == target.lower()]
     if not matching:
-        raise UserError(f"device {target}: no such kind, expected one of {', '.join(DEVICES)}")
+        raise UserError(f"device {target}: unknown, expected one of {', '.join(DEVICES)}")
     target = matching[0]
     if target not in present:
         raise UserError(
-            f"device {target} is not there: this machine has {', '.join(present)}; "
+            f"device {target} is not available: this machine has {', '.join(present)}; "
             f"use --device_target {present[0]} or install the driver and libraries of {target}"
         )
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -131,10 +151,17 @@ def _card() -> int:
 
 
 def init_distributed() -> tuple[int, int]:
-    """Joins the job that msrun, mpirun or a rank table started: (rank, number of ranks)."""
+    """Join the job that msrun, mpirun or a rank table started.
+
+    Returns:
+        (rank, number of ranks).
+
+    Raises:
+        UserError: This process is not part of such a job.
+    """
     from common.utils.backend import ms
 
-    # One of these is set, by the starter or, for older MindSpore on Ascend, by our launcher.
+    # msrun, mpirun or, for older MindSpore on Ascend, our launcher sets one of these.
     if not {"MS_ROLE", "OMPI_COMM_WORLD_RANK", "RANK_TABLE_FILE"} & set(os.environ):
         raise UserError(
             "--is_distributed true, but this process was not started as one of several (MS_ROLE "
@@ -146,7 +173,11 @@ def init_distributed() -> tuple[int, int]:
 
 
 def machine_memory() -> int:
-    """Bytes of memory this process may use: the machine's, or its control group's if smaller."""
+    """Return the memory this process may use: the machine's, or its control group's if smaller.
+
+    Returns:
+        Bytes.
+    """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -157,7 +188,11 @@ def machine_memory() -> int:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a checkpoint or an exported model should be able to name."""
+    """Return the versions to store in checkpoints and exported files.
+
+    Returns:
+        Package -> version.
+    """
     import numpy as np
 
     from common.utils.backend import ms

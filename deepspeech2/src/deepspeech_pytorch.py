@@ -1,9 +1,9 @@
 """Weights to and from deepspeech.pytorch (github.com/SeanNaren/deepspeech.pytorch).
 
-Its networks are ours with norm=batch, activation=hardtanh and conv_bias=true. Understood are
-release 2 (`.pth`: a dictionary with `state_dict`, `audio_conf`, `labels`, ...) and release 3
-(PyTorch Lightning: `state_dict` and `hyper_parameters`). The network is read off the weights'
-names and shapes, the features and labels off the rest.
+Its networks are ours with norm=batch, activation=hardtanh and conv_bias=true. Release 2 (`.pth`: a
+dictionary with `state_dict`, `audio_conf`, `labels`, ...) and release 3 (PyTorch Lightning:
+`state_dict` and `hyper_parameters`) are supported. The network follows from the names and shapes of
+the weights, features and labels from the rest of the file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from common.config import SpectConfig
-from common.interop import torch_pickle as torch_weights
-from common.interop import weight_conversion as porting
-from common.interop.torch_pickle import StoredTensor, named, plain
+from common.interop import weight_conversion
+from common.interop.torch_pickle import Named, StoredTensor, named, plain
 from common.interop.weight_conversion import (
     ExportedWeights,
     ForeignFormat,
@@ -29,8 +28,8 @@ from common.model.recipe import Recipe
 from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig, TrainConfig
 
-# What its classes have built in, beside the keys that a file can hold.
-FORM = {
+# What is fixed in its classes; no file states it.
+FORM: dict[str, Any] = {
     "norm": "batch",
     "activation": "hardtanh",
     "conv_bias": True,
@@ -38,23 +37,47 @@ FORM = {
     "conv_kernels": [[41, 11], [21, 11]],
     "conv_strides": [[2, 2], [2, 1]],
 }
-# The spectrograms it computes: release 2 reads one file in 2.0 and in 2.1.
+# The spectrograms that each release computes; release 2 means 2.0 or 2.1.
 CONVENTIONS = {
     2: ("deepspeech.pytorch-2.0", "deepspeech.pytorch"),
     3: ("deepspeech.pytorch",),
 }
-RELEASE_2_LOOKAHEAD = 20  # frames; its files cannot say another
+RELEASE_2_LOOKAHEAD = 20  # frames, fixed in release 2
 
 
 def pt2mind(recipe: Recipe, argv: Sequence[str]) -> None:
-    porting.pt2mind(PACKAGE, recipe, argv)
+    """Run pt2mind.py.
+
+    Args:
+        recipe: The model.
+        argv: The command line.
+    """
+    weight_conversion.pt2mind(PACKAGE, recipe, argv)
 
 
 def mind2pt(recipe: Recipe, argv: Sequence[str]) -> None:
-    porting.mind2pt(PACKAGE, recipe, argv)
+    """Run mind2pt.py.
+
+    Args:
+        recipe: The model.
+        argv: The command line.
+    """
+    weight_conversion.mind2pt(PACKAGE, recipe, argv)
 
 
-def arrives(_: Recipe, content: Any, arguments: argparse.Namespace) -> ImportedWeights:
+def import_weights(_: Recipe, content: Any, arguments: argparse.Namespace) -> ImportedWeights:
+    """Interpret the content of a file of deepspeech.pytorch.
+
+    Args:
+        content: What `torch_pickle.read` returned.
+        arguments: The command line of pt2mind.py.
+
+    Returns:
+        The weights, with configuration and labels.
+
+    Raises:
+        UserError: The file is of another kind, of release 1, or malformed.
+    """
     weights = state_dict(content, arguments.pth)
     config, labels = described(content, weights, arguments.pth)
     model, spect = config.ModelConfig, config.DataConfig.SpectConfig
@@ -66,20 +89,33 @@ def arrives(_: Recipe, content: Any, arguments: argparse.Namespace) -> ImportedW
     return ImportedWeights(weights, names(model), config, labels, [line])
 
 
-def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
+def export_weights(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
+    """Describe the file to write for a checkpoint of ours.
+
+    Args:
+        speech_model: The SpeechModel of the checkpoint.
+        arguments: The command line of mind2pt.py.
+
+    Returns:
+        Names and content of the file.
+
+    Raises:
+        UserError: The package has no such network.
+    """
     config, release = speech_model.config, arguments.release
     check_form(config, release, arguments.ckpt)
     layout = release_2 if release == 2 else release_3
-    convention, notes = config.DataConfig.SpectConfig.convention, []
+    convention = config.DataConfig.SpectConfig.convention
+    notes: list[str] = []
     if convention not in CONVENTIONS[release]:
         notes.append(
-            f"trained on spectrograms of the convention {convention}, where that release "
-            f"computes those of {' or '.join(CONVENTIONS[release])} (see SpectConfig.convention)"
+            f"trained on spectrograms of the convention {convention}, but that release computes "
+            f"those of {' or '.join(CONVENTIONS[release])} (see SpectConfig.convention)"
         )
 
     def content(weights: dict[str, np.ndarray]) -> dict[str, Any]:
         labels = list(speech_model.vocabulary.labels)
-        # The convention is for the way back.
+        # The convention is for pt2mind.py, should the file be converted back.
         return {**layout(config, labels), "state_dict": weights, "convention": convention}
 
     return ExportedWeights(
@@ -92,6 +128,11 @@ def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
 
 
 def add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of mind2pt.py.
+
+    Args:
+        parser: Its parser.
+    """
     parser.add_argument("--release", type=int, choices=(2, 3), default=3, help="of its format")
 
 
@@ -99,39 +140,57 @@ PACKAGE = ForeignFormat(
     name="deepspeech.pytorch",
     reads="a checkpoint of deepspeech.pytorch (release 2 or 3)",
     writes="one that deepspeech.pytorch loads, where its network is of that package's form",
-    arrives=arrives,
-    leaves=leaves,
+    import_weights=import_weights,
+    export_weights=export_weights,
     add_writing_options=add_writing_options,
 )
 
 
 def names(config: ModelConfig) -> dict[str, str]:
-    """Its names of the parameters of such a network -> ours."""
-    found = {"fc.0.module.1.weight": "fc.module.weight"}
+    """Map the names of the parameters.
+
+    Args:
+        config: The network.
+
+    Returns:
+        deepspeech.pytorch's names -> ours.
+    """
+    mapping = {"fc.0.module.1.weight": "fc.module.weight"}
     for number in range(len(config.conv_kernels)):
         theirs = "conv.seq_module"
         for leaf in ("weight", "bias"):
-            found[f"{theirs}.{3 * number}.{leaf}"] = f"conv.conv{number + 1}.{leaf}"
-        found |= batch_norm(f"{theirs}.{3 * number + 1}", f"conv.bn{number + 1}")
+            mapping[f"{theirs}.{3 * number}.{leaf}"] = f"conv.conv{number + 1}.{leaf}"
+        mapping |= batch_norm(f"{theirs}.{3 * number + 1}", f"conv.bn{number + 1}")
     for layer in range(config.hidden_layers):
         for end in ("", "_reverse") if config.bidirectional else ("",):
             for leaf in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 name = f"{leaf}_l0{end}"
-                found[f"rnns.{layer}.rnn.{name}"] = f"RNN.lstms.{layer}.{name}"
-        if layer:  # it normalises what enters a layer, we what leaves the one before
-            found |= batch_norm(f"rnns.{layer}.batch_norm.module", f"RNN.norms.{layer - 1}")
-    found |= batch_norm("fc.0.module.0", f"RNN.norms.{config.hidden_layers - 1}")
+                mapping[f"rnns.{layer}.rnn.{name}"] = f"RNN.lstms.{layer}.{name}"
+        if layer:  # it normalises the input of a layer, we the output of the one before
+            mapping |= batch_norm(f"rnns.{layer}.batch_norm.module", f"RNN.norms.{layer - 1}")
+    mapping |= batch_norm("fc.0.module.0", f"RNN.norms.{config.hidden_layers - 1}")
     if not config.bidirectional:
-        found["lookahead.0.conv.weight"] = "RNN.lookahead.conv.weight"
-    return found
+        mapping["lookahead.0.conv.weight"] = "RNN.lookahead.conv.weight"
+    return mapping
 
 
 def state_dict(content: Any, where: str) -> dict[str, StoredTensor]:
-    """The file's tensors that are weights, without a wrapper's prefix."""
-    weights = content.get("state_dict") if isinstance(content, Mapping) else None
-    if not isinstance(weights, Mapping):
+    """Select the weights of a file.
+
+    Args:
+        content: What `torch_pickle.read` returned.
+        where: The file, for messages.
+
+    Returns:
+        The tensors by name, without a wrapper's prefix.
+
+    Raises:
+        UserError: The file has no state_dict, or is of release 1.
+    """
+    stored = content.get("state_dict") if isinstance(content, Mapping) else None
+    if not isinstance(stored, Mapping):
         raise UserError(f"{where}: no state_dict in it: not a checkpoint of deepspeech.pytorch")
-    weights = porting.tensors(weights)
+    weights = weight_conversion.tensors(stored)
     if "conv.0.weight" in weights:
         raise UserError(
             f"{where}: of release 1 of deepspeech.pytorch, whose convolutions are padded "
@@ -143,7 +202,19 @@ def state_dict(content: Any, where: str) -> dict[str, StoredTensor]:
 def described(
     content: Mapping, weights: Mapping[str, StoredTensor], where: str
 ) -> tuple[TrainConfig, tuple[str, ...]]:
-    """Configuration and labels of the network in a file."""
+    """Derive configuration and labels from a file.
+
+    Args:
+        content: What `torch_pickle.read` returned.
+        weights: Its weights.
+        where: The file, for messages.
+
+    Returns:
+        The training configuration of such a network, and its labels.
+
+    Raises:
+        UserError: Something is missing or malformed.
+    """
     try:
         labels, audio, convention = _settings(content)
         if not labels or not all(isinstance(label, str) for label in labels):
@@ -159,7 +230,7 @@ def described(
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its contents are malformed: {error}") from None
     config.DataConfig.SpectConfig.convention = convention
-    porting.forget_manifests(config)
+    weight_conversion.forget_manifests(config)
     return config, tuple(labels)
 
 
@@ -179,7 +250,17 @@ def _settings(content: Mapping) -> tuple[Any, dict[str, Any], str]:
 
 
 def network(weights: Mapping[str, StoredTensor]) -> ModelConfig:
-    """The ModelConfig of such names and shapes; KeyError with the name that is missing."""
+    """Derive the network from the names and shapes of its weights.
+
+    Args:
+        weights: The tensors by name.
+
+    Returns:
+        The ModelConfig.
+
+    Raises:
+        KeyError: A weight is missing; its name.
+    """
     convolutions = [weights[f"conv.seq_module.{3 * number}.weight"].shape for number in (0, 1)]
     rows, size = weights["rnns.0.rnn.weight_hh_l0"].shape
     kinds = {4: "LSTM", 3: "GRU", 1: "RNN"}
@@ -199,19 +280,28 @@ def network(weights: Mapping[str, StoredTensor]) -> ModelConfig:
 
 
 def check_form(config: TrainConfig, release: int, where: str) -> None:
-    """Refuses networks and features that deepspeech.pytorch does not have, key by key."""
+    """Check that deepspeech.pytorch has the network and the features.
+
+    Args:
+        config: The training configuration.
+        release: 2 or 3.
+        where: The checkpoint, for messages.
+
+    Raises:
+        UserError: Lists the keys with other values.
+    """
     model = config.ModelConfig
     expected: dict[str, Any] = {f"ModelConfig.{key}": value for key, value in FORM.items()}
     expected["SpectConfig.features"] = "spectrogram"
-    found = {f"ModelConfig.{key}": getattr(model, key) for key in FORM}
-    found["SpectConfig.features"] = config.DataConfig.SpectConfig.features
+    actual = {f"ModelConfig.{key}": getattr(model, key) for key in FORM}
+    actual["SpectConfig.features"] = config.DataConfig.SpectConfig.features
     if release == 2 and not model.bidirectional:
         expected["ModelConfig.lookahead_context"] = RELEASE_2_LOOKAHEAD
-        found["ModelConfig.lookahead_context"] = model.lookahead_context
+        actual["ModelConfig.lookahead_context"] = model.lookahead_context
     wrong = [
-        f"{key}={found[key]} (expected {value})"
+        f"{key}={actual[key]} (expected {value})"
         for key, value in expected.items()
-        if found[key] != value
+        if actual[key] != value
     ]
     if wrong:
         raise UserError(
@@ -221,6 +311,15 @@ def check_form(config: TrainConfig, release: int, where: str) -> None:
 
 
 def release_2(config: TrainConfig, labels: list[str]) -> dict[str, Any]:
+    """Make the content of a file of release 2, without its weights.
+
+    Args:
+        config: The training configuration.
+        labels: The labels, with the blank.
+
+    Returns:
+        The content.
+    """
     model, spect = config.ModelConfig, config.DataConfig.SpectConfig
     keys = ("sample_rate", "window_size", "window_stride", "window")
     return {
@@ -235,15 +334,25 @@ def release_2(config: TrainConfig, labels: list[str]) -> dict[str, Any]:
 
 
 def release_3(config: TrainConfig, labels: list[str]) -> dict[str, Any]:
-    """A checkpoint of PyTorch Lightning; its configuration objects are references by name."""
+    """Make the content of a file of release 3, a checkpoint of PyTorch Lightning, without weights.
+
+    Its configuration objects are references by name.
+
+    Args:
+        config: The training configuration.
+        labels: The labels, with the blank.
+
+    Returns:
+        The content.
+    """
     model, spect, optim = config.ModelConfig, config.DataConfig.SpectConfig, config.OptimConfig
 
-    def made(name: str, **state: Any) -> torch_weights.Named:
-        found = named(f"deepspeech_pytorch.configs.train_config.{name}")()
-        found.state = state
-        return found
+    def settings(name: str, **state: Any) -> Named:
+        instance = named(f"deepspeech_pytorch.configs.train_config.{name}")()
+        instance.state = state
+        return instance
 
-    def member(name: str, value: Any) -> torch_weights.Named:
+    def member(name: str, value: Any) -> Named:
         return named(f"deepspeech_pytorch.enums.{name}")(value)
 
     keys: dict[str, Any] = {
@@ -264,10 +373,10 @@ def release_3(config: TrainConfig, labels: list[str]) -> dict[str, Any]:
         "hyper_parameters": {
             "labels": labels,
             "precision": 32,
-            "model_cfg": made(
+            "model_cfg": settings(
                 "BiDirectionalConfig" if model.bidirectional else "UniDirectionalConfig", **keys
             ),
-            "optim_cfg": made(
+            "optim_cfg": settings(
                 "AdamConfig",
                 learning_rate=optim.learning_rate,
                 learning_anneal=1 / optim.learning_anneal,
@@ -275,7 +384,7 @@ def release_3(config: TrainConfig, labels: list[str]) -> dict[str, Any]:
                 eps=optim.eps,
                 betas=tuple(optim.betas),
             ),
-            "spect_cfg": made(
+            "spect_cfg": settings(
                 "SpectConfig",
                 sample_rate=spect.sample_rate,
                 window_size=spect.window_size,

@@ -1,10 +1,10 @@
 """Weights to and from NVIDIA's PyTorch Jasper and QuartzNet, and from NeMo's.
 
 The first are in github.com/NVIDIA/DeepLearningExamples, PyTorch/SpeechRecognition; NeMo
-(github.com/NVIDIA/NeMo) has the same networks under other names.
+(github.com/NVIDIA/NeMo) has the same networks with other names of the parameters.
 
-Names and shapes of the weights tell the blocks but for stride, dilation and dropout, which a
-shipped configuration of the same shapes gives, or the rule that all those networks follow.
+The blocks follow from names and shapes of the weights, except stride, dilation and dropout. These
+come from a preset with the same shapes, or from the rule that all these networks follow.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common import config as configs
-from common.interop import weight_conversion as porting
+from common.interop import weight_conversion
 from common.interop.torch_pickle import StoredTensor
 from common.interop.weight_conversion import (
     ExportedWeights,
@@ -42,10 +43,10 @@ FEATURES = {
     "trim_silence": True,
 }
 BANDS = 64
-# Those that a --config may say otherwise; the convention is NVIDIA's whoever wrote the file.
+# The keys that --config may change; the convention is always NVIDIA's.
 STATED = ("bands", "frame_splicing", *FEATURES.keys() - {"features", "convention"})
-OTHERS = ("acoustic_model.", "audio_preprocessor.", "preprocessor.")  # features, no weights
-RENAMED = (  # its first release and NeMo -> its names of today
+OTHERS = ("acoustic_model.", "audio_preprocessor.", "preprocessor.")  # tensors of the features
+RENAMED = (  # names of the first release and of NeMo -> names of the last release
     (r"^(jasper_)?encoder\.encoder\.", "encoder.layers."),
     (r"^(jasper_)?decoder\.decoder_layers\.", "decoder.layers."),
     (r"\.(\d+)\.conv\.weight$", r".\1.weight"),  # NeMo's masked convolution holds one
@@ -53,20 +54,38 @@ RENAMED = (  # its first release and NeMo -> its names of today
 CONVOLUTION = re.compile(r"encoder\.layers\.(\d+)\.m?conv\.(\d+)\.weight")
 RESIDUAL = re.compile(r"encoder\.layers\.(\d+)\.res\.\d+\.0\.weight")
 HEAD = "decoder.layers.0.weight"
-OURS = "mindspore"  # what NVIDIA's files do not hold, in those that we write, for the way back
+OURS = "mindspore"  # key of our configuration in the files that we write, for converting back
 ACTIVATIONS = ("hardtanh", "relu", "selu")
 STYLES = {"jasper": "conv", "quartznet": "mconv"}
 
 
 def pt2mind(recipe: Recipe, argv: Sequence[str]) -> None:
-    porting.pt2mind(PACKAGE, recipe, argv)
+    """Run pt2mind.py.
+
+    Args:
+        recipe: The model.
+        argv: The command line.
+    """
+    weight_conversion.pt2mind(PACKAGE, recipe, argv)
 
 
 def mind2pt(recipe: Recipe, argv: Sequence[str]) -> None:
-    porting.mind2pt(PACKAGE, recipe, argv)
+    """Run mind2pt.py.
+
+    Args:
+        recipe: The model.
+        argv: The command line.
+    """
+    weight_conversion.mind2pt(PACKAGE, recipe, argv)
 
 
 def add_reading_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
+    """Add the options of pt2mind.py.
+
+    Args:
+        parser: Its parser.
+        recipe: The model.
+    """
     parser.add_argument(
         "--weights",
         choices=("ema", "raw"),
@@ -89,6 +108,11 @@ def add_reading_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None
 
 
 def add_writing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of mind2pt.py.
+
+    Args:
+        parser: Its parser.
+    """
     parser.add_argument(
         "--style",
         choices=STYLES,
@@ -97,15 +121,28 @@ def add_writing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> ImportedWeights:
+def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> ImportedWeights:
+    """Interpret the content of a file of NVIDIA's or NeMo's.
+
+    Args:
+        recipe: The model.
+        content: What `torch_pickle.read` returned.
+        arguments: The command line of pt2mind.py.
+
+    Returns:
+        The weights, with configuration and labels.
+
+    Raises:
+        UserError: The file is of another kind, or does not fit the options.
+    """
     where = arguments.pth
     stored, kind = state_dict(content, arguments.weights, where)
     weights = canonical(stored, where)
     first = first_kernel(weights, where)
-    found = blocks(weights, where)
+    shapes = blocks(weights, where)
     config = recipe.train_config()
-    porting.forget_manifests(config)
-    dimension = weights[first].shape[0 if found[0].separable else 1]
+    weight_conversion.forget_manifests(config)
+    dimension = weights[first].shape[0 if shapes[0].separable else 1]
     spect = config.DataConfig.SpectConfig
     bands = BANDS if dimension % BANDS == 0 else dimension
     for key, value in {**FEATURES, "bands": bands, "frame_splicing": dimension // bands}.items():
@@ -118,34 +155,46 @@ def arrives(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> Impo
     if isinstance(ours, Mapping) and not (arguments.preset or arguments.config):
         assumed = "stride, dilation, dropout and activation as the file says"
     else:
-        like, assumed, said = completed(recipe, found, arguments)
+        like, assumed, stated_labels = completed(recipe, shapes, arguments)
         config.ModelConfig, theirs = like.ModelConfig, like.DataConfig.SpectConfig
         if theirs.bands * theirs.frame_splicing == dimension:
             for key in STATED if arguments.config else ("bands", "frame_splicing"):
                 setattr(spect, key, getattr(theirs, key))
-        if said is not None and not arguments.labels:
-            labels = Vocabulary((*said, BLANK)).labels
+        if stated_labels is not None and not arguments.labels:
+            labels = Vocabulary((*stated_labels, BLANK)).labels
     if (classes := weights[HEAD].shape[0]) != len(labels):
         raise UserError(
-            f"{where}: its output layer has {classes} classes, and there are {len(labels)} labels, "
-            "the blank included; name its own, with the blank _ last, by --labels FILE"
+            f"{where}: its output layer has {classes} classes, but there are {len(labels)} labels, "
+            "the blank included; give its own labels, with the blank _ last, by --labels FILE"
         )
     lines = [
-        f"{kind} weights, {described(found)}, {len(labels)} labels",
+        f"{kind} weights, {described(shapes)}, {len(labels)} labels",
         assumed,
         f"features: {spect.bands} bands, {spect.window} window, {spect.frame_splicing} spliced, "
         f"as in {spect.convention}",
     ]
-    if any(name.startswith("encoder.encoder.") for name in porting.tensors(stored)):
+    if any(name.startswith("encoder.encoder.") for name in weight_conversion.tensors(stored)):
         lines.append(
-            "NeMo's names: its features add 2^-24 before the logarithm, which are not to be had "
+            "NeMo's names: NeMo's features add 2^-24 before the logarithm, which is not supported "
             "here; expect differences in silence"
         )
     style = "quartznet" if ".mconv." in first else "jasper"
-    return ImportedWeights(weights, names(found, style), config, labels, lines)
+    return ImportedWeights(weights, names(shapes, style), config, labels, lines)
 
 
-def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
+def export_weights(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
+    """Describe the file to write for a checkpoint of ours.
+
+    Args:
+        speech_model: The SpeechModel of the checkpoint.
+        arguments: The command line of mind2pt.py.
+
+    Returns:
+        Names and content of the file.
+
+    Raises:
+        UserError: The package has no such network.
+    """
     config = speech_model.config
     separable = any(block.separable for block in config.ModelConfig.blocks)
     style = arguments.style or ("quartznet" if separable else "jasper")
@@ -153,10 +202,11 @@ def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
         raise UserError(
             f"{arguments.ckpt}: NVIDIA's Jasper has no separable convolutions; --style quartznet"
         )
-    spect, model, notes = config.DataConfig.SpectConfig, config.ModelConfig, []
+    spect, model = config.DataConfig.SpectConfig, config.ModelConfig
+    notes: list[str] = []
     if spect.convention != FEATURES["convention"]:
         notes.append(
-            f"trained on features of the convention {spect.convention}, where NVIDIA's code "
+            f"trained on features of the convention {spect.convention}, but NVIDIA's code "
             f"computes those of {FEATURES['convention']} (see SpectConfig.convention)"
         )
     if model.activation not in ACTIVATIONS:
@@ -165,11 +215,11 @@ def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
             f"{', '.join(ACTIVATIONS)}"
         )
     if model.activation != "relu":
-        notes.append(f"activation is {model.activation}: say so in its configuration")
+        notes.append(f"activation is {model.activation}: set it in NVIDIA's configuration, too")
 
     def content(weights: dict[str, np.ndarray]) -> dict[str, Any]:
         stored = configs.to_dict(config)
-        kept = {
+        ours = {
             "config": {
                 "ModelConfig": stored["ModelConfig"],
                 "DataConfig": {"SpectConfig": stored["DataConfig"]["SpectConfig"]},
@@ -181,7 +231,7 @@ def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
             "step": 0,
             "state_dict": weights,
             "ema_state_dict": weights,
-            OURS: kept,
+            OURS: ours,
         }
 
     return ExportedWeights(
@@ -194,31 +244,58 @@ def leaves(speech_model: Any, arguments: argparse.Namespace) -> ExportedWeights:
 
 
 def names(blocks: Sequence[Block], style: str) -> dict[str, str]:
-    """NVIDIA's names of the parameters of such a network -> ours."""
-    found = {f"decoder.layers.0.{leaf}": f"decoder.layers.{leaf}" for leaf in ("weight", "bias")}
-    for number, (block, count) in enumerate(zip(blocks, panes_of(blocks))):
+    """Map the names of the parameters.
+
+    Args:
+        blocks: The blocks of the network.
+        style: "jasper" or "quartznet": the class of NVIDIA's that has it.
+
+    Returns:
+        NVIDIA's names -> ours.
+    """
+    mapping = {f"decoder.layers.0.{leaf}": f"decoder.layers.{leaf}" for leaf in ("weight", "bias")}
+    for number, (block, count) in enumerate(zip(blocks, residual_counts(blocks))):
         layer = f"encoder.layers.{number}"
         theirs, ours = f"{layer}.{STYLES[style]}", f"{layer}.conv"
         convolutions = 2 if block.separable else 1
         for repeat in range(block.repeat):
-            norm = repeat * (convolutions + 3) + convolutions  # + normalise, activate, drop out
+            norm = repeat * (convolutions + 3) + convolutions  # + norm, activation, dropout
             for index in range(norm - convolutions, norm):
-                found[f"{theirs}.{index}.weight"] = f"{ours}.{index}.conv1.weight"
-            found |= batch_norm(f"{theirs}.{norm}", f"{ours}.{norm}.batchnorm")
-        for pane in range(count):
-            branch = f"{layer}.res.{pane}"
-            found[f"{branch}.0.weight"] = f"{branch}.0.conv1.weight"
-            found |= batch_norm(f"{branch}.1", f"{branch}.1.batchnorm")
-    return found
+                mapping[f"{theirs}.{index}.weight"] = f"{ours}.{index}.conv1.weight"
+            mapping |= batch_norm(f"{theirs}.{norm}", f"{ours}.{norm}.batchnorm")
+        for residual in range(count):
+            branch = f"{layer}.res.{residual}"
+            mapping[f"{branch}.0.weight"] = f"{branch}.0.conv1.weight"
+            mapping |= batch_norm(f"{branch}.1", f"{branch}.1.batchnorm")
+    return mapping
 
 
-def panes_of(blocks: Sequence[Block]) -> list[int]:
-    """For each block the number of outputs that are added to its own."""
+def residual_counts(blocks: Sequence[Block]) -> list[int]:
+    """Count the residual inputs of each block.
+
+    Args:
+        blocks: The blocks of a network.
+
+    Returns:
+        A number for each block.
+    """
     return [len(widths) for widths in residual_inputs(list(blocks), 0)]
 
 
 def state_dict(content: Any, wanted: str | None, where: str) -> tuple[Mapping, str]:
-    """(the tensors by the names of the file, EMA or raw)."""
+    """Select the state_dict of a file.
+
+    Args:
+        content: What `torch_pickle.read` returned.
+        wanted: "ema" or "raw"; None: the averaged weights if there are any.
+        where: The file, for messages.
+
+    Returns:
+        The state_dict, and "EMA" or "raw".
+
+    Raises:
+        UserError: There is none.
+    """
     if not isinstance(content, Mapping):
         raise UserError(f"{where}: no state_dict in it: not a checkpoint of NVIDIA's")
     averaged = content.get("ema_state_dict")
@@ -228,31 +305,51 @@ def state_dict(content: Any, wanted: str | None, where: str) -> tuple[Mapping, s
         return averaged, "EMA"
     # NeMo's model_weights.ckpt is a state_dict itself.
     weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping) or not porting.tensors(weights):
-        raise UserError(
-            f"{where}: no state_dict in it, but {', '.join(map(str, list(content)[:6]))}: not a "
-            "checkpoint of NVIDIA's"
-        )
+    if not isinstance(weights, Mapping) or not weight_conversion.tensors(weights):
+        keys = ", ".join(map(str, list(content)[:6]))
+        raise UserError(f"{where}: no state_dict in it, only {keys}: not a checkpoint of NVIDIA's")
     return weights, "raw"
 
 
 def canonical(stored: Mapping, where: str) -> dict[str, StoredTensor]:
-    """The tensors by NVIDIA's names of today."""
-    found: dict[str, StoredTensor] = {}
-    for name, value in porting.tensors(stored).items():
+    """Rename the tensors as in NVIDIA's last release.
+
+    Args:
+        stored: The state_dict of any release, or of NeMo.
+        where: The file, for messages.
+
+    Returns:
+        The weights by name.
+
+    Raises:
+        UserError: Two tensors have the same name then.
+    """
+    weights: dict[str, StoredTensor] = {}
+    for name, value in weight_conversion.tensors(stored).items():
         if name.startswith(OTHERS):
             continue
         renamed = name
         for pattern, replacement in RENAMED:
             renamed = re.sub(pattern, replacement, renamed)
-        if renamed in found:
-            raise UserError(f"{where}: {renamed} is there by two names, of which one is {name}")
-        found[renamed] = value
-    return found
+        if renamed in weights:
+            raise UserError(f"{where}: holds {renamed} under two names, one of them {name}")
+        weights[renamed] = value
+    return weights
 
 
 def first_kernel(weights: Mapping[str, StoredTensor], where: str) -> str:
-    """The name of the first convolution's weight."""
+    """Find the weight of the first convolution.
+
+    Args:
+        weights: The weights by name.
+        where: The file, for messages.
+
+    Returns:
+        Its name.
+
+    Raises:
+        UserError: There is none: the file is of another kind.
+    """
     for name in (f"encoder.layers.0.{conv}.0.weight" for conv in STYLES.values()):
         if name in weights and HEAD in weights and len(weights[name].shape) == 3:
             return name
@@ -263,7 +360,18 @@ def first_kernel(weights: Mapping[str, StoredTensor], where: str) -> str:
 
 
 def blocks(weights: Mapping[str, StoredTensor], where: str) -> list[Block]:
-    """The blocks of such names and shapes, with stride, dilation and dropout as is usual."""
+    """Derive the blocks from the names and shapes of the weights.
+
+    Args:
+        weights: The weights by name.
+        where: The file, for messages.
+
+    Returns:
+        The blocks; stride, dilation and dropout by the usual rule.
+
+    Raises:
+        UserError: A block is missing.
+    """
     kernels: dict[int, dict[int, tuple[int, ...]]] = {}  # block -> number in it -> shape
     residuals: dict[int, int] = {}
     for name, value in weights.items():
@@ -277,11 +385,11 @@ def blocks(weights: Mapping[str, StoredTensor], where: str) -> list[Block]:
                 f"{where}: no encoder.layers.{number}.conv.0.weight, but {max(kernels) + 1} blocks"
             )
     dense = max(residuals.values(), default=0) > 1
-    found = []
+    derived = []
     for number in range(len(kernels)):
         shapes, residual = kernels[number], number in residuals
         separable = 1 in shapes  # else 1 is the normalisation
-        found.append(
+        derived.append(
             Block(
                 filters=shapes[max(shapes)][0],
                 repeat=len(shapes) // (2 if separable else 1),
@@ -294,52 +402,70 @@ def blocks(weights: Mapping[str, StoredTensor], where: str) -> list[Block]:
                 separable=separable,
             )
         )
-    return found
+    return derived
 
 
 def completed(
-    recipe: Recipe, found: list[Block], arguments: argparse.Namespace
+    recipe: Recipe, shapes: list[Block], arguments: argparse.Namespace
 ) -> tuple[Any, str, list[str] | None]:
-    """(a configuration with what the shapes of a network do not tell, where that is from, the
-    labels without the blank where an original's YAML file says them).
+    """Find a configuration that has what the shapes of a network do not tell.
 
-    Raises UserError for a named configuration of other shapes.
+    Args:
+        recipe: The model.
+        shapes: The blocks as `blocks` derives them.
+        arguments: The command line of pt2mind.py.
+
+    Returns:
+        The configuration, where it is from (for the report), and the labels without the blank if
+        a YAML file of NVIDIA's states them.
+
+    Raises:
+        UserError: The configuration that was asked for has other shapes.
     """
     if arguments.preset and arguments.preset not in recipe.presets():
         raise UserError(
             f"--preset {arguments.preset}: unknown, expected one of {', '.join(recipe.presets())}"
         )
+    candidates: dict[str, Path | None]
     shipped = {f"preset {name}": recipe.preset(name) for name in recipe.presets()}
     if arguments.preset:
         candidates = {f"preset {arguments.preset}": recipe.preset(arguments.preset)}
     elif arguments.config:
-        candidates = {arguments.config: arguments.config}
+        candidates = {arguments.config: Path(arguments.config)}
     else:
         candidates = {"the default configuration": None, **shipped}
     for name, path in candidates.items():
         config, labels = recipe.train_config(), None
         if path:
             labels = configs.override_from_yaml(config, path, recipe.translate_yaml)
-        unlike = differences(found, config.ModelConfig.blocks)
+        unlike = differences(shapes, config.ModelConfig.blocks)
         if not unlike:
-            said = f"stride, dilation, dropout and activation as in {name}, whose shapes are these"
-            return config, said, labels
+            origin = f"stride, dilation, dropout and activation as in {name}, of the same shapes"
+            return config, origin, labels
         if arguments.preset or arguments.config:
-            raise UserError(f"{arguments.pth}: not of the shapes of {name}: {unlike}")
+            raise UserError(f"{arguments.pth}: its shapes are not those of {name}: {unlike}")
     config = recipe.train_config()
-    config.ModelConfig = ModelConfig(blocks=found)
-    said = (
+    config.ModelConfig = ModelConfig(blocks=shapes)
+    origin = (
         "assumed, as no preset has these shapes: stride 2 in the first block, dilation 2 in the "
-        "last but one, no dropout, relu; --config YAML says otherwise"
+        "last but one, no dropout, relu; give --config YAML if that is wrong"
     )
-    return config, said, None
+    return config, origin, None
 
 
-def differences(found: Sequence[Block], other: Sequence[Block]) -> str:
-    """Where the shapes of a file are not those of a configuration; empty: nowhere."""
-    if len(found) != len(other):
-        return f"{len(found)} blocks, expected {len(other)}"
-    pairs = zip(found, panes_of(found), other, panes_of(other))
+def differences(shapes: Sequence[Block], other: Sequence[Block]) -> str:
+    """Compare the shapes of a file with those of a configuration.
+
+    Args:
+        shapes: The blocks of the file.
+        other: The blocks of the configuration.
+
+    Returns:
+        The first difference; empty: none.
+    """
+    if len(shapes) != len(other):
+        return f"{len(shapes)} blocks, expected {len(other)}"
+    pairs = zip(shapes, residual_counts(shapes), other, residual_counts(other))
     for number, (block, count, expected, expected_count) in enumerate(pairs):
         for key in ("filters", "repeat", "kernel_size", "separable"):
             if getattr(block, key) != getattr(expected, key):
@@ -353,8 +479,15 @@ def differences(found: Sequence[Block], other: Sequence[Block]) -> str:
 
 
 def described(blocks: Sequence[Block]) -> str:
-    """The network in a few words."""
-    most = max(panes_of(blocks))
+    """Describe a network in a few words.
+
+    Args:
+        blocks: Its blocks.
+
+    Returns:
+        Such as "12 blocks, 53 convolutions, dense residuals".
+    """
+    most = max(residual_counts(blocks))
     residual = "dense" if most > 1 else "plain" if most else "no"
     count = sum(block.repeat for block in blocks)
     kind = " separable" if any(block.separable for block in blocks) else ""
@@ -366,8 +499,8 @@ PACKAGE = ForeignFormat(
     reads="a checkpoint of NVIDIA's PyTorch Jasper or QuartzNet, or of NeMo's (of a .nemo archive "
     "its model_weights.ckpt),",
     writes="one that NVIDIA's PyTorch Jasper or QuartzNet loads",
-    arrives=arrives,
-    leaves=leaves,
+    import_weights=import_weights,
+    export_weights=export_weights,
     add_reading_options=add_reading_options,
     add_writing_options=add_writing_options,
 )

@@ -1,12 +1,12 @@
-"""The YAML files of NVIDIA's Jasper and QuartzNet and of the MindSpore original, read as they are.
+"""The YAML files of NVIDIA's Jasper and QuartzNet, and of the MindSpore original.
 
 Their top level is name, labels, input_val, input_train and jasper (or quartznet) with encoder and
-decoder; `translate_yaml` says the same in our groups of keys. What an absent key means is what it
-means in NVIDIA's code (DeepLearningExamples, PyTorch/SpeechRecognition/Jasper and QuartzNet).
-Whatever has no counterpart here is refused by name.
+decoder; `translate_yaml` converts them to our groups of keys. An absent key has the default of
+NVIDIA's code (DeepLearningExamples, PyTorch/SpeechRecognition/Jasper and QuartzNet). A key without
+a counterpart here is an error.
 
-One key has no effect: SpeedPerturbation's p=0.1 means one utterance in ten, which NVIDIA's code
-does without DALI. With DALI, its default, it perturbs the speed of every one, as is done here.
+`p` of speed_perturbation must be absent or 1: without DALI, NVIDIA's code perturbs one utterance in
+ten (p = 0.1 if absent), but with DALI, its default, every utterance, as is done here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 from common.utils.errors import UserError
 
 NETWORKS = ("jasper", "quartznet")
-# The one difference between the two originals' files says whose features are meant.
+# The name of this key, which differs between the two originals, tells whose features are meant.
 CONVENTIONS = {"init": "jasper-nvidia", "weight_init": "jasper-mindspore"}
-BLOCK = {  # keys of a block, with what they are where they are not given
+BLOCK = {  # keys of a block, with their defaults
     "repeat": 3,
     "kernel_size": 11,
     "stride": 1,
@@ -29,7 +29,7 @@ BLOCK = {  # keys of a block, with what they are where they are not given
     "residual_dense": False,
     "separable": False,
 }
-FIXED_IN_BLOCK = {  # of QuartzNet's code; no file that it comes with has other values
+FIXED_IN_BLOCK = {  # keys of QuartzNet's code; none of its files has other values
     "padding": "same",
     "kernel_size_factor": 1,
     "groups": 1,
@@ -40,7 +40,12 @@ FIXED_IN_BLOCK = {  # of QuartzNet's code; no file that it comes with has other 
 
 
 class Section:
-    """A mapping of the file, whose keys are taken out one by one; `end` refuses what is left."""
+    """A mapping of the file, whose keys are taken out one by one; `end` refuses what is left.
+
+    Args:
+        values: The mapping.
+        name: Its dotted path in the file, for messages.
+    """
 
     def __init__(self, values: Any, name: str):
         if not isinstance(values, dict):
@@ -48,40 +53,79 @@ class Section:
         self.values, self.name = dict(values), name
 
     def take(self, key: str, absent: Any = None) -> Any:
+        """Take out an optional key.
+
+        Args:
+            key: The key.
+            absent: The default.
+
+        Returns:
+            Its value.
+        """
         return self.values.pop(key, absent)
 
     def need(self, key: str) -> Any:
+        """Take out a mandatory key.
+
+        Args:
+            key: The key.
+
+        Returns:
+            Its value.
+
+        Raises:
+            UserError: It is missing.
+        """
         if key not in self.values:
             raise UserError(f"{self.path(key)}: missing")
         return self.values.pop(key)
 
     def fixed(self, key: str, *allowed: Any, why: str = "") -> None:
-        """Refuses every value but those `allowed`, of which the first is that of an absent key."""
+        """Take out a key that must have one of some values.
+
+        Args:
+            key: The key.
+            allowed: The values, the default first.
+            why: Added to the message.
+
+        Raises:
+            UserError: It has another value.
+        """
         value = self.take(key, allowed[0])
         if value not in allowed:
             raise UserError(f"{self.path(key)}: {value!r}, expected {allowed[0]!r}{why}")
 
     def section(self, key: str) -> Section:
+        """Take out a mandatory group of keys."""
         return Section(self.need(key), self.path(key))
 
     def optional(self, key: str) -> Section | None:
-        found = self.take(key)
-        return None if found is None else Section(found, self.path(key))
+        """Take out a group of keys, None if it is absent."""
+        values = self.take(key)
+        return None if values is None else Section(values, self.path(key))
 
     def path(self, key: str) -> str:
+        """Return the dotted path of a key in the file."""
         return f"{self.name}.{key}" if self.name else key
 
     def end(self) -> None:
+        """Raise UserError if there is a key that was not taken out."""
         for key, value in self.values.items():
             raise UserError(f"{self.path(key)}: {value!r} has no counterpart here: take it out")
 
 
 def translate_yaml(values: dict) -> dict | None:
-    """Groups of our keys that mean what `values`, the content of an original's file, say, and under
-    "labels" its labels, without the blank; None for a file of another kind.
+    """Convert the content of an original's YAML file to our keys.
 
-    Raises UserError, with the key as it stands in the file, for what is missing, contradictory or
-    has no counterpart.
+    Args:
+        values: The content of a YAML file.
+
+    Returns:
+        Our groups of keys, and under "labels" the labels without the blank; None for a file of
+        another kind.
+
+    Raises:
+        UserError: A key, named as in the file, is missing, contradictory or without a counterpart.
     """
     if not {"input_train", "input_val", *NETWORKS} & set(values):
         return None
@@ -93,10 +137,10 @@ def translate_yaml(values: dict) -> dict | None:
     spect, data, augmentation = _input(file.section("input_train"))
     if (evaluation := file.optional("input_val")) is not None:
         _check_evaluation(evaluation, spect, data)
-    found = [name for name in NETWORKS if name in file.values]
-    if len(found) != 1:
-        raise UserError(f"expected one network, {' or '.join(NETWORKS)}; found {len(found)}")
-    convention, model = _network(file.section(found[0]), spect)
+    networks = [name for name in NETWORKS if name in file.values]
+    if len(networks) != 1:
+        raise UserError(f"expected one network, {' or '.join(NETWORKS)}; found {len(networks)}")
+    convention, model = _network(file.section(networks[0]), spect)
     file.end()
     return {
         "labels": labels,
@@ -169,8 +213,10 @@ def _input(section: Section) -> tuple[dict, dict, dict]:
 
 
 def _check_evaluation(section: Section, spect: dict, data: dict) -> None:
-    """Refuses an input_val whose features or texts are not those of training. Its durations hold
-    for no utterance that is scored, its dither for none that is evaluated."""
+    """Check that input_val has the features and texts of training.
+
+    Its limits of duration and its dither have no effect on evaluation, and may differ.
+    """
     own_spect, own_data, augmentation = _input(section)
     for key in ("max_duration", "min_duration", "ignore_offline_speed_perturbation"):
         own_data[key] = data[key]
@@ -187,19 +233,19 @@ def _check_evaluation(section: Section, spect: dict, data: dict) -> None:
 
 
 def _speed(section: Section | None) -> dict:
-    keys = {"speed_volume_perturb": False, "speeds": []}
+    keys: dict[str, Any] = {"speed_volume_perturb": False, "speeds": []}
     if section is None:
         return keys
-    least, most = section.take("min_rate", 0.85), section.take("max_rate", 1.15)
+    slowest, fastest = section.take("min_rate", 0.85), section.take("max_rate", 1.15)
     discrete = section.take("discrete", False)
     section.fixed("p", 1, 1.0, why=" or no p: here every utterance is perturbed")
     section.end()
     if discrete:
-        return keys | {"speeds": [least, 1.0, most]}
+        return keys | {"speeds": [slowest, 1.0, fastest]}
     return {
         "speed_volume_perturb": True,
-        "speed_min": least,
-        "speed_max": most,
+        "speed_min": slowest,
+        "speed_max": fastest,
         "gain_min": 0.0,
         "gain_max": 0.0,
         "speeds": [],
@@ -239,11 +285,11 @@ def _cutout(section: Section | None) -> dict:
 
 
 def _network(section: Section, spect: dict) -> tuple[str, dict]:
-    """(convention of the features, keys of ModelConfig)."""
+    """Convention of the features, and keys of ModelConfig."""
     encoder, decoder = section.section("encoder"), section.section("decoder")
     section.end()
-    written = "weight_init" if "weight_init" in encoder.values else "init"
-    weight_init = encoder.take(written, "xavier_uniform")
+    init_key = "weight_init" if "weight_init" in encoder.values else "init"
+    weight_init = encoder.take(init_key, "xavier_uniform")
     encoder.fixed("in_feats", spect["bands"], why=", the n_filt of the features")
     encoder.fixed("frame_splicing", spect["frame_splicing"], why=", that of the features")
     if encoder.take("use_conv_masks", False) is not True:
@@ -266,7 +312,7 @@ def _network(section: Section, spect: dict) -> tuple[str, dict]:
     decoder.fixed("init", weight_init, why=", as in the encoder")
     encoder.end()
     decoder.end()
-    return CONVENTIONS[written], model
+    return CONVENTIONS[init_key], model
 
 
 def _block(section: Section) -> dict:
