@@ -301,9 +301,9 @@ def test_what_cannot_be_done_is_refused(fake, speech, tmp_path, changes, more, s
 
 def test_a_build_without_audio_says_so(programs, tmp_path):  # noqa: F811
     model = describe(tmp_path, FeatureConfig())
-    code, _, err = run(programs / "infer_deaf", "--mindir_path", model, "--audio", "a.wav")
+    code, _, err = run(programs / "infer_no_audio", "--mindir_path", model, "--audio", "a.wav")
     assert code == 2 and "built without audio: build.sh says which packages it lacks" in err
-    assert "reads no recordings" in run(programs / "infer_deaf", "--help")[1]
+    assert "reads no recordings" in run(programs / "infer_no_audio", "--help")[1]
     assert (
         "reads no recordings" not in run(programs / "infer_stub", "--help")[1]
         or not (programs / "features_of").exists()

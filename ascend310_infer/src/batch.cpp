@@ -9,7 +9,7 @@
 
 #include "errors.h"
 
-namespace infer {
+namespace speech::internal {
 
 std::string Loader::prepare(const PlannedBatch& planned, Batch& batch) const {
   batch.started = Clock::now();
@@ -34,7 +34,7 @@ std::string Loader::add(const Row& row, Batch& batch) {
     kept_ = row.utterance;
     reason_.clear();
     try {
-      features_ = source_.features(utterance);
+      features_ = source_.features(row.utterance, utterance);
       if (!std::all_of(features_.begin(), features_.end(),
                        [](float x) { return std::isfinite(x); }))
         reason_ = utterance.file.string() + ": holds values that are no numbers";
@@ -109,4 +109,4 @@ bool Joiner::add(const Row& row, Emission& emission) {
   return true;
 }
 
-}  // namespace infer
+}  // namespace speech::internal

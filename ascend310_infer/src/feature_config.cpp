@@ -8,7 +8,7 @@
 #include <set>
 #include <stdexcept>
 
-namespace infer {
+namespace speech::internal {
 namespace {
 
 constexpr std::int64_t kLongestWindow = 1 << 20;  // samples
@@ -106,4 +106,4 @@ FeatureConfig parse_features(const Json& features) {
   return config;
 }
 
-}  // namespace infer
+}  // namespace speech::internal

@@ -8,7 +8,7 @@
 #include <numeric>
 #include <stdexcept>
 
-namespace infer {
+namespace speech::internal {
 namespace {
 
 using Complex = std::complex<double>;
@@ -47,7 +47,7 @@ struct Filter {
   std::vector<float> weights;
 };
 
-// Triangles of area 1 from 0 Hz to half the rate, evenly spaced on Slaney's mel scale (Auditory
+// Triangles of area 1 from 0 Hz to half the rate, evenly has_space on Slaney's mel scale (Auditory
 // Toolbox, 1998): 200/3 Hz a mel up to 1 kHz, logarithmic above, 27 mels for a factor of 6.4.
 std::vector<Filter> mel_filters(double rate, std::int64_t n_fft, std::int64_t bands) {
   constexpr double kLinear = 200.0 / 3, kKnee = 1000, kKneeMel = kKnee / kLinear;
@@ -178,6 +178,7 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
   const auto width = static_cast<std::size_t>(n_fft);
   std::vector<float> result(static_cast<std::size_t>(config_.bins() * count));
   std::vector<Complex> windows(width), spectrum(width);
+  const kissfft<double> transform = tables_->transform;  // a copy: it has a buffer of its own
   std::array<std::vector<double>, 2> powers;
 
   const auto write = [&](const std::vector<double>& power, std::int64_t frame) {
@@ -203,7 +204,7 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
       const float weight = tables_->window[static_cast<std::size_t>(n)];
       windows[static_cast<std::size_t>(n)] = {first[n] * weight, second[n] * weight};
     }
-    tables_->transform.transform(windows.data(), spectrum.data());
+    transform.transform(windows.data(), spectrum.data());
     for (std::vector<double>& power : powers) power.clear();
     for (std::size_t bin = 0; bin <= width / 2; ++bin) {
       const Complex above = spectrum[bin], below = std::conj(spectrum[(width - bin) % width]);
@@ -237,7 +238,8 @@ void Featurizer::normalise(std::vector<float>& energies, std::int64_t count) con
   }
 }
 
-std::pair<std::size_t, std::size_t> Featurizer::loud(const std::vector<float>& samples) const {
+std::pair<std::size_t, std::size_t> Featurizer::sound_range(
+    const std::vector<float>& samples) const {
   if (!config_.trims_silence) return {0, samples.size()};
   // Sums over each hop, from which those of the frames: four hops, two on either side.
   const std::size_t count = 1 + samples.size() / kSilenceHop, before = kSilenceHops / 2;
@@ -258,4 +260,4 @@ std::pair<std::size_t, std::size_t> Featurizer::loud(const std::vector<float>& s
           std::min(samples.size(), static_cast<std::size_t>(last) * kSilenceHop)};
 }
 
-}  // namespace infer
+}  // namespace speech::internal

@@ -7,7 +7,7 @@
 
 #include "errors.h"
 
-namespace infer {
+namespace speech::internal {
 namespace {
 
 // Buckets of the same frames and different batches stand next to each other: the first of those
@@ -121,4 +121,4 @@ Plan make_plan(const std::vector<Utterance>& utterances, const Description& desc
   return plan;
 }
 
-}  // namespace infer
+}  // namespace speech::internal

@@ -1,0 +1,56 @@
+// Which utterances, or parts of them, go through the network together.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "description.h"
+#include "utterance.h"
+
+namespace speech::internal {
+
+// A part of an utterance, or all of it: feature frames from `start` on.
+struct Row {
+  std::size_t utterance = 0;  // index in the listing
+  std::int64_t start = 0;
+  std::int64_t frames = 0;
+  std::size_t parts = 1;  // that the utterance is split into
+};
+
+struct PlannedBatch {
+  std::size_t bucket = 0;
+  std::int64_t batch = 0;   // rows of the input; those past `rows` are there for the shape
+  std::int64_t frames = 0;  // of the input
+  std::vector<Row> rows;
+};
+
+// What one process does in one go: a batch, or all the parts of a long utterance, which are then
+// joined.
+using Job = std::vector<PlannedBatch>;
+
+struct Plan {
+  std::vector<Job> jobs;             // the longest first
+  std::vector<std::size_t> buckets;  // those in use
+  std::size_t split = 0;             // utterances that are split
+  std::int64_t longest = 0;          // frames, that a part may have
+  std::int64_t overlap = 0;          // frames, that two parts share at least
+};
+
+struct PlanOptions {
+  std::int64_t batch = 1;     // utterances, where a bucket leaves them open
+  std::int64_t longest = 0;   // frames, where a bucket leaves them open; 0: any
+  std::int64_t overlap = -1;  // -1: a fifth of the longest part
+};
+
+// Starts of the parts of `frames` frames, none longer than `longest`, with at least `overlap`
+// frames shared by neighbours, spread evenly; all are multiples of `stride`, so that an output
+// frame of a part is one of the whole. The last part ends with the utterance.
+std::vector<std::int64_t> part_starts(std::int64_t frames, std::int64_t longest,
+                                      std::int64_t overlap, std::int64_t stride);
+
+// Throws UsageError where an utterance must be split and the model or the options do not allow it.
+Plan make_plan(const std::vector<Utterance>& utterances, const Description& description,
+               const PlanOptions& options);
+
+}  // namespace speech::internal
