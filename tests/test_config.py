@@ -636,7 +636,7 @@ def decode(config: Any, folder: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
     processes = Processes()
-    with patched(decoding__worker_pool=processes, decoding__WORTH_PROCESSES=0.0):
+    with patched(decoding__worker_pool=processes, decoding__MIN_SECONDS_FOR_PROCESSES=0.0):
         decoder = make_decoder(config.LMConfig, Vocabulary(tuple(LABELS)))
         found = decoder.hypotheses(log_probs, np.array([12, 12, 9]))
     return {"hypotheses": [list(map(tuple, each)) for each in found], "processes": processes}
@@ -664,7 +664,7 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
                 recogniser__Forward=FakeForward,
                 dataset__ThreadPoolExecutor=pools,
                 decoding__worker_pool=processes,
-                decoding__WORTH_PROCESSES=0.0,
+                decoding__MIN_SECONDS_FOR_PROCESSES=0.0,
             ),
             redirect_stdout(printed),
         ):
@@ -1019,7 +1019,7 @@ def infer(config: Any, folder: Path, options: list[str]) -> dict[str, Any]:
                 batch_inference__worker_pool=pools,
                 batch_inference___EACH=1,
                 decoding__worker_pool=processes,
-                decoding__WORTH_PROCESSES=0.0,
+                decoding__MIN_SECONDS_FOR_PROCESSES=0.0,
             ),
             redirect_stdout(printed),
         ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -67,6 +67,7 @@ class Reader:
     rules: SelectionRules  # without the network's: its output frames may need MindSpore
 
     def __call__(self, utterance: Utterance) -> Record:
+        """Decode one recording and make its record."""
         try:
             return self._record(utterance)
         except Exception as error:  # our own fault, or memory
@@ -108,7 +109,9 @@ def _featurizer(config: FeatureConfig) -> Featurizer:
     return Featurizer(config)
 
 
-def _in_order(reader: Reader, utterances: Sequence[Utterance], workers: int) -> Iterator[Record]:
+def _in_order(
+    reader: Reader, utterances: Sequence[Utterance], workers: int
+) -> Generator[Record, None, None]:
     """Yield `reader(utterance)` in order, from up to `workers` processes, a few ahead."""
     workers = min(workers, len(utterances) // _MIN_ITEMS_PER_WORKER)
     if workers <= 1:
