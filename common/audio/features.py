@@ -111,8 +111,8 @@ class FeatureConfig:
         values = {**_LATER, **values}
         names = {f.name for f in fields(cls)}
         if values.keys() != names:
-            found, expected = (", ".join(sorted(keys)) for keys in (values, names))
-            raise UserError(f"feature configuration has the keys {found}; expected {expected}")
+            keys, expected = (", ".join(sorted(keys)) for keys in (values, names))
+            raise UserError(f"feature configuration has the keys {keys}; expected {expected}")
         return cls(**values)
 
 

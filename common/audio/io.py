@@ -17,7 +17,7 @@ import soxr
 
 from common.utils.errors import UserError
 
-# libsndfile reads a cut file up to the cut in silence; its log tells: bytes declared, bytes there.
+# libsndfile reads a cut file without an error; its log has the bytes declared and present.
 _CUT = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
@@ -204,9 +204,9 @@ def _cut(file: sf.SoundFile, stream: BinaryIO) -> str | None:
     A cut FLAC or MP3 file shows only when it is decoded.
     """
     if match := _CUT.search(file.extra_info):
-        declared, found = map(int, match.groups())
-        if found < declared < _SIZE_UNKNOWN:
-            return f"{found} bytes where its header declares {declared}"
+        declared, present = map(int, match.groups())
+        if present < declared < _SIZE_UNKNOWN:
+            return f"{present} bytes where its header declares {declared}"
     if file.format == "NIST":
         count = re.search(rb"sample_count -i (\d+)", _peek(stream, 0, 1024))
         if count and file.frames < int(count[1]):

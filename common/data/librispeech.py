@@ -151,14 +151,17 @@ def prepare_librispeech(
         infos = dict(zip(flat, _make_all(flat, f"{name}: recordings", workers)))
         path = out / f"librispeech-{name}-wav.json"
         entries = [
-            _entry(utterance, each, infos, out) for utterance, each in zip(utterances, copies)
+            _entry(utterance, recordings, infos, out)
+            for utterance, recordings in zip(utterances, copies)
         ]
         write_text(path, json.dumps(entries, ensure_ascii=False, indent=1))
         written[path] = len(entries)
-        made = sum(copy.target != copy.source for copy in flat)
-        log(f"{name}: {len(utterances)} utterances, {made} recordings made of them")
-        plain = [replace(u, audio=each[0].target) for u, each in zip(utterances, copies)]
-        listed[name] = plain
+        written_copies = sum(copy.target != copy.source for copy in flat)
+        log(f"{name}: {len(utterances)} utterances, {written_copies} recordings made of them")
+        listed[name] = [
+            replace(utterance, audio=recordings[0].target)
+            for utterance, recordings in zip(utterances, copies)
+        ]
     return {**written, **write_librispeech(listed, out)}
 
 

@@ -155,8 +155,8 @@ def convert(
                 for number, share in enumerate(shares)
             }
             write_shards(partial, parts, reader, rules, workers, log)
-            told = {"origin": origin, "texts": _texts_digest(utterances)} if origin else {}
-            _describe(partial, directory, made_from | told, parts)
+            source = {"origin": origin, "texts": _texts_digest(utterances)} if origin else {}
+            _describe(partial, directory, made_from | source, parts)
             publish(partial, directory, leftovers=f"*{FINISHED_SUFFIX}")
     except OSError as error:
         where = error.filename or directory
@@ -342,35 +342,35 @@ def _read_entries(path: Path) -> list[Entry]:
         return [Entry(**json.loads(line)) for line in lines]
 
 
-def _difference(made: dict, wanted: dict) -> str | None:
+def _difference(description: dict, wanted: dict) -> str | None:
     """Describe the first point in which files differ from what is wanted; None without any."""
     for key, value in wanted.items():
-        found = made.get(key)
-        if found == value:
+        present = description.get(key)
+        if present == value:
             continue
-        if key == "features" and found:  # keys that either leaves out have a meaning
-            found, value = (asdict(FeatureConfig.from_dict(each)) for each in (found, value))
+        if key == "features" and present:  # keys that either lacks are at their defaults
+            present, value = (asdict(FeatureConfig.from_dict(keys)) for keys in (present, value))
         if key == "manifest":
             return "the manifest or a recording has changed"
         if key == "output_frames":
             return "the network's output frames have changed"
         if key == "labels":
-            return _labels_difference(found or [], value)
-        if isinstance(value, dict) and isinstance(found, dict):
-            name = next(name for name in value if found.get(name) != value[name])
-            key, found, value = f"{key}.{name}", found.get(name), value[name]
-        return f"{key} is {found!r} in the files, {value!r} is wanted"
+            return _labels_difference(present or [], value)
+        if isinstance(value, dict) and isinstance(present, dict):
+            name = next(name for name in value if present.get(name) != value[name])
+            key, present, value = f"{key}.{name}", present.get(name), value[name]
+        return f"{key} is {present!r} in the files, {value!r} is wanted"
     return None
 
 
-def _labels_difference(found: Sequence[str], wanted: Sequence[str]) -> str:
+def _labels_difference(present: Sequence[str], wanted: Sequence[str]) -> str:
     """Describe in one line how two lists of labels differ."""
-    pairs = enumerate(zip_longest(found, wanted))
-    number, (one, other) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
-    there, here = ("none" if label is None else repr(label) for label in (one, other))
+    pairs = enumerate(zip_longest(present, wanted))
+    number, pair = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    in_files, expected = ("none" if label is None else repr(label) for label in pair)
     return (
-        f"labels differ: {len(found)} in the files, {len(wanted)} are wanted; the first that "
-        f"differs, number {number}, is {there} in the files, {here} is wanted"
+        f"labels differ: {len(present)} in the files, {len(wanted)} are wanted; the first that "
+        f"differs, number {number}, is {in_files} in the files, {expected} is wanted"
     )
 
 

@@ -175,13 +175,13 @@ def _confusions(utterances: Iterable[ScoredUtterance]) -> str:
 
 def _durations(utterances: Sequence[ScoredUtterance]) -> str:
     """Return rows of a table: WER by duration, in groups of about equally many utterances."""
-    ordered = sorted(utterances, key=lambda each: each.duration)
+    ordered = sorted(utterances, key=lambda utterance: utterance.duration)
     parts = [
         ordered[part[0] : part[-1] + 1]
         for part in np.array_split(np.arange(len(ordered)), _DURATION_GROUPS)
         if len(part)
     ]
-    rates = [sum((each.words for each in part), EditCounts()).rate for part in parts]
+    rates = [sum((item.words for item in part), EditCounts()).rate for part in parts]
     highest = max(rates, default=0) or 1
     return "\n".join(
         f'<tr><td>{part[0].duration:.1f} – {part[-1].duration:.1f} s</td><td class="number">'

@@ -45,7 +45,7 @@ class ScoredUtterance:
 
     def lines(self) -> list[str]:
         """Format the utterance as eval.py prints it."""
-        alternatives = [f"{each.score:9.3f} {each.text}" for each in self.hypotheses]
+        alternatives = [f"{score:9.3f} {text}" for text, score in self.hypotheses]
         return [
             f"Ref: {self.reference}",
             f"Hyp: {self.hypothesis}",
