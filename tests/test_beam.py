@@ -66,7 +66,7 @@ def test_a_wide_beam_finds_every_text_with_its_probability(alphabet, frames):
 
 @pytest.mark.usefixtures("forgetting")
 @pytest.mark.parametrize("width", [1, 2, 5, 20])
-def test_a_narrow_beam_loses_probability_and_invents_none(width):
+def test_a_narrow_beam_never_overestimates_a_probability(width):
     vocabulary = Vocabulary(tuple("AB _"))
     for seed in range(10):
         log_probs = random_log_probs(6, 4, seed)
@@ -115,7 +115,7 @@ def test_impossible_and_broken_frames_give_an_answer():
         assert search(broken) == [("", -inf)]
 
 
-def test_only_prefixes_of_what_is_followed_are_kept(monkeypatch):
+def test_only_ancestors_of_the_beam_are_kept(monkeypatch):
     vocabulary = Vocabulary(tuple("ABCDEFG _"))
     search = BeamSearch(vocabulary, 20, top_paths=20)
     inputs = [random_log_probs(200, 9, seed, spread=3.0) for seed in range(3)]

@@ -124,7 +124,7 @@ def test_make_decoder_picks_by_name():
     [("beam_width", 0), ("cutoff_top_n", -1), ("top_paths", 0), ("lm_workers", 0)]
     + [("cutoff_prob", 0.0), ("cutoff_prob", 1.5), ("alpha", -1.0)],
 )
-def test_numbers_that_cannot_be_are_refused(key, value):
+def test_impossible_numbers_are_refused(key, value):
     with pytest.raises(UserError, match=f"LMConfig.{key}={value}: expected at least"):
         check(EvalConfig(LMConfig=LMConfig(**{key: value})))
 
@@ -139,7 +139,7 @@ def test_a_word_model_needs_a_space_among_the_labels():
         make_decoder(LMConfig(decoder_type="beam", lm_path="x.arpa"), Vocabulary(("A", "_")))
 
 
-def test_decoders_in_words():
+def test_decoders_are_described_in_words():
     assert describe(LMConfig()) == "greedy"
     beam = LMConfig(decoder_type="Beam", beam_width=20, alpha=0.8)
     assert describe(beam) == "beam search, 20 prefixes"

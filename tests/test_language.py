@@ -87,7 +87,7 @@ def refused(path: Path) -> str:
     return message
 
 
-def test_files_that_are_no_models_are_named(arpa, tmp_path):
+def test_files_that_are_not_language_models_are_named(arpa, tmp_path):
     assert refused(tmp_path / "none.arpa").endswith("No such file or directory")
     assert refused(tmp_path).endswith("Is a directory")
     contents = {
