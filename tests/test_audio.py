@@ -81,7 +81,7 @@ def test_resampling_removes_what_would_alias(tmp_path):
     assert np.abs(load_audio(path, 8000)[800:-800]).max() < 1e-3
 
 
-def test_a_part_of_a_recording(voice):
+def test_a_part_of_a_recording_can_be_read(voice):
     data = encode_flac(voice, RATE)
     middle = load_audio(data, RATE, start=0.5, seconds=0.25)
     np.testing.assert_array_equal(middle, voice[8000:12000])
@@ -126,12 +126,12 @@ def test_cut_files_are_refused_by_name(voice, tmp_path, container, subtype, head
 
 
 @pytest.mark.parametrize("container, subtype", [("WAV", "PCM_16"), ("OGG", "OPUS"), ("FLAC", None)])
-def test_what_follows_the_audio_is_no_matter(voice, container, subtype):
+def test_bytes_after_the_audio_are_ignored(voice, container, subtype):
     data = encoded(voice, format=container, subtype=subtype)
     assert len(load_audio(data + b"TAG" + bytes(125), RATE)) == len(voice)
 
 
-def test_a_wav_written_through_a_pipe_is_whole(voice):
+def test_a_wav_written_through_a_pipe_is_read_completely(voice):
     data = bytearray(encoded(voice, format="WAV", subtype="PCM_16"))
     for size in (0xFFFFFFFF, 0x7FFFF000):  # as ffmpeg and sox write it
         data[40:44] = size.to_bytes(4, "little")
@@ -163,7 +163,7 @@ def test_a_damaged_flac_is_refused(voice):
         ("missing.wav", None, "No such file"),
     ],
 )
-def test_what_is_no_audio_is_refused_by_name(tmp_path, name, content, reason):
+def test_files_that_are_not_audio_are_refused_by_name(tmp_path, name, content, reason):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -174,7 +174,7 @@ def test_what_is_no_audio_is_refused_by_name(tmp_path, name, content, reason):
         load_audio(tmp_path, RATE)
 
 
-def test_samples_that_are_no_numbers_are_refused():
+def test_nan_and_infinite_samples_are_refused():
     samples = np.zeros(100, np.float32)
     samples[[3, 5]] = np.nan, np.inf
     data = encoded(samples, format="WAV", subtype="FLOAT")
@@ -182,7 +182,7 @@ def test_samples_that_are_no_numbers_are_refused():
         load_audio(data, RATE, name="clip")
 
 
-def test_conversion_is_said_once():
+def test_resampling_is_reported_in_one_line():
     notice = FormatNotice(RATE)
     assert notice.line() is None
     for _ in range(563):

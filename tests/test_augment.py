@@ -112,7 +112,7 @@ def test_noise_of_another_rate_is_resampled(tmp_path):
     assert strongest_frequency(added) == pytest.approx(1000, abs=1)
 
 
-def test_without_noise_files_it_says_so(tmp_path):
+def test_a_noise_folder_without_recordings_is_refused(tmp_path):
     for directory, reason in ((tmp_path, "no audio files"), (tmp_path / "gone", "no such dir")):
         augmentation = Augmentation(noise_dir=str(directory), noise_prob=1.0)
         with pytest.raises(UserError, match=f"noise_dir .*{reason}"):
@@ -160,7 +160,7 @@ def widths(augmentation: Augmentation, rows: int, frames: int) -> tuple[set[int]
     return heights, lengths
 
 
-def test_masks_are_no_narrower_than_asked_and_may_be_as_wide_in_frames():
+def test_masks_keep_their_least_width_and_their_greatest_in_frames():
     settings = {"freq_masks": 1, "freq_min": 3, "freq_width": 6, "time_masks": 1}
     augmentation = Augmentation(spec_augment=True, time_min=5, time_frames=9, **settings)
     assert widths(augmentation, 64, 200) == ({3, 4, 5, 6}, {5, 6, 7, 8, 9})
@@ -216,7 +216,7 @@ def test_dither_is_gaussian_noise_of_its_deviation():
     assert abs(np.corrcoef(added[1:], added[:-1])[0, 1]) < 0.03  # white
 
 
-def test_draws_are_those_of_before_for_configurations_of_before(noises):
+def test_random_draws_are_unchanged_for_older_configurations(noises):
     augmentation = Augmentation(
         speed_volume_perturb=True, spec_augment=True, noise_dir=str(noises), noise_prob=1.0
     )
@@ -235,7 +235,7 @@ def test_draws_are_those_of_before_for_configurations_of_before(noises):
     assert generator.random() == reference.random()
 
 
-def test_what_needs_waveforms_is_refused_by_name_where_there_are_features():
+def test_waveform_augmentation_of_features_is_refused_by_name():
     for keys, named in (
         ({"dither": 1e-5}, "^dither needs waveforms"),
         ({"speeds": [0.9]}, "^speeds needs waveforms"),
@@ -261,7 +261,7 @@ def test_masks_fit_short_and_narrow_features():
             assert augmentation.features(np.ones(shape, np.float32), rng(seed)).shape == shape
 
 
-def test_the_same_generator_gives_the_same_and_another_epoch_another(noises):
+def test_augmentation_is_determined_by_its_generator(noises):
     augmentation = Augmentation(
         speed_volume_perturb=True, spec_augment=True, noise_dir=str(noises), noise_prob=1.0
     )
@@ -278,7 +278,7 @@ def test_the_same_generator_gives_the_same_and_another_epoch_another(noises):
         assert not np.array_equal(other[1], vary(0, 3, 5)[1])
 
 
-def test_switched_off_it_leaves_everything_alone():
+def test_without_augmentation_nothing_changes():
     augmentation, generator = Augmentation(), rng()
     speech, features = sine(), np.ones((64, 100))
     assert augmentation.waveform(speech, RATE, generator) is speech
@@ -287,7 +287,7 @@ def test_switched_off_it_leaves_everything_alone():
     assert not augmentation.active(100)
 
 
-def test_it_starts_with_its_first_epoch():
+def test_augmentation_is_active_from_its_first_epoch():
     augmentation = Augmentation(spec_augment=True, from_epoch=4)
     assert [augmentation.active(epoch) for epoch in (0, 3, 4, 5)] == [False, False, True, True]
     assert not augmentation.varies_waveform
@@ -295,7 +295,7 @@ def test_it_starts_with_its_first_epoch():
     assert Augmentation(noise_dir="noise").varies_waveform
 
 
-def test_it_is_made_from_a_configuration_group_and_keeps_to_it():
+def test_augmentation_follows_its_configuration_group():
     group = AugmentationConfig(spec_augment=True, noise_max=0.7)
     augmentation = Augmentation(group)
     group.noise_max = 0.1

@@ -63,7 +63,7 @@ def all_ranks(frames, labels, settings, **more):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_every_utterance_exactly_once_whole_and_in_step(seed):
+def test_every_utterance_is_planned_once_and_all_ranks_have_equally_many_batches(seed):
     frames, labels, settings = random_corpus(seed)
     shapes, batch_size = settings.get("shapes"), settings["batch_size"]
     counts = set()
@@ -155,7 +155,7 @@ def test_ranks_get_similar_lengths_at_the_same_step(epoch, count):
     assert sum(alike) >= len(steps) - (count or 5)
 
 
-def test_padded_share_by_hand():
+def test_padded_share_agrees_with_a_count_by_hand():
     plan = plan_epoch([10, 20, 40], [1, 1, 1], batch_size=2)
     assert [batch.indices for batch in plan] == [(0, 1), (2,)]
     assert padded_share(plan, [10, 20, 40]) == pytest.approx(1 - 70 / 80)
@@ -203,7 +203,7 @@ def test_an_empty_corpus_has_an_empty_plan():
     assert static_shapes([], [], 4) == []
 
 
-def test_settings_are_checked():
+def test_impossible_settings_are_refused():
     with pytest.raises(UserError, match="batch_size is 0"):
         plan_epoch([1], [1], batch_size=0)
     with pytest.raises(ValueError, match="rank 2 of 2"):

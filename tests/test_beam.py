@@ -45,9 +45,9 @@ def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
     np.testing.assert_allclose(*scores, rtol=1e-6)  # KenLM computes in float32
 
 
-@pytest.fixture(params=[beam._SPARE_PREFIXES, 0], ids=["", "forgetting after each frame"])
+@pytest.fixture(params=[beam._PREFIXES_BETWEEN_PRUNING, 0], ids=["", "forgetting after each frame"])
 def forgetting(request, monkeypatch):
-    monkeypatch.setattr(beam, "_SPARE_PREFIXES", request.param)
+    monkeypatch.setattr(beam, "_PREFIXES_BETWEEN_PRUNING", request.param)
 
 
 @pytest.mark.usefixtures("forgetting")
@@ -66,7 +66,7 @@ def test_a_wide_beam_finds_every_text_with_its_probability(alphabet, frames):
 
 @pytest.mark.usefixtures("forgetting")
 @pytest.mark.parametrize("width", [1, 2, 5, 20])
-def test_a_narrow_beam_loses_probability_and_invents_none(width):
+def test_a_narrow_beam_never_overestimates_a_probability(width):
     vocabulary = Vocabulary(tuple("AB _"))
     for seed in range(10):
         log_probs = random_log_probs(6, 4, seed)
@@ -115,7 +115,7 @@ def test_impossible_and_broken_frames_give_an_answer():
         assert search(broken) == [("", -inf)]
 
 
-def test_only_prefixes_of_what_is_followed_are_kept(monkeypatch):
+def test_only_ancestors_of_the_beam_are_kept(monkeypatch):
     vocabulary = Vocabulary(tuple("ABCDEFG _"))
     search = BeamSearch(vocabulary, 20, top_paths=20)
     inputs = [random_log_probs(200, 9, seed, spread=3.0) for seed in range(3)]
@@ -132,7 +132,7 @@ def test_only_prefixes_of_what_is_followed_are_kept(monkeypatch):
         return advanced(beam, frame, prefixes, width)
 
     monkeypatch.setattr(_Beam, "advanced", watched)
-    monkeypatch.setattr(beam, "_SPARE_PREFIXES", 0)
+    monkeypatch.setattr(beam, "_PREFIXES_BETWEEN_PRUNING", 0)
     assert [search(log_probs) for log_probs in inputs] == expected
     assert len(seen) == 600 and max(seen) > 100
 
@@ -163,7 +163,7 @@ def test_a_wide_beam_scores_words_as_the_formula_does(
 ):
     vocabulary = Vocabulary(tuple(alphabet))
     language = model(arpa, vocabulary, alpha, beta, unk_offset)
-    search = BeamSearch(vocabulary, EVERYTHING, top_paths=EVERYTHING, language=language)
+    search = BeamSearch(vocabulary, EVERYTHING, top_paths=EVERYTHING, language_model=language)
     log_probs = random_log_probs(frames, len(vocabulary), seed=3)
     expected = {
         text: score + alpha * log_prob(text, unk_offset) + beta * len(text.split())
@@ -175,18 +175,18 @@ def test_a_wide_beam_scores_words_as_the_formula_does(
 
 def test_unknown_words_remain_possible(arpa):
     vocabulary = Vocabulary(tuple("AB _"))
-    search = BeamSearch(vocabulary, 10, language=model(arpa, vocabulary, 1.0, 0.0, -10.0))
+    search = BeamSearch(vocabulary, 10, language_model=model(arpa, vocabulary, 1.0, 0.0, -10.0))
     spelled = [vocabulary.labels.index(label) for label in "B_B_B A_"]
     log_probs = np.log(np.full((8, 4), 1e-6) + np.eye(4)[spelled])
     assert search(log_probs)[0].text == "BBB A"
 
 
-def test_the_outlook_keeps_words_that_end_in_a_narrow_beam(arpa, monkeypatch):
+def test_the_lookahead_keeps_words_that_end_in_a_narrow_beam(arpa, monkeypatch):
     from common.decoding.ngram_lm import LanguageModelLookahead
 
     vocabulary = Vocabulary(tuple("AB _"))
-    exact = BeamSearch(vocabulary, 3000, language=model(arpa, vocabulary, 2.0, 0.0, -10.0))
-    narrow = BeamSearch(vocabulary, 8, language=exact.language)
+    exact = BeamSearch(vocabulary, 3000, language_model=model(arpa, vocabulary, 2.0, 0.0, -10.0))
+    narrow = BeamSearch(vocabulary, 8, language_model=exact.language_model)
     inputs = [random_log_probs(12, 4, seed) for seed in range(10)]
     best = [exact(log_probs)[0].score for log_probs in inputs]
     lost = sum(best) - sum(narrow(log_probs)[0].score for log_probs in inputs)

@@ -784,7 +784,10 @@ def decode(config: Any, folder: Path) -> dict[str, Any]:
     log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
     processes = Processes()
     with patched(
-        {"decoding.decoders.worker_pool": processes, "decoding.decoders.WORTH_PROCESSES": 0.0}
+        {
+            "decoding.decoders.worker_pool": processes,
+            "decoding.decoders.MIN_SECONDS_FOR_PROCESSES": 0.0,
+        }
     ):
         decoder = make_decoder(config.LMConfig, Vocabulary(tuple(LABELS)))
         found = decoder.hypotheses(log_probs, np.array([12, 12, 9]))
@@ -814,7 +817,7 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
                     "model.speech_model.Forward": FakeForward,
                     "data.loader.ThreadPoolExecutor": pools,
                     "decoding.decoders.worker_pool": processes,
-                    "decoding.decoders.WORTH_PROCESSES": 0.0,
+                    "decoding.decoders.MIN_SECONDS_FOR_PROCESSES": 0.0,
                 }
             ),
             redirect_stdout(printed),
@@ -1173,7 +1176,7 @@ def infer(config: Any, folder: Path, options: list[str]) -> dict[str, Any]:
                     "export.offline_inference.worker_pool": pools,
                     "export.offline_inference._EACH": 1,
                     "decoding.decoders.worker_pool": processes,
-                    "decoding.decoders.WORTH_PROCESSES": 0.0,
+                    "decoding.decoders.MIN_SECONDS_FOR_PROCESSES": 0.0,
                 }
             ),
             redirect_stdout(printed),

@@ -47,7 +47,7 @@ def respell(manifest: Path) -> None:
     manifest.write_text(manifest.read_text().replace("A", "B"))
 
 
-def test_the_manifest_it_was_converted_from_is_accepted_wherever_it_lies(corpus):
+def test_the_manifest_of_the_conversion_may_be_moved(corpus):
     texts = [utterance.text for utterance in read_manifest(corpus / "train.csv")]
     assert opened(corpus).texts == texts
     (corpus / "far").mkdir()
@@ -109,7 +109,7 @@ def test_a_split_without_manifests_cannot_be_converted(corpus):
         convert(corpus, Data__train_manifest="")
 
 
-def test_records_know_whether_transcripts_were_normalised(corpus):
+def test_records_of_differently_normalised_transcripts_are_refused(corpus):
     path = corpus / "train.csv"
     path.write_text(path.read_text().replace("\n", "!\n"))
     english = {"Data__normalize_transcripts": "english"}

@@ -33,7 +33,7 @@ def test_every_clip_is_there_and_as_long_as_its_manifest_says(name):
         assert 0.05 < np.abs(samples).max() < 1.1, row  # lossy coding overshoots a little
 
 
-def test_counts():
+def test_the_corpus_has_the_documented_size():
     everything = [row for name in SIZES for row in rows(name)]
     assert {name: len(rows(name)) for name in SIZES} == SIZES
     assert len({row["id"] for row in everything}) == 546
@@ -41,7 +41,7 @@ def test_counts():
     assert sum(row["duration"] for row in everything) / 60 == pytest.approx(22.73, abs=0.01)
 
 
-def test_texts_hold_nothing_but_labels():
+def test_texts_are_made_of_labels():
     words = re.compile(r"[A-Z']+( [A-Z']+)*")
     for name in SIZES:
         assert all(words.fullmatch(text) for text in texts(name))
@@ -89,7 +89,7 @@ def test_transcripts_become_what_is_said(transcript, spoken):
     assert normalise(transcript) == spoken
 
 
-def test_a_number_of_which_nobody_said_how_it_is_read_is_refused():
+def test_a_number_without_a_known_reading_is_refused():
     with pytest.raises(ValueError, match="8500"):
         normalise("dial extension 8500")
 

@@ -190,7 +190,7 @@ def test_another_speed_takes_a_static_batch_to_the_next_shape(source):
     np.testing.assert_array_equal(first.features[:, :, :57], dynamic.features)
 
 
-def test_what_fits_no_static_shape_is_used_as_it_was_recorded(source, utterances):
+def test_an_utterance_that_fits_no_static_shape_is_not_augmented(source, utterances):
     plan = [planned(2, 0, frames=48)]  # 46 and 26 frames, 57 and 32 when slower
     (batch,) = batches(source, plan, FEATURIZER, SLOWER, shapes=[(32, 7), (48, 7)])
     assert batch.features.shape[2] == 48
@@ -199,7 +199,7 @@ def test_what_fits_no_static_shape_is_used_as_it_was_recorded(source, utterances
 
 
 @pytest.mark.parametrize("static", [False, True])
-def test_what_is_too_short_for_its_labels_is_used_as_it_was_recorded(source, static):
+def test_an_utterance_too_short_for_its_labels_is_not_augmented(source, static):
     def output_frames(frames: int) -> int:
         return frames // 5 - 10  # of 66, 53: 3, 0; of 76, 61: 5, 2
 
@@ -209,7 +209,7 @@ def test_what_is_too_short_for_its_labels_is_used_as_it_was_recorded(source, sta
     assert batch.lengths.tolist() == [61, 66]  # "MN" still fits, "HIJKL" would not
 
 
-def test_what_is_masked_is_so_in_every_frame_that_it_is_stacked_into(source):
+def test_masks_are_the_same_in_every_spliced_frame(source):
     stacked = Featurizer(replace(FEATURIZER.config, frame_splicing=3))
     masks = Augmentation(spec_augment=True, freq_width=4, cutout_masks=2, cutout_freq_min=1)
     (single,) = batches(source, [planned(5)], FEATURIZER, masks, epoch=1)
@@ -235,7 +235,7 @@ def quiet(utterances) -> list[Utterance]:
 
 @pytest.mark.parametrize("store", ["features", "audio"])
 @pytest.mark.parametrize("static", [False, True])
-def test_recordings_are_trimmed_once_wherever_they_come_from(quiet, tmp_path, store, static):
+def test_recordings_and_records_are_trimmed_exactly_once(quiet, tmp_path, store, static):
     trimming = Featurizer(replace(FEATURIZER.config, trim_silence=True))
     convert(
         quiet,
@@ -268,7 +268,7 @@ def test_recordings_are_trimmed_once_wherever_they_come_from(quiet, tmp_path, st
                 assert not batch.features[row, :, batch.lengths[row] :].any()
 
 
-def test_trimming_counts_where_recordings_are_judged(quiet, tmp_path):
+def test_validation_judges_trimmed_recordings(quiet, tmp_path):
     path = tmp_path / "nothing.wav"
     sf.write(path, np.zeros(RATE), RATE)
     utterances = [*quiet, Utterance("nothing", path, "NO")]
@@ -285,7 +285,7 @@ def test_trimming_counts_where_recordings_are_judged(quiet, tmp_path):
 # ---- augmentation and its limits
 
 
-def test_augmentation_waits_for_its_epoch(source):
+def test_augmentation_starts_at_from_epoch(source):
     later = Augmentation(speed_volume_perturb=True, spec_augment=True, from_epoch=2)
     plan = [planned(0, 1)]
     plain = list(batches(source, plan, FEATURIZER, epoch=1))
@@ -337,7 +337,7 @@ def test_reading_mindrecord_files_can_stop_early(utterances, tmp_path):
     assert [batch.ids for batch in batches(source, plan[:2], FEATURIZER)] == [("u0",), ("u1",)]
 
 
-def test_no_more_is_read_ahead_than_asked_for(source, monkeypatch):
+def test_no_more_than_prefetch_batches_are_read_ahead(source, monkeypatch):
     read = source.read
     taken = []
 
@@ -364,7 +364,7 @@ def test_a_bad_recording_is_named(source, utterances):
     assert thread_names() == []
 
 
-def test_a_bug_keeps_its_cause_and_gains_the_name_of_the_utterance(source):
+def test_an_internal_error_names_the_utterance_and_keeps_its_cause(source):
     class Broken(Featurizer):
         def __call__(self, samples: np.ndarray) -> np.ndarray:
             raise ZeroDivisionError("by zero")

@@ -84,7 +84,7 @@ def test_the_greedy_score_is_that_of_the_path():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_beam_gives_the_same_in_any_batch_and_number_of_processes(workers, monkeypatch):
-    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
+    monkeypatch.setattr(decoding, "MIN_SECONDS_FOR_PROCESSES", 0.0)
     rng = np.random.default_rng(1)
     log_probs = np.log(rng.dirichlet(np.ones(5) / 2, size=(20, 7)))
     lengths = np.array([20, 0, 1, 13, 20, 7, 5])
@@ -105,8 +105,8 @@ def die(log_probs: np.ndarray) -> None:
 
 
 def test_a_killed_process_is_an_error_in_one_line(monkeypatch):
-    monkeypatch.setattr(decoding, "WORTH_PROCESSES", 0.0)
-    monkeypatch.setattr(decoding, "_search_here", die)
+    monkeypatch.setattr(decoding, "MIN_SECONDS_FOR_PROCESSES", 0.0)
+    monkeypatch.setattr(decoding, "_search_in_worker", die)
     decoder = make_decoder(LMConfig(decoder_type="beam", lm_workers=2), VOCABULARY)
     with pytest.raises(UserError, match="one of 2 decoding processes was killed.*lm_workers"):
         decoder(one_hot(["A", "B"]), np.array([1, 1]))
@@ -124,7 +124,7 @@ def test_make_decoder_picks_by_name():
     [("beam_width", 0), ("cutoff_top_n", -1), ("top_paths", 0), ("lm_workers", 0)]
     + [("cutoff_prob", 0.0), ("cutoff_prob", 1.5), ("alpha", -1.0)],
 )
-def test_numbers_that_cannot_be_are_refused(key, value):
+def test_impossible_numbers_are_refused(key, value):
     with pytest.raises(UserError, match=f"LMConfig.{key}={value}: expected at least"):
         check(EvalConfig(LMConfig=LMConfig(**{key: value})))
 
@@ -139,7 +139,7 @@ def test_a_word_model_needs_a_space_among_the_labels():
         make_decoder(LMConfig(decoder_type="beam", lm_path="x.arpa"), Vocabulary(("A", "_")))
 
 
-def test_decoders_in_words():
+def test_decoders_are_described_in_words():
     assert describe(LMConfig()) == "greedy"
     beam = LMConfig(decoder_type="Beam", beam_width=20, alpha=0.8)
     assert describe(beam) == "beam search, 20 prefixes"

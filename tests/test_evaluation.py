@@ -95,7 +95,7 @@ def assert_like_jiwer(found: Evaluation, references: list[str]) -> None:
         assert counts.insertions - counts.deletions == theirs.insertions - theirs.deletions
 
 
-def test_the_figures_are_jiwers(speech_model, forward, source):
+def test_error_rates_agree_with_jiwer(speech_model, forward, source):
     found = scored(speech_model, forward, source)
     assert [utterance.id for utterance in found.utterances] == source.ids
     assert [utterance.reference for utterance in found.utterances] == source.texts
@@ -103,7 +103,7 @@ def test_the_figures_are_jiwers(speech_model, forward, source):
     assert 0 < found.cer < 80  # the network has learnt something, not everything
 
 
-def test_the_figures_of_bad_hypotheses_are_jiwers(speech_model, forward, source):
+def test_error_rates_of_bad_hypotheses_agree_with_jiwer(speech_model, forward, source):
     found = scored(speech_model, forward, source, decoder=Garbling())
     assert_like_jiwer(found, source.texts)
     assert found.words.insertions > 0 and found.words.deletions > 0
@@ -169,7 +169,7 @@ def test_each_utterance_is_scored_once_and_alike_in_any_batch(
         assert each.text == text
 
 
-def test_batches_of_a_part_fit_the_memory_that_it_may_take(speech_model, forward, source):
+def test_batches_of_a_rank_fit_the_memory_of_its_share(speech_model, forward, source):
     longest = int(source.frames.max())
     memory = 0.8 * memory_for(longest, speech_model)
     sizes = []
@@ -226,7 +226,7 @@ def test_batches_fit_the_memory(speech_model, forward, source, alone, shapes, mo
         next(recognise(speech_model, CTCDecoder(watched, decoder), source, batch_size=8))
 
 
-def test_a_recording_that_the_memory_cannot_take_is_told_the_figures():
+def test_a_recording_too_long_for_the_memory_is_refused_with_figures():
     forecast = ForwardMemoryEstimate(
         fixed=2 * GIB, per_frame=GIB / 4096, limit=12 * GIB, frame_seconds=0.01
     )
@@ -240,7 +240,7 @@ def test_a_recording_that_the_memory_cannot_take_is_told_the_figures():
     )
 
 
-def test_log_probabilities_are_kept(speech_model, forward, source, alone, tmp_path):
+def test_save_output_writes_log_probabilities(speech_model, forward, source, alone, tmp_path):
     scored(speech_model, forward, source, save_output=tmp_path / "a" / "b")
     kept = {path.stem: np.load(path) for path in (tmp_path / "a" / "b").iterdir()}
     assert kept.keys() == set(source.ids)
@@ -251,9 +251,7 @@ def test_log_probabilities_are_kept(speech_model, forward, source, alone, tmp_pa
         np.testing.assert_allclose(np.exp(kept[source.ids[index]]).sum(axis=1), 1, atol=1e-4)
 
 
-def test_letters_come_with_the_times_that_the_log_probabilities_say(
-    speech_model, forward, source, alone
-):
+def test_letters_have_the_times_of_their_log_probabilities(speech_model, forward, source, alone):
     """A frame of the network is two of the features (its stride), 10 ms each."""
     found = scored(speech_model, forward, source)
     for index, (_, log_probs) in alone.items():
@@ -277,7 +275,7 @@ def test_ids_become_different_file_names():
     assert len(set(names)) == len(ids) and not any("/" in name for name in names)
 
 
-def test_an_output_folder_that_cannot_be_made(speech_model, forward, source):
+def test_an_output_folder_that_cannot_be_created_is_named(speech_model, forward, source):
     with pytest.raises(UserError, match="save_output /dev/null/x: cannot be made"):
         scored(speech_model, forward, source, save_output=Path("/dev/null/x"))
 
@@ -290,7 +288,9 @@ def test_the_blank_share_is_that_of_all_frames(speech_model, forward, source, al
 
 
 @pytest.mark.parametrize(("ranks", "watched"), [(2, 0), (3, 11), (8, 16)])
-def test_parts_make_up_the_whole_to_the_last_digit(speech_model, forward, source, ranks, watched):
+def test_figures_of_all_ranks_add_up_exactly_to_those_of_one_process(
+    speech_model, forward, source, ranks, watched
+):
     whole = scored(speech_model, forward, source)
     parts = [
         scored(speech_model, forward, source, part=RankShard(rank, ranks, watched))

@@ -176,14 +176,14 @@ def test_log_mel_is_jaspers_of_either_kind(convention, preemphasis):
 
 @pytest.mark.parametrize("samples", [1, 2, 160, 161])
 @pytest.mark.parametrize("convention", JASPER)
-def test_jaspers_features_of_next_to_nothing_are_finite(convention, samples):
+def test_jaspers_features_of_very_short_audio_are_finite(convention, samples):
     featurizer = Featurizer(FeatureConfig("logmel", convention=convention, preemphasis=0.97))
     features = featurizer(np.ones(samples, np.float32))
     assert features.shape == (64, math.ceil(samples / 160)) and np.isfinite(features).all()
     np.testing.assert_allclose(featurizer(np.zeros(1600, np.float32)), 0.0, atol=1e-6)
 
 
-def test_preemphasis_is_a_filter_of_the_samples():
+def test_preemphasis_filters_the_samples():
     samples = voice(16000)
     filtered = scipy.signal.lfilter([1, -0.9], [1], samples).astype(np.float32)
     for kind in ("spectrogram", "logmel"):
@@ -239,7 +239,7 @@ def test_mel_filters_are_librosas(rate, n_fft, bands):
 @pytest.mark.parametrize("samples", [1, 159, 160, 161, 319, 320, 321, 512, 90000])
 @pytest.mark.parametrize("kind", ["spectrogram", "logmel"])
 @pytest.mark.parametrize("rate, window_size", [(16000, 0.02), (8000, 0.025), (11025, 0.0201)])
-def test_frames_are_what_comes_out(samples, kind, rate, window_size):
+def test_frames_predicts_the_number_of_feature_frames(samples, kind, rate, window_size):
     featurizer = Featurizer(FeatureConfig(kind, rate, window_size, bands=32))
     config = featurizer.config
     features = featurizer(np.ones(samples, np.float32))

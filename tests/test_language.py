@@ -40,7 +40,7 @@ def test_scores_are_alpha_times_natural_logarithms_plus_beta(arpa, file):
     for text in TEXTS:
         expected = 0.7 * log_prob(text, -3.0) + 1.5 * len(text.split())
         assert total(model, text) == pytest.approx(expected, rel=1e-6)
-    assert model.outlook.row("AA") > 0 and model.outlook.row("AAA") == 0
+    assert model.lookahead.row("AA") > 0 and model.lookahead.row("AAA") == 0
 
 
 def test_letter_case_does_not_matter(arpa):
@@ -58,22 +58,22 @@ def test_without_unk_unknown_words_are_next_to_impossible(arpa):
     assert total(model, "AB") == pytest.approx(log_prob("AB"), rel=1e-6)
 
 
-def test_the_outlook_is_the_best_word_that_begins_so():
+def test_the_lookahead_is_the_best_word_with_this_beginning():
     rng = np.random.default_rng(0)
     words = {"".join(rng.choice(list("ABÄ'"), rng.integers(1, 5))) for _ in range(60)}
     scores = {word: float(rng.normal(-5, 2)) for word in words}
     vocabulary = Vocabulary(tuple("B_ 'A"))
-    outlook = LanguageModelLookahead(vocabulary, scores, unknown=-6.0)
+    lookahead = LanguageModelLookahead(vocabulary, scores, unknown=-6.0)
     beginnings = sorted({word[:n] for word in words for n in range(len(word))}) + ["Q", "AQ"]
     for _ in range(2):
-        rows = np.array([outlook.row(beginning) for beginning in beginnings])
-        found = outlook.after(rows)
+        rows = np.array([lookahead.row(beginning) for beginning in beginnings])
+        found = lookahead.after(rows)
         assert found.shape == (len(beginnings), 5) and (rows[-2:] == 0).all()
         for beginning, row in zip(beginnings, found, strict=True):
             for label, score in zip(vocabulary.labels, row, strict=True):
                 longer = [scores[word] for word in words if word.startswith(beginning + label)]
                 assert score == max([-6.0, *longer])
-        outlook.forget()
+        lookahead.clear()
 
 
 # ---- bad files
@@ -87,7 +87,7 @@ def refused(path: Path) -> str:
     return message
 
 
-def test_files_that_are_no_models_are_named(arpa, tmp_path):
+def test_files_that_are_not_language_models_are_named(arpa, tmp_path):
     assert refused(tmp_path / "none.arpa").endswith("No such file or directory")
     assert refused(tmp_path).endswith("Is a directory")
     contents = {

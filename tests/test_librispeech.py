@@ -110,7 +110,7 @@ def test_an_interrupted_download_goes_on(server, tmp_path):
     assert server.asked == []  # there, and whole
 
 
-def test_what_an_earlier_process_left_is_continued(server, tmp_path):
+def test_a_partial_download_of_an_earlier_process_is_continued(server, tmp_path):
     server.files["a"] = CONTENT
     (tmp_path / "a.bin.part").write_bytes(CONTENT[:2_999_000])
     fetched(server, tmp_path / "a.bin")
@@ -120,7 +120,7 @@ def test_what_an_earlier_process_left_is_continued(server, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
-def test_a_server_without_ranges_gives_all_anew(server, tmp_path):
+def test_a_server_without_ranges_is_downloaded_from_the_start(server, tmp_path):
     server.files["a"], server.ranges = CONTENT, False
     (tmp_path / "a.bin.part").write_bytes(b"x" * 1000)
     fetched(server, tmp_path / "a.bin")
@@ -143,7 +143,7 @@ def test_a_damaged_file_is_fetched_again_once(server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_server_that_refuses(server, tmp_path):
+def test_a_refusing_server_is_named(server, tmp_path):
     server.files["a"], server.refuse = CONTENT, [503, 429]
     said, slept = fetched(server, tmp_path / "a.bin")
     assert (len(said) >= 2, slept) == (True, [2, 4])
@@ -157,7 +157,7 @@ def test_a_server_that_refuses(server, tmp_path):
         fetched(server, tmp_path / "c.bin")
 
 
-def test_a_disk_without_room(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_named(server, tmp_path, monkeypatch):
     from common.utils import download as module
 
     usage = type("Usage", (), {"free": 2_000_000})
@@ -199,7 +199,7 @@ def packed() -> dict[str, bytes]:
     return archives
 
 
-def test_the_official_sums():
+def test_checksums_are_the_official_ones():
     assert len(ARCHIVES) == 7
     assert all(len(bytes.fromhex(md5)) == 16 for md5 in ARCHIVES.values())
 
@@ -265,7 +265,7 @@ def script(name: str, *arguments, cwd: Path = ROOT) -> subprocess.CompletedProce
     )
 
 
-def test_converted_to_wav_and_copied_at_other_speeds(tmp_path):
+def test_recordings_are_converted_to_wav_and_copied_at_other_speeds(tmp_path):
     """A tone of 1000 Hz, played 1.1 times as fast, is one of 1100 Hz and 1/1.1 as long."""
     chapter = tmp_path / "LibriSpeech" / "train-clean-100" / "1" / "2"
     chapter.mkdir(parents=True)
@@ -325,7 +325,7 @@ def test_a_dry_run_says_what_it_would_fetch_and_fetches_nothing(server, tmp_path
 
 
 @pytest.mark.launcher
-def test_ctrl_c_keeps_what_has_come(server, tmp_path):
+def test_ctrl_c_keeps_the_partial_download(server, tmp_path):
     server.files, server.cut = {"dev-clean.tar.gz": CONTENT}, [2_500_000]
     server.stalled.clear()
     line = ["download_librispeech.sh", "dev-clean", str(tmp_path), "--mirror", server.url]

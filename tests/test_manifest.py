@@ -55,7 +55,7 @@ def brief(utterances: list[Utterance]) -> list[tuple]:
 @pytest.mark.parametrize(
     "header", ["", "audio,text\n", "wav,transcript\n", "path,text\n", "filename,transcript.txt\n"]
 )
-def test_csv_of_texts_and_transcript_files(tmp_path, encoding, header):
+def test_csv_takes_texts_and_transcript_files(tmp_path, encoding, header):
     write(tmp_path / "txt/b.txt", "ZWEI  DREI\n", encoding)
     content = f'{header}wav/a.wav,ÉÎN\n\n wav/b.wav , txt/b.txt\n/far/c.flac,"JA, GUT"\n'
     path = write(tmp_path / "m.csv", content, encoding)
@@ -66,7 +66,7 @@ def test_csv_of_texts_and_transcript_files(tmp_path, encoding, header):
     ]
 
 
-def test_a_first_line_is_no_header_where_it_may_be_a_recording(tmp_path):
+def test_a_first_line_that_names_a_recording_is_not_a_header(tmp_path):
     (tmp_path / "wav").mkdir()  # named as the header is
     write(tmp_path / "spoken", "")
     for first, expected in {
@@ -89,7 +89,7 @@ def test_relative_paths_follow_the_manifest_or_data_dir(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_deepspeech_json(tmp_path, indent, encoding):
+def test_deepspeech_json_is_read(tmp_path, indent, encoding):
     write(tmp_path / "an4/txt/a.txt", "GO\n")
     sample = {"wav_path": "wav/a.wav", "transcript_path": "txt/a.txt"}
     for root in ("an4", str(tmp_path / "an4")):
@@ -116,7 +116,7 @@ def test_jasper_json_gives_each_file_with_its_speed(tmp_path):
     ]
 
 
-def test_copies_at_other_speeds_follow_what_they_are_copies_of(tmp_path):
+def test_copies_at_other_speeds_name_their_original(tmp_path):
     entries = []
     for folder in ("one", "two"):  # whose names are the same, as in LibriSpeech's parts
         speeds = {"x.wav": 1.0, "x-0.9.wav": 0.9, "x-1.1.wav": 1.1}
@@ -142,7 +142,7 @@ def test_copies_at_other_speeds_follow_what_they_are_copies_of(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.json"])
-def test_json_lines(tmp_path, name):
+def test_json_lines_are_read(tmp_path, name):
     lines = [
         '{"id": "x1", "audio": "a.wav", "text": "你好", "duration": 1.5}',
         "",
@@ -175,7 +175,7 @@ def test_an_id_in_two_manifests_is_refused_by_both_their_names(tmp_path):
     )
 
 
-def test_data_are_read_as_their_configuration_says(tmp_path):
+def test_read_data_follows_the_configuration(tmp_path):
     data = DataConfig(Data_dir=str(tmp_path / "far"), normalize_transcripts="english")
     vocabulary = Vocabulary(tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ '_"))
     paths = [
@@ -192,7 +192,7 @@ def test_data_are_read_as_their_configuration_says(tmp_path):
 
 
 @pytest.mark.parametrize("kind", sorted(WRITERS))
-def test_what_is_written_reads_back(tmp_path, kind):
+def test_every_format_that_is_written_is_read_back(tmp_path, kind):
     tone(tmp_path / "in/a.wav", seconds=0.5)
     tone(tmp_path / "in/b.flac", seconds=0.25)
     utterances = [
@@ -225,7 +225,7 @@ def test_json_lines_keep_everything(tmp_path):
     assert read_manifest(tmp_path / "m.jsonl") == utterances
 
 
-def test_json_to_csv(tmp_path):
+def test_json_is_converted_to_csv(tmp_path):
     write(tmp_path / "a.txt", "GO")
     sample = {"wav_path": "a.wav", "transcript_path": "a.txt"}
     source = write(tmp_path / "m.json", json.dumps({"root_path": ".", "samples": [sample]}))
@@ -306,7 +306,7 @@ def fake_an4(root: Path, speakers: int = 31) -> None:
         write(root / f"etc/an4_{name}.transcription", "".join(texts))
 
 
-def test_an4_sets_whole_speakers_aside(tmp_path):
+def test_an4_validation_speakers_are_not_in_training(tmp_path):
     fake_an4(tmp_path / "data/an4")
     counts = build_an4(tmp_path / "data", tmp_path / "out")
     named = {path.name: count for path, count in counts.items()}
@@ -322,7 +322,7 @@ def test_an4_sets_whole_speakers_aside(tmp_path):
     assert all(u.audio.is_file() for part in parts.values() for u in part)
 
 
-def test_an4_that_is_not_whole_is_refused(tmp_path):
+def test_an_incomplete_an4_is_refused(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: no an4 found.*etc/an4_train.fileids"):
         build_an4(tmp_path, tmp_path)
     fake_an4(tmp_path)
@@ -334,7 +334,7 @@ def test_an4_that_is_not_whole_is_refused(tmp_path):
         build_an4(tmp_path, tmp_path)
 
 
-def test_librispeech_by_set_and_by_purpose(tmp_path):
+def test_librispeech_has_a_manifest_per_set_and_joined_ones(tmp_path):
     root = tmp_path / "LibriSpeech"
     for name in ("train-clean-100", "train-other-500", "dev-clean", "test-clean", "test-other"):
         chapter = root / name / "19" / "198"
@@ -358,7 +358,7 @@ def test_librispeech_by_set_and_by_purpose(tmp_path):
     ]
 
 
-def test_librispeech_that_is_not_whole_is_refused(tmp_path):
+def test_an_incomplete_librispeech_is_refused(tmp_path):
     with pytest.raises(UserError, match="no LibriSpeech found"):
         build_librispeech(tmp_path, tmp_path)
     write(tmp_path / "dev-clean/1/2/1-2.trans.txt", "1-2-0000 GONE\n")

@@ -103,7 +103,7 @@ def test_audio_of_16_bits_comes_back_exactly(utterances, tmp_path):
         np.testing.assert_array_equal(row.samples(FEATURIZER), expected)
 
 
-def test_compact_audio_is_stored_as_it_is_also_with_zero_bytes_at_its_end(utterances, tmp_path):
+def test_compact_audio_is_stored_unchanged_with_zero_bytes_at_its_end(utterances, tmp_path):
     path = tmp_path / "padded.flac"
     sf.write(path, np.linspace(-0.5, 0.5, 8000), RATE, subtype="PCM_24")
     with path.open("ab") as file:
@@ -113,7 +113,7 @@ def test_compact_audio_is_stored_as_it_is_also_with_zero_bytes_at_its_end(uttera
     assert row.audio == path.read_bytes()
 
 
-def test_another_rate_and_stereo_are_converted_and_said_once(utterances, tmp_path):
+def test_resampling_and_down_mixing_are_logged_once(utterances, tmp_path):
     path = tmp_path / "stereo.wav"
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)
     sf.write(path, np.stack([tone, np.zeros_like(tone)], 1), 22050)
@@ -127,7 +127,7 @@ def test_another_rate_and_stereo_are_converted_and_said_once(utterances, tmp_pat
     np.testing.assert_allclose(row.samples(FEATURIZER)[500:-500], expected[500:-500], atol=2e-4)
 
 
-def test_rows_come_in_the_order_asked_for(utterances, tmp_path):
+def test_examples_are_read_in_the_requested_order(utterances, tmp_path):
     run(utterances, tmp_path / "set", shards=7)
     source = open_dataset(tmp_path / "set")
     order = [6, 0, 3, 3, 5, 0, 1]
@@ -153,7 +153,7 @@ def test_many_shards_keep_the_order_of_the_manifest(utterances, tmp_path):
     assert [row.id for row in source.read(range(24))] == [str(n) for n in range(24)]
 
 
-def test_some_of_the_files(utterances, tmp_path):
+def test_a_dataset_can_be_opened_from_some_of_its_files(utterances, tmp_path):
     directory = tmp_path / "set"
     run(utterances, directory)  # 3, 2 and 2 utterances
     source = open_dataset(directory, files=[directory / "part2.md", "part0.md"])
@@ -180,7 +180,7 @@ def test_processes_make_the_same_files_as_one_alone(utterances, tmp_path, monkey
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_a_killed_process_is_said_and_not_waited_for(monkeypatch):
+def test_a_killed_worker_process_is_an_error(monkeypatch):
     monkeypatch.setattr(records, "_MIN_ITEMS_PER_WORKER", 1)
     with pytest.raises(UserError, match="one of 2 converting processes was killed"):
         list(records._in_order(os._exit, [1, 1], workers=2))
@@ -232,14 +232,14 @@ def test_what_cannot_be_used_is_left_out_and_reported(utterances, tmp_path):
     assert any("gone.wav: No such file" in line for line in lines)
 
 
-def test_a_shard_without_a_good_utterance_is_no_file(utterances, tmp_path):
+def test_a_shard_without_a_good_utterance_is_not_written(utterances, tmp_path):
     bad = [Utterance(f"bad {n}", tmp_path / "gone.wav", "ONE") for n in range(3)]
     run([*bad, *utterances[:3]], tmp_path / "set", shards=2)
     assert [file.name for file in open_dataset(tmp_path / "set").files] == ["part1.md"]
     assert [row[0] for row in contents(tmp_path / "set")] == [f"utterance {n}" for n in range(3)]
 
 
-def test_more_shards_than_utterances(utterances, tmp_path):
+def test_there_may_be_more_shards_than_utterances(utterances, tmp_path):
     run(utterances[:2], tmp_path / "set", shards=5)
     assert [row[0] for row in contents(tmp_path / "set")] == ["utterance 0", "utterance 1"]
 
@@ -294,7 +294,9 @@ def test_converting_again_does_nothing(utterances, tmp_path):
         ({"output_frames": lambda n: n}, "the network's output frames have changed"),
     ],
 )
-def test_converting_otherwise_says_why_and_replaces(utterances, tmp_path, change, reason):
+def test_converting_with_other_settings_says_why_and_replaces_the_files(
+    utterances, tmp_path, change, reason
+):
     run(utterances, tmp_path / "set")
     _, said = run(utterances, tmp_path / "set", **change)
     assert said == [f"{tmp_path / 'set'}: converting again: {reason}"]
@@ -303,14 +305,14 @@ def test_converting_otherwise_says_why_and_replaces(utterances, tmp_path, change
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["afresh", "set"]
 
 
-def test_a_feature_that_the_files_have_and_nobody_wants_is_named(utterances, tmp_path):
+def test_a_feature_setting_that_only_the_files_have_is_named(utterances, tmp_path):
     trimming = Featurizer(replace(FEATURIZER.config, trim_silence=True))
     run(utterances, tmp_path / "set", featurizer=trimming)
     with pytest.raises(UserError, match="features.trim_silence is True in the files, False is wan"):
         open_dataset(tmp_path / "set", featurizer=FEATURIZER)
 
 
-def test_a_changed_recording_is_noticed(utterances, tmp_path):
+def test_a_changed_recording_is_converted_again(utterances, tmp_path):
     run(utterances, tmp_path / "set")
     sf.write(utterances[2].audio, np.random.default_rng(9).uniform(-0.5, 0.5, 7000), RATE)
     _, said = run(utterances, tmp_path / "set")
@@ -330,7 +332,7 @@ def interrupt_after(count: int, error: type[BaseException] = KeyboardInterrupt):
     return output_frames
 
 
-def test_the_earlier_conversion_stays_until_the_new_one_is_whole(utterances, tmp_path):
+def test_the_earlier_conversion_stays_until_the_new_one_is_complete(utterances, tmp_path):
     run(utterances, tmp_path / "set")
     before = contents(tmp_path / "set")
     with pytest.raises(KeyboardInterrupt):
@@ -341,7 +343,7 @@ def test_the_earlier_conversion_stays_until_the_new_one_is_whole(utterances, tmp
     assert open_dataset(tmp_path / "set").store == "audio"
 
 
-def test_ctrl_c_is_answered_and_continued(utterances, tmp_path):
+def test_a_conversion_interrupted_by_ctrl_c_is_continued(utterances, tmp_path):
     said = []
     with pytest.raises(KeyboardInterrupt):
         run(utterances, tmp_path / "set", output_frames=interrupt_after(4), log=said.append)
@@ -362,7 +364,7 @@ def test_ctrl_c_is_answered_and_continued(utterances, tmp_path):
 
 
 @pytest.mark.launcher
-def test_a_killed_conversion_looks_unfinished_and_is_continued(utterances, tmp_path):
+def test_a_killed_conversion_is_incomplete_and_is_continued(utterances, tmp_path):
     write_jsonl(utterances, tmp_path / "manifest.jsonl")
     utterances = read_manifest(tmp_path / "manifest.jsonl")
     script = f"""
@@ -389,7 +391,7 @@ t.run(utterances, folder / "set", output_frames=t.interrupt_after(4, Kill))
     assert contents(tmp_path / "set") == contents(tmp_path / "at once")
 
 
-def test_an_interrupted_conversion_of_something_else_is_begun_again(utterances, tmp_path):
+def test_an_interrupted_conversion_of_other_data_starts_anew(utterances, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(utterances, tmp_path / "set", output_frames=interrupt_after(4))
     _, said = run(utterances[1:], tmp_path / "set")
@@ -400,7 +402,7 @@ def test_an_interrupted_conversion_of_something_else_is_begun_again(utterances, 
     assert open_dataset(tmp_path / "set").ids == [f"utterance {n}" for n in range(1, 7)]
 
 
-def test_a_finished_shard_that_was_cut_is_made_again(utterances, tmp_path):
+def test_a_truncated_shard_is_converted_again(utterances, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(utterances, tmp_path / "set", output_frames=interrupt_after(4))
     os.truncate(tmp_path / "set.partial" / "part0.md", 1000)
@@ -417,7 +419,7 @@ def test_a_kill_between_the_renames_loses_nothing(utterances, tmp_path):
     assert len(contents(tmp_path / "set")) == 7
 
 
-def test_a_damaged_conversion_is_made_again(utterances, tmp_path):
+def test_a_damaged_conversion_is_converted_again(utterances, tmp_path):
     run(utterances, tmp_path / "set")
     (tmp_path / "set" / "part1.md").unlink()
     _, said = run(utterances, tmp_path / "set")
@@ -448,7 +450,7 @@ def test_a_directory_with_other_things_is_not_replaced(utterances, tmp_path):
     assert (tmp_path / "set" / "thesis.txt").exists()
 
 
-def test_another_corpus_is_not_replaced_whole_or_interrupted(utterances, tmp_path):
+def test_the_files_of_another_corpus_are_not_replaced(utterances, tmp_path):
     run(utterances, tmp_path / "set", pattern="an4_{}.md")
     before = contents(tmp_path / "set")
     message = r"set: holds another corpus, made as an4_\{\}\.md; choose another .*mindrecord_format"
@@ -526,7 +528,7 @@ def test_a_missing_directory_is_refused(tmp_path):
         open_dataset(tmp_path / "set")
 
 
-def test_exchanged_files_are_refused_when_read(utterances, tmp_path):
+def test_swapped_files_are_refused_when_read(utterances, tmp_path):
     run([utterances[0], utterances[0]], tmp_path / "set", shards=1)
     other = [Utterance("impostor ?", utterances[0].audio, "ONE"), utterances[0]]
     run(other, tmp_path / "other", shards=1)
@@ -539,7 +541,7 @@ def test_exchanged_files_are_refused_when_read(utterances, tmp_path):
 # ---- straight from recordings
 
 
-def test_a_manifest_is_the_same_source(utterances, tmp_path):
+def test_a_manifest_gives_the_same_dataset_as_its_mindrecord_files(utterances, tmp_path):
     path = tmp_path / "22050.wav"
     sf.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 11111), 22050)
     utterances.append(Utterance("22050", path, "ONE"))
@@ -559,7 +561,7 @@ def test_a_manifest_is_the_same_source(utterances, tmp_path):
         np.testing.assert_allclose(a.samples(FEATURIZER), b.samples(FEATURIZER), atol=1 / 32768)
 
 
-def test_a_manifest_without_labels(utterances):
+def test_a_manifest_can_be_read_without_labels(utterances):
     odd = Utterance("odd", utterances[0].audio, "Route 66")
     with pytest.raises(UserError, match="utterance odd: .*'6'"):
         ManifestDataset([odd], FEATURIZER, VOCABULARY)
@@ -569,6 +571,6 @@ def test_a_manifest_without_labels(utterances):
     assert row.label_ids.shape == (0,)
 
 
-def test_a_manifest_with_a_missing_recording(tmp_path):
+def test_a_missing_recording_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="gone.wav: No such file"):
         ManifestDataset([Utterance("gone", tmp_path / "gone.wav", "ONE")], FEATURIZER, VOCABULARY)

@@ -290,7 +290,7 @@ def test_rates_by_duration_are_those_of_equally_many_utterances():
 # ---- the page
 
 
-def test_the_figures_are_jiwers(written):
+def test_figures_of_the_page_agree_with_jiwer(written):
     references, hypotheses = zip(*SPOKEN.values())
     theirs = jiwer.process_words(list(references), list(hypotheses))
     tiles = {
@@ -306,7 +306,7 @@ def test_the_figures_are_jiwers(written):
     assert tiles["Utterances"] == "5" and f">{hours:.2f} hours, " in written.path.read_text()
 
 
-def test_what_is_foreign_is_text_and_nothing_else(written):
+def test_text_from_outside_is_escaped(written):
     page = written.page
     assert len(page.find("script")) == 1 and "alert" not in page.find("script")[0].text
     card = written.cards[SCRIPT]
@@ -330,7 +330,7 @@ def columns_of(card: Element) -> list[tuple[str, str, str]]:
     return found
 
 
-def test_nothing_is_fetched(written):
+def test_the_page_loads_nothing_from_elsewhere(written):
     for element in written.page.find():
         for name in ("src", "href", "srcset", "poster", "action"):
             assert element.attributes.get(name, "data:").startswith("data:")
@@ -338,7 +338,7 @@ def test_nothing_is_fetched(written):
     assert "url(" not in style and "@import" not in style
 
 
-def test_every_utterance_is_there_and_only_the_worst_are_heard(written):
+def test_all_utterances_are_listed_and_only_the_worst_have_sound(written):
     assert [each.words.errors for each in written.utterances] == [0, 2, 1, 1, 3]
     worst = ["longer", SCRIPT, "one of one", "one of two", "right"]
     assert list(written.cards) == worst
@@ -347,7 +347,7 @@ def test_every_utterance_is_there_and_only_the_worst_are_heard(written):
     assert [name for name, card in written.cards.items() if card.find("img")] == with_sound
 
 
-def test_the_sound_is_the_recordings(written):
+def test_the_sound_is_that_of_the_recording(written):
     for number, name in enumerate(SPOKEN):
         for player in written.cards[name].find("audio"):
             assert "controls" in player.attributes and player.attributes["preload"] == "none"
@@ -380,7 +380,7 @@ def test_pictures_show_frames_to_the_right_and_frequencies_upwards(written):
     assert image.size == (1 + written.lengths["one of one"] // 80, 16)  # a hop of 10 ms
 
 
-def test_letters_stand_where_they_are_emitted(written):
+def test_letters_are_placed_at_their_times(written):
     card = written.cards["one of one"]
     seconds = written.lengths["one of one"] / RATE
     assert float(card.attributes["data-duration"]) == pytest.approx(seconds, abs=1e-3)
@@ -392,16 +392,16 @@ def test_letters_stand_where_they_are_emitted(written):
     assert ["low" in each.attributes.get("class", "") for each in letters] == [False, True, False]
 
 
-def test_no_utterance_with_sound(tmp_path):
+def test_a_page_can_have_no_sound(tmp_path):
     assert not write(tmp_path, players=0).page.find("audio")
 
 
-def test_nothing_said_nothing_heard():
+def test_empty_texts_align_to_nothing():
     assert columns(aligned(pairs("", ""))) == []
     assert columns(aligned(pairs("", "A"))) == [("", "A", "ins")]
 
 
-def test_a_place_that_cannot_be_written_is_told_and_a_file_that_is_there_stays(tmp_path):
+def test_an_unwritable_path_is_named_and_an_existing_file_is_kept(tmp_path):
     there = tmp_path / "report.html"
     there.write_text("earlier")
     check_writable(there)
@@ -417,7 +417,7 @@ def test_a_place_that_cannot_be_written_is_told_and_a_file_that_is_there_stays(t
             check_writable(path)
 
 
-def test_a_recording_that_is_gone_is_named_and_nothing_is_written(tmp_path):
+def test_a_deleted_recording_is_named_and_no_page_is_written(tmp_path):
     source, _ = recorded(tmp_path)
     (tmp_path / "2.wav").unlink()
     featurizer = Featurizer(FeatureConfig(sample_rate=RATE))

@@ -51,7 +51,7 @@ def test_the_loss_sums_over_every_path(labels):
         (50, []),
     ],
 )
-def test_the_loss_is_that_of_torch(frames, labels):
+def test_the_loss_agrees_with_torch(frames, labels):
     torch = pytest.importorskip("torch")
     scores = 3 * np.random.default_rng(frames).normal(size=(frames, 29))
     log_probs = reference.log_softmax(scores).astype(np.float32)
@@ -68,14 +68,14 @@ def test_the_loss_is_that_of_torch(frames, labels):
 
 
 @pytest.mark.unit
-def test_what_does_not_fit_its_frames_is_impossible():
+def test_labels_that_do_not_fit_have_infinite_loss():
     log_probs = np.full((3, 4), np.log(0.25))
     assert ctc_loss(log_probs, [0, 0], 3) < np.inf
     assert ctc_loss(log_probs, [0, 0, 1], 3) == np.inf
 
 
 @pytest.mark.unit
-def test_the_threshold_is_not_moved_by_what_it_is_to_find():
+def test_a_minority_of_wrong_labels_hardly_moves_the_threshold():
     losses = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     assert threshold(losses) == 4 + 6 * 2  # distances 3 2 1 0 1 2 3
     assert threshold([*losses[:-1], 1e6]) == 4 + 6 * 1.5 + 6 * 0.5
@@ -134,7 +134,7 @@ SENTENCE = "PLEASE HOLD WHILE I TRY THAT EXTENSION"
         ),
     ],
 )
-def test_hints(text, heard, expected):
+def test_hints_describe_what_may_be_wrong(text, heard, expected):
     assert hints(text, heard) == expected
 
 
@@ -170,7 +170,7 @@ PLANTED = {"train4", "train11", "train0", "train7"}
 
 
 @pytest.mark.launcher
-def test_what_was_planted_comes_first(planted):
+def test_planted_label_errors_are_ranked_first(planted):
     command = [sys.executable, str(ROOT / "deepspeech2" / "validate.py"), *CHECKPOINT]
     command += ["planted.jsonl", "--limit", "5", "--suspects", "suspects.csv"]
     done = subprocess.run(command, cwd=planted, capture_output=True, text=True, check=False)
@@ -209,7 +209,7 @@ def here(planted, monkeypatch) -> Path:
     return planted
 
 
-def test_what_cannot_be_trained_on_is_not_scored(here, capsys):
+def test_utterances_that_cannot_be_trained_on_are_not_ranked(here, capsys):
     assert cli.check_data(RECIPE, ["worse.jsonl", *CHECKPOINT, "--suspects", "worse.csv"]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[1:4] == [
@@ -240,7 +240,7 @@ def test_without_manifests_the_training_set_is_ranked(here, capsys):
     assert sum(" nats per character: " in line for line in printed) == 12
 
 
-def test_no_utterance_is_good(here, capsys):
+def test_a_manifest_without_a_good_utterance_has_no_ranking(here, capsys):
     write_jsonl([Utterance("no", here / "none.wav", "AB")], here / "none.jsonl")
     assert cli.check_data(RECIPE, ["none.jsonl", *CHECKPOINT]) == 1
     assert "nats" not in capsys.readouterr().out
@@ -259,6 +259,6 @@ def test_no_utterance_is_good(here, capsys):
         ([*CHECKPOINT, "--suspects", "/dev/null/x.csv"], r"/dev/null/x\.csv: cannot be written"),
     ],
 )
-def test_what_is_refused(here, arguments, message):
+def test_wrong_options_are_refused(here, arguments, message):
     with pytest.raises(UserError, match=message):
         cli.check_data(RECIPE, arguments)

@@ -17,12 +17,12 @@ def english():
     return Vocabulary.from_file(ENGLISH)
 
 
-def test_the_labels_that_ship(english):
+def test_shipped_label_files_are_valid(english):
     assert english.labels == ("'", *string.ascii_uppercase, " ", "_")
     assert len(english) == 29 and english.blank == 28
 
 
-def test_encoding_and_back(english):
+def test_decoding_inverts_encoding(english):
     text = "DON'T STOP 'TIL"
     ids = english.encode(text)
     assert ids[:5] == [4, 15, 14, 0, 20]
@@ -49,7 +49,7 @@ def test_unknown_characters_are_named(english):
         (" \n", ""),
     ],
 )
-def test_normalising_english(english, raw, normal):
+def test_english_is_normalised(english, raw, normal):
     assert english.normalise(raw) == normal
     assert english.normalise(normal) == normal
 
@@ -65,7 +65,7 @@ def test_accents_are_composed():
     assert french.encode(french.normalise("e\u0301te\u0301")) == [0, 1, 0]
 
 
-def test_chinese_labels_from_a_file_with_bom(tmp_path):
+def test_chinese_labels_are_read_from_a_file_with_bom(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(["_", "你", "好", "世", "界"], ensure_ascii=False), "utf-8-sig")
     chinese = Vocabulary.from_file(path)
@@ -83,7 +83,7 @@ def test_words_are_characters_where_no_label_is_a_space(english):
     assert english.words("") == chinese.words("") == []
 
 
-def test_decomposed_labels_in_a_file(tmp_path):
+def test_decomposed_labels_are_composed(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text('["e\u0301", "_"]', "utf-8")
     assert Vocabulary.from_file(path).labels == ("é", "_")
@@ -113,7 +113,7 @@ def test_wrong_labels_files_are_refused_by_name(tmp_path, content, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_vocabularies_equal_by_labels_and_travel(english):
+def test_vocabularies_with_equal_labels_are_equal_and_can_be_pickled(english):
     english.encode("A")
     english.normalise("a")
     assert Vocabulary(list(english.labels)) == english
@@ -121,7 +121,7 @@ def test_vocabularies_equal_by_labels_and_travel(english):
     assert Vocabulary(("A", "_")) != english
 
 
-def test_frames_that_ctc_needs_against_enumeration():
+def test_ctc_frames_needed_agrees_with_enumeration():
     def spelled(path):
         return tuple(label for label, _ in itertools.groupby(path) if label != 0)
 

@@ -1,7 +1,7 @@
-"""Training data varied on the fly: speed, gain, noise and dither on samples, masks on features.
+"""Augmentation of training data: speed, gain, noise and dither on samples, masks on features.
 
-What is random comes from the generator passed in. Made from (seed, epoch, utterance), it is fresh
-in every epoch and the same again after a resume.
+All randomness comes from the generator that is passed in. Seeded by (seed, epoch, utterance), it
+differs in every epoch and is the same after a resume.
 """
 
 from __future__ import annotations
@@ -22,16 +22,24 @@ _AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".aif", ".aiff", ".a
 
 
 class Augmentation:
-    """What to vary and how far, by the keys of AugmentationConfig."""
+    """Varies recordings and features at random, as AugmentationConfig says."""
 
     def __init__(self, config: AugmentationConfig | None = None, **keys: Any) -> None:
-        """From a configuration group, the default one if none is given, and single keys of it."""
+        """Check the configuration.
+
+        Args:
+            config: The configuration group; None: its defaults.
+            **keys: Single keys of the group, which override it.
+
+        Raises:
+            UserError: A value or a combination of values is not possible.
+        """
         self.config = config = replace(config or AugmentationConfig(), **keys)
-        for name, least in (("speed", 0.1), ("gain", -100.0), ("noise", 0.0)):
+        for name, smallest in (("speed", 0.1), ("gain", -100.0), ("noise", 0.0)):
             low, high = getattr(config, f"{name}_min"), getattr(config, f"{name}_max")
-            if not least <= low <= high:
+            if not smallest <= low <= high:
                 raise UserError(
-                    f"{name}_min {low} and {name}_max {high}: expected {least:g} <= min <= max"
+                    f"{name}_min {low} and {name}_max {high}: expected {smallest:g} <= min <= max"
                 )
         if config.speeds and config.speed_volume_perturb:
             raise UserError(
@@ -43,12 +51,12 @@ class Augmentation:
         for name in ("noise_prob", "time_width"):
             if not 0.0 <= getattr(config, name) <= 1.0:
                 raise UserError(f"{name} {getattr(config, name)}: expected a share from 0 to 1")
-        widest = [("freq_min", "freq_width")]
+        ranges = [("freq_min", "freq_width")]
         if config.time_frames:
-            widest.append(("time_min", "time_frames"))
+            ranges.append(("time_min", "time_frames"))
         if config.cutout_masks:
-            widest += [(f"cutout_{axis}_min", f"cutout_{axis}_max") for axis in ("freq", "time")]
-        for least, most in widest:
+            ranges += [(f"cutout_{axis}_min", f"cutout_{axis}_max") for axis in ("freq", "time")]
+        for least, most in ranges:
             low, high = getattr(config, least), getattr(config, most)
             if not 0 <= low <= high:
                 raise UserError(f"{least} {low} and {most} {high}: expected 0 <= {least} <= {most}")
@@ -79,12 +87,15 @@ class Augmentation:
 
     @property
     def noise_files(self) -> tuple[Path, ...]:
-        """Recordings under `noise_dir`; UserError if it has none, or one that cannot be read."""
+        """The recordings under `noise_dir`; UserError if it has none, or one cannot be read."""
         return _audio_files(str(self.config.noise_dir)) if self.config.noise_dir else ()
 
     def check(self, store: str) -> None:
-        """Raises UserError where this cannot be done to a source that holds `store`, audio or
-        features: to be asked before training."""
+        """Raise UserError where this cannot be done to a dataset that holds `store`.
+
+        Args:
+            store: "audio" or "features".
+        """
         if self.varies_waveform and store == "features":
             keys = ("speed_volume_perturb", "speeds", "noise_dir", "dither")
             on = " and ".join(key for key in keys if getattr(self.config, key))
@@ -101,10 +112,17 @@ class Augmentation:
     def waveform(
         self, samples: np.ndarray, sample_rate: int, rng: np.random.Generator
     ) -> np.ndarray:
-        """Samples (N,) float32 faster or slower, pitch with it, louder or softer, with noise.
+        """Vary speed and pitch, loudness, noise and dither of a recording.
 
-        Faster and slower as by SoX's effect `speed`, with SoX's resampler. Gives (N / speed,). Not
-        clipped: louder is not distorted, and may pass +-1.
+        Speed changes as by SoX's effect `speed`, with SoX's resampler.
+
+        Args:
+            samples: (N,) float32.
+            sample_rate: Hz.
+            rng: Source of all randomness.
+
+        Returns:
+            Samples (N / speed,), not clipped: they may pass +-1.
         """
         if self.config.speed_volume_perturb:
             speed = rng.uniform(self.config.speed_min, self.config.speed_max)
@@ -125,10 +143,17 @@ class Augmentation:
         return samples
 
     def features(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy of (F, T) with rows and frames (SpecAugment, Park et al. 2019) and rectangles
-        (Cutout, DeVries & Taylor 2017) at 0, which is the mean of normalised features.
+        """Mask rows, frames and rectangles of features with 0, the mean of normalised features.
 
-        Cutout's rectangles lie inside; the paper's may reach over the edge.
+        Rows and frames: SpecAugment, Park et al. 2019, arXiv 1904.08779. Rectangles: Cutout,
+        DeVries & Taylor 2017, arXiv 1708.04552; ours lie inside, the paper's may cross the edge.
+
+        Args:
+            features: (F, T).
+            rng: Source of all randomness.
+
+        Returns:
+            A masked copy, or `features` itself where nothing is masked.
         """
         if not self.varies_features:
             return features
@@ -148,9 +173,16 @@ class Augmentation:
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, level: float) -> np.ndarray:
-    """speech + level * rms(speech) / rms(noise) * noise, both (N,); silent noise adds nothing.
+    """Add noise at a level relative to the speech, as in deepspeech.pytorch.
 
-    As in deepspeech.pytorch; the signal-to-noise ratio is -20 log10(level) dB.
+    Args:
+        speech: (N,).
+        noise: (N,); silent noise adds nothing.
+        level: RMS of the noise over RMS of the speech; the signal-to-noise ratio is
+            -20 log10(level) dB.
+
+    Returns:
+        speech + level * rms(speech) / rms(noise) * noise.
     """
     noise_rms = _rms(noise)
     if noise_rms == 0.0:
@@ -163,14 +195,14 @@ def _rms(samples: np.ndarray) -> float:
 
 
 def _noise(path: Path, count: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` samples from anywhere in a recording, which repeats if it is shorter."""
+    """Read `count` samples from anywhere in a recording, which repeats if it is shorter."""
     seconds = count / sample_rate
     start = rng.uniform(0.0, max(audio_info(path).duration - seconds, 0.0))
     return np.resize(load_audio(path, sample_rate, start=start, seconds=seconds), count)
 
 
 def _span(size: int, narrowest: int, widest: int, rng: np.random.Generator) -> slice:
-    """`narrowest` to `widest` places out of `size`, anywhere; as wide as there is room for."""
+    """Draw a slice of `narrowest` to `widest` places out of `size`, as far as there is room."""
     most = min(widest, size)
     width = rng.integers(min(narrowest, most), most + 1)
     start = rng.integers(size - width + 1)

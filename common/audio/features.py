@@ -1,4 +1,4 @@
-"""From samples to what a network sees: log-spectrogram or log-mel energies, normalised."""
+"""Features of samples: log-spectrogram or log-mel filterbank energies, normalised."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in th
 }
 
 _POWER_FLOOR = np.float32(2.0**-24)  # above 16-bit rounding noise: silence stays within reach
-_LEAST_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
+_MIN_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
 _JASPER_FLOOR = np.float32(1e-20)  # power, in Jasper's logarithm
 _BLOCK = 512  # frames transformed at a time, so that an hour of audio fits in memory
 
 _SILENCE_DB = 60  # below the loudest frame, from which the ends are trimmed
 _SILENCE_FRAME, _SILENCE_HOP = 2048, 512  # samples
-_FAINT = 1e-5  # RMS of full scale; what is fainter counts as this loud
+_MIN_RMS = 1e-5  # RMS of full scale; what is fainter counts as this loud
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Decides the numbers a network sees; travels with MindRecord files, checkpoints, exports."""
+    """How features are made; stored in MindRecord files, checkpoints and exported models."""
 
     kind: str = "spectrogram"  # spectrogram (log1p magnitude) or logmel (log mel filterbank energy)
     sample_rate: int = 16000  # Hz
@@ -76,7 +76,7 @@ class FeatureConfig:
 
     @property
     def window_length(self) -> int:
-        """Samples."""
+        """Samples in a window."""
         return round(self.sample_rate * self.window_size)
 
     @property
@@ -93,29 +93,30 @@ class FeatureConfig:
 
     @property
     def bins(self) -> int:
-        """Of a frame by itself: frequency bins (161 for 20 ms at 16 kHz) or mel bands."""
+        """Values of a frame before splicing: mel bands, or frequency bins (161 of 320 samples)."""
         return self.bands or self.n_fft // 2 + 1
 
     @property
     def dimension(self) -> int:
-        """Features in a frame, with those that are stacked into it."""
+        """Values of a frame after splicing, F."""
         return self.bins * self.frame_splicing
 
     def to_dict(self) -> dict:
-        """Without later keys at their defaults: what was converted before they came stays valid."""
+        """Return the keys, without later ones at their defaults: older files stay valid."""
         return {key: value for key, value in asdict(self).items() if _LATER.get(key, ...) != value}
 
     @classmethod
     def from_dict(cls, values: dict) -> FeatureConfig:
+        """Read what `to_dict` returned; UserError for unknown or missing keys."""
         values = {**_LATER, **values}
         names = {f.name for f in fields(cls)}
         if values.keys() != names:
-            found, expected = (", ".join(sorted(keys)) for keys in (values, names))
-            raise UserError(f"feature configuration has the keys {found}; expected {expected}")
+            keys, expected = (", ".join(sorted(keys)) for keys in (values, names))
+            raise UserError(f"feature configuration has the keys {keys}; expected {expected}")
         return cls(**values)
 
 
-_LATER = {
+_LATER = {  # keys that files of earlier versions do not have, with their defaults
     f.name: f.default
     for f in fields(FeatureConfig)
     if f.name in ("convention", "preemphasis", "frame_splicing", "trim_silence")
@@ -123,21 +124,22 @@ _LATER = {
 
 
 class Featurizer:
-    """Samples (N,) float32 in, features (F, T) float32 out, of mean 0 and deviation 1.
+    """Makes features (F, T) float32 of samples (N,) float32, with mean 0 and deviation 1.
 
-    spectrogram: log(1 + |STFT|), normalised over the utterance, as in deepspeech.pytorch.
-    logmel: log of the power in mel bands, each band normalised over the utterance.
-    A frame is centred on every `hop_length`-th sample, with zeros beyond both ends. What does not
-    vary (silence) comes out as 0.
+    - spectrogram: log(1 + |STFT|), normalised over the utterance, as in deepspeech.pytorch.
+    - logmel: log of the power in mel bands, each band normalised over the utterance.
 
-    Networks that deepspeech.pytorch trained have seen other details: beyond the ends the utterance
-    mirrored (librosa before 0.10), the deviation divided by N - 1, and in its release 2.0 a
-    symmetric window. On speech, features move by up to 0.015, 0.0004 and 0.11.
+    A frame is centred on every `hop_length`-th sample, with zeros beyond both ends. Constant input
+    (silence) gives 0.
 
-    Jasper's log-mel energies: beyond the ends the utterance mirrored, powers plus 1e-20, deviation
-    plus 1e-5, and no frame that is centred on the very end. The two that exist differ. The
-    MindSpore model zoo's normalises over that frame too; NVIDIA's has a symmetric window and
-    divides by T - 1. On speech at 16 kHz they are up to 0.17 apart.
+    The convention `deepspeech.pytorch` differs in details: the utterance is mirrored beyond its
+    ends (librosa before 0.10), the deviation is divided by N - 1, and in its release 2.0 the
+    window is symmetric. On speech, features change by up to 0.015, 0.0004 and 0.11.
+
+    The `jasper` conventions mirror the utterance beyond its ends, add 1e-20 to powers and 1e-5 to
+    deviations, and have no frame centred on the very end. The MindSpore model zoo's normalises over
+    that frame too; NVIDIA's has a symmetric window and divides by T - 1. On speech at 16 kHz the
+    two differ by up to 0.17.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -152,7 +154,7 @@ class Featurizer:
         self._window = window.astype(np.float32)
         self._filters = None
         if config.kind == "logmel":
-            filters = mel_filters(config.sample_rate, config.n_fft, config.bands)
+            filters = mel_filters(config.sample_rate, config.n_fft, config.bins)
             if empty := np.sum(~filters.any(axis=1)):
                 raise UserError(
                     f"bands {config.bands}: {empty} mel bands are narrower than a frequency bin at"
@@ -162,39 +164,40 @@ class Featurizer:
             self._filters = scipy.sparse.csr_array(filters)
 
     def frames(self, samples: int) -> int:
-        """Frames that so many samples give: more samples never fewer."""
+        """Return the number of frames for `samples` samples (monotonic)."""
         if self._jasper:
             return -(-samples // self.config.hop_length)
         return 1 + (samples - self.config.n_fft % 2) // self.config.hop_length
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Return the features (F, T) of samples (N,)."""
         size, hop, n_fft = self.config.window_length, self.config.hop_length, self.config.n_fft
         left = n_fft // 2 - (n_fft - size) // 2  # the window sits in the middle of a transform
         samples = np.asarray(samples, np.float32)
         frames = self.frames(len(samples))
-        seen = frames  # those that the normalisation goes over
+        normalised = frames  # frames that mean and deviation are taken over
         if self.config.convention == "jasper-mindspore":
-            seen = 1 + len(samples) // hop
+            normalised = 1 + len(samples) // hop
         if self.config.preemphasis:
             samples = _emphasised(samples, self.config.preemphasis)
         padded = np.pad(samples, (left, size), "constant" if self._plain else "reflect")
         windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
-        features = np.empty((self.config.bins, seen), np.float32)
+        features = np.empty((self.config.bins, normalised), np.float32)
         for start in range(0, features.shape[1], _BLOCK):
             block = features[:, start : start + _BLOCK]
             block[:] = self._energies(windows[start : start + block.shape[1]])
         axis = None if self._filters is None else 1
         features -= features.mean(axis=axis, keepdims=True, dtype=np.float64)
-        single = seen == 1 and axis == 1  # has no unbiased deviation
+        single = normalised == 1 and axis == 1  # has no unbiased deviation
         deviation = features.std(axis=axis, keepdims=True, ddof=0 if self._biased or single else 1)
         if self._jasper:
-            features /= deviation + _LEAST_DEVIATION
+            features /= deviation + _MIN_DEVIATION
         else:
-            features /= np.maximum(deviation, _LEAST_DEVIATION)
+            features /= np.maximum(deviation, _MIN_DEVIATION)
         return self.splice(features[:, :frames])
 
     def splice(self, features: np.ndarray) -> np.ndarray:
-        """(bins, T) -> (dimension, T): below each frame those that follow, beyond the end zeros."""
+        """Stack following frames below each: (bins, T) -> (dimension, T), zeros past the end."""
         count, bins = self.config.frame_splicing, self.config.bins
         if count == 1:
             return features
@@ -205,11 +208,16 @@ class Featurizer:
         return spliced
 
     def trim(self, samples: np.ndarray) -> np.ndarray:
-        """The samples (N,) of a recording as they are to be used: where the configuration says
-        trim_silence, without the silence at both ends. Not for what was trimmed before.
+        """Cut silence at both ends of a recording, where the configuration says `trim_silence`.
 
-        Silent are frames more than 60 dB below the loudest: of 2048 samples, centred on every
-        512th, as in librosa.effects.trim.
+        Frames more than 60 dB below the loudest are silent: of 2048 samples, centred on every
+        512th, as in librosa.effects.trim. A recording must not be trimmed twice.
+
+        Args:
+            samples: (N,).
+
+        Returns:
+            The samples that are left.
         """
         if not self.config.trim_silence or len(samples) == 0:
             return samples
@@ -221,12 +229,12 @@ class Featurizer:
         squares[middle : middle + len(samples)] = np.square(samples, dtype=np.float64)
         sums = squares.reshape(-1, _SILENCE_HOP).sum(axis=1)
         power = np.convolve(sums, np.ones(hops), "valid") / _SILENCE_FRAME
-        level = 10 * np.log10(np.maximum(power, _FAINT**2))
+        level = 10 * np.log10(np.maximum(power, _MIN_RMS**2))
         loud = np.flatnonzero(level > level.max() - _SILENCE_DB)
         return samples[loud[0] * _SILENCE_HOP : (loud[-1] + 1) * _SILENCE_HOP]
 
     def _energies(self, windows: np.ndarray) -> np.ndarray:
-        """Log energies (F, T), not normalised, of what the windows (T, window_length) see."""
+        """Return log energies (bins, T), not normalised, of windows (T, window_length)."""
         spectrum = scipy.fft.rfft(windows * self._window, self.config.n_fft)
         power = (spectrum.real**2 + spectrum.imag**2).T
         if self._filters is None:
@@ -235,23 +243,31 @@ class Featurizer:
 
 
 def build_featurizer(data: Any) -> Featurizer:
-    """By the keys of a DataConfig's SpectConfig."""
+    """Build the featurizer that a DataConfig's SpectConfig describes."""
     keys = asdict(data.SpectConfig)
     return Featurizer(FeatureConfig(kind=keys.pop("features"), **keys))
 
 
 def _emphasised(samples: np.ndarray, share: float) -> np.ndarray:
-    """x[n] - share * x[n - 1]; the first sample stays as it is."""
+    """Return x[n] - share * x[n - 1]; the first sample stays as it is."""
     emphasised = samples.copy()
     emphasised[1:] -= np.float32(share) * samples[:-1]
     return emphasised
 
 
 def mel_filters(sample_rate: int, n_fft: int, bands: int) -> np.ndarray:
-    """Triangles (bands, n_fft // 2 + 1) of area 1 over frequency, from 0 Hz to half the rate.
+    """Return triangular mel filters of area 1 over frequency, from 0 Hz to half the sample rate.
 
     Slaney's mel scale (Auditory Toolbox, 1998): 200/3 Hz a mel up to 1 kHz, logarithmic above,
     27 mels for a factor of 6.4.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: Samples in a transform.
+        bands: Number of filters.
+
+    Returns:
+        Weights (bands, n_fft // 2 + 1).
     """
     linear, knee, growth = 200.0 / 3, 1000.0, np.log(6.4) / 27
     nyquist = sample_rate / 2

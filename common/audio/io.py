@@ -17,7 +17,7 @@ import soxr
 
 from common.utils.errors import UserError
 
-# libsndfile reads a cut file up to the cut in silence; its log tells: bytes declared, bytes there.
+# libsndfile reads a cut file without an error; its log has the bytes declared and present.
 _CUT = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
@@ -29,7 +29,7 @@ _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of a recording says."""
+    """The header of a recording."""
 
     sample_rate: int  # Hz
     channels: int
@@ -37,12 +37,23 @@ class AudioInfo:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Duration in seconds."""
         return self.samples / self.sample_rate
 
 
 def audio_info(source: str | Path | bytes, name: str | None = None) -> AudioInfo:
-    """Header of a recording, not decoded; raises as `load_audio` does, as far as a header tells."""
+    """Read the header of a recording, without decoding it.
+
+    Args:
+        source: Path of the recording, or its encoded bytes.
+        name: What errors call it; None: its path.
+
+    Returns:
+        Sample rate, channels and length.
+
+    Raises:
+        UserError: As `load_audio`, as far as a header tells.
+    """
     with _opened(source, name) as (file, _):
         return AudioInfo(file.samplerate, file.channels, file.frames)
 
@@ -54,10 +65,20 @@ def load_audio(
     start: float = 0.0,
     seconds: float | None = None,
 ) -> np.ndarray:
-    """Decode a recording: (N,) float32 at `sample_rate` Hz, full scale +-1, channels averaged.
+    """Decode a recording, or a part of it, at the wanted sample rate.
 
-    `source` is a path or the encoded bytes; `name` is what errors call it. `start` and `seconds`
-    choose a part. Raises UserError if it is missing, unreadable, truncated, empty or not finite.
+    Args:
+        source: Path of the recording, or its encoded bytes.
+        sample_rate: Hz.
+        name: What errors call it; None: its path.
+        start: Seconds to skip.
+        seconds: Seconds to read; None: to the end.
+
+    Returns:
+        Samples (N,) float32, full scale +-1, channels averaged.
+
+    Raises:
+        UserError: The recording is missing, unreadable, truncated, empty or not finite.
     """
     with _opened(source, name) as (file, label):
         rate = file.samplerate
@@ -82,7 +103,7 @@ def load_audio(
 
 
 def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
-    """16-bit FLAC of samples (N,); lossless if they came from 16 bits, clipped at full scale."""
+    """Encode samples (N,) as 16-bit FLAC: lossless if they came from 16 bits, clipped at +-1."""
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
     sf.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")
@@ -90,9 +111,16 @@ def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
 
 
 def encode_opus(samples: np.ndarray, sample_rate: int) -> bytes:
-    """Ogg/Opus of samples (N,), to listen to: about 3 kB a second; plays in browsers.
+    """Encode samples (N,) as Ogg/Opus, about 3 kB a second, which browsers play.
 
-    Opus takes few sample rates: others are resampled to 16 kHz.
+    Opus takes few sample rates; others are resampled to 16 kHz.
+
+    Args:
+        samples: (N,) float32, full scale +-1.
+        sample_rate: Hz.
+
+    Returns:
+        The content of an Ogg file.
     """
     if sample_rate not in _OPUS_RATES:
         samples, sample_rate = soxr.resample(samples, sample_rate, 16000, "HQ"), 16000
@@ -103,21 +131,22 @@ def encode_opus(samples: np.ndarray, sample_rate: int) -> bytes:
 
 @dataclass
 class FormatNotice:
-    """Counts the recordings that `load_audio` converts: said once in all, not once a file."""
+    """Counts the recordings that `load_audio` converts, for one message about all of them."""
 
     sample_rate: int  # Hz that they are converted to
     recordings: int = 0
-    mixed: int = 0
+    mixed: int = 0  # recordings of more than one channel
     rates: Counter[int] = field(default_factory=Counter)  # recordings by rate, where it differs
 
     def add(self, info: AudioInfo) -> None:
+        """Count a recording."""
         self.recordings += 1
         self.mixed += info.channels > 1
         if info.sample_rate != self.sample_rate:
             self.rates[info.sample_rate] += 1
 
     def line(self) -> str | None:
-        """Such as "563 of 563 recordings resampled from 8000 Hz to 16000 Hz"; None if none was."""
+        """Return such as "3 of 9 recordings resampled from 8000 Hz to 16000 Hz"; None if none."""
         parts = []
         if self.rates:
             rates = " and ".join(f"{rate} Hz" for rate in sorted(self.rates))
@@ -132,13 +161,16 @@ class FormatNotice:
 
 @contextmanager
 def _opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[sf.SoundFile, str]]:
-    """The open recording and what errors call it; what soundfile objects to is a UserError."""
-    encoded = isinstance(source, bytes)
-    label = f"audio of {name or 'an utterance'}" if encoded else f"audio file {name or source}"
-    try:
-        stream = io.BytesIO(source) if encoded else open(source, "rb")
-    except OSError as error:
-        raise UserError(f"{label}: {error.strerror}") from None
+    """Open a recording; yield it and what errors call it. Errors of soundfile are UserErrors."""
+    stream: BinaryIO
+    if isinstance(source, bytes):
+        label, stream = f"audio of {name or 'an utterance'}", io.BytesIO(source)
+    else:
+        label = f"audio file {name or source}"
+        try:
+            stream = open(source, "rb")
+        except OSError as error:
+            raise UserError(f"{label}: {error.strerror}") from None
     with stream:
         if not stream.read(1):
             raise UserError(f"{label}: empty (0 bytes); fetch it again or leave it out")
@@ -157,7 +189,7 @@ def _opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[sf.S
 
 
 def _check_header(file: sf.SoundFile, stream: BinaryIO, label: str) -> None:
-    """Refuse what is cut, as far as the container tells, and what has no samples or no length."""
+    """Refuse files that are cut, as far as the container tells, empty, or without a length."""
     if cut := _cut(file, stream):
         raise UserError(f"{label}: truncated: {cut}; fetch it again or leave it out")
     if file.frames == 0:
@@ -167,22 +199,25 @@ def _check_header(file: sf.SoundFile, stream: BinaryIO, label: str) -> None:
 
 
 def _cut(file: sf.SoundFile, stream: BinaryIO) -> str | None:
-    """What a cut WAV, AIFF, AU, SPHERE or Ogg file lacks; FLAC and MP3 show it when decoded."""
+    """Describe what a cut WAV, AIFF, AU, SPHERE or Ogg file lacks; None where nothing is seen.
+
+    A cut FLAC or MP3 file shows only when it is decoded.
+    """
     if match := _CUT.search(file.extra_info):
-        declared, found = map(int, match.groups())
-        if found < declared < _SIZE_UNKNOWN:
-            return f"{found} bytes where its header declares {declared}"
+        declared, present = map(int, match.groups())
+        if present < declared < _SIZE_UNKNOWN:
+            return f"{present} bytes where its header declares {declared}"
     if file.format == "NIST":
-        match = re.search(rb"sample_count -i (\d+)", _peek(stream, 0, 1024))
-        if match and file.frames < int(match[1]):
-            return f"{file.frames} samples where its header declares {int(match[1])}"
-    if file.format == "OGG" and not _ends_whole(_peek(stream, -_OGG_PAGE, _OGG_PAGE)):
+        count = re.search(rb"sample_count -i (\d+)", _peek(stream, 0, 1024))
+        if count and file.frames < int(count[1]):
+            return f"{file.frames} samples where its header declares {int(count[1])}"
+    if file.format == "OGG" and not _is_complete_ogg(_peek(stream, -_OGG_PAGE, _OGG_PAGE)):
         return "the last page of its Ogg stream is missing or incomplete"
     return None
 
 
-def _ends_whole(tail: bytes) -> bool:
-    """Whether the last Ogg page is marked as last and is all there (RFC 3533).
+def _is_complete_ogg(tail: bytes) -> bool:
+    """Whether the last Ogg page is marked as last and is complete (RFC 3533).
 
     A page: "OggS", version, flags (4: last page), 20 bytes, segment count, segment sizes, segments.
     """
@@ -193,7 +228,7 @@ def _ends_whole(tail: bytes) -> bool:
 
 
 def _peek(stream: BinaryIO, offset: int, count: int) -> bytes:
-    """Bytes at `offset`, from the end if negative; libsndfile relies on the position kept."""
+    """Read bytes at `offset`, from the end if negative, and restore the position."""
     position = stream.tell()
     size = stream.seek(0, io.SEEK_END)
     stream.seek(offset if offset >= 0 else max(size + offset, 0))

@@ -1,4 +1,4 @@
-"""create_mindrecord.py and validate.py: manifests, before anything is trained on them."""
+"""The commands create_mindrecord.py and validate.py: convert and check manifests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from common.model.recipe import Recipe
 from common.utils.errors import UserError
 
 # What validate.py may override beside a checkpoint.
-_CHECKING = {
+_OVERRIDABLE = {
     "DataConfig.train_manifest",
     "DataConfig.val_manifest",
     "DataConfig.test_manifest",
@@ -37,6 +37,7 @@ _CHECKING = {
 
 
 def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
+    """Run create_mindrecord.py with the options in `argv`."""
     parser = command(
         prog="create_mindrecord.py",
         description="Convert the training and validation manifests to MindRecord files, in "
@@ -53,6 +54,7 @@ def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
 
 
 def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
+    """Run validate.py with the options in `argv`; return its exit code."""
     parser = command(
         prog="validate.py",
         description="List the utterances of manifests that cannot be trained on, and why. Exit "
@@ -122,22 +124,22 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
             write_label_issues,
         )
 
-        suspects = rank_label_issues(speech_model, good, data.batch_size, data.workers)
-        for rank, suspect in enumerate(suspects[:limit], 1):
-            print("\n".join(suspect.lines(rank)))
-        print(summary(suspects))
+        issues = rank_label_issues(speech_model, good, data.batch_size, data.workers)
+        for rank, issue in enumerate(issues[:limit], 1):
+            print("\n".join(issue.lines(rank)))
+        print(summary(issues))
         if arguments.suspects:
-            write_label_issues(arguments.suspects, suspects)
+            write_label_issues(arguments.suspects, issues)
     return 1 if bad else 0
 
 
 def _checked_config(arguments: argparse.Namespace, speech_model: Any) -> Any:
-    """The configuration of a checkpoint with what may be overridden when data are checked."""
+    """Return a checkpoint's configuration with what may be overridden when data are checked."""
     config = overridden(copy.deepcopy(speech_model.config), arguments, speech_model.recipe)
     before = configs.leaves(speech_model.config)
     for key, value in configs.leaves(config).items():
-        ours = key.startswith(("DataConfig.", "ModelConfig.")) and key not in _CHECKING
-        if ours and value != before[key]:
+        fixed = key.startswith(("DataConfig.", "ModelConfig.")) and key not in _OVERRIDABLE
+        if fixed and value != before[key]:
             raise UserError(
                 f"{key} is {value!r}, and {arguments.pretrain_ckpt} has {before[key]!r}: with "
                 "--pretrain_ckpt, features, labels and network are the checkpoint's"

@@ -1,7 +1,7 @@
-"""The plan of an epoch: which utterances, in which order, in which batch, padded to what.
+"""The plan of an epoch: which utterances are in which batch, in which order, padded to what.
 
-Everything here is a pure function of its arguments, numbers in and numbers out: exact resume and
-distributed training both rest on every process computing the same plan again.
+All functions are pure: exact resume and distributed training rely on every process computing the
+same plan.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ import numpy as np
 from common.utils.errors import UserError
 
 Shape = tuple[int, int]  # (frames, labels) that a batch is padded to
-Cut = tuple[np.ndarray, Shape]  # the utterances of one batch, and what they are padded to
+PaddedIndices = tuple[np.ndarray, Shape]  # utterances of one batch, and what they are padded to
 
-# Lengths are blurred by up to this share before sorting, so that neighbours differ each epoch.
+# Lengths are varied by up to this share before sorting, so that neighbours differ each epoch.
 LENGTH_JITTER = 0.05
-# Static frame counts are multiples of this many feature frames.
-FRAME_MULTIPLE = 8
+FRAME_MULTIPLE = 8  # static frame counts are multiples of so many feature frames
 
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """One batch of one rank. Rows past the first `valid` are repeats: computed, counted nowhere."""
+    """One batch of one rank. Rows past the first `valid` are repeats that count nowhere."""
 
-    indices: tuple[int, ...]  # utterances, a row each
-    frames: int  # feature frames to pad to, or to a multiple or the next static shape from there on
+    indices: tuple[int, ...]  # in the dataset, of each row
+    frames: int  # feature frames to pad to at least
     labels: int  # labels to pad to
     valid: int  # rows that count; 0 where a rank only keeps step with the others
 
@@ -46,22 +45,33 @@ def plan_epoch(
     shapes: Sequence[Shape] | None = None,
     shuffle: bool = True,
 ) -> list[PlannedBatch]:
-    """The batches of one rank in one epoch (counted from 0), in the order they are trained.
+    """Plan the batches of one rank in one epoch, in the order they are trained.
 
-    `frames` and `labels` (N,) hold each utterance's feature frames and label count; `batch_size`
-    is each rank's own. Over all ranks every utterance is a valid row exactly once, none is cut, and
-    a batch holds utterances of similar length. The number of batches is the same in every epoch and
-    on every rank. The ranks' batches of one step are neighbours in length, so that no rank waits
-    long for another.
+    Over all ranks every utterance is a valid row exactly once, and a batch holds utterances of
+    similar length. The number of batches is the same in every epoch and on every rank. In each
+    step the batches of all ranks are similar in length, so that no rank waits long for another.
 
     Epoch 0 goes from short to long (SortaGrad, Amodei et al. 2016, arXiv 1512.02595, section 3.2);
-    so does every epoch without `shuffle`. Later epochs draw from (seed, epoch) who shares a batch
-    with whom and the order of the batches.
+    so does every epoch without `shuffle`. In later epochs, (seed, epoch) determines which
+    utterances share a batch and the order of the batches.
 
-    `shapes=None` pads a batch to its longest utterance. Given `shapes`, each utterance goes to the
-    smallest that holds it, and a batch is always `batch_size` rows of one of the shapes.
+    Args:
+        frames: (N,) feature frames of each utterance.
+        labels: (N,) labels of each utterance.
+        batch_size: Rows of a batch of one rank.
+        seed: Of the shuffling.
+        epoch: Counted from 0.
+        rank: The rank whose batches to return.
+        world_size: Number of ranks.
+        shapes: Static shapes: each utterance goes to the smallest that holds it, and a batch is
+            always `batch_size` rows of one shape. None: pad to the longest utterance.
+        shuffle: Whether later epochs are shuffled.
 
-    Raises UserError where an utterance fits none of `shapes`.
+    Returns:
+        The batches.
+
+    Raises:
+        UserError: An utterance fits none of `shapes`, or `batch_size` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
@@ -79,11 +89,11 @@ def plan_epoch(
     plan = []
     for step in range(steps) if rng is None else rng.permutation(steps):
         number = step * world_size + rank
-        rows, (most_frames, most_labels) = batches[min(number, len(batches) - 1)]
+        rows, (max_frames, max_labels) = batches[min(number, len(batches) - 1)]
         valid = len(rows) if number < len(batches) else 0
         if shapes is not None:
             rows = np.resize(rows, batch_size)  # fills up with repeats
-        plan.append(PlannedBatch(tuple(rows.tolist()), int(most_frames), int(most_labels), valid))
+        plan.append(PlannedBatch(tuple(rows.tolist()), int(max_frames), int(max_labels), valid))
     return plan
 
 
@@ -94,12 +104,22 @@ def static_shapes(
     pad_align: int = 1,
     slowest: float = 1.0,
 ) -> list[Shape]:
-    """At most `count` shapes (frames, labels) that hold every utterance with the least padding,
-    and, where another speed makes utterances longer, one that holds the longest at the `slowest`.
+    """Choose shapes (frames, labels) that hold every utterance with the least padding.
 
     The frame counts are the multiples of 8 and of `pad_align` that minimise the padded frames
     (dynamic programming over where to cut the sorted lengths); each shape holds the labels of all
-    that are no longer.
+    utterances that are no longer.
+
+    Args:
+        frames: (N,) feature frames of each utterance.
+        labels: (N,) labels of each utterance.
+        count: Number of shapes, at most.
+        pad_align: Frame counts are multiples of this.
+        slowest: The lowest speed of augmentation; below 1, one more shape is added that holds the
+            longest utterance at this speed.
+
+    Returns:
+        The shapes, ascending.
     """
     frames, labels = np.asarray(frames), np.asarray(labels)
     rounded = aligned(frames, math.lcm(FRAME_MULTIPLE, pad_align))
@@ -134,7 +154,7 @@ def static_shapes(
 
 
 def aligned(frames: Any, multiple: int) -> Any:
-    """The next multiple from `frames` (an int or an array) on."""
+    """Round `frames` (an int or an array) up to a multiple."""
     return -(-frames // multiple) * multiple
 
 
@@ -144,11 +164,17 @@ def split(
     most: int,
     static: bool = False,
 ) -> list[PlannedBatch]:
-    """The same utterances in the same order, in batches of at most `most` padded frames.
+    """Split batches so that each has at most `most` padded frames.
 
-    An utterance that is longer by itself makes a batch of its own. `frames` (N,) as in
-    `plan_epoch`. static: batches keep their frames, and those of one shape have equally many rows,
-    the last ones repeats; what holds nothing but repeats is left out.
+    Args:
+        plan: The batches.
+        frames: (N,) feature frames of each utterance.
+        most: Padded frames of a batch; a longer utterance is a batch of its own.
+        static: Batches keep their frames, and those of one shape have equally many rows, the last
+            ones repeats; batches of nothing but repeats are left out.
+
+    Returns:
+        The same utterances in the same order.
     """
     parts = []
     for batch in plan:
@@ -164,7 +190,12 @@ def split(
 
 
 def padded_share(plan: Sequence[PlannedBatch], frames: Sequence[int] | np.ndarray) -> float:
-    """The share of all planned frames that is padding or repeats; `frames` as in `plan_epoch`."""
+    """Return the share of all planned frames that is padding or repeats.
+
+    Args:
+        plan: The batches.
+        frames: (N,) feature frames of each utterance.
+    """
     frames = np.asarray(frames)
     planned = sum(len(batch.indices) * batch.frames for batch in plan)
     spoken = sum(int(frames[list(batch.indices[: batch.valid])].sum()) for batch in plan)
@@ -173,12 +204,12 @@ def padded_share(plan: Sequence[PlannedBatch], frames: Sequence[int] | np.ndarra
 
 def _similar_lengths(
     frames: np.ndarray, labels: np.ndarray, batch_size: int, rng: np.random.Generator | None
-) -> list[Cut]:
-    """Batches cut from the utterances in order of length, blurred by `rng`."""
-    blurred = frames
+) -> list[PaddedIndices]:
+    """Cut batches from the utterances in order of length, which `rng` varies a little."""
+    sort_lengths = frames
     if rng is not None:
-        blurred = frames * (1 + rng.uniform(-LENGTH_JITTER, LENGTH_JITTER, len(frames)))
-    order = np.lexsort((labels, blurred))
+        sort_lengths = frames * (1 + rng.uniform(-LENGTH_JITTER, LENGTH_JITTER, len(frames)))
+    order = np.lexsort((labels, sort_lengths))
     batches = _slices(order, batch_size)
     return [(batch, (frames[batch].max(), labels[batch].max())) for batch in batches]
 
@@ -189,24 +220,24 @@ def _same_shape(
     batch_size: int,
     shapes: Sequence[Shape],
     rng: np.random.Generator | None,
-) -> list[Cut]:
-    """Batches cut from the utterances of one shape after the other, shuffled by `rng` within it."""
+) -> list[PaddedIndices]:
+    """Cut batches from the utterances of each shape, which `rng` shuffles."""
     order = np.lexsort((labels, frames)) if rng is None else rng.permutation(len(frames))
     shapes = sorted(shapes)
-    homes = np.full(len(frames), len(shapes))
-    for home, (most_frames, most_labels) in reversed(list(enumerate(shapes))):
-        homes[(frames <= most_frames) & (labels <= most_labels)] = home
-    if (homeless := np.flatnonzero(homes == len(shapes))).size:
-        first = homeless[0]
+    shape_of = np.full(len(frames), len(shapes))  # number of each utterance's shape
+    for number, (max_frames, max_labels) in reversed(list(enumerate(shapes))):
+        shape_of[(frames <= max_frames) & (labels <= max_labels)] = number
+    if (too_large := np.flatnonzero(shape_of == len(shapes))).size:
+        first = too_large[0]
         raise UserError(
-            f"{len(homeless)} of {len(frames)} utterances fit none of the static shapes "
+            f"{len(too_large)} of {len(frames)} utterances fit none of the static shapes "
             f"(frames, labels) {shapes}: number {first} has {frames[first]} frames and "
             f"{labels[first]} labels; add a shape that holds it or leave it out by max_duration"
         )
     return [
         (batch, shape)
-        for home, shape in enumerate(shapes)
-        for batch in _slices(order[homes[order] == home], batch_size)
+        for number, shape in enumerate(shapes)
+        for batch in _slices(order[shape_of[order] == number], batch_size)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Manifests of corpora in their official layouts."""
+"""Manifests of corpora (AN4, LibriSpeech) in their official layouts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ _LIBRISPEECH_SETS = ("train-", "dev-", "test-")
 
 
 def build_an4(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
-    """CSV manifests of CMU AN4 (`etc/`, `wav/`): train, val, test; {manifest: utterances}.
+    """Write CSV manifests of CMU AN4: train, val and test.
 
-    AN4 has no development set, so every 15th training speaker (5 of 74) is set aside as val. A
-    folder that holds the official archive alone has it unpacked first.
+    AN4 has no development set, so every 15th training speaker (5 of 74) goes to val. The official
+    archive is unpacked where the folder holds nothing else of it.
+
+    Args:
+        root: The folder of the corpus (`etc/`, `wav/`), or one that holds it as `an4/`.
+        out_dir: Where the manifests go.
+
+    Returns:
+        The number of utterances of each manifest.
+
+    Raises:
+        UserError: The corpus is not there, or not complete.
     """
     archive = Path(root, AN4_ARCHIVE)
     if archive.is_file() and not any(Path(root, name).is_dir() for name in ("an4", "etc")):
@@ -28,13 +38,13 @@ def build_an4(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
         if (place / "etc/an4_train.fileids").is_file():
             break
     else:
-        raise _absent(root, "an4", "etc/an4_train.fileids and wav/")
+        raise _not_found(root, "an4", "etc/an4_train.fileids and wav/")
     train, test = (_an4_set(place, name) for name in ("train", "test"))
     speakers = sorted({u.audio.parent.name for u in train})
-    aside = set(speakers[::15])
+    val_speakers = set(speakers[::15])
     parts = {
-        "train": [u for u in train if u.audio.parent.name not in aside],
-        "val": [u for u in train if u.audio.parent.name in aside],
+        "train": [u for u in train if u.audio.parent.name not in val_speakers],
+        "val": [u for u in train if u.audio.parent.name in val_speakers],
         "test": test,
     }
     return _write_parts({f"an4_{name}": part for name, part in parts.items()}, Path(out_dir))
@@ -62,34 +72,62 @@ def _an4_set(root: Path, name: str) -> list[Utterance]:
 
 
 def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
-    """CSV manifests of the LibriSpeech sets found in a folder, by `librispeech_sets`; returns
-    {manifest: utterances}, as `write_librispeech` does."""
+    """Write CSV manifests of the LibriSpeech sets in a folder.
+
+    Args:
+        root: As in `librispeech_sets`.
+        out_dir: Where the manifests go.
+
+    Returns:
+        The number of utterances of each manifest, as `write_librispeech` does.
+
+    Raises:
+        UserError: As `librispeech_sets`.
+    """
     sets = {name: utterances for name, (_, utterances) in librispeech_sets(root).items()}
     return write_librispeech(sets, Path(out_dir))
 
 
 def librispeech_sets(root: str | Path) -> dict[str, tuple[Path, list[Utterance]]]:
-    """The LibriSpeech sets (`train-*`, `dev-*`, `test-*`) in a folder: {name: (folder, list)}.
+    """List the LibriSpeech sets (`train-*`, `dev-*`, `test-*`) in a folder.
 
-    Sets may lie in the folder and in `LibriSpeech/` in it; the former's is taken of two alike. Of
-    the official archives in the folder, those that are not yet unpacked are, to `LibriSpeech/`.
+    Official archives in the folder are unpacked first, to `LibriSpeech/`.
+
+    Args:
+        root: A folder with sets in it or in `LibriSpeech/` in it; the former takes precedence.
+
+    Returns:
+        Folder and utterances of each set, by its name.
+
+    Raises:
+        UserError: There is no set, or a recording is missing.
     """
     for archive in sorted(Path(root).glob("*.tar.gz")):
         name = archive.name.removesuffix(".tar.gz")
-        there = any(Path(root, folder, name).is_dir() for folder in ("", "LibriSpeech"))
-        if name.startswith(_LIBRISPEECH_SETS) and not there:
+        unpacked = any(Path(root, folder, name).is_dir() for folder in ("", "LibriSpeech"))
+        if name.startswith(_LIBRISPEECH_SETS) and not unpacked:
             unpack(archive, f"LibriSpeech/{name}", Path(root))
     places = _places(root, "LibriSpeech")
-    found = {folder.name: folder for place in places[::-1] for folder in _librispeech_sets(place)}
-    if not found:
+    folders = {folder.name: folder for place in places[::-1] for folder in _librispeech_sets(place)}
+    if not folders:
         layout = "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt"
-        raise _absent(root, "LibriSpeech", layout)
-    return {name: (found[name], _librispeech_set(found[name])) for name in sorted(found)}
+        raise _not_found(root, "LibriSpeech", layout)
+    return {name: (folders[name], _librispeech_set(folders[name])) for name in sorted(folders)}
 
 
 def write_librispeech(sets: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:
-    """CSV manifests: one for each set (`libri_test_clean_manifest.csv`), and all train and all dev
-    sets together as `libri_train_manifest.csv` and `libri_val_manifest.csv`; {path: utterances}."""
+    """Write CSV manifests, such as `libri_test_clean_manifest.csv`, one for each set.
+
+    All train sets and all dev sets are also joined, as `libri_train_manifest.csv` and
+    `libri_val_manifest.csv`.
+
+    Args:
+        sets: The utterances of each set, by its name.
+        out_dir: Where the manifests go.
+
+    Returns:
+        The number of utterances of each manifest.
+    """
     parts = {f"libri_{name.replace('-', '_')}": part for name, part in sets.items()}
     for name, prefix in (("libri_train", "train-"), ("libri_val", "dev-")):
         joined = [u for set_name, part in sets.items() if set_name.startswith(prefix) for u in part]
@@ -122,12 +160,12 @@ def _librispeech_set(folder: Path) -> list[Utterance]:
 
 
 def _places(root: str | Path, name: str) -> tuple[Path, Path]:
-    """Where a corpus may lie, as absolute paths: in `root`, or in a folder of its own there."""
+    """Return where a corpus may be, as absolute paths: `root`, or a folder of its own there."""
     root = Path(os.path.abspath(root))
     return root, root / name
 
 
-def _absent(root: str | Path, name: str, layout: str) -> UserError:
+def _not_found(root: str | Path, name: str, layout: str) -> UserError:
     root = os.path.abspath(root)
     return UserError(f"{root}: no {name} found, expected a folder that holds {layout}")
 

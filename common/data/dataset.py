@@ -1,4 +1,4 @@
-"""Utterances by index, from MindRecord files or from recordings: one interface for both."""
+"""Datasets: utterances by index, from MindRecord files or from recordings."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Entry:
-    """What planning an epoch and scoring it need to know of an utterance."""
+    """What planning an epoch and scoring need to know of an utterance, without its arrays."""
 
     id: str
     text: str  # as the vocabulary writes it
     duration: float  # s
-    frames: int  # feature frames, without augmentation; the most that may come where
-    # recordings whose header alone was read are trimmed when they are decoded
-    labels: int
+    frames: int  # feature frames without augmentation; an upper bound where recordings are
+    # trimmed when they are decoded and only their headers were read
+    labels: int  # length of the encoded text
     ctc_frames: int  # output frames that CTC needs for these labels
     copy_of: str = ""  # id of the utterance that this is a copy of, at another speed
     speed: float = 1.0  # at which the recording plays; files converted earlier do not say it
@@ -43,28 +43,37 @@ class Entry:
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance as it was read: features, or audio to make them from."""
+    """One utterance with its arrays: features, or audio to make them of."""
 
-    index: int  # in its source
+    index: int  # in its dataset
     id: str
     label_ids: np.ndarray  # (L,) int32
     features: np.ndarray | None = None  # (F, T) float32
-    audio: bytes | Path | None = None  # encoded audio, or the recording
+    audio: bytes | Path | None = None  # encoded audio, or the path of the recording
 
     def samples(self, featurizer: Featurizer) -> np.ndarray:
-        """The decoded audio: (N,) float32 at the featurizer's rate, trimmed as it says."""
+        """Decode the audio: (N,) float32 at the featurizer's rate, trimmed as it says."""
         rate = featurizer.config.sample_rate
+        if self.audio is None:
+            raise ValueError(f"utterance {self.id} holds features, not audio")
         if isinstance(self.audio, bytes):  # trimmed when it was converted
             return load_audio(self.audio, rate, name=self.id)
         return featurizer.trim(load_audio(self.audio, rate))
 
 
 class Dataset(ABC):
-    """A corpus: its entries as arrays, and its utterances in any order.
+    """A corpus: what is known of its N utterances, as arrays, and the utterances in any order.
 
-    `frames` and `label_counts` (N,) are what `batching.plan_epoch` plans with; an utterance can be
-    trained on while the network's output frames are at least its `ctc_frames`. `spoken` (N,)
-    numbers what was said: copies at other speeds have the number of what they are copies of.
+    Attributes:
+        entries: What is known of each utterance.
+        ids: Ids of the utterances.
+        texts: Their texts.
+        durations: (N,) seconds.
+        frames: (N,) feature frames.
+        label_counts: (N,) labels.
+        ctc_frames: (N,) output frames that CTC needs.
+        spoken: (N,) number of what was said; copies at other speeds have the number of what they
+            are copies of.
     """
 
     store: str  # "features" or "audio": what an Example holds
@@ -78,7 +87,7 @@ class Dataset(ABC):
         self.frames = np.array([entry.frames for entry in self.entries], np.int64)
         self.label_counts = np.array([entry.labels for entry in self.entries], np.int64)
         self.ctc_frames = np.array([entry.ctc_frames for entry in self.entries], np.int64)
-        said = {}
+        said: dict[str, int] = {}
         numbers = [said.setdefault(e.copy_of or e.id, len(said)) for e in self.entries]
         self.spoken = np.array(numbers, np.int64)
 
@@ -87,10 +96,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
-        """The utterances in exactly this order; an index may come more than once."""
+        """Yield utterances in the order of `indices`, which may repeat."""
 
     def subset(self, indices: Iterable[int]) -> Dataset:
-        """A source of these utterances only, in this order; its indices count from 0 again."""
+        """Return a dataset of these utterances only, in this order, with indices from 0."""
         return _Subset(self, indices)
 
 
@@ -103,14 +112,14 @@ class _Subset(Dataset):
 
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
         indices = [int(index) for index in indices]
-        rows = self._whole.read(self._indices[index] for index in indices)
-        with closing(rows):
-            for index, row in zip(indices, rows):
-                yield replace(row, index=index)
+        examples = self._whole.read(self._indices[index] for index in indices)
+        with closing(examples):
+            for index, example in zip(indices, examples):
+                yield replace(example, index=index)
 
 
 class MindRecordDataset(Dataset):
-    """Utterances in MindRecord files; `mindrecord.open_dataset` makes it."""
+    """Utterances in MindRecord files, as `mindrecord.open_dataset` opens them."""
 
     def __init__(
         self,
@@ -133,13 +142,14 @@ class MindRecordDataset(Dataset):
         self.store = store
 
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
+        """Yield utterances in the order of `indices`; UserError where the files cannot be read."""
         indices = [int(index) for index in indices]
         # SubsetSampler repeats an index, but takes no more of them than there are records.
         for start in range(0, len(indices), len(self)):
             yield from self._read(indices[start : start + len(self)])
 
     def _read(self, indices: list[int]) -> Iterator[Example]:
-        # Not at the top: processes that convert need none of it.
+        # Not at the top: worker processes of a conversion do without MindSpore.
         from common.utils.backend import ms
 
         where = self.files[0].parent
@@ -150,21 +160,21 @@ class MindRecordDataset(Dataset):
                 sampler=ms.dataset.SubsetSampler(indices),
                 num_parallel_workers=1,  # reads far faster than anything after it
             )
-            found = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
-            for index, (name, label_ids, stored) in zip(indices, found, strict=True):
+            records = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+            for index, (name, label_ids, stored) in zip(indices, records, strict=True):
                 if name.item() != self.ids[index]:
                     raise UserError(
                         f"{where}: utterance {name.item()} lies where {self.ids[index]} should;"
                         " the files were changed, convert again"
                     )
-                yield self._row(index, label_ids, stored)
+                yield self._example(index, label_ids, stored)
         except RuntimeError as error:
             raise UserError(
                 f"{where}: MindRecord files that cannot be read"
                 f" ({mindspore_reason(error)}); convert again"
             ) from error
 
-    def _row(self, index: int, label_ids: np.ndarray, stored: np.ndarray) -> Example:
+    def _example(self, index: int, label_ids: np.ndarray, stored: np.ndarray) -> Example:
         if self.store == "features":
             features = stored.reshape(-1, self.entries[index].frames)
             return Example(index, self.ids[index], label_ids, features=features)
@@ -272,6 +282,7 @@ class ManifestDataset(Dataset):
             log(line)
 
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
+        """Yield utterances in the order of `indices`, with the paths of their recordings."""
         for index in indices:
             yield Example(
                 int(index), self.ids[index], self._label_ids[index], audio=self._audio[index]
@@ -301,15 +312,15 @@ def map_in_threads(
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-    """Samples that `load_audio` makes of so many at another rate (soxr rounds half up)."""
+    """Return the length that `load_audio` gives a recording at another rate (rounded half up)."""
     return (2 * samples * to_rate + from_rate) // (2 * from_rate)
 
 
 def mindspore_reason(error: Exception) -> str:
-    """The one line that matters of MindSpore's many."""
+    """Return the one line of MindSpore's error message that says what went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith("[ERROR]")] or lines or [repr(error)]
-    return telling[0].removeprefix("[ERROR]").strip().rstrip(".")
+    errors = [line for line in lines if line.startswith("[ERROR]")] or lines or [repr(error)]
+    return errors[0].removeprefix("[ERROR]").strip().rstrip(".")
 
 
 def _encode(vocabulary: Tokenizer, text: str, name: str) -> list[int]:

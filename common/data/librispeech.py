@@ -1,4 +1,4 @@
-"""LibriSpeech from its archives to manifests: fetched, unpacked, converted, perturbed in speed.
+"""Prepare LibriSpeech: download, unpack, convert, copy at other speeds, write manifests.
 
 Speed is changed by libsoxr, which is SoX's own resampler as a library (soxr.readthedocs.io): what
 `sox IN OUT speed S rate R` computes, without the program, which pip cannot install.
@@ -54,10 +54,21 @@ def fetch_librispeech(
     archives: dict[str, str] = ARCHIVES,
     log: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Fetches, verifies and unpacks sets to `root/LibriSpeech/<name>`, whole or not there.
+    """Download, verify and unpack sets to `root/LibriSpeech/<name>`, each complete or absent.
 
-    keep: the archives too, in `root/LibriSpeech/`. archives: {name: md5 sum}.
-    Returns the sets' folders. Raises UserError as `download` and `unpack` do.
+    Args:
+        root: Where `LibriSpeech/` goes.
+        names: The sets, such as "dev-clean".
+        url: The folder of the archives.
+        keep: Keep the archives, in `root/LibriSpeech/`.
+        archives: MD5 sum of each set's archive.
+        log: Receives lines for the user.
+
+    Returns:
+        The folders of the sets.
+
+    Raises:
+        UserError: As `download` and `unpack`.
     """
     folders = []
     for name in names:
@@ -82,11 +93,11 @@ def fetch_librispeech(
 
 @dataclass(frozen=True)
 class _Copy:
-    """A recording to make of another."""
+    """A recording to make of another; of itself where `target` is `source`."""
 
     source: Path
     target: Path
-    speed: float
+    speed: float  # factor
 
 
 def prepare_librispeech(
@@ -98,17 +109,27 @@ def prepare_librispeech(
     workers: int = 1,
     log: Callable[[str], None] = print,
 ) -> dict[Path, int]:
-    """Manifests of the sets in a folder for both models: {manifest: utterances}, written to `out`.
+    """Write manifests of the sets in a folder, for both models.
 
-    For each set Jasper's `librispeech-<set>-wav.json`, by the name that its configurations know
-    also where recordings stay FLAC, and `libri_<set>_manifest.csv`; all train and all dev sets
-    together as `libri_train_manifest.csv` and `libri_val_manifest.csv`.
+    For each set: `libri_<set>_manifest.csv`, and Jasper's `librispeech-<set>-wav.json`, whose name
+    its configurations expect even if recordings stay FLAC. All train sets and all dev sets are
+    also joined, as `libri_train_manifest.csv` and `libri_val_manifest.csv`.
 
-    wav: convert to 16-bit WAV in `<set>-wav/` beside the set, rather than leave FLAC as it is.
-    speeds: at which training sets are copied, listed as further files of each utterance in the
-    JSON; FLAC in `<set>-flac/`, or in `<set>-wav/`. What was made before is kept.
+    Args:
+        root: As in `corpora.librispeech_sets`.
+        out: Where the manifests go.
+        names: The sets; none: all that are there.
+        speeds: Speeds at which training sets are copied, to `<set>-flac/` or `<set>-wav/`; the JSON
+            lists the copies with each utterance. Existing copies are kept.
+        wav: Convert to 16-bit WAV in `<set>-wav/` beside the set, rather than leave FLAC as it is.
+        workers: Processes that convert.
+        log: Receives lines for the user.
 
-    Raises UserError where a set is not there or a recording cannot be read.
+    Returns:
+        The number of utterances of each manifest.
+
+    Raises:
+        UserError: A set is missing, or a recording cannot be read.
     """
     for speed in speeds:
         if not _SPEEDS[0] <= speed <= _SPEEDS[1]:
@@ -126,25 +147,28 @@ def prepare_librispeech(
             [*_copies(u.audio, folder, speeds if name.startswith("train-") else (), suffix, wav)]
             for u in utterances
         ]
-        flat = [copy for each in copies for copy in each]
+        flat = [copy for copies_of_one in copies for copy in copies_of_one]
         infos = dict(zip(flat, _make_all(flat, f"{name}: recordings", workers)))
         path = out / f"librispeech-{name}-wav.json"
         entries = [
-            _entry(utterance, each, infos, out) for utterance, each in zip(utterances, copies)
+            _entry(utterance, recordings, infos, out)
+            for utterance, recordings in zip(utterances, copies)
         ]
         write_text(path, json.dumps(entries, ensure_ascii=False, indent=1))
         written[path] = len(entries)
-        made = sum(copy.target != copy.source for copy in flat)
-        log(f"{name}: {len(utterances)} utterances, {made} recordings made of them")
-        plain = [replace(u, audio=each[0].target) for u, each in zip(utterances, copies)]
-        listed[name] = plain
+        written_copies = sum(copy.target != copy.source for copy in flat)
+        log(f"{name}: {len(utterances)} utterances, {written_copies} recordings made of them")
+        listed[name] = [
+            replace(utterance, audio=recordings[0].target)
+            for utterance, recordings in zip(utterances, copies)
+        ]
     return {**written, **write_librispeech(listed, out)}
 
 
 def _copies(
     source: Path, folder: Path, speeds: Sequence[float], suffix: str, convert: bool
 ) -> Iterable[_Copy]:
-    """The recordings of an utterance, that at its own speed first, as the original names them."""
+    """Yield the recordings of an utterance, at its own speed first, named as the original does."""
     stem = folder.with_name(f"{folder.name}-{suffix}") / source.relative_to(folder).with_suffix("")
     yield _Copy(source, stem.with_name(f"{stem.name}.{suffix}") if convert else source, 1.0)
     for speed in dict.fromkeys(speeds):
@@ -155,8 +179,10 @@ def _copies(
 def _entry(
     utterance: Utterance, copies: Sequence[_Copy], infos: dict[_Copy, AudioInfo], out: Path
 ) -> dict:
-    """As Jasper's convert_librispeech.py has it; paths from the manifest's folder where they lie
-    in it."""
+    """Return an entry as Jasper's convert_librispeech.py writes it.
+
+    Paths are relative to the manifest's folder where they are inside it.
+    """
     files = []
     for copy in copies:
         info, path = infos[copy], copy.target
@@ -198,10 +224,10 @@ def _make_all(copies: Sequence[_Copy], label: str, workers: int) -> list[AudioIn
 
 
 def _make(copy: _Copy) -> AudioInfo:
-    """Makes a recording that is not there yet."""
+    """Write a recording that does not exist yet; return its header."""
     if copy.target == copy.source:
         return audio_info(copy.source)
-    if copy.target.is_file():  # whole, or it would bear another name
+    if copy.target.is_file():  # complete, since it is renamed last
         return audio_info(copy.target)
     rate = audio_info(copy.source).sample_rate
     samples = load_audio(copy.source, rate)

@@ -180,12 +180,12 @@ class _BatchBuilder:
         seconds: float,
         unreadable: tuple[ReadFailure, ...],
     ) -> Batch:
-        lengths = np.array([each.shape[1] for each in features], np.int32)
+        lengths = np.array([array.shape[1] for array in features], np.int32)
         frames, labels = self._shape(planned, int(lengths.max(initial=0)))
         padded = np.zeros((len(features), self.featurizer.dimension, frames), np.float32)
         targets = np.zeros((len(features), max(labels, 1)), np.int32)
-        for row, (example, each) in enumerate(zip(examples, features)):
-            padded[row, :, : each.shape[1]] = each
+        for row, example in enumerate(examples):
+            padded[row, :, : lengths[row]] = features[row]
             targets[row, : len(example.label_ids)] = example.label_ids
         return Batch(
             features=padded,
@@ -204,8 +204,9 @@ class _BatchBuilder:
         if not self.shapes:
             return aligned(longest, self.pad_align), planned.labels
         frames = max(longest, planned.frames)
-        fit = (each for each in self.shapes if each[0] >= frames and each[1] >= planned.labels)
-        return min(fit)
+        return min(
+            shape for shape in self.shapes if shape[0] >= frames and shape[1] >= planned.labels
+        )
 
     def _features(self, example: Example) -> np.ndarray:
         """Features (F, T) of one utterance, augmented."""

@@ -52,29 +52,37 @@ class Utterance:
 def read_manifest(
     paths: str | Path | Sequence[str | Path], data_dir: str | Path | None = None
 ) -> list[Utterance]:
-    """The utterances of one manifest or of several, in order.
+    """Read the utterances of one manifest or of several, in order. Recordings are not opened.
 
-    Relative paths inside are relative to `data_dir`, else to the JSON's `root_path`, else to the
-    manifest's own folder. Ids are what the manifest says or the recording's name without suffix; a
-    second `a` in a manifest becomes `a-2`. Of several files of one Jasper entry, that of speed 1
-    comes first, the others are its copies. Recordings are not opened.
+    Ids are what the manifest says, or the recording's name without suffix; a second `a` in a
+    manifest becomes `a-2`. Of several files of one Jasper entry, that of speed 1 comes first, the
+    others are its copies.
 
-    Raises UserError for a missing, empty or malformed manifest (with the line) or transcript file,
-    and for an id in two manifests.
+    Args:
+        paths: The manifests.
+        data_dir: The folder that paths in them are relative to; None: the JSON's `root_path`, or
+            else the manifest's own folder.
+
+    Returns:
+        The utterances.
+
+    Raises:
+        UserError: A manifest or transcript file is missing, empty or malformed (with the line), or
+            an id is in two manifests.
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
     utterances: list[Utterance] = []
-    found_in: dict[str, str | Path] = {}
+    manifest_of: dict[str, str | Path] = {}  # by id
     for path in paths:
         for utterance in _with_unique_ids(_read_one(Path(path), data_dir)):
-            if utterance.id in found_in:
+            if utterance.id in manifest_of:
                 raise UserError(
-                    f"utterance {utterance.id} is in manifest {found_in[utterance.id]} and again "
-                    f"in {path}: leave one of them out, or give it another id"
+                    f"utterance {utterance.id} is in manifest {manifest_of[utterance.id]} and "
+                    f"again in {path}: leave one of them out, or give it another id"
                 )
             utterances.append(utterance)
-        found_in.update((utterance.id, path) for utterance in utterances[len(found_in) :])
+        manifest_of.update((utterance.id, path) for utterance in utterances[len(manifest_of) :])
     return utterances
 
 
@@ -84,11 +92,19 @@ def read_data(
     manifests: Sequence[str | Path],
     data_dir: str | None = None,
 ) -> list[Utterance]:
-    """The utterances of `manifests` as a DataConfig has them, `data`: what training, evaluation and
-    the checking of data see.
+    """Read the utterances of manifests as training, evaluation and validation see them.
 
-    Transcripts are normalised as DataConfig.normalize_transcripts says; relative paths start at
-    `data_dir` ("": see `read_manifest`), or without it at DataConfig.Data_dir.
+    Args:
+        data: A DataConfig; transcripts are normalised as its `normalize_transcripts` says.
+        vocabulary: Labels for the normalisation.
+        manifests: The manifests.
+        data_dir: As in `read_manifest`; "": none; None: DataConfig.Data_dir.
+
+    Returns:
+        The utterances.
+
+    Raises:
+        UserError: As `read_manifest`.
     """
     normalise = normaliser(data.normalize_transcripts, vocabulary.labels)
     data_dir = data.Data_dir if data_dir is None else data_dir
@@ -99,7 +115,7 @@ def read_data(
 
 
 def listed(manifests: Sequence[str | Path]) -> str:
-    """Manifests as messages name them."""
+    """Name manifests for messages."""
     return ", ".join(map(str, manifests))
 
 
@@ -209,13 +225,13 @@ def _parse(text: str, path: Path, line: int = 1):
 
 
 def _field(record: object, names: list[str], kind: type, where: str):
-    """The first of `names` that `record` has, checked to be a `kind`."""
-    found = record if isinstance(record, dict) else {}
+    """Return the first of `names` that `record` has as a `kind`; UserError without any."""
+    values = record if isinstance(record, dict) else {}
     for name in names:
-        if isinstance(found.get(name), kind):
-            return found[name]
+        if isinstance(values.get(name), kind):
+            return values[name]
     expected = " or ".join(repr(name) for name in names)
-    keys = ", ".join(found) or repr(record)[:60]
+    keys = ", ".join(values) or repr(record)[:60]
     raise UserError(f"{where}: no {expected} ({kind.__name__}), found {keys}")
 
 
@@ -232,6 +248,18 @@ def _duration_and_speed(record: dict, where: str) -> tuple[float | None, float]:
 def make_utterance(
     base: Path, audio: str, text: str, duration: float | None = None, speed: float = 1.0
 ) -> Utterance:
+    """Make an utterance whose id is the recording's name without suffix.
+
+    Args:
+        base: The folder that `audio` is relative to.
+        audio: Path of the recording.
+        text: Transcript; its white space is tidied.
+        duration: Seconds, where known.
+        speed: At which the recording already plays.
+
+    Returns:
+        The utterance.
+    """
     path = Path(os.path.normpath(os.path.join(base, audio)))
     return Utterance(path.stem, path, " ".join(text.split()), duration, speed)
 
@@ -256,6 +284,7 @@ def _with_unique_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 
 def read_text(path: Path, what: str) -> str:
+    """Read a text file in UTF-8, with or without BOM; errors (UserError) call it `what`."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -296,17 +325,17 @@ def without_copies(utterances: Sequence[Utterance], where: str | Path) -> list[U
 
 
 def write_csv(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """`audio,text` lines without a header. Ids, durations and speeds are not kept."""
+    """Write `audio,text` lines without a header. Ids, durations and speeds are not kept."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows((u.audio, u.text) for u in utterances)
     write_text(Path(path), buffer.getvalue())
 
 
 def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """JSON lines; the one format that keeps everything."""
+    """Write JSON lines, the one format that keeps everything."""
     records = []
     for u in utterances:
-        record = {"id": u.id, "audio": str(u.audio), "text": u.text}
+        record: dict[str, Any] = {"id": u.id, "audio": str(u.audio), "text": u.text}
         if u.duration is not None:
             record["duration"] = u.duration
         if u.speed != 1.0:
@@ -318,7 +347,7 @@ def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
 
 
 def write_deepspeech_json(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """deepspeech.pytorch's JSON; its transcripts are files, written to `<name>_txt/` beside it."""
+    """Write deepspeech.pytorch's JSON; transcripts are files in `<name>_txt/` beside it."""
     path = Path(path)
     samples = []
     for number, u in enumerate(utterances):
@@ -330,8 +359,10 @@ def write_deepspeech_json(utterances: Iterable[Utterance], path: str | Path) -> 
 
 
 def write_jasper_json(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Jasper's JSON list, an entry for an utterance and its copies. Durations that are not known
-    are read from the recordings."""
+    """Write Jasper's JSON list, an entry for an utterance and its copies.
+
+    Durations that are not known are read from the recordings.
+    """
     content: list[dict] = []
     entries: dict[str, dict] = {}  # by id
     for u in utterances:
@@ -360,7 +391,7 @@ WRITERS: dict[str, Callable[[Iterable[Utterance], str | Path], None]] = {
 def json_to_csv(
     json_path: str | Path, csv_path: str | Path, data_dir: str | Path | None = None
 ) -> int:
-    """Any of the JSON formats to CSV; returns the number of utterances."""
+    """Convert a manifest of any format to CSV; return the number of utterances."""
     utterances = read_manifest(json_path, data_dir)
     write_csv(utterances, csv_path)
     return len(utterances)

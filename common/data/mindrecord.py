@@ -1,14 +1,13 @@
-"""From recordings to MindRecord files, in parallel, and back.
+"""Convert recordings to MindRecord files, in parallel, and open these.
 
 A converted corpus is a directory:
 
     dataset.json      how it was made (features, labels, ...), its files, and what was left out
-    utterances.jsonl  one `sources.Entry` a line, in the order of the records
+    utterances.jsonl  one `dataset.Entry` a line, in the order of the records
     NAME0.md ...      the records, in the order of the manifest; each with its index NAME0.md.db
 
-It is made in `<directory>.partial` and renamed when it is whole, so what stands under its own name
-can be trusted. The directory may be renamed or moved, its files not: MindRecord files know their
-names.
+It is written as `<directory>.partial` and renamed when it is complete. The directory may be renamed
+or moved, its files not: MindRecord files contain their names.
 """
 
 from __future__ import annotations
@@ -157,9 +156,9 @@ def convert(
                 for number, share in enumerate(shares)
             }
             write_shards(partial, parts, reader, rules, workers, log)
-            told = {"origin": origin, "texts": _texts_digest(utterances)} if origin else {}
-            told["project_version"] = __version__  # no reason to convert again
-            _describe(partial, directory, made_from | told, parts)
+            source = {"origin": origin, "texts": _texts_digest(utterances)} if origin else {}
+            source["project_version"] = __version__  # no reason to convert again
+            _describe(partial, directory, made_from | source, parts)
             publish(partial, directory, leftovers=f"*{FINISHED_SUFFIX}")
     except OSError as error:
         where = error.filename or directory
@@ -173,14 +172,23 @@ def open_dataset(
     featurizer: Featurizer | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> MindRecordDataset:
-    """The utterances of a converted directory, or only those in some of its `files`.
+    """Open a converted directory.
 
-    Raises UserError if the directory is missing or damaged, and, where `featurizer` or `vocabulary`
-    is given, if it was made with others.
+    Args:
+        directory: What `convert` wrote.
+        files: Of its MindRecord files, those to open; None: all.
+        featurizer: The features that the files must have; None: any.
+        vocabulary: The labels that the files must have; None: any.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        UserError: The directory is missing or damaged, or was made with other features or labels.
     """
     directory = Path(directory)
-    made = _description(directory)
-    if made is None:
+    description = _description(directory)
+    if description is None:
         hint = "run create_mindrecord.py here, with the same --preset, --config and --set"
         if beside(directory, ".partial").exists():
             hint += ", it continues the conversion that was interrupted"
@@ -190,36 +198,45 @@ def open_dataset(
         wanted["features"] = featurizer.config.to_dict()
     if vocabulary is not None:
         wanted.update(vocabulary.description())
-    if difference := _difference(made, wanted):
+    if difference := _difference(description, wanted):
         raise UserError(
             f"{directory}: {difference}; convert again or go back to what the files were made with"
         )
-    if found := damage(directory, made["files"]):
-        raise UserError(f"{found}; convert again")
+    if problem := damage(directory, description["files"]):
+        raise UserError(f"{problem}; convert again")
 
-    chosen = _chosen(directory, list(made["records"]), files)
-    everything = iter(_read_entries(directory / _ENTRIES))
-    parts = {name: list(islice(everything, count)) for name, count in made["records"].items()}
+    records: dict[str, int] = description["records"]
+    chosen = _chosen(directory, list(records), files)
+    entries_in_order = iter(_read_entries(directory / _ENTRIES))
+    parts = {name: list(islice(entries_in_order, count)) for name, count in records.items()}
     entries = [entry for name in chosen for entry in parts[name]]
-    left_out = _left_out(made) if len(chosen) == len(parts) else []  # not known for each file
+    left_out = (
+        _left_out(description) if len(chosen) == len(parts) else []
+    )  # not known for each file
     paths = [directory / name for name in chosen]
-    return MindRecordDataset(entries, paths, made["store"], left_out)
+    return MindRecordDataset(entries, paths, description["store"], left_out)
 
 
 def other_origin(directory: str | Path, utterances: Iterable[Utterance]) -> str | None:
-    """The manifest that a directory was converted from, if its ids or texts were not those of
-    `utterances`; None if they were, or if the directory does not say.
+    """Return the manifest that a directory was converted from, if that had other ids or texts.
 
-    Recordings are not looked at: where the records are, they need not be.
+    Recordings are not opened: they need not be where the records are.
+
+    Args:
+        directory: What `convert` wrote.
+        utterances: The utterances to compare with.
+
+    Returns:
+        The manifest; None if it had these ids and texts, or if the directory does not say.
     """
-    made = _description(Path(directory)) or {}
-    if made.get("texts") in (None, _texts_digest(utterances)):
+    description = _description(Path(directory)) or {}
+    if description.get("texts") in (None, _texts_digest(utterances)):
         return None
-    return made["origin"]
+    return description["origin"]
 
 
 def _chosen(directory: Path, names: list[str], files: Iterable[str | Path] | None) -> list[str]:
-    """Those of `names` that are among `files`, all if there are none; in their own order."""
+    """Return those of `names` that are among `files`, in their own order; all without `files`."""
     wanted = [Path(file) for file in files or names]
     for file in wanted:
         elsewhere = file.parent != Path(".") and file.parent.resolve() != directory.resolve()
@@ -235,20 +252,20 @@ def _chosen(directory: Path, names: list[str], files: Iterable[str | Path] | Non
 
 
 def _is_up_to_date(directory: Path, made_from: dict, log: Callable[[str], None]) -> bool:
-    """Whether `directory` holds what is made from the same; the log says why not."""
+    """Whether `directory` holds a conversion of the same; the log says why not."""
     recover(directory)
     _refuse_another_corpus(directory, made_from["pattern"])
     if not directory.exists():
         return False
-    made = _description(directory)
-    if made is None:
+    description = _description(directory)
+    if description is None:
         if any(directory.iterdir()):
             raise UserError(
                 f"{directory}: not made by a conversion (no {_DESCRIPTION}), so it is not replaced;"
                 " move it away or choose another directory in mindrecord_format"
             )
         return False
-    reason = _difference(made, made_from) or damage(directory, made["files"])
+    reason = _difference(description, made_from) or damage(directory, description["files"])
     if reason:
         log(f"{directory}: converting again: {reason}")
     else:
@@ -257,27 +274,33 @@ def _is_up_to_date(directory: Path, made_from: dict, log: Callable[[str], None])
 
 
 def _refuse_another_corpus(directory: Path, pattern: str) -> None:
-    """Files of another name, whole or in the making, are not this conversion's to replace."""
+    """Refuse to replace a conversion, complete or not, whose files have another name."""
     partial = beside(directory, ".partial")
-    for place, made in ((directory, _description(directory)), (partial, interrupted(directory))):
-        if made is not None and made.get("pattern", pattern) != pattern:
+    descriptions = ((directory, _description(directory)), (partial, interrupted(directory)))
+    for place, description in descriptions:
+        if description is not None and description.get("pattern", pattern) != pattern:
             raise UserError(
-                f"{place}: holds another corpus, made as {made['pattern']}; choose another "
+                f"{place}: holds another corpus, made as {description['pattern']}; choose another "
                 "directory in DataConfig.mindrecord_format, or remove this one"
             )
 
 
 def _describe(partial: Path, directory: Path, made_from: dict, names: Iterable[str]) -> None:
-    """Writes what lies beside the finished files; raises UserError if there is nothing in them."""
-    shards = {name: finished(partial, name) for name in names}
+    """Write the description of finished files; UserError if there is no utterance in them."""
+    shards: dict[str, dict] = {}
+    for name in names:
+        shard = finished(partial, name)
+        assert shard is not None  # written just before
+        shards[name] = shard
     entries = [entry for shard in shards.values() for entry in shard["entries"]]
-    problems = [problem for shard in shards.values() for problem in shard["problems"]]
+    left_out = [reason for shard in shards.values() for reason in shard["problems"]]
     if not entries:
-        counts = Counter(problem["category"] for problem in problems).most_common()
-        found = ", ".join(f"{category}: {count}" for category, count in counts)
-        first = f"{problems[0]['id']}: {problems[0]['detail']}"
+        reasons = [LeftOut.from_json(values) for values in left_out]
+        counts = Counter(reason.reason for reason in reasons).most_common()
+        listed = ", ".join(f"{reason}: {count}" for reason, count in counts)
+        first = f"{reasons[0].id}: {reasons[0].message}"
         shutil.rmtree(partial)
-        raise UserError(f"{directory}: no utterance can be used ({found}); the first is {first}")
+        raise UserError(f"{directory}: no utterance can be used ({listed}); the first is {first}")
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
     write_text(partial / _ENTRIES, "".join(lines))
     files = {_ENTRIES: (partial / _ENTRIES).stat().st_size}
@@ -288,7 +311,7 @@ def _describe(partial: Path, directory: Path, made_from: dict, names: Iterable[s
         "seconds": sum(entry["duration"] for entry in entries),
         "records": {name: len(part["entries"]) for name, part in shards.items() if part["files"]},
         "files": files,  # bytes
-        "left_out": problems,
+        "left_out": left_out,
     }
     write_text(partial / _DESCRIPTION, json.dumps(description, ensure_ascii=False, indent=1))
 
@@ -306,14 +329,14 @@ def _left_out(description: dict) -> list[LeftOut]:
 
 
 def _description(directory: Path) -> dict | None:
-    """The content of dataset.json, None if there is none."""
+    """Return the content of dataset.json, None if there is none."""
     path = directory / _DESCRIPTION
     if not path.exists():
         return None
-    made = read_json(path)
-    if made is None:
+    description = read_json(path)
+    if description is None:
         raise UserError(f"{path}: damaged, not JSON; remove {directory} and convert again")
-    return made
+    return description
 
 
 def _read_entries(path: Path) -> list[Entry]:
@@ -321,40 +344,40 @@ def _read_entries(path: Path) -> list[Entry]:
         return [Entry(**json.loads(line)) for line in lines]
 
 
-def _difference(made: dict, wanted: dict) -> str | None:
-    """The first point in which files made from one thing are not what another wants."""
+def _difference(description: dict, wanted: dict) -> str | None:
+    """Describe the first point in which files differ from what is wanted; None without any."""
     for key, value in wanted.items():
-        found = made.get(key)
-        if found == value:
+        present = description.get(key)
+        if present == value:
             continue
-        if key == "features" and found:  # keys that either leaves out have a meaning
-            found, value = (asdict(FeatureConfig.from_dict(each)) for each in (found, value))
+        if key == "features" and present:  # keys that either lacks are at their defaults
+            present, value = (asdict(FeatureConfig.from_dict(keys)) for keys in (present, value))
         if key == "manifest":
             return "the manifest or a recording has changed"
         if key == "output_frames":
             return "the network's output frames have changed"
         if key == "labels":
-            return _labels_difference(found or [], value)
-        if isinstance(value, dict) and isinstance(found, dict):
-            name = next(name for name in value if found.get(name) != value[name])
-            key, found, value = f"{key}.{name}", found.get(name), value[name]
-        return f"{key} is {found!r} in the files, {value!r} is wanted"
+            return _labels_difference(present or [], value)
+        if isinstance(value, dict) and isinstance(present, dict):
+            name = next(name for name in value if present.get(name) != value[name])
+            key, present, value = f"{key}.{name}", present.get(name), value[name]
+        return f"{key} is {present!r} in the files, {value!r} is wanted"
     return None
 
 
-def _labels_difference(found: Sequence[str], wanted: Sequence[str]) -> str:
-    """In a line, however many there are."""
-    pairs = enumerate(zip_longest(found, wanted))
-    number, (one, other) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
-    there, here = ("none" if label is None else repr(label) for label in (one, other))
+def _labels_difference(present: Sequence[str], wanted: Sequence[str]) -> str:
+    """Describe in one line how two lists of labels differ."""
+    pairs = enumerate(zip_longest(present, wanted))
+    number, pair = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    in_files, expected = ("none" if label is None else repr(label) for label in pair)
     return (
-        f"labels differ: {len(found)} in the files, {len(wanted)} are wanted; the first that "
-        f"differs, number {number}, is {there} in the files, {here} is wanted"
+        f"labels differ: {len(present)} in the files, {len(wanted)} are wanted; the first that "
+        f"differs, number {number}, is {in_files} in the files, {expected} is wanted"
     )
 
 
 def _texts_digest(utterances: Iterable[Utterance]) -> str:
-    """Changes with what the manifest says, wherever it and the recordings lie."""
+    """Digest of ids and texts, wherever manifest and recordings lie."""
     digest = hashlib.sha256()
     for utterance in utterances:
         digest.update(json.dumps((utterance.id, utterance.text)).encode())
@@ -362,15 +385,15 @@ def _texts_digest(utterances: Iterable[Utterance]) -> str:
 
 
 def _digest(utterances: Iterable[Utterance]) -> str:
-    """Changes with the manifest, and with the recordings as far as sizes and times tell."""
+    """Digest of the manifest, and of sizes and times of the recordings."""
     digest = hashlib.sha256()
     for utterance in utterances:
         try:
             status = os.stat(utterance.audio)
-            state = (status.st_size, status.st_mtime_ns)
+            state: tuple[int, int] | None = (status.st_size, status.st_mtime_ns)
         except (OSError, ValueError):  # reading it will say so
             state = None
-        line = (utterance.id, str(utterance.audio), utterance.text, state)
+        line: tuple = (utterance.id, str(utterance.audio), utterance.text, state)
         if utterance.copy_of:
             line += (utterance.copy_of,)
         digest.update(json.dumps(line).encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from common.audio.features import FeatureConfig, Featurizer
 from common.audio.io import AudioInfo, FormatNotice, audio_info, encode_flac, load_audio
-from common.data.dataset import Entry, mindspore_reason
+from common.data.dataset import Entry, Example, mindspore_reason
 from common.data.manifest import Utterance
 from common.data.selection import (
     Candidate,
@@ -53,8 +53,7 @@ class Record:
 
     candidate: Candidate
     info: AudioInfo | None = None  # None: unreadable
-    label_ids: tuple[int, ...] = ()
-    stored: np.ndarray | bytes | None = None  # features or audio; None: not to be written
+    example: Example | None = None  # its index means nothing; None: left out
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ class Reader:
     rules: SelectionRules  # without the network's: its output frames may need MindSpore
 
     def __call__(self, utterance: Utterance) -> Record:
+        """Decode one recording and make its record."""
         try:
             return self._record(utterance)
         except Exception as error:  # our own fault, or memory
@@ -84,21 +84,27 @@ class Reader:
         candidate = measure(utterance, samples, self.vocabulary, featurizer)
         if reasons_against(candidate, self.rules):
             return Record(candidate, info)
-        stored = self._stored(utterance, info, samples, whole=len(samples) == len(recorded))
-        candidate = replace(candidate, record_bytes=memoryview(stored).nbytes)
+        features, audio = None, None
+        if self.store == "features":
+            features = featurizer(samples)
+            size = features.nbytes
+        else:
+            trimmed = len(samples) < len(recorded)
+            audio = self._encoded(utterance, info, samples, trimmed)
+            size = len(audio)
+        candidate = replace(candidate, record_bytes=size)
         if reasons_against(candidate, self.rules):
             return Record(candidate, info)
-        label_ids = tuple(self.vocabulary.encode(candidate.entry.text))
-        return Record(candidate, info, label_ids, stored)
+        label_ids = np.array(self.vocabulary.encode(candidate.entry.text), np.int32)
+        return Record(candidate, info, Example(0, utterance.id, label_ids, features, audio))
 
-    def _stored(
-        self, utterance: Utterance, info: AudioInfo, samples: np.ndarray, whole: bool
-    ) -> np.ndarray | bytes:
-        if self.store == "features":
-            return _featurizer(self.features)(samples)
+    def _encoded(
+        self, utterance: Utterance, info: AudioInfo, samples: np.ndarray, trimmed: bool
+    ) -> bytes:
+        """Return compact audio files as they are, anything else as FLAC."""
         rate = self.features.sample_rate
         as_wanted = (info.sample_rate, info.channels) == (rate, 1)
-        if whole and as_wanted and utterance.audio.suffix.lower() in _COMPACT:
+        if not trimmed and as_wanted and utterance.audio.suffix.lower() in _COMPACT:
             return utterance.audio.read_bytes()
         return encode_flac(samples, rate)
 
@@ -108,7 +114,9 @@ def _featurizer(config: FeatureConfig) -> Featurizer:
     return Featurizer(config)
 
 
-def _in_order(reader: Reader, utterances: Sequence[Utterance], workers: int) -> Iterator[Record]:
+def _in_order(
+    reader: Reader, utterances: Sequence[Utterance], workers: int
+) -> Generator[Record, None, None]:
     """Yield `reader(utterance)` in order, from up to `workers` processes, a few ahead."""
     workers = min(workers, len(utterances) // _MIN_ITEMS_PER_WORKER)
     if workers <= 1:
@@ -153,15 +161,15 @@ def write_shards(
         workers: Processes that read recordings.
         log: Receives one line about recordings that are resampled or down-mixed.
     """
-    left = {name: part for name, part in parts.items() if finished(partial, name) is None}
-    todo = [utterance for part in left.values() for utterance in part]
+    missing = {name: part for name, part in parts.items() if finished(partial, name) is None}
+    todo = [utterance for part in missing.values() for utterance in part]
     total = sum(map(len, parts.values()))
     notice = FormatNotice(reader.features.sample_rate)
     progress = tqdm(
         total=total, initial=total - len(todo), desc="convert", unit="utt", disable=None
     )
     with progress, closing(_in_order(reader, todo, workers)) as records:
-        for name, part in left.items():
+        for name, part in missing.items():
             shard = _Shard(partial / name, reader.store)
             for _, record in zip(part, records):
                 if record.info is not None:
@@ -191,16 +199,17 @@ class _Shard:
         if reasons := reasons_against(record.candidate, rules):
             self.left_out += reasons
             return
-        assert record.stored is not None  # the reader left out nothing that these rules keep
-        entry, stored = record.candidate.entry, record.stored
+        example = record.example
+        assert example is not None  # the reader leaves out nothing that these rules keep
+        features = example.features
         fields = {
-            "id": entry.id,
-            "labels": np.array(record.label_ids, np.int32),
-            self.store: stored.reshape(-1) if isinstance(stored, np.ndarray) else stored,
+            "id": example.id,
+            "labels": example.label_ids,
+            self.store: example.audio if features is None else features.reshape(-1),
         }
         with self._errors():
             self._open().write_raw_data([fields])
-        self.entries.append(entry)
+        self.entries.append(record.candidate.entry)
 
     def finish(self) -> None:
         """Complete the file on disk, and write another beside it that says so."""

@@ -1,7 +1,7 @@
-"""From log-probabilities to text.
+"""Decoders: text from log-probabilities.
 
-`make_decoder` picks a `Decoder` by `LMConfig.decoder_type`; another decoder is another class here
-and another line in `DECODERS`.
+`make_decoder` chooses a `Decoder` by `LMConfig.decoder_type`. To add one, write another class and
+another line in `DECODERS`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,34 @@ from common.text.tokenizer import Vocabulary
 from common.utils.errors import UserError
 from common.utils.worker_pool import worker_pool
 
-WORTH_PROCESSES = 2.0  # seconds of searching, after which further processes are worth their start
+MIN_SECONDS_FOR_PROCESSES = 2.0  # of searching, after which further processes are started
 
 
 class Decoder(ABC):
-    """Log-probabilities (T, B, C) and lengths (B,) in frames -> B texts, words parted by a space.
+    """Turns log-probabilities into texts, with words separated by one space.
 
     Frames past an utterance's length are not read, so its text is the same in any batch.
     """
 
     @abstractmethod
     def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
-        """Of each utterance one or more different texts, best first."""
+        """Decode a batch.
+
+        Args:
+            log_probs: (T, B, C) natural logarithms.
+            lengths: (B,) frames of each utterance.
+
+        Returns:
+            For each utterance one or more different texts, best first.
+        """
 
     def __call__(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[str]:
-        """The best text of each utterance."""
-        return [found[0].text for found in self.hypotheses(log_probs, lengths)]
+        """Return the best text of each utterance; arguments as in `hypotheses`."""
+        return [hypotheses[0].text for hypotheses in self.hypotheses(log_probs, lengths)]
 
 
 def collapse(path: np.ndarray, blank: int) -> np.ndarray:
-    """The labels that a CTC path (T,) stands for: repeats merged, then blanks dropped.
+    """Return the labels of a CTC path (T,): repeats merged, then blanks removed.
 
     Graves et al. 2006, "Connectionist Temporal Classification", section 3.1.
     """
@@ -48,19 +56,20 @@ def collapse(path: np.ndarray, blank: int) -> np.ndarray:
 
 
 def emission_frames(path: np.ndarray, blank: int) -> np.ndarray:
-    """The frames of a CTC path (T,) in which the labels of `collapse` begin, ascending."""
+    """Return the frames of a CTC path (T,) in which the labels of `collapse` begin, ascending."""
     begins = np.ones(len(path), dtype=bool)
     begins[1:] = path[1:] != path[:-1]
     return np.flatnonzero(begins & (path != blank))
 
 
 class GreedyDecoder(Decoder):
-    """The best label of each frame, collapsed; scored by that one path."""
+    """Collapses the path of the best labels of each frame; its log-probability is the score."""
 
     def __init__(self, vocabulary: Vocabulary):
         self.vocabulary = vocabulary
 
     def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
+        """Decode a batch into one text for each utterance."""
         log_probs = np.asarray(log_probs)
         paths, scores = log_probs.argmax(axis=-1), log_probs.max(axis=-1)
         return [
@@ -74,26 +83,27 @@ class GreedyDecoder(Decoder):
 
 
 class BeamDecoder(Decoder):
-    """Prefix beam search; where there is much to search, in `LMConfig.lm_workers` processes."""
+    """Prefix beam search, after some seconds of it in `LMConfig.lm_workers` processes."""
 
     def __init__(self, lm_config: Any, vocabulary: Vocabulary):
         self._settings = lm_config, vocabulary
-        self._search = make_search(lm_config, vocabulary)  # what is wrong with the files shows here
+        self._search = make_search(lm_config, vocabulary)  # UserError if the files are bad
         self._pool: ProcessPoolExecutor | None = None
         self._searched = 0.0  # seconds, in this process
 
     def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
+        """Decode a batch into up to `LMConfig.top_paths` texts for each utterance."""
         utterances = [log_probs[:length, row] for row, length in enumerate(lengths)]
         workers = self._settings[0].lm_workers
-        if workers == 1 or len(utterances) == 1 or self._searched < WORTH_PROCESSES:
-            begin = time.perf_counter()
-            found = [self._search(utterance) for utterance in utterances]
-            self._searched += time.perf_counter() - begin
-            return found
+        if workers == 1 or len(utterances) == 1 or self._searched < MIN_SECONDS_FOR_PROCESSES:
+            start = time.perf_counter()
+            hypotheses = [self._search(utterance) for utterance in utterances]
+            self._searched += time.perf_counter() - start
+            return hypotheses
         if self._pool is None:
             self._pool = worker_pool(workers, _start_search, *self._settings)
         try:
-            return list(self._pool.map(_search_here, utterances))
+            return list(self._pool.map(_search_in_worker, utterances))
         except BrokenProcessPool as error:
             raise UserError(
                 f"one of {workers} decoding processes was killed, perhaps for lack of memory; "
@@ -102,15 +112,26 @@ class BeamDecoder(Decoder):
 
 
 def make_search(lm_config: Any, vocabulary: Vocabulary) -> BeamSearch:
-    """The search that an LMConfig describes, its language model loaded."""
-    language = None
+    """Make the search that an LMConfig describes, and load its language model.
+
+    Args:
+        lm_config: An LMConfig.
+        vocabulary: Labels of the network.
+
+    Returns:
+        The search.
+
+    Raises:
+        UserError: The language model cannot be used.
+    """
+    language_model = None
     if lm_config.lm_path:
         if " " not in vocabulary.labels:
             raise UserError(
                 f"LMConfig.lm_path {lm_config.lm_path}: a language model of words needs a space "
                 "among the labels, these have none"
             )
-        language = WordModel(
+        language_model = WordModel(
             lm_config.lm_path, vocabulary, lm_config.alpha, lm_config.beta, lm_config.unk_offset
         )
     return BeamSearch(
@@ -119,20 +140,20 @@ def make_search(lm_config: Any, vocabulary: Vocabulary) -> BeamSearch:
         lm_config.cutoff_top_n,
         lm_config.cutoff_prob,
         lm_config.top_paths,
-        language,
+        language_model,
     )
 
 
-_here: BeamSearch  # of a worker process
+_worker_search: BeamSearch  # of a worker process
 
 
 def _start_search(lm_config: Any, vocabulary: Vocabulary) -> None:
-    global _here
-    _here = make_search(lm_config, vocabulary)
+    global _worker_search
+    _worker_search = make_search(lm_config, vocabulary)
 
 
-def _search_here(log_probs: np.ndarray) -> list[Hypothesis]:
-    return _here(log_probs)
+def _search_in_worker(log_probs: np.ndarray) -> list[Hypothesis]:
+    return _worker_search(log_probs)
 
 
 def _greedy(lm_config: Any, vocabulary: Vocabulary) -> Decoder:
@@ -151,7 +172,7 @@ DECODERS: dict[str, Callable[[Any, Vocabulary], Decoder]] = {
 
 
 def describe(lm_config: Any) -> str:
-    """What `make_decoder` makes of it, in words for people."""
+    """Describe the decoder of an LMConfig in words."""
     kind = lm_config.decoder_type.lower()
     if kind != "beam":
         return kind
@@ -165,7 +186,18 @@ def describe(lm_config: Any) -> str:
 
 
 def make_decoder(lm_config: Any, vocabulary: Vocabulary) -> Decoder:
-    """The decoder that `lm_config.decoder_type` names (any letter case)."""
+    """Make the decoder that `lm_config.decoder_type` names (any letter case).
+
+    Args:
+        lm_config: An LMConfig.
+        vocabulary: Labels of the network.
+
+    Returns:
+        The decoder.
+
+    Raises:
+        UserError: There is no such decoder, or its language model cannot be used.
+    """
     build = DECODERS.get(lm_config.decoder_type.lower())
     if build is None:
         raise UserError(

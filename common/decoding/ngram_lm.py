@@ -1,4 +1,4 @@
-"""Word n-gram language models, ARPA files or KenLM's binary ones, read by KenLM."""
+"""Word n-gram language models: ARPA or KenLM binary files, read by KenLM."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from common.utils.errors import UserError
 
 _LN_10 = float(np.log(10))  # ARPA files and KenLM speak in base 10
 _BINARY = b"mmap lm "  # how KenLM's binary files begin
-_MARKS = (b"", b"<s>", b"</s>", b"<unk>", b"<UNK>")  # no words
-_LAST = "\U0010ffff"  # sorts behind every character
+_MARKS = (b"", b"<s>", b"</s>", b"<unk>", b"<UNK>")  # entries that are no words
+_LAST = "\U0010ffff"  # sorts after every character
 _TABLE_BYTES = 64 << 20
 
 
 class WordModel:
     """Scores a word after its history by alpha * ln p(word | history) + beta.
 
-    A sentence begins with <s>; its end is not scored, since recordings are cut anywhere. Words are
-    the model's in any letter case. One that it does not know has the probability of <unk>, and
-    unk_offset is added to its logarithm: <unk> stands for all unknown words together, not for this
-    one. Heafield 2011, "KenLM: Faster and Smaller Language Model Queries".
+    A sentence begins with <s>; its end is not scored, since recordings are cut anywhere. Letter
+    case is ignored. An unknown word has the probability of <unk>, which stands for all unknown
+    words together; `unk_offset` is added to its logarithm.
+
+    Heafield 2011, "KenLM: Faster and Smaller Language Model Queries".
     """
 
     def __init__(
@@ -39,47 +40,61 @@ class WordModel:
         beta: float,
         unk_offset: float,
     ):
-        """Raises UserError where the file is no language model, or KenLM is not installed."""
+        """Load a model.
+
+        Args:
+            path: An ARPA file or KenLM's binary file.
+            vocabulary: Labels that the words are spelled with.
+            alpha: Weight of the language model.
+            beta: Added for each word.
+            unk_offset: Added to the natural logarithm of an unknown word's probability.
+
+        Raises:
+            UserError: The file is no language model, or KenLM is not installed.
+        """
         self.alpha, self.beta, self.unk_offset = alpha, beta, unk_offset
         self._kenlm, self._model = _load(path)
-        alone = self._kenlm.State()
-        self._model.NullContextWrite(alone)
-        best: dict[str, tuple[float, str]] = {}  # of the spellings that differ in letter case
+        no_history = self._kenlm.State()
+        self._model.NullContextWrite(no_history)
+        best: dict[str, tuple[float, str]] = {}  # of spellings that differ in letter case only
         for word in _words(path):
-            entry = self._score(alone, word)[0], word
+            entry = self._score(no_history, word)[0], word
             text = vocabulary.normalise(word)
             best[text] = max(entry, best.get(text, entry))
         self._spellings = {text: word for text, (_, word) in best.items()}
-        self.outlook = LanguageModelLookahead(
+        self.lookahead = LanguageModelLookahead(
             vocabulary,
             {text: score for text, (score, _) in best.items()},
-            self._score(alone, "")[0],
+            self._score(no_history, "")[0],
         )
 
     def start(self) -> Any:
-        """The history at the beginning of an utterance."""
+        """Return the history at the beginning of an utterance."""
         state = self._kenlm.State()
         self._model.BeginSentenceWrite(state)
         return state
 
     def score(self, history: Any, word: str) -> tuple[float, Any]:
-        """The score of `word` after `history`, and the history behind it."""
+        """Return the score of `word` after `history`, and the history that includes it."""
         return self._score(history, self._spellings.get(word, word))
 
     def _score(self, history: Any, word: str) -> tuple[float, Any]:
-        behind = self._kenlm.State()
-        found = self._model.BaseFullScore(history, word, behind)
-        log_prob = found.log_prob * _LN_10 + (self.unk_offset if found.oov else 0.0)
-        return self.alpha * log_prob + self.beta, behind
+        next_history = self._kenlm.State()
+        result = self._model.BaseFullScore(history, word, next_history)
+        log_prob = result.log_prob * _LN_10 + (self.unk_offset if result.oov else 0.0)
+        return self.alpha * log_prob + self.beta, next_history
 
 
 class LanguageModelLookahead:
-    """What a word that is not at its end may score at best.
+    """The best score that an unfinished word can reach.
 
-    A search that prunes must count it: else texts whose words never end, and so are never scored,
-    push the others out. It is the best score, without a history, of the words that begin like this
-    one, or else an unknown word's. (The smearing of Ortmanns, Ney, Eiden 1996, "Language-model
-    look-ahead for large vocabulary speech recognition".)
+    Pruning must add it: otherwise texts whose words never end, and so are never scored, displace
+    the others. It is the best score, without history, of the words that begin like the unfinished
+    one, or else the score of an unknown word (smearing: Ortmanns, Ney, Eiden 1996, "Language-model
+    look-ahead for large vocabulary speech recognition").
+
+    Beginnings of words are numbered as they occur; row `n` of a table holds, for each label, the
+    best score if the label follows beginning `n`.
     """
 
     def __init__(self, vocabulary: Vocabulary, scores: dict[str, float], unknown: float):
@@ -87,20 +102,21 @@ class LanguageModelLookahead:
         self._words = sorted(scores)
         self._scores = np.array([scores[word] for word in self._words])
         self._unknown = unknown
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        """Gives the memory of all rows back."""
+    def clear(self) -> None:
+        """Forget all rows, whose numbers are then invalid."""
         self._rows: dict[str, int] = {}
         self._table = np.full((64, len(self._labels)), self._unknown)
         self._count = 1
 
     @property
     def full(self) -> bool:
+        """Whether the table has reached its limit, so that `clear` should be called."""
         return self._table.nbytes > _TABLE_BYTES
 
     def row(self, beginning: str) -> int:
-        """The number of a word's beginning; 0: no known word begins so."""
+        """Return the number of a word's beginning; 0: no known word begins like this."""
         if beginning not in self._rows:
             at = bisect_left(self._words, beginning)
             end = bisect_left(self._words, beginning + _LAST, lo=at)
@@ -108,15 +124,15 @@ class LanguageModelLookahead:
         return self._rows[beginning]
 
     def after(self, rows: np.ndarray) -> np.ndarray:
-        """Beginnings (N,) by their numbers -> (N, C), the outlook when each label has followed."""
+        """Return the best scores (N, C) if each label follows each beginning in `rows` (N,)."""
         return self._table[rows]
 
     def _new_row(self, size: int, at: int, end: int) -> int:
-        """For the words from `at` to `end`, which share their first `size` characters."""
+        """Add a row for the words from `at` to `end`, which share their first `size` letters."""
         if self._count == len(self._table):
             self._table = np.concatenate([self._table, np.full_like(self._table, self._unknown)])
         row = self._table[self._count]
-        at += len(self._words[at]) == size  # the word that is at its end here
+        at += len(self._words[at]) == size  # skip the word that is complete here
         while at < end:
             longer = self._words[at][: size + 1]
             following = bisect_left(self._words, longer + _LAST, lo=at, hi=end)
@@ -129,7 +145,7 @@ class LanguageModelLookahead:
 
 
 def _load(path: str | Path) -> tuple[Any, Any]:
-    """The module kenlm, and the model."""
+    """Return the module kenlm, and the model."""
     try:
         import kenlm
     except ImportError:
@@ -156,7 +172,7 @@ def _load(path: str | Path) -> tuple[Any, Any]:
 
 
 def _words(path: str | Path) -> Iterator[str]:
-    """The words of a model: an ARPA file's unigrams, or what a binary file lists at its end."""
+    """Yield the words of a model: an ARPA file's unigrams, or a binary file's list at its end."""
     with open(path, "rb") as file:
         words = _binary_words(file) if file.read(len(_BINARY)) == _BINARY else _arpa_words(file)
         try:

@@ -5,9 +5,9 @@ Recurrent DNNs" (arXiv 1408.2873). A text is scored by
 
     log p_ctc(text) + alpha * log p_lm(text) + beta * number of words
 
-with natural logarithms and p_ctc summed over all paths that read as the text. It is a search over
-texts as people write them: spaces at the ends and repeated ones change no text, so their paths
-count for the same one. With a beam wide enough nothing is pruned, and the scores are exact.
+with natural logarithms and p_ctc summed over all paths of the text. Paths that differ only in
+spaces at the ends or in repeated spaces belong to the same text. With a beam that is wide enough
+nothing is pruned, and the scores are exact.
 """
 
 from __future__ import annotations
@@ -20,47 +20,46 @@ import numpy as np
 from common.decoding.ngram_lm import WordModel
 from common.text.tokenizer import Vocabulary
 
-_SPARE_PREFIXES = 20_000  # new ones after which those that nothing refers to are forgotten
+_PREFIXES_BETWEEN_PRUNING = 20_000  # new prefixes after which unused ones are removed
 
 
 class Hypothesis(NamedTuple):
+    """A text that an utterance may have."""
+
     text: str
     score: float  # natural logarithm
 
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """log_probs (T, C) of one utterance -> its best hypotheses, best first.
-
-    beam_width: prefixes kept after each frame. cutoff_top_n, cutoff_prob: of each frame only the
-    best labels are followed, so many or until their probabilities add up to so much. top_paths:
-    hypotheses returned, fewer where the beam holds fewer.
-    """
+    """Searches for the best texts of one utterance."""
 
     vocabulary: Vocabulary
-    beam_width: int
-    cutoff_top_n: int = 40
-    cutoff_prob: float = 1.0
-    top_paths: int = 1
-    language: WordModel | None = None
+    beam_width: int  # prefixes kept after each frame
+    cutoff_top_n: int = 40  # labels followed in each frame, the best
+    cutoff_prob: float = 1.0  # or fewer, until their probabilities add up to this
+    top_paths: int = 1  # hypotheses returned, or fewer where the beam holds fewer
+    language_model: WordModel | None = None
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
-        prefixes = _Prefixes(self.vocabulary, self.language)
+        """Search log-probabilities (T, C); return hypotheses, best first."""
+        prefixes = _PrefixTree(self.vocabulary, self.language_model)
         beam = _Beam.of_root(prefixes)
         log_probs = np.asarray(log_probs, dtype=np.float64)
         for frame in np.where(np.isnan(log_probs), -np.inf, log_probs):
             beam = beam.advanced(self._cut(frame), prefixes, self.beam_width)
-            if prefixes.crowded:
-                beam.renumber(prefixes.forget_all_but(beam.nodes))
-        found: dict[str, float] = {}
+            if prefixes.needs_pruning:
+                beam.renumber(prefixes.keep_only(beam.nodes))
+        scores: dict[str, float] = {}
         for node, score in zip(beam.nodes.tolist(), beam.scores().tolist()):
             text = prefixes.text(node).rstrip(" ")
-            found[text] = np.logaddexp(found.get(text, -np.inf), score + prefixes.ending(node))
-        best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[: self.top_paths]
+            score += prefixes.ending_score(node)
+            scores[text] = np.logaddexp(scores.get(text, -np.inf), score)
+        best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[: self.top_paths]
         return [Hypothesis(text, float(score)) for text, score in best or [("", -np.inf)]]
 
     def _cut(self, frame: np.ndarray) -> np.ndarray:
-        """The frame (C,) with -inf for the labels that are not followed."""
+        """Return the frame (C,) with -inf for the labels that are not followed."""
         count = min(self.cutoff_top_n, len(frame))
         order = np.argsort(-frame, kind="stable")
         if self.cutoff_prob < 1:
@@ -72,45 +71,50 @@ class BeamSearch:
 
 
 @dataclass
-class _Prefixes:
-    """The tree of the prefixes met in an utterance; a node is a number, the root, "", is 0.
+class _PrefixTree:
+    """The tree of prefixes of an utterance. Nodes are numbers; the root, "", is 0.
 
-    A node has a greater number than its parent. Its text is spelled when it is asked for: kept at
-    each node, texts would fill memory with the square of the utterance's length.
+    A node has a greater number than its parent. Texts are assembled when they are asked for: stored
+    at each node, they would take memory with the square of the utterance's length.
     """
 
     vocabulary: Vocabulary
-    language: WordModel | None
+    language_model: WordModel | None
     parents: list[int] = field(default_factory=lambda: [0])
-    labels: list[int] = field(default_factory=lambda: [-1])  # the last one of each prefix
+    labels: list[int] = field(default_factory=lambda: [-1])  # last label of each prefix
     children: dict[int, int] = field(default_factory=dict)  # node * labels + label -> node
-    words: list[str] = field(default_factory=list)  # with a language model: the unfinished word ...
-    histories: list[Any] = field(default_factory=list)  # ... and what precedes it
-    endings: dict[int, tuple[float, Any]] = field(default_factory=dict)
+    # With a language model: the unfinished word of each prefix, and the history before it.
+    words: list[str] = field(default_factory=list)
+    histories: list[Any] = field(default_factory=list)
+    endings: dict[int, tuple[float, Any]] = field(default_factory=dict)  # cache of `_end`
 
     def __post_init__(self) -> None:
         labels = self.vocabulary.labels
         self.space = labels.index(" ") if " " in labels else -1
-        self.room = _SPARE_PREFIXES
-        if self.language is not None:
+        self.max_size = _PREFIXES_BETWEEN_PRUNING
+        if self.language_model is not None:
             self.words.append("")
-            self.histories.append(self.language.start())
-            if self.language.outlook.full:
-                self.language.outlook.forget()
+            self.histories.append(self.language_model.start())
+            if self.language_model.lookahead.full:
+                self.language_model.lookahead.clear()
 
     def child(self, node: int, label: int) -> int:
+        """Return the node of a prefix longer by one label."""
         key = node * len(self.vocabulary) + label
         if key not in self.children:
             self.children[key] = len(self.parents)
             self.parents.append(node)
             self.labels.append(label)
-            if self.language is not None:
+            if self.language_model is not None:
                 ended = label == self.space
                 self.words.append("" if ended else self.words[node] + self.vocabulary.labels[label])
-                self.histories.append(self._end(node)[1] if ended else self.histories[node])
+                self.histories.append(
+                    self._end(self.language_model, node)[1] if ended else self.histories[node]
+                )
         return self.children[key]
 
     def text(self, node: int) -> str:
+        """Return the text of a prefix."""
         labels = []
         while node > 0:
             labels.append(self.labels[node])
@@ -118,13 +122,15 @@ class _Prefixes:
         return self.vocabulary.decode(labels[::-1])
 
     @property
-    def crowded(self) -> bool:
-        return len(self.parents) > self.room
+    def needs_pruning(self) -> bool:
+        """Whether so many prefixes were added that unused ones should be removed."""
+        return len(self.parents) > self.max_size
 
-    def forget_all_but(self, nodes: np.ndarray) -> np.ndarray:
-        """Keeps these nodes (N,) and those they descend from, in the same order.
+    def keep_only(self, nodes: np.ndarray) -> np.ndarray:
+        """Keep these nodes (N,) and their ancestors, in the same order.
 
-        Returns the new number of each old node; those of forgotten ones mean nothing.
+        Returns:
+            The new number of each old node; those of removed ones are meaningless.
         """
         parents = np.array(self.parents)
         kept = np.zeros(len(parents), dtype=bool)
@@ -135,10 +141,10 @@ class _Prefixes:
         numbers = np.cumsum(kept) - 1
         old = np.flatnonzero(kept).tolist()
         self.parents = numbers[parents[old]].tolist()
-        self.labels, self.words, self.histories = (
-            [values[node] for node in old] if values else values
-            for values in (self.labels, self.words, self.histories)
-        )
+        self.labels = [self.labels[node] for node in old]
+        if self.language_model is not None:
+            self.words = [self.words[node] for node in old]
+            self.histories = [self.histories[node] for node in old]
         self.children = {
             parent * len(self.vocabulary) + label: node
             for node, (parent, label) in enumerate(zip(self.parents, self.labels))
@@ -147,55 +153,67 @@ class _Prefixes:
         self.endings = {
             node: self.endings[before] for node, before in enumerate(old) if before in self.endings
         }
-        self.room = len(old) + _SPARE_PREFIXES
+        self.max_size = len(old) + _PREFIXES_BETWEEN_PRUNING
         return numbers
 
     def row(self, node: int) -> int:
-        """The unfinished word in the language model's outlook."""
-        return 0 if self.language is None else self.language.outlook.row(self.words[node])
+        """Return the lookahead's number of the unfinished word."""
+        if self.language_model is None:
+            return 0
+        return self.language_model.lookahead.row(self.words[node])
 
-    def ending(self, node: int) -> float:
-        """What the language model adds when the unfinished word ends here."""
-        return 0.0 if self.language is None else self._end(node)[0]
+    def ending_score(self, node: int) -> float:
+        """Return what the language model adds if the unfinished word ends here."""
+        if self.language_model is None:
+            return 0.0
+        return self._end(self.language_model, node)[0]
 
-    def _end(self, node: int) -> tuple[float, Any]:
+    def _end(self, language_model: WordModel, node: int) -> tuple[float, Any]:
+        """Return the score of the unfinished word, and the history that includes it."""
         if node not in self.endings:
             word, history = self.words[node], self.histories[node]
-            self.endings[node] = self.language.score(history, word) if word else (0.0, history)
+            self.endings[node] = language_model.score(history, word) if word else (0.0, history)
         return self.endings[node]
 
 
 @dataclass
 class _Beam:
-    """The prefixes that are still followed (N,), ascending by node."""
+    """The N prefixes that are followed, ascending by node; arrays (N,), logarithms natural."""
 
     nodes: np.ndarray
     parents: np.ndarray
-    labels: np.ndarray  # the last one of each prefix
-    blank: np.ndarray  # log-probability of the paths that end in a blank ...
-    solid: np.ndarray  # ... and of those that end in the last label
-    words: np.ndarray  # what the language model has added for finished words
-    lookahead_scores: np.ndarray  # what it may add for the unfinished one: for pruning alone
-    rows: np.ndarray  # the unfinished word in the language model's outlook
+    labels: np.ndarray  # last label of each prefix
+    p_blank: np.ndarray  # log-probability of the paths that end in a blank
+    p_non_blank: np.ndarray  # log-probability of the paths that end in the last label
+    word_scores: np.ndarray  # what the language model added for finished words
+    lookahead_scores: np.ndarray  # the best it can add for the unfinished word; for pruning only
+    rows: np.ndarray  # the lookahead's numbers of the unfinished words
 
     @classmethod
-    def of_root(cls, prefixes: _Prefixes) -> _Beam:
-        """The empty prefix, which takes further spaces as one that ends in a space does."""
+    def of_root(cls, prefixes: _PrefixTree) -> _Beam:
+        """Return the empty prefix, after which spaces change nothing, as after a space."""
         last = prefixes.space if prefixes.space >= 0 else prefixes.vocabulary.blank
         nodes, parents, labels, rows = (np.array([n]) for n in (0, -1, last, prefixes.row(0)))
-        nothing = np.zeros(1)
-        return cls(nodes, parents, labels, nothing, nothing - np.inf, nothing, nothing, rows)
+        zero = np.zeros(1)
+        return cls(nodes, parents, labels, zero, zero - np.inf, zero, zero, rows)
 
     def renumber(self, numbers: np.ndarray) -> None:
+        """Take the new numbers that `_PrefixTree.keep_only` returned."""
         self.nodes = numbers[self.nodes]
         self.parents = np.where(self.parents < 0, -1, numbers[self.parents])
 
     def scores(self) -> np.ndarray:
-        """(N,), without the unfinished words."""
-        return np.logaddexp(self.blank, self.solid) + self.words
+        """Return the scores (N,) without the unfinished words."""
+        return np.logaddexp(self.p_blank, self.p_non_blank) + self.word_scores
 
-    def advanced(self, frame: np.ndarray, prefixes: _Prefixes, width: int) -> _Beam:
-        """The beam after one more frame (C,) of log-probabilities; -inf: not followed."""
+    def advanced(self, frame: np.ndarray, prefixes: _PrefixTree, width: int) -> _Beam:
+        """Return the beam after one more frame.
+
+        Args:
+            frame: (C,) log-probabilities; -inf for labels that are not followed.
+            prefixes: The tree, which grows.
+            width: Prefixes to keep.
+        """
         letters = np.flatnonzero(frame > -np.inf)
         letters = letters[letters != prefixes.vocabulary.blank]
         columns = np.full(len(frame), -1)
@@ -204,37 +222,37 @@ class _Beam:
         after_space = self.labels == prefixes.space
 
         # The same prefix again: by a blank, or by its last label. A space adds nothing to a space.
-        total = np.logaddexp(self.blank, self.solid)
-        blank = total + frame[prefixes.vocabulary.blank]
-        solid = np.where(after_space, total, self.solid) + frame[self.labels]
+        p_total = np.logaddexp(self.p_blank, self.p_non_blank)
+        p_blank = p_total + frame[prefixes.vocabulary.blank]
+        p_non_blank = np.where(after_space, p_total, self.p_non_blank) + frame[self.labels]
 
         # A prefix longer by one label (N, letters); by its last label again only after a blank.
-        longer = total[:, None] + frame[letters]
+        p_longer = p_total[:, None] + frame[letters]
         rows = np.flatnonzero(own >= 0)
-        again = np.where(after_space, -np.inf, self.blank) + frame[self.labels]
-        longer[rows, own[rows]] = again[rows]
+        p_repeated = np.where(after_space, -np.inf, self.p_blank) + frame[self.labels]
+        p_longer[rows, own[rows]] = p_repeated[rows]
 
-        # One that the beam holds already takes the paths that reach it from its parent.
+        # A longer prefix that the beam holds already takes the paths that reach it from its parent.
         at = np.searchsorted(self.nodes, self.parents)  # a parent is an older node than its child
         rows = np.flatnonzero((self.nodes[at] == self.parents) & (own >= 0))
-        source = at[rows], own[rows]
-        solid[rows] = np.logaddexp(solid[rows], longer[source])
-        longer[source] = -np.inf
+        from_parent = at[rows], own[rows]
+        p_non_blank[rows] = np.logaddexp(p_non_blank[rows], p_longer[from_parent])
+        p_longer[from_parent] = -np.inf
 
-        words, lookahead_scores = self._language_scores(prefixes, letters, longer)
-        stay = _Beam(
+        word_scores, lookahead_scores = self._language_scores(prefixes, letters, p_longer)
+        same = _Beam(
             self.nodes,
             self.parents,
             self.labels,
-            blank,
-            solid,
-            self.words,
+            p_blank,
+            p_non_blank,
+            self.word_scores,
             self.lookahead_scores,
             self.rows,
         )
         scores = [
-            stay.scores() + stay.lookahead_scores,
-            (longer + words + lookahead_scores).ravel(),
+            same.scores() + same.lookahead_scores,
+            (p_longer + word_scores + lookahead_scores).ravel(),
         ]
         chosen = _best(np.concatenate(scores), width)
         kept = chosen[chosen < len(self.nodes)]
@@ -246,38 +264,39 @@ class _Beam:
             parents,
             labels,
             np.full(len(nodes), -np.inf),
-            longer[row, column],
-            words[row, column],
+            p_longer[row, column],
+            word_scores[row, column],
             lookahead_scores[row, column],
             np.array([prefixes.row(node) for node in nodes], dtype=int),
         )
-        return stay._taken(kept)._joined(new)
+        return same._subset(kept)._joined(new)
 
     def _language_scores(
-        self, prefixes: _Prefixes, letters: np.ndarray, longer: np.ndarray
+        self, prefixes: _PrefixTree, letters: np.ndarray, p_longer: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`words` and `lookahead_scores` (N, letters) of the prefixes longer by a letter."""
-        words = np.repeat(self.words[:, None], len(letters), axis=1)
-        if prefixes.language is None:
-            return words, np.zeros_like(words)
-        lookahead_scores = prefixes.language.outlook.after(self.rows)[:, letters]
+        """Return word and lookahead scores (N, letters) of the prefixes longer by a letter."""
+        word_scores = np.repeat(self.word_scores[:, None], len(letters), axis=1)
+        if prefixes.language_model is None:
+            return word_scores, np.zeros_like(word_scores)
+        lookahead_scores = prefixes.language_model.lookahead.after(self.rows)[:, letters]
         for column in np.flatnonzero(letters == prefixes.space):
-            rows = np.flatnonzero(longer[:, column] > -np.inf)
-            words[rows, column] += [prefixes.ending(node) for node in self.nodes[rows].tolist()]
+            rows = np.flatnonzero(p_longer[:, column] > -np.inf)
+            nodes = self.nodes[rows].tolist()
+            word_scores[rows, column] += [prefixes.ending_score(node) for node in nodes]
             lookahead_scores[:, column] = 0
-        return words, lookahead_scores
+        return word_scores, lookahead_scores
 
-    def _taken(self, chosen: np.ndarray) -> _Beam:
+    def _subset(self, chosen: np.ndarray) -> _Beam:
         return _Beam(*(values[chosen] for values in vars(self).values()))
 
     def _joined(self, other: _Beam) -> _Beam:
         pairs = zip(vars(self).values(), vars(other).values())
         both = _Beam(*(np.concatenate(pair) for pair in pairs))
-        return both._taken(np.argsort(both.nodes))
+        return both._subset(np.argsort(both.nodes))
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Where the highest `count` of those stand that are not -inf, in any order."""
+    """Return the indices of the highest `count` scores that are not -inf, in any order."""
     possible = np.flatnonzero(scores > -np.inf)
     if len(possible) <= count:
         return possible

@@ -1,7 +1,7 @@
-"""Word and character error rates with their substitutions, deletions and insertions.
+"""Word and character error rates, with substitutions, deletions and insertions.
 
 An error rate is (S + D + I) / N: the fewest edits that turn the reference into the hypothesis, over
-the length N of the reference. Over a corpus, edits and lengths are added first and divided once.
+the length N of the reference. Over a corpus, edits and lengths are summed before the division.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ class EditCounts:
 
     @property
     def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float:
-        """errors / length, which may pass 1; for an empty reference the insertions, as in jiwer."""
+        """Errors / length, which may pass 1; for an empty reference the insertions, as in jiwer."""
         return self.errors / max(self.length, 1)
 
     def __add__(self, other: EditCounts) -> EditCounts:
@@ -41,7 +42,7 @@ class EditCounts:
 
 
 def edit_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> EditCounts:
-    """Fewest edits between two sequences of words, or of characters (a str)."""
+    """Count the fewest edits between two sequences of words, or of characters (a str)."""
     kinds = Counter(kind for kind, _, _ in Levenshtein.editops(reference, hypothesis))
     return EditCounts(kinds["replace"], kinds["delete"], kinds["insert"], len(reference))
 
@@ -49,19 +50,28 @@ def edit_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> EditCoun
 def word_errors(
     reference: str, hypothesis: str, words: Callable[[str], list[str]] = str.split
 ) -> EditCounts:
-    """Edits in `words` of the texts: by white space, or as a `Vocabulary` tells them apart."""
+    """Count edits in words.
+
+    Args:
+        reference: What was said.
+        hypothesis: What was recognised.
+        words: Splits a text into words: at white space, or as `Vocabulary.words` does.
+
+    Returns:
+        The edits from reference to hypothesis.
+    """
     return edit_counts(words(reference), words(hypothesis))
 
 
 def character_errors(reference: str, hypothesis: str) -> EditCounts:
-    """Edits in characters; the spaces between words count, white space around the text does not."""
+    """Count edits in characters, with the spaces between words, without those at the ends."""
     return edit_counts(reference.strip(), hypothesis.strip())
 
 
 def alignment(
     reference: Sequence[str], hypothesis: Sequence[str]
 ) -> list[tuple[str | None, str | None]]:
-    """Pairs (reference word, hypothesis word) in order; None where the other word stands alone."""
+    """Align two sequences of words: pairs in order, with None where a word has no counterpart."""
     pairs: list[tuple[str | None, str | None]] = []
     for kind, i, i_end, j, j_end in Levenshtein.opcodes(reference, hypothesis):
         if kind == "delete":

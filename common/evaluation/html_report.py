@@ -1,7 +1,7 @@
-"""An evaluation as a page to look at and listen to: one HTML file that needs no other, nor network.
+"""Write an evaluation as one self-contained HTML page, with recordings and spectrograms.
 
-`report.html` beside this module is the page; the pieces that are filled in are made here. All text
-that comes from manifests, file names or the network is escaped.
+`html_report.html` beside this module is the template. All text that comes from manifests, file
+names or the network is escaped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from common.utils.files import write_text
 if TYPE_CHECKING:  # it loads mindspore, which a page can do without
     from common.evaluation.evaluate import Evaluation, ScoredUtterance
 
-_SCALE = 240  # pixels of the page for a second of speech
-_LETTER = 7  # pixels that a letter needs
-_SHADES = 32  # of a spectrogram: with 256 the picture is twice as large and looks the same
-_MOST = 10  # confusions listed of each kind
-_BINS = 5  # of the durations
+_PIXELS_PER_SECOND = 240
+_LETTER_WIDTH = 7  # pixels
+_SHADES = 32  # of a spectrogram: with 256 the file is twice as large and looks the same
+_MAX_CONFUSIONS = 10  # listed of each kind
+_DURATION_GROUPS = 5
 
 
 def write_report(
@@ -40,23 +40,32 @@ def write_report(
     model: str,
     facts: dict[str, str],
     evaluation: Evaluation,
-    source: Dataset,
+    dataset: Dataset,
     featurizer: Featurizer,
     players: int,
 ) -> None:
-    """Writes the page of an `evaluation` of `source`: figures, confusions, utterances worst first.
+    """Write the page of an evaluation: figures, confusions, utterances worst first.
 
-    facts: what stands at the head, by name; empty ones are left out. players: so many of the worst
-    utterances get their recording (as the network hears it) and their spectrogram.
+    Args:
+        path: The HTML file.
+        model: Name of the model.
+        facts: Shown at the top, by name; empty ones are left out.
+        evaluation: The figures.
+        dataset: The utterances of the evaluation, in the same order.
+        featurizer: Makes the spectrograms.
+        players: Number of utterances, the worst, that get their recording (as the network receives
+            it) and their spectrogram. Only these are decoded, again.
 
-    Raises UserError where the file cannot be written or a recording no longer be read.
+    Raises:
+        UserError: The file cannot be written, or a recording can no longer be read.
     """
-    order, count = worst_first(evaluation.utterances), len(source)
-    shown: dict[int, str] = {}
-    for row in source.read(order[:players]):  # one at a time: encoded they are small
-        samples = row.samples(featurizer)
-        shown[row.index] = _heard(evaluation.utterances[row.index], samples, featurizer)
-    cards = [_card(evaluation.utterances[index], shown.get(index, "")) for index in order]
+    order, count = worst_first(evaluation.utterances), len(dataset)
+    media: dict[int, str] = {}  # by index
+    for example in dataset.read(order[:players]):  # one at a time: encoded they are small
+        samples = example.samples(featurizer)
+        utterance = evaluation.utterances[example.index]
+        media[example.index] = _media(utterance, samples, featurizer)
+    cards = [_card(evaluation.utterances[index], media.get(index, "")) for index in order]
     dated = {**facts, "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")}
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     page = Template(template).substitute(
@@ -67,11 +76,11 @@ def write_report(
             for name, value in dated.items()
             if value
         ),
-        tiles=_tiles(evaluation, source),
+        tiles=_tiles(evaluation, dataset),
         confusions=_confusions(evaluation.utterances),
         durations=_durations(evaluation.utterances),
         features=escape(_features_line(featurizer)),
-        players=f"All {count}" if len(shown) == count else f"The worst {len(shown)} of {count}",
+        players=f"All {count}" if len(media) == count else f"The worst {len(media)} of {count}",
         count=count,
         utterances="\n".join(cards),
     )
@@ -79,7 +88,7 @@ def write_report(
 
 
 def worst_first(utterances: Sequence[ScoredUtterance]) -> list[int]:
-    """Their indices: most word errors first, then the highest WER, then the highest CER."""
+    """Return indices by word errors, then WER, then CER, each from the highest down."""
 
     def key(index: int) -> tuple[float, ...]:
         words, characters = utterances[index].words, utterances[index].characters
@@ -91,10 +100,10 @@ def worst_first(utterances: Sequence[ScoredUtterance]) -> list[int]:
 # ---- the figures
 
 
-def _tiles(evaluation: Evaluation, source: Dataset) -> str:
+def _tiles(evaluation: Evaluation, dataset: Dataset) -> str:
     words, characters = evaluation.words, evaluation.characters
-    count, seconds = len(source), source.durations.sum()
-    right = sum(each.words.errors == 0 for each in evaluation.utterances)
+    count, seconds = len(dataset), dataset.durations.sum()
+    correct = sum(utterance.words.errors == 0 for utterance in evaluation.utterances)
 
     def share(errors: int) -> str:
         return f"{_percent(errors / max(words.length, 1))} of the words"
@@ -109,7 +118,7 @@ def _tiles(evaluation: Evaluation, source: Dataset) -> str:
         ("Substitutions", words.substitutions, share(words.substitutions)),
         ("Deletions", words.deletions, share(words.deletions)),
         ("Insertions", words.insertions, share(words.insertions)),
-        ("No error", _percent(right / max(count, 1)), f"in {right} of {count} utterances"),
+        ("No error", _percent(correct / max(count, 1)), f"in {correct} of {count} utterances"),
         ("Blank frames", _percent(evaluation.blank_share), "emit no letter"),
         (
             "Utterances",
@@ -124,18 +133,26 @@ def _tiles(evaluation: Evaluation, source: Dataset) -> str:
 
 
 def confusions(utterances: Iterable[ScoredUtterance]) -> dict[str, Counter]:
-    """How often which words were confused: `substituted` (reference, hypothesis) pairs, `deleted`
-    and `inserted` words."""
-    found: dict[str, Counter] = {kind: Counter() for kind in ("substituted", "deleted", "inserted")}
-    for each in utterances:
-        for wanted, heard in each.pairs:
-            if heard is None:
-                found["deleted"][wanted] += 1
-            elif wanted is None:
-                found["inserted"][heard] += 1
-            elif wanted != heard:
-                found["substituted"][wanted, heard] += 1
-    return found
+    """Count confused words.
+
+    Args:
+        utterances: Scored utterances.
+
+    Returns:
+        Counts of "substituted" pairs (reference, hypothesis), "deleted" and "inserted" words.
+    """
+    counts: dict[str, Counter] = {
+        kind: Counter() for kind in ("substituted", "deleted", "inserted")
+    }
+    for utterance in utterances:
+        for reference, hypothesis in utterance.pairs:
+            if hypothesis is None:
+                counts["deleted"][reference] += 1
+            elif reference is None:
+                counts["inserted"][hypothesis] += 1
+            elif reference != hypothesis:
+                counts["substituted"][reference, hypothesis] += 1
+    return counts
 
 
 def _confusions(utterances: Iterable[ScoredUtterance]) -> str:
@@ -146,7 +163,7 @@ def _confusions(utterances: Iterable[ScoredUtterance]) -> str:
     }
     tables = []
     for kind, counts in confusions(utterances).items():
-        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST]
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_CONFUSIONS]
         rows = "".join(
             f'<tr><td>{forms[kind](what)}</td><td class="number">{count}</td></tr>'
             for what, count in most
@@ -157,14 +174,14 @@ def _confusions(utterances: Iterable[ScoredUtterance]) -> str:
 
 
 def _durations(utterances: Sequence[ScoredUtterance]) -> str:
-    """Rows of a table: WER in about equally many utterances each, from short to long."""
-    ordered = sorted(utterances, key=lambda each: each.duration)
+    """Return rows of a table: WER by duration, in groups of about equally many utterances."""
+    ordered = sorted(utterances, key=lambda utterance: utterance.duration)
     parts = [
         ordered[part[0] : part[-1] + 1]
-        for part in np.array_split(np.arange(len(ordered)), _BINS)
+        for part in np.array_split(np.arange(len(ordered)), _DURATION_GROUPS)
         if len(part)
     ]
-    rates = [sum((each.words for each in part), EditCounts()).rate for part in parts]
+    rates = [sum((item.words for item in part), EditCounts()).rate for part in parts]
     highest = max(rates, default=0) or 1
     return "\n".join(
         f'<tr><td>{part[0].duration:.1f} – {part[-1].duration:.1f} s</td><td class="number">'
@@ -189,7 +206,7 @@ def _features_line(featurizer: Featurizer) -> str:
 # ---- an utterance
 
 
-def _card(utterance: ScoredUtterance, heard: str) -> str:
+def _card(utterance: ScoredUtterance, media: str) -> str:
     words, characters = utterance.words, utterance.characters
     find = f"{utterance.id}\n{utterance.reference}\n{utterance.hypothesis}".lower()
     errors = f"{words.errors} error{'' if words.errors == 1 else 's'} in {words.length} words"
@@ -199,49 +216,50 @@ def _card(utterance: ScoredUtterance, heard: str) -> str:
         f"<h3>{escape(utterance.id)}</h3><p><span>{errors}</span> "
         f"<span>WER {_percent(words.rate)}</span> <span>CER {_percent(characters.rate)}</span> "
         f"<span>{utterance.duration:.2f} s</span></p>\n"
-        f"{aligned(utterance.pairs)}{heard}</article>"
+        f"{aligned(utterance.pairs)}{media}</article>"
     )
 
 
 def aligned(pairs: Iterable[tuple[str | None, str | None]]) -> str:
-    """Columns of the reference's word above the hypothesis's, each marked with what befell it."""
+    """Return columns with the reference's word above the hypothesis's, errors marked."""
     columns = []
-    for wanted, heard in pairs:
-        if heard is None:
-            columns.append(f"<span><del>{escape(wanted)}</del><i></i></span>")
-        elif wanted is None:
-            columns.append(f"<span><i></i><ins>{escape(heard)}</ins></span>")
-        elif wanted == heard:
-            columns.append(f"<span><b>{escape(wanted)}</b><i>{escape(heard)}</i></span>")
+    for reference, hypothesis in pairs:
+        if hypothesis is None:
+            columns.append(f"<span><del>{escape(reference or '')}</del><i></i></span>")
+        elif reference is None:
+            columns.append(f"<span><i></i><ins>{escape(hypothesis)}</ins></span>")
+        elif reference == hypothesis:
+            columns.append(f"<span><b>{escape(reference)}</b><i>{escape(hypothesis)}</i></span>")
         else:
-            above, below = _differing(wanted, heard)
+            above, below = _marked_differences(reference, hypothesis)
             columns.append(f'<span class="sub"><b>{above}</b><b>{below}</b></span>')
     return f'<div class="aligned" dir="auto">{" ".join(columns)}</div>'
 
 
-def _differing(wanted: str, heard: str) -> tuple[str, str]:
-    """Both words; where they agree in part, what differs is marked."""
-    operations = Levenshtein.opcodes(wanted, heard)
+def _marked_differences(reference: str, hypothesis: str) -> tuple[str, str]:
+    """Return both words; where they agree in part, with what differs marked."""
+    operations = Levenshtein.opcodes(reference, hypothesis)
     if all(kind != "equal" for kind, *_ in operations):
-        return escape(wanted), escape(heard)
+        return escape(reference), escape(hypothesis)
     above, below = "", ""
     for kind, i, i_end, j, j_end in operations:
         form = "{}" if kind == "equal" else "<mark>{}</mark>"
-        above += form.format(escape(wanted[i:i_end])) if i < i_end else ""
-        below += form.format(escape(heard[j:j_end])) if j < j_end else ""
+        above += form.format(escape(reference[i:i_end])) if i < i_end else ""
+        below += form.format(escape(hypothesis[j:j_end])) if j < j_end else ""
     return above, below
 
 
-def _heard(utterance: ScoredUtterance, samples: np.ndarray, featurizer: Featurizer) -> str:
-    """Spectrogram, the letters at their times, and a player."""
+def _media(utterance: ScoredUtterance, samples: np.ndarray, featurizer: Featurizer) -> str:
+    """Return spectrogram, letters at their times, and player."""
     sound = encode_opus(samples, featurizer.config.sample_rate)
     seconds = len(samples) / featurizer.config.sample_rate
     marks = "".join(
         f'<time style="left:{100 * second / seconds:.2f}%">{second} s</time>'
         for second in range(1, int(seconds) + 1)
     )
+    width = seconds * _PIXELS_PER_SECOND
     return (
-        f'\n<div class="scroll"><div class="timeline" style="width:{seconds * _SCALE:.0f}px">'
+        f'\n<div class="scroll"><div class="timeline" style="width:{width:.0f}px">'
         f'<img alt="spectrogram" src="{_data("image/png", spectrogram(featurizer(samples)))}">'
         f'<div class="letters" aria-hidden="true">{_letters(utterance, seconds)}</div>'
         f'<div class="seconds">{marks}</div><i class="playhead"></i></div></div>\n'
@@ -252,18 +270,18 @@ def _heard(utterance: ScoredUtterance, samples: np.ndarray, featurizer: Featuriz
 def _letters(utterance: ScoredUtterance, seconds: float) -> str:
     spans, last = [], -np.inf
     for letter, time in zip(utterance.letters, utterance.times):
-        low = _SCALE * (time - last) < _LETTER  # no room beside the one before
-        last = -np.inf if low else time
+        lower = _PIXELS_PER_SECOND * (time - last) < _LETTER_WIDTH  # no room beside the last one
+        last = -np.inf if lower else time
         spans.append(
-            f'<span style="left:{100 * time / seconds:.2f}%"{" class=low" if low else ""}>'
+            f'<span style="left:{100 * time / seconds:.2f}%"{" class=low" if lower else ""}>'
             f"{'␣' if letter == ' ' else escape(letter)}</span>"
         )
     return "".join(spans)
 
 
 def spectrogram(features: np.ndarray) -> bytes:
-    """PNG of features (F, T): time to the right, frequency upwards, a pixel each."""
-    from matplotlib import colormaps  # not at the top: a page is seldom asked for
+    """Encode features (F, T) as PNG: time to the right, frequency upwards, a pixel each."""
+    from matplotlib import colormaps  # not at the top: reports are rare
     from PIL import Image
 
     low, high = np.percentile(features, [2, 99.5])

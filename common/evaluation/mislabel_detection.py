@@ -1,11 +1,11 @@
-"""Utterances whose transcript and recording do not belong together, found by a trained network.
+"""Find utterances whose transcript does not match the recording, with a trained network.
 
-What the network finds improbable is either hard or wrong; by the CTC loss of a character the wrong
-come first: texts of another recording, texts or recordings that break off. Unlike the word error
-rate, the loss needs no word to be right, and tells a near miss from nonsense.
+Utterances that the network finds improbable are hard or mislabelled. Ranked by CTC loss per
+character, the mislabelled come first: transcripts of another recording, transcripts or recordings
+that are cut. Unlike the word error rate, the loss distinguishes a near miss from nonsense.
 
-A network that has seen the utterances many times may have learnt the mistakes by heart; take an
-early checkpoint, or the best one of a run with augmentation.
+A network that has seen the utterances many times may have memorised the mistakes: use an early
+checkpoint, or the best one of a run with augmentation.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from common.model.speech_model import Forward, SpeechModel
 from common.utils.files import write_text
 
 DEVIATIONS = 6  # see `threshold`
-MISSING_WORDS = 2  # at an end, from which it is more than a word that was not understood
+MISSING_WORDS = 2  # at one end, from which it is more than a misunderstood word
 MISSING_CHARACTERS = 4  # the same in languages written without spaces
-TOO_SHORT = 4  # characters, up to which nothing alike tells nothing
+MIN_CHARACTERS = 4  # up to which texts are too short to say that they have nothing in common
 
 
 @dataclass(frozen=True)
 class LabelIssue:
+    """One utterance with the figures that it is ranked by."""
+
     id: str
     audio: Path
     loss: float  # nats per character of the reference
@@ -43,58 +45,77 @@ class LabelIssue:
     hypothesis: str  # decoded greedily
 
     def lines(self, rank: int) -> list[str]:
-        found = [
+        """Format the utterance, with its rank, as validate.py prints it."""
+        lines = [
             f"{rank}. {self.loss:.2f} nats per character: {self.id}",
             f"  Ref: {self.reference}",
             f"  Hyp: {self.hypothesis}",
         ]
-        return found + [f"  {hint}" for hint in hints(self.reference, self.hypothesis)]
+        return lines + [f"  {hint}" for hint in hints(self.reference, self.hypothesis)]
 
 
 def rank_label_issues(
     speech_model: SpeechModel, utterances: Sequence[Utterance], batch_size: int, workers: int = 2
 ) -> list[LabelIssue]:
-    """All of them, the least probable first. They must be fit to be trained on (`validate`)."""
+    """Rank utterances, the least probable transcript first.
+
+    Args:
+        speech_model: A trained network.
+        utterances: What `validate` found to be good.
+        batch_size: Utterances in a batch, at most.
+        workers: Threads that decode recordings.
+
+    Returns:
+        All utterances, ranked.
+    """
     vocabulary = speech_model.vocabulary
-    source = ManifestDataset(utterances, speech_model.featurizer, vocabulary, log=None)
-    suspects = []
-    for found in recognise(
+    dataset = ManifestDataset(utterances, speech_model.featurizer, vocabulary, log=None)
+    issues = []
+    for prediction in recognise(
         speech_model,
         CTCDecoder(Forward(speech_model), GreedyDecoder(vocabulary)),
-        source,
+        dataset,
         batch_size,
         workers,
         "scoring",
     ):
-        reference = source.texts[found.index]
+        reference = dataset.texts[prediction.index]
         labels = vocabulary.encode(reference)
-        loss = ctc_loss(found.log_probs, labels, vocabulary.blank)
-        suspects.append(
+        loss = ctc_loss(prediction.log_probs, labels, vocabulary.blank)
+        issues.append(
             LabelIssue(
-                found.id,
-                utterances[found.index].audio,
+                prediction.id,
+                utterances[prediction.index].audio,
                 loss / max(len(labels), 1),
-                100 * word_errors(reference, found.text, vocabulary.words).rate,
+                100 * word_errors(reference, prediction.text, vocabulary.words).rate,
                 reference,
-                found.text,
+                prediction.text,
             )
         )
-    return sorted(suspects, key=lambda suspect: (-suspect.loss, suspect.id))
+    return sorted(issues, key=lambda issue: (-issue.loss, issue.id))
 
 
 def ctc_loss(log_probs: np.ndarray, labels: Sequence[int], blank: int) -> float:
-    """-log p(labels), in nats, given log-probabilities (T, C); infinite where they do not fit.
+    """Compute the CTC loss -log p(labels).
 
     The forward algorithm of Graves et al. 2006, "Connectionist Temporal Classification", section
-    4.1: over the labels with a blank before, between and behind them, a frame stays, goes to the
+    4.1: over the labels with a blank before, between and after them, a path stays, goes to the
     next, or jumps over a blank between two labels that differ.
+
+    Args:
+        log_probs: (T, C) natural logarithms.
+        labels: Label indices, without blanks.
+        blank: Index of the blank.
+
+    Returns:
+        Nats; infinite where the labels do not fit into T frames.
     """
     extended = np.full(2 * len(labels) + 1, blank)
     extended[1::2] = labels
     jumps = np.zeros(len(extended), bool)
     jumps[2:] = (extended[2:] != blank) & (extended[2:] != extended[:-2])
     emitted = np.asarray(log_probs, np.float64)[:, extended]
-    # Two cells before the first stand for what lies outside.
+    # Two cells of probability 0 before the first.
     alpha = np.full(len(extended) + 2, -np.inf)
     alpha[2:4] = emitted[0, :2]
     for frame in emitted[1:]:
@@ -106,18 +127,20 @@ def ctc_loss(log_probs: np.ndarray, labels: Sequence[int], blank: int) -> float:
 
 
 def threshold(losses: Sequence[float]) -> float:
-    """The median and six times the median distance from it (MAD), nats per character.
+    """Return the loss above which an utterance is probably mislabelled, in nats per character.
 
-    Six MAD are four standard deviations of a normal distribution, which one of 40 000 passes; and
-    unlike mean and deviation, neither is moved far by the wrong ones while they are the minority.
+    It is the median plus six times the median absolute deviation (MAD). Six MAD are four standard
+    deviations of a normal distribution, which one in 40 000 exceeds; unlike mean and deviation,
+    median and MAD hardly depend on the mislabelled while these are a minority.
     """
-    losses = np.asarray(losses)
-    median = np.median(losses)
-    return float(median + DEVIATIONS * np.median(np.abs(losses - median)))
+    values = np.asarray(losses)
+    median = np.median(values)
+    return float(median + DEVIATIONS * np.median(np.abs(values - median)))
 
 
-def summary(suspects: Sequence[LabelIssue]) -> str:
-    losses = np.array([suspect.loss for suspect in suspects])
+def summary(issues: Sequence[LabelIssue]) -> str:
+    """Format in one line how many utterances are above the threshold."""
+    losses = np.array([issue.loss for issue in issues])
     limit = threshold(losses)
     return (
         f"{len(losses)} utterances: median {np.median(losses):.2f} nats per character, "
@@ -126,43 +149,45 @@ def summary(suspects: Sequence[LabelIssue]) -> str:
 
 
 def hints(reference: str, hypothesis: str) -> list[str]:
-    """What may be wrong, where the two tell it: an end that only one of them has, or nothing alike.
+    """Describe what may be wrong: texts with nothing in common, or of which one is cut.
 
-    Counted from the outermost words that agree, or characters in a text of one word: so it does
-    not matter which words between are mistaken for which.
+    Missing words are counted from the outermost words that agree (characters, in texts of one
+    word), so that it does not matter which words between them are confused.
     """
     if not hypothesis:
         return ["nothing was recognised: no speech in the recording?"]
-    name, least, ours, theirs = "word", MISSING_WORDS, reference.split(), hypothesis.split()
-    if len(ours) == len(theirs) == 1:
-        name, least, ours, theirs = "character", MISSING_CHARACTERS, reference, hypothesis
-    pairs = alignment(ours, theirs)
-    same = [number for number, (one, other) in enumerate(pairs) if one == other]
-    if len(same) <= 0.2 * min(len(ours), len(theirs)):
+    unit, min_missing = "word", MISSING_WORDS
+    expected, recognised = reference.split(), hypothesis.split()
+    if len(expected) == len(recognised) == 1:
+        unit, min_missing = "character", MISSING_CHARACTERS
+        expected, recognised = list(reference), list(hypothesis)
+    pairs = alignment(expected, recognised)
+    same = [position for position, (one, other) in enumerate(pairs) if one == other]
+    if len(same) <= 0.2 * min(len(expected), len(recognised)):
         shorter, longer = sorted((len(reference), len(hypothesis)))
         unlike = character_errors(reference, hypothesis).errors >= 0.6 * longer
-        if unlike and shorter > TOO_SHORT:
-            return [f"hardly a {name} in common: transcript of another recording?"]
+        if unlike and shorter > MIN_CHARACTERS:
+            return [f"hardly a {unit} in common: transcript of another recording?"]
         return []
-    found = []
+    lines = []
     for end, verb, side, outside in (
         ("first", "begins", "after", pairs[: same[0]]),
         ("last", "ends", "before", pairs[same[-1] + 1 :]),
     ):
         extra = sum(one is None for one, _ in outside) - sum(other is None for _, other in outside)
-        if extra >= least:
-            found.append(f"the reference {verb} {extra} {name}s {side} the hypothesis does")
-        if -extra >= least:
-            found.append(f"the hypothesis lacks the {end} {-extra} {name}s: recording cut?")
-    return found
+        if extra >= min_missing:
+            lines.append(f"the reference {verb} {extra} {unit}s {side} the hypothesis does")
+        if -extra >= min_missing:
+            lines.append(f"the hypothesis lacks the {end} {-extra} {unit}s: recording cut?")
+    return lines
 
 
-def write_label_issues(path: str | Path, suspects: Sequence[LabelIssue]) -> None:
-    """As CSV with a header. Raises UserError where it cannot be written."""
+def write_label_issues(path: str | Path, issues: Sequence[LabelIssue]) -> None:
+    """Write ranked utterances as CSV with a header; UserError where that fails."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["id", "audio", "loss_per_character", "wer", "reference", "hypothesis"])
-    for each in suspects:
-        figures = f"{each.loss:.4f}", f"{each.wer:.2f}"
-        writer.writerow([each.id, each.audio, *figures, each.reference, each.hypothesis])
+    for issue in issues:
+        figures = f"{issue.loss:.4f}", f"{issue.wer:.2f}"
+        writer.writerow([issue.id, issue.audio, *figures, issue.reference, issue.hypothesis])
     write_text(path, text.getvalue())

@@ -1,4 +1,4 @@
-"""Figures of what was recognised: the one place where hypotheses meet references."""
+"""Score predictions against references."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from common.text.tokenizer import Vocabulary
 
 @dataclass(frozen=True)
 class Prediction:
-    """One utterance after the network and the decoder."""
+    """One utterance after network and decoder."""
 
-    index: int
+    index: int  # of the utterance in its dataset
     id: str
     hypotheses: list[Hypothesis]  # best first
     log_probs: np.ndarray | None  # (T', C) of a CTC network, without padding
 
     @property
     def text(self) -> str:
+        """The best hypothesis."""
         return self.hypotheses[0].text
 
 
 @dataclass(frozen=True)
 class ScoredUtterance:
+    """One utterance after scoring."""
+
     id: str
     reference: str
     hypothesis: str
@@ -36,12 +39,13 @@ class ScoredUtterance:
     characters: EditCounts
     hypotheses: list[Hypothesis]  # the best one and its alternatives
     duration: float  # s
-    letters: list[str]  # of a CTC network: the best label of each frame, repeats and blanks dropped
-    times: np.ndarray  # ... and when each letter begins, s
-    pairs: list[tuple[str | None, str | None]]  # words of reference and hypothesis side by side
+    letters: list[str]  # labels of the best CTC path, repeats merged; empty without CTC
+    times: np.ndarray  # (len(letters),) s, at which each letter begins
+    pairs: list[tuple[str | None, str | None]]  # aligned words of reference and hypothesis
 
     def lines(self) -> list[str]:
-        alternatives = [f"{each.score:9.3f} {each.text}" for each in self.hypotheses]
+        """Format the utterance as eval.py prints it."""
+        alternatives = [f"{score:9.3f} {text}" for text, score in self.hypotheses]
         return [
             f"Ref: {self.reference}",
             f"Hyp: {self.hypothesis}",
@@ -52,13 +56,13 @@ class ScoredUtterance:
 
 @dataclass
 class Evaluation:
-    """Corpus-level figures: errors of all utterances over the length of all references."""
+    """Figures of a corpus: errors of all utterances over the length of all references."""
 
-    utterances: list[ScoredUtterance] = field(default_factory=list)
+    utterances: list[ScoredUtterance] = field(default_factory=list)  # by index in the dataset
     words: EditCounts = EditCounts()
     characters: EditCounts = EditCounts()
-    blanks: int = 0  # of the network's output frames, those whose best label is the blank
-    frames: int = 0
+    blanks: int = 0  # output frames whose best label is the blank
+    frames: int = 0  # output frames
 
     @property
     def blank_share(self) -> float:
@@ -76,16 +80,21 @@ class Evaluation:
         return 100 * self.characters.rate
 
     def counts(self) -> list[int]:
-        """All that the figures are made of, to be summed over the parts of a corpus."""
+        """Return all counts behind the figures, which can be summed over parts of a corpus."""
         return [*astuple(self.words), *astuple(self.characters), self.blanks, self.frames]
 
     def of_all(self, counts: Sequence[float]) -> Evaluation:
-        """The same utterances, and the figures of those whose `counts` these are."""
-        counts = [int(count) for count in counts]
-        words, characters = EditCounts(*counts[:4]), EditCounts(*counts[4:8])
-        return Evaluation(self.utterances, words, characters, *counts[8:])
+        """Return an evaluation of the same utterances with the figures of all parts.
+
+        Args:
+            counts: The sums of `counts` over all parts.
+        """
+        values = [int(count) for count in counts]
+        words, characters = EditCounts(*values[:4]), EditCounts(*values[4:8])
+        return Evaluation(self.utterances, words, characters, *values[8:])
 
     def summary(self) -> list[str]:
+        """Format the figures as eval.py prints them."""
         return [
             _counts("words", self.words),
             _counts("characters", self.characters),
@@ -94,48 +103,60 @@ class Evaluation:
 
 
 class Scorer:
-    """Scores utterances one by one, in any order.
-
-    frame_seconds: from one of the network's output frames to the next.
-    """
+    """Scores utterances one by one, in any order."""
 
     def __init__(self, vocabulary: Vocabulary, frame_seconds: float):
+        """Start with no utterance.
+
+        Args:
+            vocabulary: Tells words and the blank.
+            frame_seconds: Seconds from one output frame of the network to the next.
+        """
         self._vocabulary, self._frame_seconds = vocabulary, frame_seconds
         self._scored: dict[int, ScoredUtterance] = {}
         self._blanks, self._frames = 0, 0
 
-    def add(self, found: Prediction, reference: str, duration: float) -> ScoredUtterance:
-        """duration: of the recording, in seconds."""
+    def add(self, prediction: Prediction, reference: str, duration: float) -> ScoredUtterance:
+        """Score an utterance.
+
+        Args:
+            prediction: What was recognised.
+            reference: What was said.
+            duration: Seconds of the recording.
+
+        Returns:
+            The scored utterance.
+        """
         words, blank = self._vocabulary.words, self._vocabulary.blank
         letters, begins = [], np.zeros(0, int)
-        if found.log_probs is not None and blank is not None:
-            path = found.log_probs.argmax(axis=1)
+        if prediction.log_probs is not None and blank is not None:
+            path = prediction.log_probs.argmax(axis=1)
             begins = emission_frames(path, blank)
             letters = [self._vocabulary.labels[label] for label in path[begins].tolist()]
             self._blanks += int((path == blank).sum())
             self._frames += len(path)
         scored = ScoredUtterance(
-            found.id,
+            prediction.id,
             reference,
-            found.text,
-            word_errors(reference, found.text, words),
-            character_errors(reference, found.text),
-            found.hypotheses,
+            prediction.text,
+            word_errors(reference, prediction.text, words),
+            character_errors(reference, prediction.text),
+            prediction.hypotheses,
             duration,
             letters,
             begins * self._frame_seconds,
-            alignment(words(reference), words(found.text)),
+            alignment(words(reference), words(prediction.text)),
         )
-        self._scored[found.index] = scored
+        self._scored[prediction.index] = scored
         return scored
 
     def evaluation(self) -> Evaluation:
-        """Of all that were added, in the order of their indices."""
+        """Return the figures of all utterances that were added, in the order of their indices."""
         utterances = [self._scored[index] for index in sorted(self._scored)]
         return Evaluation(
             utterances,
-            sum((each.words for each in utterances), EditCounts()),
-            sum((each.characters for each in utterances), EditCounts()),
+            sum((utterance.words for utterance in utterances), EditCounts()),
+            sum((utterance.characters for utterance in utterances), EditCounts()),
             self._blanks,
             self._frames,
         )
