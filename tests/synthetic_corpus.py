@@ -134,7 +134,7 @@ def settings(corpus: Path) -> dict[str, dict[str, Any]]:
 def trained() -> Path:
     """A folder with the corpus and `checkpoint/tiny-best.ckpt`, which has learnt some of it."""
     from common.data.splits import convert_split
-    from common.training.trainer import Job, fit
+    from common.training.trainer import train
     from common.utils import runtime
     from common.utils.logging import open_log
     from deepspeech2.src.recipe import RECIPE
@@ -147,5 +147,5 @@ def trained() -> Path:
         convert_split(RECIPE, config, split, log=lambda line: None)
     with chdir(folder):
         log = open_log("train.log", quiet=True)
-        fit(Job(RECIPE, config, runtime.set_device("CPU"), log))
+        train(RECIPE, config, device=runtime.set_device("CPU"), log=log)
     return folder

@@ -497,9 +497,9 @@ if os.fork() == 0:  # a worker of its own, which an ended parent leaves behind, 
         time.sleep(0.1)
         if what == "deaf" and os.getppid() != me: break
     os._exit(0)
-def end(*_):
+def end(number, _):
     time.sleep(0.3); print("saved by", rank, flush=True)
-    sys.exit(130)
+    sys.exit(128 + number)
 signal.signal(signal.SIGTERM, end)
 if what == "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if rank == "1" and what == "fail":
@@ -510,9 +510,9 @@ if what in ("early", "hang", "again", "never", "gives up"):  # trains, and gives
     from pathlib import Path
     from common.training.heartbeat import Heartbeat
     last, heart = Path("checkpoint", "x-last.ckpt"), Heartbeat()
-    heart.run_of(last)
-    heart.meet()
-    heart.stepped(1)
+    heart.set_checkpoint(last)
+    heart.collective_entered()
+    heart.step_finished(1)
     if "--resume" in sys.argv:
         heart.finished()
         sys.exit(0)
@@ -523,7 +523,7 @@ if what in ("early", "hang", "again", "never", "gives up"):  # trains, and gives
             last.parent.mkdir()
             last.touch()
         if what != "gives up": os.kill(me, signal.SIGKILL)
-    else: heart.meet()
+    else: heart.collective_entered()
     while what == "gives up" and rank == "0":
         time.sleep(0.05)
         if os.path.exists("ready1") and os.path.exists("ready2"): sys.exit(70)

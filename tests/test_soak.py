@@ -53,19 +53,19 @@ def test_signs_of_life_tell_who_is_behind(tmp_path, monkeypatch):
     assert looked(13) == 0 and signs.limit(60) == 60
     assert looked(14, 14.5) == 1.5
     assert looked(900) == 2.5  # the launcher was stopped meanwhile: that is not their silence
-    hearts[0].meet()
-    hearts[2].meet()
+    hearts[0].collective_entered()
+    hearts[2].collective_entered()
     assert looked(901) == 0 and signs.behind(names) == ["1"]
     assert signs.told("1").startswith("last seen after step 41 (process ")
-    hearts[1].meet()
+    hearts[1].collective_entered()
     looked(902)
     assert signs.behind(names) == names  # it cannot be told
     assert not signs.done("1")
-    hearts[1].done()
+    hearts[1].finished()
     looked(903)
     assert signs.done("1") and not signs.done("0")
     assert signs.last() is None
-    hearts[1].run_of(tmp_path / "x-last.ckpt")  # LAUNCH_BEAT is still that of rank 2
+    hearts[1].set_checkpoint(tmp_path / "x-last.ckpt")  # LAUNCH_BEAT is still that of rank 2
     assert signs.last() == tmp_path / "x-last.ckpt"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def batches(
     output_frames: Callable[[int], int] | None = None,
     workers: int = 2,
     prefetch: int = 4,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The planned batches, in order; what is in them depends on plan, seed and epoch only.
 
     shapes: static ones, so that none is new to the network: a batch is padded as planned, or to the

@@ -36,8 +36,8 @@ _IDLE = 2  # restarts in a row without a new checkpoint, after which there is no
 _HUNG = 124  # exit code, as timeout(1) has it
 _FAULT = 70  # exit code of `common.cli`; ours too for a rank that ended with 0 too early
 # Exit codes after which the same would happen again, or that somebody asked for: bad input, an
-# option that there is not, Ctrl-C, kill. All others may be tried again.
-_FINAL = (1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+# unknown option, Ctrl-C, kill, a closed terminal. All others may be tried again.
+_FINAL = (1, 2, *(128 + number for number in _SIGNALS))
 _SCHEDULER = "scheduler"
 
 

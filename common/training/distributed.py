@@ -31,9 +31,9 @@ class ProcessGroup:
     CPU takes no integers): so numbers arrive to the last bit, and sums are taken here, in float64.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, heart: Heartbeat | None = None):
+    def __init__(self, rank: int = 0, count: int = 1, heartbeat: Heartbeat | None = None):
         self.rank, self.count = rank, count
-        self.heart = heart or Heartbeat()
+        self.heartbeat = heartbeat or Heartbeat()
         self._reduce = _AllReduce() if count > 1 else None
         self._ended = False
 
@@ -67,7 +67,7 @@ class ProcessGroup:
 
     def barrier(self) -> None:
         """Tells the launcher that this rank has come to where it may wait for the others."""
-        self.heart.collective_entered()
+        self.heartbeat.collective_entered()
 
     def local_world_size(self) -> int:
         """The ranks on this rank's host, itself among them."""

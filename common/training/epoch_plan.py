@@ -22,7 +22,7 @@ class EpochPlan:
     def __init__(
         self,
         speech_model: SpeechModel,
-        source: Dataset,
+        dataset: Dataset,
         rank: int = 0,
         ranks: int = 1,
         slowest: float = 1.0,
@@ -33,9 +33,9 @@ class EpochPlan:
             raise UserError(
                 f"TrainingConfig.accumulation_step={training.accumulation_step}: expected 1 or more"
             )
-        self.source, self.rank, self.ranks = source, rank, ranks
+        self.dataset, self.rank, self.ranks = dataset, rank, ranks
         self.accumulation = training.accumulation_step
-        self.versions = SpeedVariants(source, training.seed)
+        self.versions = SpeedVariants(dataset, training.seed)
         self.shapes = None
         if speech_model.static_training:
             self.shapes = static_shapes(
@@ -67,12 +67,12 @@ class EpochPlan:
     @property
     def hours(self) -> float:
         """Of speech in an epoch, at the speed of each utterance's first recording."""
-        return float(self.source.durations[self.versions.first].sum()) / 3600
+        return float(self.dataset.durations[self.versions.first].sum()) / 3600
 
     def plan(self, epoch: int, rank: int | None = None) -> list[PlannedBatch]:
         chosen = self.versions.draw(epoch)
         # Shapes by the longest version: their numbers of batches are the same in every epoch.
-        frames = self.versions.most_frames if self.shapes else self.source.frames[chosen]
+        frames = self.versions.most_frames if self.shapes else self.dataset.frames[chosen]
         plan = plan_epoch(
             frames,
             self.versions.labels,
@@ -95,39 +95,39 @@ class EpochPlan:
 
 
 class SpeedVariants:
-    """The recordings of each utterance of a source: one, or several at different speeds.
+    """The recordings of each utterance of a dataset: one, or several at different speeds.
 
     most_frames, labels, first: (U,) for each utterance the feature frames of its longest recording,
-        its label count, and the index of its first recording in the source.
+        its label count, and the index of its first recording in the dataset.
     """
 
-    def __init__(self, source: Dataset, seed: int):
+    def __init__(self, dataset: Dataset, seed: int):
         self.seed = seed
-        self.order = np.argsort(source.spoken, kind="stable")  # utterance by utterance
+        self.order = np.argsort(dataset.spoken, kind="stable")  # utterance by utterance
         _, self.starts, self.counts = np.unique(
-            source.spoken[self.order], return_index=True, return_counts=True
+            dataset.spoken[self.order], return_index=True, return_counts=True
         )
-        self.most_frames = np.maximum.reduceat(source.frames[self.order], self.starts)
+        self.most_frames = np.maximum.reduceat(dataset.frames[self.order], self.starts)
         self.first = self.order[self.starts]
-        self.labels = source.label_counts[self.first]
+        self.labels = dataset.label_counts[self.first]
 
     def draw(self, epoch: int) -> np.ndarray:
-        """(U,) One recording of each utterance, as indices of the source, by seed and epoch."""
+        """(U,) One recording of each utterance, as indices of the dataset, by seed and epoch."""
         rng = np.random.default_rng((self.seed, epoch, len(self.order)))
         return self.order[self.starts + rng.integers(self.counts)]
 
 
 def select_training_examples(
-    speech_model: SpeechModel, source: Dataset, log: logging.Logger
+    speech_model: SpeechModel, dataset: Dataset, log: logging.Logger
 ) -> Dataset:
-    """The part of a source that is trained on: what has the wanted duration and fits CTC, then the
+    """The part of a dataset that is trained on: what has the wanted duration and fits CTC, then the
     subset that was asked for. Files converted with wider limits need no new conversion."""
     data = speech_model.config.DataConfig
-    fits = speech_model.output_frames(source.frames) >= source.ctc_frames
-    lasts = (source.durations >= data.min_duration) & (source.durations <= data.max_duration)
-    wanted = np.ones(len(source), bool)
+    fits = speech_model.output_frames(dataset.frames) >= dataset.ctc_frames
+    lasts = (dataset.durations >= data.min_duration) & (dataset.durations <= data.max_duration)
+    wanted = np.ones(len(dataset), bool)
     if data.ignore_offline_speed_perturbation:
-        wanted = np.array([not entry.copy_of for entry in source.entries], bool)
+        wanted = np.array([not entry.copy_of for entry in dataset.entries], bool)
         if copies := np.count_nonzero(~wanted):
             why = "at another speed (DataConfig.ignore_offline_speed_perturbation)"
             log.info(f"left out: {copies} recordings {why}")
@@ -139,26 +139,26 @@ def select_training_examples(
             log.info(f"left out: {left} utterances {why}")
     chosen = np.flatnonzero(wanted & fits & lasts)
     if data.max_hours > 0 or data.max_utterances > 0:
-        _, firsts = np.unique(source.spoken[chosen], return_index=True)  # copies go with them
+        _, firsts = np.unique(dataset.spoken[chosen], return_index=True)  # copies go with them
         rng = np.random.default_rng(speech_model.config.TrainingConfig.seed)
         order = rng.permutation(chosen[np.sort(firsts)])
         if data.max_hours > 0:
-            hours = np.cumsum(source.durations[order]) / 3600
+            hours = np.cumsum(dataset.durations[order]) / 3600
             order = order[: max(1, int(np.searchsorted(hours, data.max_hours, side="right")))]
         if data.max_utterances > 0:
             order = order[: data.max_utterances]
-        chosen = chosen[np.isin(source.spoken[chosen], source.spoken[order])]
+        chosen = chosen[np.isin(dataset.spoken[chosen], dataset.spoken[order])]
     if len(chosen) == 0:
         raise UserError(
-            f"nothing to train on: none of {len(np.unique(source.spoken))} utterances fits the "
+            f"nothing to train on: none of {len(np.unique(dataset.spoken))} utterances fits the "
             "network's output frames and lasts from DataConfig.min_duration to max_duration"
         )
-    return source if len(chosen) == len(source) else source.subset(chosen)
+    return dataset if len(chosen) == len(dataset) else dataset.subset(chosen)
 
 
-def identity_of(source: Dataset, ranks: int) -> dict[str, Any]:
+def identity_of(dataset: Dataset, ranks: int) -> dict[str, Any]:
     """What of the data must be the same for a run to go on exactly."""
     digest = hashlib.sha256()
-    for entry in source.entries:
+    for entry in dataset.entries:
         digest.update(f"{entry.id}\n{entry.text}\n{entry.frames}\n".encode())
-    return {"utterances": len(source), "digest": digest.hexdigest()[:16], "ranks": ranks}
+    return {"utterances": len(dataset), "digest": digest.hexdigest()[:16], "ranks": ranks}

@@ -21,7 +21,7 @@ from common.training.distributed import ProcessGroup
 from common.training.loss_scale import LossScale
 from common.training.optimizers import Add, AllReduce, GlobalNorm, Gradients, MovingAverage, Update
 from common.utils.backend import Parameter, Tensor, ms, ops
-from common.utils.errors import Diverged, UserError
+from common.utils.errors import UserError
 
 
 @dataclass
@@ -36,6 +36,7 @@ class StepResult:
     seconds: float = 0.0  # ... their speech
     scale: float = 1.0  # of the loss, in this step
     overflowed: bool = False  # not applied because of the scale, which is half from here on
+    diverged: str = ""  # why training gets nowhere any more, in one line
 
 
 class TrainStep:
@@ -162,8 +163,8 @@ class TrainStep:
     def _skip(
         self, batches: Sequence[Batch], ids: list[str], losses: np.ndarray, result: StepResult
     ) -> None:
-        """Blames an utterance or the loss scale. Raises Diverged where that cannot be
-        maybe_half."""
+        """Blames utterances or the loss scale, which is then halved; where it cannot be, training
+        has diverged."""
         # Features that are not finite spoil the losses of all ranks through their normalisation.
         spoilt = _spoilt(batches)
         infinite = [name for name, loss in zip(ids, losses) if not math.isfinite(loss)]
@@ -176,11 +177,12 @@ class TrainStep:
         if not self.scaling.dynamic or of_features or of_losses:
             return
         if self.scaling.exhausted:
-            raise Diverged(
+            result.diverged = (
                 f"the loss scale has fallen to {result.scale:g}, and gradients are still not "
                 f"finite (utterances {', '.join(result.blamed[:5])}): lower "
                 "OptimConfig.learning_rate, or train with TrainingConfig.precision=O0"
             )
+            return
         self.scaling.overflow()
         result.overflowed = True
 
