@@ -123,7 +123,7 @@ def smallest_preset(recipe: Recipe, config: Any) -> str:
         name: recipe.activation_bytes(network_of(recipe, name), dimension)
         for name in recipe.presets()
     }
-    name = min(sizes, key=sizes.get, default="")
+    name = min(sizes, key=sizes.__getitem__, default="")
     ours = recipe.activation_bytes(config.ModelConfig, dimension)
     return name if name and sizes[name] < ours else ""
 

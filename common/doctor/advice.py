@@ -265,6 +265,8 @@ def more_workers(figures: Measurements) -> Advice | None:
         return None
     delivered = figures.delivered * figures.cores / figures.workers
     then = forecast_epoch(replace(figures, workers=figures.cores, delivered=delivered))
+    if then is None:
+        return None
     factor = now.seconds / then.seconds
     return Advice(
         factor,

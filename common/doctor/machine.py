@@ -31,7 +31,7 @@ _PIN = re.compile(r"^([\w.-]+)==([^\s;#]+)(?:\s*;\s*python_version\s*(>=|<)\s*\"
 
 
 def device_lines(kernels: Process, figures: Measurements, target: str | None) -> list[str]:
-    reasons = {"Ascend": why_no_ascend, "GPU": why_no_gpu}
+    reasons: dict[str, Callable[[], str]] = {"Ascend": why_no_ascend, "GPU": why_no_gpu}
     lines = []
     for device in runtime.DEVICES:
         if device == "CPU":
@@ -186,13 +186,13 @@ def disk_lines(
     group, data = config.CheckpointConfig, config.DataConfig
     needs: list[tuple[str, Path, float]] = []
     if numbered := trial.get("checkpoint"):
-        need = checkpoint_bytes(group.keep_checkpoint_max, numbered, trial.get("best", 0))
+        files = checkpoint_bytes(group.keep_checkpoint_max, numbered, trial.get("best", 0))
         what = f"checkpoints, {group.keep_checkpoint_max} of {_size(numbered)}"
-        needs.append((what, Path(group.ckpt_path), need))
+        needs.append((what, Path(group.ckpt_path), files))
     records = Path(data.mindrecord_format.replace("{split}", "train")).parent
     if not trial.get("converted") and (seconds := trial.get("everything")) is not None:
-        need = record_bytes(data, seconds, trial.get("dimension", 0))
-        needs.append(("MindRecord files to make", records, need))
+        shards = record_bytes(data, seconds, trial.get("dimension", 0))
+        needs.append(("MindRecord files to make", records, shards))
     lines, obstacles = [], []
     for what, folder, need in needs:
         free = usage(existing(folder)).free

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ def measure(
     argv: list[str],
     what: str,
     seconds: float,
-    environment: dict[str, str | None] | None = None,
+    environment: Mapping[str, str | None] | None = None,
 ) -> Process:
     values = {**os.environ, **(environment or {})}
     if what == "kernels":

@@ -130,7 +130,7 @@ class Steps:
         say(
             static_seconds=epochs,
             static_compiling=compiling - min(after),
-            static_graphs=len(planner.shapes),
+            static_graphs=len(planner.shapes or ()),
             static_memory=peak,
         )
 

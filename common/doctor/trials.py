@@ -70,8 +70,14 @@ def kernels(device_target: str | None, device_id: int | None) -> None:
     if device == "Ascend":  # another operator, in float16
         return
     size, rows, frames = 512, 4, 100
-    shapes = (frames, rows, size), (4 * size, size), (4 * size, size), (4 * size,)
-    shapes += () if device == "CPU" else ((4 * size,),)
+    shapes: list[tuple[int, ...]] = [
+        (frames, rows, size),
+        (4 * size, size),
+        (4 * size, size),
+        (4 * size,),
+    ]
+    if device != "CPU":
+        shapes.append((4 * size,))
     arguments = [values(*shape) for shape in shapes]
     if device == "CPU":
         arguments.append(values(4 * size))
@@ -247,14 +253,14 @@ def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
     """
     found = np.array([np.nan if u.duration is None else u.duration for u in utterances], float)
     unknown, rng = np.flatnonzero(np.isnan(found)), np.random.default_rng(0)
-    first_error = None
+    first_error: UserError | None = None
     for index in rng.permutation(unknown)[:HEADERS]:
         try:
             found[index] = audio_info(utterances[index].audio).duration
         except UserError as error:
             first_error = first_error or error
     known = found[~np.isnan(found)]
-    if not len(known):
+    if first_error is not None and not len(known):
         raise first_error
     rest = np.isnan(found)
     found[rest] = rng.choice(known, np.count_nonzero(rest))

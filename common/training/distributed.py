@@ -34,7 +34,7 @@ class ProcessGroup:
     def __init__(self, rank: int = 0, count: int = 1, heartbeat: Heartbeat | None = None):
         self.rank, self.count = rank, count
         self.heartbeat = heartbeat or Heartbeat()
-        self._reduce = _AllReduce() if count > 1 else None
+        self._reduce = _AllReduce() if count > 1 else _not_needed
         self._ended = False
 
     def all_gather(self, *values: float) -> np.ndarray:
@@ -117,6 +117,11 @@ def _message(failed: bool, values: Sequence[float] = ()) -> np.ndarray:
     message[0] = failed
     message[1 : 1 + len(values)] = values
     return message
+
+
+def _not_needed(rows: Tensor) -> Tensor:
+    """One process has all rows."""
+    return rows
 
 
 class _AllReduce(nn.Cell):

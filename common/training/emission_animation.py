@@ -9,6 +9,7 @@ frames, the brighter the likelier.
 from __future__ import annotations
 
 import functools
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,29 +52,31 @@ class EmissionAnimation:
     """The frames in `<stem>.npz`, kept in step with the checkpoint that training resumes from; as
     a film in `<stem>.gif`, and some of them under one another in `<stem>.png`.
 
-    Its utterance is the one of median length in `source`; without a source there is no film.
+    Its utterance is the one of median length in `dataset`; without a dataset there is no film.
     """
 
     def __init__(
         self,
         stem: str | Path,
-        source: Dataset | None,
+        dataset: Dataset | None,
         featurizer: Featurizer,
         vocabulary: Vocabulary,
         resumed_step: int = 0,
     ):
         """Raises UserError where the frames of a resumed run cannot be read."""
         self.npz, self.gif, self.png = (Path(f"{stem}.{end}") for end in ("npz", "gif", "png"))
-        self.source, self.featurizer, self.vocabulary = source, featurizer, vocabulary
+        self.dataset, self.featurizer, self.vocabulary = dataset, featurizer, vocabulary
         self.frames: list[Frame] = []
         self._log_probs: np.ndarray | None = None  # (T', C), as the network gave them last
         self._likeliest = np.zeros(len(vocabulary))  # (C,) each label's highest probability so far
         self._rows: list[int] = []  # the labels that have a row
         self.index = 0
-        if not source:
+        self.duration = 0.0  # seconds
+        if not dataset:
             return
-        self.index = int(np.argsort(source.frames, kind="stable")[len(source) // 2])
-        self.id, self.reference = source.ids[self.index], source.texts[self.index]
+        self.index = int(np.argsort(dataset.frames, kind="stable")[len(dataset) // 2])
+        self.id, self.reference = dataset.ids[self.index], dataset.texts[self.index]
+        self.duration = float(dataset.durations[self.index])
         if resumed_step and self.npz.is_file():
             for frame in self._read():
                 if frame.step <= resumed_step:
@@ -102,8 +105,8 @@ class EmissionAnimation:
             Frame(
                 figures.epoch,
                 figures.step,
-                figures.val_wer,
-                figures.blank_share,
+                math.nan if figures.val_wer is None else figures.val_wer,
+                math.nan if figures.blank_share is None else figures.blank_share,
                 decode(log_probs[:, None], np.array([len(log_probs)]))[0],
                 columns,
                 log_probs[:, columns].clip(np.finfo(np.float16).min).astype(np.float16),
@@ -120,7 +123,7 @@ class EmissionAnimation:
             self._painter = EmissionPlotter(
                 [self.vocabulary.labels[row] for row in rows],
                 len(self.frames[0].log_probs),
-                float(self.source.durations[self.index]),
+                self.duration,
                 self._features,
                 self.reference,
             )
@@ -154,10 +157,11 @@ class EmissionAnimation:
     @functools.cached_property
     def _features(self) -> np.ndarray:
         """(F, T) as the network reads them."""
-        row = next(self.source.read([self.index]))
-        if row.features is not None:
-            return row.features
-        return self.featurizer(row.samples(self.featurizer))
+        assert self.dataset is not None  # there are frames
+        example = next(iter(self.dataset.read([self.index])))
+        if example.features is not None:
+            return example.features
+        return self.featurizer(example.samples(self.featurizer))
 
     def _keep(self, frame: Frame) -> None:
         self.frames.append(frame)
@@ -177,7 +181,7 @@ class EmissionAnimation:
                 partial,
                 id=self.id,
                 reference=self.reference,
-                seconds=self.source.durations[self.index],
+                seconds=self.duration,
                 labels=[self.vocabulary.labels[column] for column in columns],
                 columns=columns,
                 log_probs=log_probs,
@@ -187,13 +191,20 @@ class EmissionAnimation:
     def _read(self) -> list[Frame]:
         """The frames in the file; none where they are of another utterance."""
         try:
-            with np.load(self.npz) as found:
-                if (found["id"].item(), found["reference"].item()) != (self.id, self.reference):
+            with np.load(self.npz) as file:
+                if (file["id"].item(), file["reference"].item()) != (self.id, self.reference):
                     return []
-                values = zip(*(found[key].tolist() for key in _PER_FRAME))
+                columns, log_probs = file["columns"], file["log_probs"]
+                values = {key: file[key].tolist() for key in _PER_FRAME}
+                if any(len(column) != len(log_probs) for column in values.values()):
+                    raise ValueError("arrays of different lengths")
                 return [
-                    Frame(*each, found["columns"], log_probs)
-                    for each, log_probs in zip(values, found["log_probs"], strict=True)
+                    Frame(
+                        **{key: values[key][number] for key in _PER_FRAME},
+                        columns=columns,
+                        log_probs=log_probs[number],
+                    )
+                    for number in range(len(log_probs))
                 ]
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(

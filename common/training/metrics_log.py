@@ -6,6 +6,7 @@ import csv
 import io
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from common.utils.errors import UserError
 from common.utils.files import replacing, write_text
@@ -93,9 +94,8 @@ class History:
 
 
 def _read(path: Path) -> list[EpochMetrics]:
-    kinds = {entry.name: entry.type for entry in fields(EpochMetrics)}
     try:
-        return _rows(path, kinds)
+        return _rows(path)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path}: not the figures of a training run ({error}); move it away, or the one of the "
@@ -103,14 +103,16 @@ def _read(path: Path) -> list[EpochMetrics]:
         ) from error
 
 
-def _rows(path: Path, kinds: dict[str, str]) -> list[EpochMetrics]:
+def _rows(path: Path) -> list[EpochMetrics]:
+    integers = {entry.name for entry in fields(EpochMetrics) if entry.type == "int"}
+
+    def value(name: str, text: str) -> Any:
+        if text == "":
+            return None
+        return int(text) if name in integers else float(text)
+
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            EpochMetrics(
-                **{
-                    name: None if text == "" else int(text) if kinds[name] == "int" else float(text)
-                    for name, text in row.items()
-                }
-            )
+            EpochMetrics(**{name: value(name, text) for name, text in row.items()})
             for row in csv.DictReader(file)
         ]

@@ -600,9 +600,12 @@ def _resume(
             f"schedule of the run in {keeper.last} ends after {before[epochs]}; resume without "
             "changing it, or begin anew from --pre_trained_model_path"
         )
-    if found.metadata["data"] != identity:
+    metadata = found.metadata
+    if metadata is None:
+        raise UserError(f"--resume: {keeper.last} was not written by a training run of this kind")
+    if metadata["data"] != identity:
         raise UserError(
-            f"--resume: the run in {keeper.last} trains on {found.metadata['data']}, "
+            f"--resume: the run in {keeper.last} trains on {metadata['data']}, "
             f"found {identity}; go back to the data it was started with"
         )
     checkpoints.load_into(speech_model.network, found, speech_model.recipe.rename_parameter)
@@ -610,23 +613,21 @@ def _resume(
         if name not in found.parameters:
             raise UserError(f"--resume: {keeper.last} lacks the optimizer's {name}")
         parameter.set_data(Tensor(found.parameters[name], parameter.dtype))
-    if state := found.metadata.get("loss_scale"):
+    if state := metadata.get("loss_scale"):
         step.scaling.restore(state)
     # The micro-batches of the run so far, whatever this machine's memory: they enter the
     # statistics of batch normalisation.
-    limit = found.metadata["memory_limit"]
+    limit = metadata["memory_limit"]
     if limit > runtime.machine_memory():
         log.warning(
             f"the run was started with {limit / GIB:.1f} GiB allowed, more than this machine has "
             f"({runtime.machine_memory() / GIB:.1f} GiB); it may be ended for lack of memory"
         )
     step.forecast = replace(step.forecast, limit=limit)
-    if (
-        epoch_plan.shapes
-        and list(map(tuple, found.metadata.get("shapes") or ())) != epoch_plan.shapes
-    ):
+    shapes = list(map(tuple, metadata.get("shapes") or ()))
+    if epoch_plan.shapes and shapes != epoch_plan.shapes:
         log.warning(
             "the run was begun by another version, which had other static shapes: it goes on, but "
             "not exactly as it would have gone on there"
         )
-    return Progress(**found.metadata["progress"])
+    return Progress(**metadata["progress"])

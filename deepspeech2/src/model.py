@@ -73,7 +73,7 @@ class ConvolutionFrontEnd(nn.Cell):
             initial = rng.normal(0, deviation, (self.channels, inputs, *kernel))
             bias = np.zeros(self.channels) if config.conv_bias else None
             native = runtime.native_convolutions(device)
-            cell = convolution(initial, tuple(stride), native, bias)
+            cell = convolution(initial, (stride[0], stride[1]), native, bias)
             slow = runtime.slow_broadcasts(device)
             norm = MaskedBatchNorm(self.channels, use_matmul=slow)
             setattr(self, f"conv{number}", cell)
