@@ -44,7 +44,8 @@ class MemoryEstimate:
 
     def rows(self, frames: int) -> int:
         """The utterances of so many frames that go through at once: at least 1, and without
-        a user's wish as many as stay under the limit."""
+        a user's wish as many as stay under the limit.
+        """
         if self.micro_batch > 0:
             return self.micro_batch
         frames = self.together or frames

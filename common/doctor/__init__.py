@@ -117,7 +117,8 @@ def network_of(recipe: Recipe, preset: str) -> Any:
 
 def smallest_preset(recipe: Recipe, config: Any) -> str:
     """The preset whose network keeps least in memory for a frame, a cheap sign of a small one, if
-    that is less than the configured one keeps; else "". How much quicker it is, is to be timed."""
+    that is less than the configured one keeps; else "". How much quicker it is, is to be timed.
+    """
     dimension = recipe.build_featurizer(config.DataConfig).dimension
     sizes = {
         name: recipe.activation_bytes(network_of(recipe, name), dimension)

@@ -167,7 +167,8 @@ def available_memory() -> int | None:
 
 def checkpoint_bytes(keep: int, numbered: int, best: int) -> int:
     """Disk that a run's checkpoints need: the newest `keep` (`last` is another name of one), the
-    best, and one more while it is being written."""
+    best, and one more while it is being written.
+    """
     return (keep + 1) * numbered + best
 
 

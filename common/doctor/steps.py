@@ -75,7 +75,8 @@ class Steps:
 
     def _larger_micro_batches(self) -> None:
         """The median batch with as many utterances at once as the machine's memory allows, where
-        that is more than a user's settings let through."""
+        that is more than a user's settings let through.
+        """
         size, now = self.sizes[1], self.step.forecast
         limit = max(now.limit, 0.8 * runtime.machine_memory())
         wide = replace(now, micro_batch=0, limit=limit)
@@ -98,7 +99,8 @@ class Steps:
 
     def _static_shapes(self) -> None:
         """A batch of median size in a graph of its own, where those of all shapes fit the memory:
-        dynamic shapes cost a small network on a CPU more than its arithmetic."""
+        dynamic shapes cost a small network on a CPU more than its arithmetic.
+        """
         if self.speech_model.static_training or self.speech_model.device != "CPU":
             return
         if self.source is None or self.end - time.perf_counter() < 2 * self.compiling:
@@ -150,7 +152,8 @@ class Steps:
 
     def _noise(self, planned: PlannedBatch) -> Batch:
         """Noise, in the lengths of the utterances and with as many labels, of which no two
-        neighbours are equal: they need no frame more than their number."""
+        neighbours are equal: they need no frame more than their number.
+        """
         rows, indices = len(planned.indices), list(planned.indices)
         frames = int(aligned(planned.frames, self.speech_model.config.DataConfig.pad_align))
         lengths = np.full(rows, planned.frames, np.int32)

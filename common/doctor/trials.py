@@ -271,7 +271,8 @@ def _plan(
     speech_model: SpeechModel, source: Dataset | None
 ) -> tuple[list[PlannedBatch], list[Shape] | None, int]:
     """The batches of the second epoch, when they are shuffled, their static shapes if they have
-    such, and the frames of the longest utterance at the slowest speed."""
+    such, and the frames of the longest utterance at the slowest speed.
+    """
     data, features = speech_model.config.DataConfig, speech_model.featurizer
     if source is None:
         lengths = [min(each, data.max_duration) for each in NOTHING_AT_HAND]

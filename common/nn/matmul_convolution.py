@@ -19,7 +19,7 @@ from common.utils.backend import Parameter, Tensor, nn, ops
 def convolution(
     weight: np.ndarray, stride: tuple[int, int], native: bool, bias: np.ndarray | None = None
 ) -> nn.Cell:
-    """x (B, C, F, T) -> (B, O, ceil(F / stride[0]), ceil(T / stride[1])), padded by half a kernel.
+    """X (B, C, F, T) -> (B, O, ceil(F / stride[0]), ceil(T / stride[1])), padded by half a kernel.
 
     weight (O, C, K, L), K and L odd, and bias (O,): initial values of the parameters so named.
     native: by the device's own operator, else by matrix products (`common.utils.runtime`).
@@ -87,7 +87,8 @@ def time_convolution(
 
 class MatmulTimeConvolution(nn.Cell):
     """x (1, C, B, T) -> (1, O, B, ceil(T / stride)): im2col and one product; one channel at a time
-    (groups = C = O) by `MatmulRowConvolution`, which copies the input twice, not K times."""
+    (groups = C = O) by `MatmulRowConvolution`, which copies the input twice, not K times.
+    """
 
     half = False  # see `common.nn.precision`
 
@@ -258,7 +259,7 @@ class MatmulRowConvolution(nn.Cell):
 
 
 def _staircase(kernel, stairs, step, window):
-    """kernel (N, K, I) -> (N, stairs, window, I) whose stair i holds the kernel from i * step on.
+    """Kernel (N, K, I) -> (N, stairs, window, I) whose stair i holds the kernel from i * step on.
 
     Rows of window + step values, read as rows of window values, shift by step from one to the next.
     """

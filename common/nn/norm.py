@@ -89,7 +89,7 @@ class MaskedBatchNorm(nn.Cell):
         return mask.expand_dims(1).expand_dims(1)
 
     def _outer(self, values, mask, shape):
-        """values (C,) of each channel times the mask, in the shape of x."""
+        """Values (C,) of each channel times the mask, in the shape of x."""
         if self.layout == "1CBT":
             found = self.product(values.reshape((-1, 1)), mask.reshape((1, -1)))
         elif self.layout == "TBC":

@@ -26,13 +26,14 @@ LEVELS = ("O0", "O2", "O3")
 
 
 def maybe_half(x: Tensor, half: bool) -> Tensor:
-    """x in float16 where `half` is set, else as it is."""
+    """X in float16 where `half` is set, else as it is."""
     return x.astype(ms.float16) if half else x
 
 
 def apply(network: nn.Cell, level: str) -> int:
     """Sets the precision that `network` trains in, before its first step; returns how many of its
-    cells multiply in float16."""
+    cells multiply in float16.
+    """
     if level not in LEVELS:
         raise UserError(f"TrainingConfig.precision={level}: expected one of {', '.join(LEVELS)}")
     cells = [cell for _, cell in network.cells_and_names() if hasattr(cell, "half")]

@@ -64,7 +64,8 @@ class Recurrent(nn.Cell):
 
     def pack(self) -> None:
         """Has a cell for Ascend keep its weights as DynamicRNN takes them, for a file: it needs no
-        more than half the space, and no card packs them anew at each start."""
+        more than half the space, and no card packs them anew at each start.
+        """
         if not isinstance(self.run, AscendLSTM):
             return
         for suffix in ("", "_reverse") if self.bidirectional else ("",):
@@ -140,7 +141,7 @@ class AscendLSTM(nn.Cell):
         return self.step(x, weights.astype(ms.float16), bias.astype(ms.float16))
 
     def step(self, x, weights, bias):
-        """x (T, B, I), weights (I + H, 4 H) and bias (4 H,) as `pack_gates` makes them."""
+        """X (T, B, I), weights (I + H, 4 H) and bias (4 H,) as `pack_gates` makes them."""
         state = ops.zeros((1, x.shape[1], self.hidden_size), ms.float16)
         output = self.operator(x.astype(ms.float16), weights, bias, None, state, state)[0]
         return output.astype(x.dtype)
@@ -156,7 +157,8 @@ def pack_gates(
     weight_ih: np.ndarray, weight_hh: np.ndarray, bias_ih: np.ndarray, bias_hh: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """An LSTM's weights, gates i, f, g, o, as DynamicRNN takes them: float16 (I + H, 4 H) and
-    (4 H,), gates i, g, f, o."""
+    (4 H,), gates i, g, f, o.
+    """
     size = weight_hh.shape[1]
     rows = np.arange(4 * size).reshape(4, size)[[0, 2, 1, 3]].reshape(-1)
     weights = np.concatenate((weight_ih, weight_hh), 1)[rows].T

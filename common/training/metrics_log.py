@@ -1,4 +1,4 @@
-"""The figures of a run over time: a CSV file for programs, a picture for people."""
+"""The metrics of a run over time: a CSV file for programs, a plot for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.utils.files import replacing, write_text
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One evaluation while training."""
+    """Metrics of one evaluation during training."""
 
     epoch: float  # epochs done, with the share of the current one
     step: int  # optimizer steps done
@@ -38,9 +38,16 @@ class History:
         if resumed_step and self.path.is_file():
             self.rows = [row for row in _read(self.path) if row.step <= resumed_step]
 
-    def add(self, figures: EpochMetrics) -> None:
-        """Adds a row. Raises UserError where the file cannot be written."""
-        self.rows.append(figures)
+    def add(self, metrics: EpochMetrics) -> None:
+        """Add a row and write the file.
+
+        Args:
+            metrics: The row.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        self.rows.append(metrics)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, [entry.name for entry in fields(EpochMetrics)])
         writer.writeheader()
@@ -48,9 +55,14 @@ class History:
         write_text(self.path, text.getvalue())
 
     def draw(self, path: str | Path, title: str) -> None:
-        """Loss, error rates with the blank share, and learning rate over the epochs, as a PNG.
+        """Draw loss, error rates with the blank share, and learning rate over the epochs.
 
-        Raises UserError where the file cannot be written.
+        Args:
+            path: PNG file to write.
+            title: Line above the plots.
+
+        Raises:
+            UserError: The file cannot be written.
         """
         import matplotlib
 

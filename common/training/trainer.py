@@ -503,8 +503,11 @@ _OF_A_HOST = {
 def _same_everywhere(
     group: ProcessGroup, speech_model: SpeechModel, identity: dict, validation: dict
 ) -> None:
-    """Refuses a run whose ranks would train on other data, or from other weights, or would not
-    meet: the hosts of one job have files of their own."""
+    """Refuses a run whose ranks have different configurations, data or weights.
+
+    The hosts of one job have files of their own; with different ones the ranks would compute
+    different things, or wait for each other for ever.
+    """
     if group.count == 1:
         return
     config = configs.leaves(speech_model.config).items()
@@ -585,6 +588,10 @@ def _resume(
     identity: dict,
     log: logging.Logger,
 ) -> Progress:
+    """Takes over weights, optimizer and progress of the checkpoint `last`.
+
+    Raises UserError where the run would not go on exactly.
+    """
     found = checkpoints.load(keeper.last)
     before = configs.leaves(described(speech_model.recipe, found)[0])
     for key, value in configs.leaves(speech_model.config).items():

@@ -89,7 +89,8 @@ class LayerFactory:
 
 class Encoder(nn.Cell):
     """Blocks, one after the other: x (B, F, 1, T) or (1, F, B, T) as `time_convolution` takes it,
-    lengths (B,) -> the same form."""
+    lengths (B,) -> the same form.
+    """
 
     def __init__(self, blocks: list[Block], dimension: int, make: LayerFactory):
         super().__init__()
@@ -194,7 +195,7 @@ class Decoder(nn.Cell):
 
 
 def _spread(mask, native):
-    """mask (B, T) for x (B, C, 1, T) or (1, C, B, T)."""
+    """Mask (B, T) for x (B, C, 1, T) or (1, C, B, T)."""
     return mask.expand_dims(1).expand_dims(1) if native else mask.expand_dims(0).expand_dims(0)
 
 
