@@ -24,7 +24,18 @@ AVERAGE_COPIES = 2
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Peak memory of training, in bytes, as a straight line in the frames of a micro-batch."""
+    """Peak memory of training, linear in the frames of a micro-batch.
+
+    Attributes:
+        parameters: Number of the network's parameters.
+        per_frame: Bytes of activations per feature frame of an utterance.
+        limit: Bytes that training may take.
+        micro_batch: Utterances at once that a user wants; 0: as many as fit.
+        copies: Copies of the parameters that training keeps.
+        graph: Bytes of a large network's graph.
+        together: Frames of all static shapes, where each keeps its activations; else 0.
+        graphs: Number of graphs.
+    """
 
     parameters: int
     per_frame: float  # bytes of activations per feature frame of an utterance
@@ -37,16 +48,31 @@ class MemoryEstimate:
 
     @property
     def fixed(self) -> float:
-        """What training takes with no frame in it."""
+        """Bytes that training takes without a frame."""
         weights = 4 * self.copies * self.parameters
         return PROCESS + self.graph + GRAPH * (self.graphs - 1) + weights
 
     def peak(self, rows: int, frames: int) -> float:
+        """Estimate the peak memory of a micro-batch.
+
+        Args:
+            rows: Number of utterances.
+            frames: Frames that each is padded to.
+
+        Returns:
+            Bytes.
+        """
         return self.fixed + self.per_frame * rows * (self.together or frames)
 
     def rows(self, frames: int) -> int:
-        """The utterances of so many frames that go through at once: at least 1, and without
-        a user's wish as many as stay under the limit."""
+        """Compute how many utterances go through at once.
+
+        Args:
+            frames: Frames that each is padded to.
+
+        Returns:
+            At least 1; where the user has no wish, as many as stay under the limit.
+        """
         if self.micro_batch > 0:
             return self.micro_batch
         if self.per_frame == 0:  # no forecast
@@ -55,7 +81,15 @@ class MemoryEstimate:
         return max(1, int((self.limit - self.fixed) / (self.per_frame * frames)))
 
     def line(self, batch_size: int, longest: int) -> str:
-        """What a user should know before the start."""
+        """Summarise the estimate for the log.
+
+        Args:
+            batch_size: Utterances of a batch.
+            longest: Frames of the longest utterance.
+
+        Returns:
+            One line.
+        """
         if math.isinf(self.limit):
             return "memory: no forecast for this model"
         rows = min(batch_size, self.rows(longest))
@@ -71,7 +105,14 @@ class MemoryEstimate:
         return text
 
     def check(self, longest: int) -> None:
-        """Refuses a run of which one utterance alone is too large."""
+        """Refuse a run whose longest utterance needs too much memory by itself.
+
+        Args:
+            longest: Frames of the longest utterance.
+
+        Raises:
+            UserError: It needs more than the limit.
+        """
         if self.peak(1, longest) <= self.limit:
             return
         if self.together:
@@ -91,10 +132,18 @@ class MemoryEstimate:
 def forecast_memory(
     speech_model: SpeechModel, processes: int = 1, shapes: Sequence[Shape] | None = None
 ) -> MemoryEstimate:
-    """Memory of training this network, and what it may take: TrainingConfig.memory_gib, or this
-    process's share of the machine's, which as many `processes` train on.
+    """Estimate the memory of training a network, and what it may take.
 
-    shapes: the static ones. On the CPU each has a graph of its own, which gives nothing back.
+    That is TrainingConfig.memory_gib, or this process's share of the machine's memory.
+
+    Args:
+        speech_model: The network and its configuration.
+        processes: Number of processes that train on this machine.
+        shapes: Static shapes; on the CPU each has a graph of its own, which gives nothing back.
+            None where shapes are dynamic.
+
+    Returns:
+        The estimate.
     """
     config = speech_model.config
     limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory() / processes
@@ -121,7 +170,14 @@ def forecast_memory(
 
 @dataclass(frozen=True)
 class ForwardMemoryEstimate:
-    """Peak memory of recognising, in bytes, as a straight line in the padded frames of a batch."""
+    """Peak memory of recognition, linear in the padded frames of a batch.
+
+    Attributes:
+        fixed: Bytes that it takes without a frame.
+        per_frame: Bytes per frame.
+        limit: Bytes that it may take.
+        frame_seconds: Seconds from one feature frame to the next.
+    """
 
     fixed: float  # what it takes with no frame in it
     per_frame: float
@@ -130,16 +186,25 @@ class ForwardMemoryEstimate:
 
     @property
     def most_frames(self) -> int:
-        """Of all utterances of a batch together, padded."""
+        """Padded frames that all utterances of a batch may have together."""
         if self.per_frame == 0:  # no forecast
             return sys.maxsize
         return max(0, int((self.limit - self.fixed) / self.per_frame))
 
     def peak(self, frames: int) -> float:
+        """Estimate the bytes that a batch of so many padded frames takes."""
         return self.fixed + self.per_frame * frames
 
     def check(self, what: str, frames: int) -> None:
-        """Refuses an utterance, called `what`, that is too long by itself."""
+        """Refuse an utterance that is too long by itself.
+
+        Args:
+            what: What the message calls it.
+            frames: Its feature frames.
+
+        Raises:
+            UserError: It needs more than the limit.
+        """
         if frames > self.most_frames:
             raise UserError(
                 f"{what}: {frames * self.frame_seconds:.0f} s take about "
@@ -151,7 +216,14 @@ class ForwardMemoryEstimate:
 
 
 def forecast_forward(speech_model: SpeechModel) -> ForwardMemoryEstimate:
-    """Memory of recognising with this network."""
+    """Estimate the memory of recognising with a network.
+
+    Args:
+        speech_model: The network and its configuration.
+
+    Returns:
+        The estimate.
+    """
     features = speech_model.featurizer
     frame_seconds = features.config.hop_length / features.config.sample_rate
     model, config = speech_model.recipe.memory, speech_model.config.ModelConfig

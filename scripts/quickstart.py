@@ -31,6 +31,10 @@ PROMPTS = ROOT / "data" / "telephone_prompts"
 AN4_URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 
 
+class Terminated(Exception):
+    """A step was ended by SIGTERM."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="quickstart.sh",
@@ -74,7 +78,10 @@ def main() -> int:
         return error.returncode if error.returncode > 0 else 1
     except KeyboardInterrupt:
         print(f"interrupted; start again to go on from {out}", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
+    except Terminated:
+        print(f"interrupted; start again to go on from {out}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     return 0
 
 
@@ -173,8 +180,10 @@ def _step(number: int, what: str, out: Path, script: Path, *arguments: str) -> N
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if code == 130:
+    if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
+    if code in (128 + signal.SIGTERM, -signal.SIGTERM):
+        raise Terminated
     if code:
         raise subprocess.CalledProcessError(code, shown)
 

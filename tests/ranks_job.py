@@ -153,7 +153,7 @@ def dropout_masks(ranks: ProcessGroup) -> list[int]:
 def run(
     corpus: Path, folder: Path, ranks: ProcessGroup, fails: bool = False, resume: bool = False
 ) -> str:
-    """A run of training in `folder`, on the made-up corpus; returns its error."""
+    """Trains in `folder` on the synthetic corpus; returns what stopped the run."""
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny(
         corpus,
@@ -179,9 +179,16 @@ def run(
     training.batches = failing
     try:
         with chdir(folder):
-            job = training.Job(RECIPE, config, "CPU", log, ranks.rank, ranks.count, resume)
-            training.fit(job)
-        return ""
+            result = training.train(
+                RECIPE,
+                config,
+                device="CPU",
+                log=log,
+                rank=ranks.rank,
+                ranks=ranks.count,
+                resume=resume,
+            )
+        return f"{result.stop.reason.name}: {result.stop.message}"
     except UserError as error:
         return f"{type(error).__name__}: {error}"
     finally:

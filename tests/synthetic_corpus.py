@@ -147,7 +147,7 @@ def trained() -> Path:
 
 def _train(folder: Path) -> None:
     from common.data.splits import convert_split
-    from common.training.trainer import Job, fit
+    from common.training.trainer import train
     from common.utils import runtime
     from common.utils.logging import open_log
     from deepspeech2.src.recipe import RECIPE
@@ -158,4 +158,5 @@ def _train(folder: Path) -> None:
         convert_split(RECIPE, config, split, log=lambda line: None)
     with chdir(folder):
         log = open_log("train.log", quiet=True)
-        fit(Job(RECIPE, config, runtime.set_device("CPU"), log))
+        train(RECIPE, config, device=runtime.set_device("CPU"), log=log)
+    return folder

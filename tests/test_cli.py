@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from common import cli
 from common.model import checkpoint
 from common.model.speech_model import SpeechModel
 from common.training import trainer as training
+from common.training.progress import Progress
+from common.training.stopping import Stop, StopReason, TrainingResult
 from common.utils import runtime
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
@@ -444,10 +447,15 @@ def test_validate_says_what_is_wrong_by_its_exit_code(place, monkeypatch, capsys
 
 
 @pytest.fixture
-def jobs(monkeypatch, tmp_path) -> list[training.Job]:
-    """train.py without the training: what it would have done."""
+def jobs(monkeypatch, tmp_path) -> list[SimpleNamespace]:
+    """The arguments of each training that train.py would have run."""
     asked = []
-    monkeypatch.setattr(training, "fit", asked.append)
+
+    def train(recipe, config, **options):
+        asked.append(SimpleNamespace(config=config, **options))
+        return TrainingResult(Stop(StopReason.FINISHED), Progress(), tmp_path / "last.ckpt")
+
+    monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(runtime, "set_device", lambda target, number: f"{target}:{number}")
     monkeypatch.chdir(tmp_path)
     return asked
@@ -462,6 +470,29 @@ def test_the_originals_flags(jobs):
     assert not second.config.ModelConfig.bidirectional and second.device == "CPU:1"
     assert (third.start_from, third.resume, third.ranks) == ("x.ckpt", False, 1)
     assert Path("train.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [
+        (Stop(StopReason.FINISHED), 0),
+        (Stop(StopReason.OUT_OF_PATIENCE), 0),
+        (Stop(StopReason.INTERRUPTED, signal.SIGINT), 130),
+        (Stop(StopReason.INTERRUPTED, signal.SIGTERM), 143),
+        (Stop(StopReason.INTERRUPTED, signal.SIGHUP), 129),
+        (Stop(StopReason.DIVERGED, message="2 steps in a row"), 1),
+        (Stop(StopReason.REMOTE_FAILURE, message="rank 1 ended: x"), 1),
+    ],
+)
+def test_what_stops_a_run_decides_the_exit_code(jobs, monkeypatch, tmp_path, capsys, stop, code):
+    result = TrainingResult(stop, Progress(), tmp_path / "last.ckpt")
+    monkeypatch.setattr(training, "train", lambda recipe, config, **options: result)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(cli.train, RECIPE)
+    assert stopped.value.code == code
+    said = {0: "", 1: f"error: {stop.message}\n"}.get(code, "interrupted\n")
+    assert capsys.readouterr().err == said
 
 
 def test_a_flag_that_is_neither_true_nor_false(jobs, capsys):

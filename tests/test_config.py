@@ -687,7 +687,8 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
             folder_of_records, _ = shard_files(config.DataConfig, "train")
             row = next(iter(open_dataset(folder_of_records).read([0])))
             seen["stored"] = "features" if row.audio is None else "audio"
-            training.fit(training.Job(RECIPE, config, "CPU", log))
+            result = training.train(RECIPE, config, device="CPU", log=log)
+            seen["error"] = result.stop.message
     except UserError as error:
         seen["error"] = str(error)
     finally:

@@ -528,7 +528,7 @@ def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatc
         return AudioInfo(100, 1, 100 * int(path.name))
 
     monkeypatch.setattr(trials, "audio_info", info)
-    monkeypatch.setattr(trials, "HEADERS", 5)
+    monkeypatch.setattr(trials, "MAX_HEADERS", 5)
     unknown = [Utterance(str(n), Path(str(n)), "") for n in range(20)]
     known = [Utterance("k", Path("k"), "", duration=77.0)]
     durations, guessed = trials.guess_durations(unknown + known)

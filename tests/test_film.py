@@ -188,7 +188,7 @@ def test_of_many_labels_the_likely_ones_are_kept_and_shown(stem):
     for number, rows in ((0, few), (6, film._rows)):
         ever = np.exp(emitted(number, 5000)).max(axis=0)
         assert set(np.flatnonzero(ever >= 0.05)) | {3} <= set(rows) and rows[-1] == 3
-    assert len(few) < len(film._rows) <= films.MOST_SHOWN
+    assert len(few) < len(film._rows) <= films.MAX_SHOWN
     assert len(colours(film.gif)) == 2
     with np.load(film.npz) as found:
         assert found["labels"].tolist() == [labels[column] for column in found["columns"]]
@@ -196,7 +196,7 @@ def test_of_many_labels_the_likely_ones_are_kept_and_shown(stem):
         kept = found["log_probs"][1] > -np.inf
         expected = emitted(6, 5000)[:, found["columns"]]
         np.testing.assert_allclose(found["log_probs"][1][kept], expected[kept], rtol=1e-3)
-        assert expected[~kept].max(initial=-np.inf) < np.log(films.KEPT_FROM)
+        assert expected[~kept].max(initial=-np.inf) < np.log(films.MIN_KEPT_PROBABILITY)
     resumed = EmissionAnimation(stem, Prompts("丁丄"), FEATURIZER, Vocabulary(tuple(labels)), 1000)
     resumed.draw()
     assert resumed._rows == film._rows and len(colours(resumed.gif)) == 2

@@ -93,8 +93,8 @@ def test_a_stopped_quickstart_waits_for_its_step(tmp_path, number):
     """A step that needs a second to save gets it: the parent must not kill it before."""
     step = (
         "import pathlib, signal, sys, time\n"
-        "def save(*_):\n"
-        "    time.sleep(1); pathlib.Path('saved').touch(); sys.exit(130)\n"
+        "def save(number, _):\n"
+        "    time.sleep(1); pathlib.Path('saved').touch(); sys.exit(128 + number)\n"
         "signal.signal(signal.SIGINT, save); signal.signal(signal.SIGTERM, save)\n"
         "pathlib.Path('ready').touch()\n"
         "time.sleep(60)\n"
@@ -105,6 +105,7 @@ def test_a_stopped_quickstart_waits_for_its_step(tmp_path, number):
         f"out = pathlib.Path({str(tmp_path)!r})\n"
         "try: quickstart._step(1, 'wait', out, out / 'step.py')\n"
         "except KeyboardInterrupt: sys.exit(130)\n"
+        "except quickstart.Terminated: sys.exit(143)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", caller], start_new_session=True, stdout=subprocess.DEVNULL
@@ -116,5 +117,5 @@ def test_a_stopped_quickstart_waits_for_its_step(tmp_path, number):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=30) == 128 + number
     assert (tmp_path / "saved").exists()

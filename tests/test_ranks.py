@@ -310,10 +310,11 @@ def test_ranks_of_one_host_share_its_memory(said):
 @pytest.mark.launcher
 def test_a_rank_whose_data_fail_ends_the_others_and_the_run_goes_on_exactly(together, said):
     first, second = said
-    assert first["failed"] == "RemoteRankError: rank 1 ended: records0.md: cannot be read"
+    assert first["failed"] == "REMOTE_FAILURE: rank 1 ended: records0.md: cannot be read"
     assert second["failed"] == "UserError: records0.md: cannot be read"
     assert first["stopped_at"] == job.FAILS_AT
-    assert first["whole"] == second["whole"] == first["resumed"] == second["resumed"] == ""
+    assert first["whole"] == second["whole"] == "FINISHED: "
+    assert first["resumed"] == second["resumed"] == "FINISHED: "
     last = "checkpoint/tiny-last.ckpt"
     whole, resumed = (load(together / run / last) for run in ("whole", "failed"))
     assert resumed.metadata["progress"]["step"] == whole.metadata["progress"]["step"] == 9

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,10 @@ from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import Vocabulary
 from common.training import trainer as training
+from common.training.callbacks import Callback
 from common.training.emission_animation import EmissionAnimation
 from common.training.metrics_log import History
-from common.training.trainer import Job, Progress, fit
+from common.training.stopping import Stop, StopReason, StopRequest, TrainingResult
 from common.utils.errors import UserError
 from common.utils.logging import open_log
 from deepspeech2.src.config import TrainConfig
@@ -95,13 +97,14 @@ def configured(corpus: Path, *options: str) -> TrainConfig:
     return config
 
 
-def train(corpus: Path, folder: Path, *options: str, **job: Any) -> Progress:
-    """`fit` in `folder`; KeyboardInterrupt and UserError pass through."""
+def train(corpus: Path, folder: Path, *options: str, **arguments: Any) -> TrainingResult:
+    """Trains in `folder`."""
     folder.mkdir(exist_ok=True)
     with chdir(folder):
         log = open_log("train.log", quiet=True)
         try:
-            return fit(Job(RECIPE, configured(corpus, *options), "CPU", log, **job))
+            config = configured(corpus, *options)
+            return training.train(RECIPE, config, device="CPU", log=log, **arguments)
         finally:
             for handler in list(log.handlers):
                 log.removeHandler(handler)
@@ -283,10 +286,10 @@ def test_steps_of_any_length_are_compiled_once(corpus, tmp_path, monkeypatch, no
             made.append(self)
 
     monkeypatch.setattr(training, "TrainStep", Watched)
-    progress = train(
+    result = train(
         corpus, tmp_path, "epochs=1", "val_manifest=", "accumulation_step=2", "batch_size=1"
     )
-    assert progress.step == 6  # 12 batches, two a step
+    assert result.progress.step == 6  # 12 batches, two a step
     cells = (made[0].gradients, made[0].add, made[0].norm, made[0].update)
     assert [len(cell.compile_cache) for cell in cells] == [1, 1, 1, 1]
 
@@ -297,32 +300,36 @@ def test_steps_of_any_length_are_compiled_once(corpus, tmp_path, monkeypatch, no
 def test_two_epochs_and_two_more_equal_four(corpus, whole, tmp_path, no_pictures):
     train(corpus, tmp_path, *RANDOM, "epochs=2")
     assert last(tmp_path).metadata["progress"]["epoch"] == 2
-    progress = train(corpus, tmp_path, *RANDOM, resume=True)
-    assert (progress.epoch, progress.step) == (4, 24)
+    result = train(corpus, tmp_path, *RANDOM, resume=True)
+    assert (result.progress.epoch, result.progress.step) == (4, 24)
+    assert result.stop == Stop(StopReason.FINISHED) and result.completed
+    assert result.last_checkpoint == Path("checkpoint/tiny-last.ckpt")
+    assert result.best_checkpoint == Path("checkpoint/tiny-best.ckpt")
     assert_same_state(tmp_path, whole)
     assert rows(tmp_path) == rows(whole)
     assert_same_film(tmp_path, whole)
     assert "resumed at epoch 3, step 12" in lines(tmp_path)
 
 
-class Interrupting(training.TrainStep):
-    """Ctrl-C while step 9, the third of the second epoch, is computed."""
-
-    def __call__(self, group, rate, number, total):
-        if number == 8:
-            os.kill(os.getpid(), signal.SIGINT)
-        return super().__call__(group, rate, number, total)
-
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_exactly(
-    corpus, whole, tmp_path, monkeypatch, no_pictures
+    corpus, whole, tmp_path, monkeypatch, no_pictures, number
 ):
-    handler = signal.getsignal(signal.SIGINT)
+    class Interrupting(training.TrainStep):
+        """The signal comes while step 9, the third of the second epoch, is computed."""
+
+        def __call__(self, group, rate, step, total):
+            if step == 8:
+                time.sleep(0.5)  # MindSpore had taken SIGINT over
+                os.kill(os.getpid(), number)
+            return super().__call__(group, rate, step, total)
+
+    handler = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(training, "TrainStep", Interrupting)
-        with pytest.raises(KeyboardInterrupt):
-            train(corpus, tmp_path, *RANDOM)
-    assert signal.getsignal(signal.SIGINT) is handler
+        result = train(corpus, tmp_path, *RANDOM)
+    assert result.stop == Stop(StopReason.INTERRUPTED, number) and not result.completed
+    assert signal.getsignal(number) is handler
     stopped = last(tmp_path).metadata["progress"]
     assert (stopped["epoch"], stopped["batch"], stopped["step"]) == (1, 3, 9)
     assert lines(tmp_path)[-1] == "stopped at step 9; go on with --resume"
@@ -341,14 +348,17 @@ def start(corpus: Path, folder: Path, *options: str) -> subprocess.Popen:
     )
 
 
-def signalled(corpus: Path, folder: Path, line: str, number: int, *options: str) -> tuple[int, str]:
-    """train.py, sent a signal as soon as it logs a line: exit code and stderr."""
+def signalled(
+    corpus: Path, folder: Path, line: str, number: int, *options: str, delay: float = 0.0
+) -> tuple[int, str]:
+    """Sends train.py a signal, some seconds after it logs a line; returns exit code and stderr."""
     log = folder / "train.log"
     os.mkfifo(log)  # so that reading it waits for the next line
     process = start(corpus, folder, *options)
     with log.open() as following:
         for found in following:
             if found.startswith(line):
+                time.sleep(delay)
                 process.send_signal(number)
                 break
         following.read()
@@ -358,11 +368,16 @@ def signalled(corpus: Path, folder: Path, line: str, number: int, *options: str)
 
 
 @pytest.mark.launcher
-def test_ctrl_c_writes_a_checkpoint_first(corpus, whole, tmp_path):
-    code, errors = signalled(corpus, tmp_path, "epoch: 1 step: 2,", signal.SIGINT, "--set", *RANDOM)
-    assert code == 130
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_train_py_writes_a_checkpoint_first(corpus, whole, tmp_path, number, code):
+    line = "memory: about"  # the last one before the first step, which compiles its graphs
+    options = ["--set", *RANDOM]
+    returned, errors = signalled(corpus, tmp_path, line, number, *options, delay=1.0)
+    assert returned == code
     assert errors.splitlines()[-1] == "interrupted"
-    assert 2 <= last(tmp_path).metadata["progress"]["step"] < 24
+    assert 1 <= last(tmp_path).metadata["progress"]["step"] < 24
+    if number == signal.SIGTERM:
+        return
     resumed = start(corpus, tmp_path, "--resume", "--set", *RANDOM)
     _, errors = resumed.communicate()
     assert (resumed.returncode, errors) == (0, "")
@@ -373,16 +388,24 @@ def test_ctrl_c_writes_a_checkpoint_first(corpus, whole, tmp_path):
 def test_a_closed_terminal_asks_to_stop_and_under_nohup_does_not():
     before = signal.signal(signal.SIGHUP, lambda *_: None)
     try:
-        with training._Stopping() as stopping:
+        with StopRequest() as request:
             for _ in range(2):  # from the kernel, from the shell
                 os.kill(os.getpid(), signal.SIGHUP)
-        assert stopping.asked
+        assert request.signal == signal.SIGHUP
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with training._Stopping() as stopping:
+        with StopRequest() as request:
             os.kill(os.getpid(), signal.SIGHUP)
-        assert not stopping.asked and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert request.signal is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_acts_at_once():
+    with StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.launcher
@@ -459,8 +482,8 @@ def test_a_run_stopped_in_an_evaluation_makes_up_for_it(
 ):
     with monkeypatch.context() as patch:
         watched = stopped_in_an_evaluation(patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(corpus, tmp_path, *RANDOM)
+        result = train(corpus, tmp_path, *RANDOM)
+    assert result.stop == Stop(StopReason.INTERRUPTED, signal.SIGINT)
     assert len(watched) == 4 + 1
     assert lines(tmp_path)[-1] == "stopped at step 12, before its evaluation; go on with --resume"
     stopped = last(tmp_path).metadata["progress"]
@@ -609,6 +632,20 @@ def test_fine_tuning_with_another_vocabulary_starts_the_head_anew(corpus, whole,
     np.testing.assert_array_equal(conv.asnumpy(), best.parameters["conv.conv1.weight"])
 
 
+def test_parameters_that_only_contain_the_name_of_the_head_keep_their_weights(corpus, whole):
+    """The head is named by the beginning of its parameters' names."""
+    best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
+    recipe = replace(RECIPE, head="conv1")  # "conv.conv1.weight" begins with another name
+    vocabulary = Vocabulary(tuple(LABELS[::-1]))
+    speech_model = SpeechModel.create(recipe, configured(corpus, *RANDOM), vocabulary, "CPU")
+    log = Lines()
+    training._fine_tune(speech_model, str(best.path), log)
+    count = len(best.parameters)
+    assert log.texts == [f"start from {best.path}: {count} of {count} parameters match"]
+    conv = speech_model.network.conv.conv1.weight
+    np.testing.assert_array_equal(conv.asnumpy(), best.parameters["conv.conv1.weight"])
+
+
 @pytest.mark.parametrize("there", ["plain", "deepspeech.pytorch"])
 def test_fine_tuning_says_how_the_features_differ(corpus, tmp_path, caplog, there):
     here = {"plain": "deepspeech.pytorch", "deepspeech.pytorch": "plain"}[there]
@@ -675,7 +712,7 @@ def test_a_non_finite_step_is_skipped_counted_and_named(
     options = ["epochs=1", "norm=batch", "max_nonfinite=2"]
     with monkeypatch.context() as patch:
         poison(patch, {"train7"})
-        progress = train(corpus, tmp_path, *options)
+        progress = train(corpus, tmp_path, *options).progress
     assert (progress.step, progress.skipped) == (6, 1)
     told = [line for line in lines(tmp_path) if "skipped, not finite" in line]
     assert len(told) == 1 and told[0].endswith("utterances: train7")
@@ -687,22 +724,24 @@ def test_a_non_finite_step_is_skipped_counted_and_named(
     before = kept.path.read_bytes()
     with monkeypatch.context() as patch:
         poison(patch, {f"train{number}" for number in range(12)})
-        message = "2 steps in a row were not finite, up to step 8"
-        with pytest.raises(UserError, match=message) as stop:
-            train(corpus, tmp_path, *options, "epochs=3", resume=True)
-    assert "the last good checkpoint is checkpoint/tiny-last.ckpt" in str(stop.value)
+        result = train(corpus, tmp_path, *options, "epochs=3", resume=True)
+    assert result.stop.reason == StopReason.DIVERGED and not result.completed
+    message = result.stop.message
+    assert message.startswith("2 steps in a row were not finite, up to step 8")
+    assert "the last good checkpoint is checkpoint/tiny-last.ckpt" in message
     assert kept.path.read_bytes() == before
 
 
 def test_training_stops_early_and_says_so_again(corpus, tmp_path, no_pictures):
     options = ["learning_rate=0", "patience=2", "batch_size=6"]
-    progress = train(corpus, tmp_path, *options, "epochs=9")
-    assert (progress.epoch, progress.stale) == (3, 2)
+    result = train(corpus, tmp_path, *options, "epochs=9")
+    assert (result.progress.epoch, result.progress.stale) == (3, 2)
+    assert result.stop == Stop(StopReason.OUT_OF_PATIENCE) and result.completed
     wer = float(rows(tmp_path)[0]["val_wer"])
     said = f"stopped early: 2 evaluations without a better WER than {wer:.2f}"
     assert said in lines(tmp_path)
-    progress = train(corpus, tmp_path, *options, "epochs=9", resume=True)
-    assert progress.epoch == 3
+    result = train(corpus, tmp_path, *options, "epochs=9", resume=True)
+    assert result.progress.epoch == 3
     assert lines(tmp_path).count(said) == 2
 
 
@@ -798,7 +837,7 @@ def test_four_clips_are_learnt_by_heart(corpus, tmp_path, no_pictures):
     config = configured(corpus, *options)
     for split in ("train", "val"):
         convert_split(RECIPE, config, split, log=lambda line: None)
-    progress = train(corpus, tmp_path, *options)
+    progress = train(corpus, tmp_path, *options).progress
     assert (progress.best_wer, progress.best_cer) == (0, 0)
 
 
@@ -860,6 +899,38 @@ def test_a_run_that_is_refused_moves_nothing(
     assert contents(tmp_path) == before
 
 
+def test_callbacks_of_the_caller_see_every_step_and_evaluation(corpus, tmp_path, no_pictures):
+    class Recorder(Callback):
+        def __init__(self):
+            self.seen: list[tuple] = []
+
+        def on_run_start(self, progress):
+            self.seen.append(("start", progress.step))
+
+        def on_epoch_start(self, epoch, batches):
+            self.seen.append(("epoch", epoch, batches))
+
+        def on_step_end(self, progress, epoch, result, batches):
+            self.seen.append(("step", progress.step, batches))
+
+        def on_evaluation_end(self, report):
+            self.seen.append(("evaluation", report.metrics.step, report.is_best))
+            assert (tmp_path / "checkpoint" / "tiny-last.ckpt").is_file()
+
+        def on_run_end(self, result):
+            self.seen.append(("end", result.stop.reason, [file.name for file in result.files]))
+
+    recorder = Recorder()
+    train(corpus, tmp_path, "epochs=1", "batch_size=4", callbacks=[recorder])
+    assert recorder.seen == [
+        ("start", 0),
+        ("epoch", 0, 3),
+        *(("step", step, 1) for step in (1, 2, 3)),
+        ("evaluation", 3, True),
+        ("end", StopReason.FINISHED, ["metrics.csv", "emissions.npz"]),
+    ]
+
+
 def test_the_training_loss_is_a_mean_over_utterances(corpus, tmp_path, no_pictures):
     train(corpus, tmp_path, "epochs=1", "batch_size=5", "val_manifest=")
     losses = [float(line.split()[-1]) for line in lines(tmp_path) if ", loss is " in line]
@@ -872,7 +943,7 @@ def test_the_training_loss_is_a_mean_over_utterances(corpus, tmp_path, no_pictur
 def test_figures_that_cannot_be_written_do_not_cost_the_run(corpus, tmp_path, monkeypatch, name):
     monkeypatch.setattr(History, "draw", lambda *arguments: None)
     (tmp_path / name).mkdir()
-    assert train(corpus, tmp_path, "epochs=1").epoch == 1
+    assert train(corpus, tmp_path, "epochs=1").progress.epoch == 1
     assert (tmp_path / "checkpoint" / "tiny-last.ckpt").is_file()
     told = [line for line in lines(tmp_path) if line.startswith("figures not written: ")]
     assert len(told) == 1 and told[0].startswith(f"figures not written: {name}: cannot be written")

@@ -1,7 +1,7 @@
 """The entry points that every model has; a model folder's `train.py` and its kin call these.
 
-Bad input ends in one line on stderr and exit code 1, Ctrl-C in exit code 130, a fault of our own or
-of MindSpore's in its traceback and exit code 70: those a launcher may try again.
+Bad input ends in one line on stderr and exit code 1, Ctrl-C in exit code 130, SIGTERM in 143, a
+fault of our own or of MindSpore's in its traceback and exit code 70: such a run may be tried again.
 """
 
 from __future__ import annotations

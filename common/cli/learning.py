@@ -1,8 +1,9 @@
-"""train.py and doctor.py: a run, and what this machine can do for it."""
+"""train.py and doctor.py: a training run, and what this machine can do for it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from common import config as configs
@@ -20,7 +21,20 @@ from common.utils.errors import UserError
 from common.utils.files import check_writable
 
 
-def train(recipe: Recipe, argv: Sequence[str]) -> None:
+def train(recipe: Recipe, argv: Sequence[str]) -> int:
+    """Run train.py.
+
+    Args:
+        recipe: The model to train.
+        argv: Arguments of the command line.
+
+    Returns:
+        The exit code: 0 where the run ended as planned, 128 + number after a signal (130 for
+        Ctrl-C, 143 for SIGTERM).
+
+    Raises:
+        UserError: The run cannot start, has diverged, or has failed, here or on another rank.
+    """
     parser = command(
         prog="train.py",
         description=f"Train {recipe.name}. Writes train.log, metrics.csv, curves.png and "
@@ -53,7 +67,7 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
     if not arguments.is_distributed:  # or else each rank has its own
         check_writable("train.log")
 
-    from common.training import trainer as training
+    from common.training import trainer
     from common.utils.logging import open_log
 
     # Before a checkpoint is read: `init` on Ascend is to come before any tensor (MindSpore's
@@ -61,34 +75,50 @@ def train(recipe: Recipe, argv: Sequence[str]) -> None:
     device = runtime.set_device(arguments.device_target, arguments.device_id)
     rank, ranks = runtime.init_distributed() if arguments.is_distributed else (0, 1)
     if arguments.resume:
-        config = overridden(training.resumed_config(recipe, config), arguments, recipe)
+        config = overridden(trainer.resumed_config(recipe, config), arguments, recipe)
     if arguments.bidirectional is not None:
         configs.override_from_options(
             config, [f"ModelConfig.bidirectional={str(arguments.bidirectional).lower()}"]
         )
     log = open_log("train.log" if rank == 0 else f"train_rank{rank}.log", quiet=rank != 0)
     try:
-        training.fit(
-            training.Job(
-                recipe,
-                config,
-                device,
-                log,
-                rank,
-                ranks,
-                arguments.resume,
-                arguments.pre_trained_model_path,
-            )
+        result = trainer.train(
+            recipe,
+            config,
+            device=device,
+            resume=arguments.resume,
+            start_from=arguments.pre_trained_model_path,
+            log=log,
+            rank=rank,
+            ranks=ranks,
         )
+        if result.stop.message:
+            raise UserError(result.stop.message)
     except UserError as error:
         log.debug(f"error: {error}")
         raise
     except Exception:
         log.debug("ended by a fault:", exc_info=True)
         raise
+    if result.stop.signal is not None:
+        print("interrupted", file=sys.stderr)
+        return 128 + result.stop.signal
+    return 0
 
 
 def doctor(recipe: Recipe, argv: Sequence[str]) -> int:
+    """Run doctor.py.
+
+    Args:
+        recipe: The model to examine the machine for.
+        argv: Arguments of the command line.
+
+    Returns:
+        The exit code: 1 where something keeps train.py from starting, else 0.
+
+    Raises:
+        UserError: An option or the configuration is wrong.
+    """
     parser = command(
         prog="doctor.py",
         description="Say what this machine can do for the configured run: devices, kernels, "

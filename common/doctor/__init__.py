@@ -26,6 +26,14 @@ KERNEL_SECONDS = 120.0  # after which the small operators are given up
 
 @dataclass(frozen=True)
 class Examination:
+    """What `examine` has found.
+
+    Attributes:
+        lines: The page.
+        obstacles: What keeps a run from starting, a line each.
+        figures: The measurements.
+    """
+
     lines: list[str]  # the page
     obstacles: list[str]  # what keeps a run from starting, each in a line
     figures: Measurements
@@ -34,7 +42,18 @@ class Examination:
 def examine(
     recipe: Recipe, config: Any, argv: list[str], device_target: str | None, seconds: float
 ) -> Examination:
-    """Looks, measures and writes the page; argv: the command line, for the other processes."""
+    """Measure what this machine can do for a run, and describe it on a page.
+
+    Args:
+        recipe: The model.
+        config: Its training configuration.
+        argv: Arguments of the command line, for the processes that measure.
+        device_target: The device that was asked for; None: the best one.
+        seconds: For which train steps are timed.
+
+    Returns:
+        The page, obstacles and measurements.
+    """
     cores = len(os.sched_getaffinity(0))
     figures = Measurements(
         cores=cores,
@@ -62,7 +81,7 @@ def examine(
         figures = replace(figures, unlimited=unlimited.kernels)
     epoch = advice.forecast_epoch(figures)
     smaller = ""
-    if epoch and epoch.seconds * figures.epochs > advice.LONG_RUN:
+    if epoch and epoch.seconds * figures.epochs > advice.LONG_RUN_SECONDS:
         smaller = smallest_preset(recipe, config)
     if smaller:
         other = measure(recipe, [*argv, "--network_of", smaller], "training", seconds / 3)
@@ -95,7 +114,9 @@ def _sentence(best: advice.Advice | None, figures: Measurements) -> str:
         return best.sentence[0].upper() + best.sentence[1:] + "."
     if not figures.steps:
         return "Unknown: no train step could be timed."
-    return f"Nothing that this looks at would make a run {advice.WORTH:g} times as fast or more."
+    return (
+        f"Nothing that this looks at would make a run {advice.MIN_FACTOR:g} times as fast or more."
+    )
 
 
 def _indented(lines: Sequence[str]) -> list[str]:
@@ -109,15 +130,24 @@ def _indented(lines: Sequence[str]) -> list[str]:
 
 
 def network_of(recipe: Recipe, preset: str) -> Any:
-    """The ModelConfig of a preset."""
+    """Return the ModelConfig of a preset."""
     config = recipe.train_config()
     configs.override_from_yaml(config, recipe.preset(preset))
     return config.ModelConfig
 
 
 def smallest_preset(recipe: Recipe, config: Any) -> str:
-    """The preset whose network keeps least in memory for a frame, a cheap sign of a small one, if
-    that is less than the configured one keeps; else "". How much quicker it is, is to be timed."""
+    """Find the preset whose network keeps least in memory for a frame, a cheap sign of a small one.
+
+    How much faster it is has to be timed.
+
+    Args:
+        recipe: The model.
+        config: Its training configuration.
+
+    Returns:
+        Name of the preset; "" where the configured network keeps no more.
+    """
     if recipe.memory is None:
         return ""
     dimension = recipe.build_featurizer(config.DataConfig).dimension
@@ -125,12 +155,21 @@ def smallest_preset(recipe: Recipe, config: Any) -> str:
         name: recipe.memory.activation_bytes(network_of(recipe, name), dimension)
         for name in recipe.presets()
     }
-    name = min(sizes, key=sizes.get, default="")
+    name = min(sizes, key=sizes.__getitem__, default="")
     ours = recipe.memory.activation_bytes(config.ModelConfig, dimension)
     return name if name and sizes[name] < ours else ""
 
 
 def run_lines(figures: Measurements, trial: Process) -> list[str]:
+    """Describe network, data, step times and the forecast of an epoch.
+
+    Args:
+        figures: The measurements.
+        trial: What the process that timed the steps said.
+
+    Returns:
+        The lines.
+    """
     lines = []
     if parameters := trial.get("parameters"):
         lines.append(f"network: {parameters / 1e6:.1f} million parameters")
@@ -174,7 +213,7 @@ def run_lines(figures: Measurements, trial: Process) -> list[str]:
 
 
 def span(seconds: float) -> str:
-    """In hours, with minutes or seconds where those are few."""
+    """Format seconds in hours, with minutes or seconds where those are few."""
     if seconds >= 2 * 3600:
         return f"{seconds / 3600:.1f} hours"
     small = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"

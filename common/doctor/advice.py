@@ -1,7 +1,7 @@
-"""What a run will take, and the one change that would help most: arithmetic on measured figures.
+"""What a run will take, and the one change that would help most: arithmetic on measurements.
 
-Each rule is a function of the figures that returns an Advice or None; `best_advice` takes the one
-with the largest factor. Nothing is measured here.
+Each rule is a function of the measurements that returns an Advice or None; `best_advice` takes the
+one with the largest factor. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from common.memory import GIB
 from common.utils.runtime import DEVICES
 
-WORTH = 1.1  # a change that promises less is not worth a sentence
-LONG_RUN = 24 * 3600.0  # seconds; a smaller network is proposed for runs from here on
+MIN_FACTOR = 1.1  # a change that promises less is not worth a sentence
+LONG_RUN_SECONDS = 24 * 3600.0  # seconds; a smaller network is proposed for runs from here on
 EXTENDED = 0.3  # uncertainty where step times were extended beyond the longest that was timed
-LEAST = 0.1  # uncertainty of any timing here: machines drift
+MIN_UNCERTAINTY = 0.1  # uncertainty of any timing here: machines drift
 # A rough guess, for want of a measurement: the MindSpore model zoo's DeepSpeech2 took 2.1 s for 20
 # utterances of about 12 s on a V100, where 2 cores of a server train on 10 s of speech a second.
 ACCELERATED = 10.0
@@ -25,7 +25,13 @@ ACCELERATED = 10.0
 
 @dataclass(frozen=True)
 class Kernel:
-    """A small operator, timed."""
+    """A small operator, timed.
+
+    Attributes:
+        names: What oneDNN calls the kernels that ran; () on other devices.
+        seconds: Of one run.
+        gflops: Speed in GFLOP/s.
+    """
 
     names: tuple[str, ...]  # what oneDNN calls the kernels that ran; () on other devices
     seconds: float
@@ -43,16 +49,18 @@ class Timed:
 
     @property
     def padded(self) -> int:
+        """Padded frames of a step."""
         return self.rows * self.frames
 
     @property
     def median(self) -> float:
+        """Median seconds of a step."""
         return float(np.median(self.seconds))
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """All that was found out; what was not stays as it is here."""
+    """All that was measured; what was not keeps its default."""
 
     device: str = "CPU"
     devices: tuple[str, ...] = ("CPU",)
@@ -84,7 +92,7 @@ class Measurements:
 
 @dataclass(frozen=True)
 class EpochTimeEstimate:
-    """Of an epoch, in seconds."""
+    """Estimated time of an epoch, in seconds."""
 
     seconds: float
     low: float
@@ -96,6 +104,8 @@ class EpochTimeEstimate:
 
 @dataclass(frozen=True)
 class Advice:
+    """A change, and the factor by which a run would be shorter."""
+
     factor: float  # by which a run would be shorter
     sentence: str
 
@@ -104,10 +114,17 @@ class Advice:
 
 
 def step_seconds(steps: Sequence[Timed], padded: np.ndarray) -> np.ndarray:
-    """Time of a step for so many padded frames: (N,) -> (N,).
+    """Interpolate the time of a step.
 
-    Straight lines between the sizes that were timed and on beyond the last; below the first the
-    first line, and never less than in proportion.
+    Linear between the sizes that were timed and on beyond the last; below the first the first line,
+    and never less than in proportion.
+
+    Args:
+        steps: Timed steps, at least one.
+        padded: (N,) padded frames.
+
+    Returns:
+        (N,) seconds.
     """
     best: dict[int, float] = {step.padded: step.median for step in steps}
     sizes = np.array(sorted(best), float)
@@ -124,10 +141,16 @@ def step_seconds(steps: Sequence[Timed], padded: np.ndarray) -> np.ndarray:
 
 
 def forecast_epoch(figures: Measurements) -> EpochTimeEstimate | None:
-    """None without timed steps or without a plan.
+    """Estimate the time of an epoch.
 
     On the CPU the loader's threads take their share of the cores from the train steps; beside a
     card they work at the same time.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The estimate; None without timed steps or without a plan.
     """
     if not figures.steps or not figures.planned:
         return None
@@ -149,8 +172,8 @@ def forecast_epoch(figures: Measurements) -> EpochTimeEstimate | None:
     # Reckoned from fewer utterances at once, it is too much rather than too little.
     return EpochTimeEstimate(
         seconds,
-        seconds * min(best, 1 - (EXTENDED if extended else LEAST)),
-        seconds * max(worst, 1 + LEAST),
+        seconds * min(best, 1 - (EXTENDED if extended else MIN_UNCERTAINTY)),
+        seconds * max(worst, 1 + MIN_UNCERTAINTY),
         computing,
         loading,
         extended,
@@ -161,6 +184,14 @@ def forecast_epoch(figures: Measurements) -> EpochTimeEstimate | None:
 
 
 def another_device(figures: Measurements) -> Advice | None:
+    """Advise a device that is present and not used.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     better = [device for device in DEVICES if device in figures.devices]
     if not better or DEVICES.index(better[0]) >= DEVICES.index(figures.device):
         return None
@@ -174,6 +205,14 @@ def another_device(figures: Measurements) -> Advice | None:
 
 
 def allow_avx512(figures: Measurements) -> Advice | None:
+    """Advise to lift a limit of oneDNN's instructions.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     if not (figures.instructions and figures.avx512 and figures.unlimited):
         return None
     names = {"LSTM": ("LSTM", "LSTM"), "convolution": ("native", "matmul")}
@@ -194,6 +233,14 @@ def allow_avx512(figures: Measurements) -> Advice | None:
 
 
 def use_all_cores(figures: Measurements) -> Advice | None:
+    """Advise to compute with all cores.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     if figures.device != "CPU" or not 0 < figures.threads < figures.cores:
         return None
     factor = figures.cores / figures.threads
@@ -205,6 +252,14 @@ def use_all_cores(figures: Measurements) -> Advice | None:
 
 
 def end_other_work(figures: Measurements) -> Advice | None:
+    """Advise to end other processes that keep the cores busy.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     if figures.device != "CPU" or figures.load < 0.5 * figures.cores:
         return None
     factor = (figures.cores + figures.load) / figures.cores
@@ -216,6 +271,14 @@ def end_other_work(figures: Measurements) -> Advice | None:
 
 
 def larger_micro_batches(figures: Measurements) -> Advice | None:
+    """Advise to let more utterances through at once.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     (now, could), (before, after) = figures.micro_rows, figures.micro_seconds
     if not 0 < now < could or after <= 0:
         return None
@@ -229,6 +292,14 @@ def larger_micro_batches(figures: Measurements) -> Advice | None:
 
 
 def less_padding(figures: Measurements) -> Advice | None:
+    """Advise other batch settings where padding takes much of the time.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     if not figures.paddings or not figures.planned:
         return None
     change, frames = min(figures.paddings.items(), key=lambda item: item[1])
@@ -241,6 +312,14 @@ def less_padding(figures: Measurements) -> Advice | None:
 
 
 def static_shapes(figures: Measurements) -> Advice | None:
+    """Advise static shapes where their steps are faster.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     now, (dynamic, static) = forecast_epoch(figures), figures.static_seconds
     if now is None or static <= 0:
         return None
@@ -260,11 +339,21 @@ def static_shapes(figures: Measurements) -> Advice | None:
 
 
 def more_workers(figures: Measurements) -> Advice | None:
+    """Advise more loader threads where training waits for data.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     now = forecast_epoch(figures)
     if now is None or figures.workers >= figures.cores or now.loading <= now.computing:
         return None
     delivered = figures.delivered * figures.cores / figures.workers
     then = forecast_epoch(replace(figures, workers=figures.cores, delivered=delivered))
+    if then is None:
+        return None
     factor = now.seconds / then.seconds
     return Advice(
         factor,
@@ -275,10 +364,18 @@ def more_workers(figures: Measurements) -> Advice | None:
 
 
 def smaller_network(figures: Measurements) -> Advice | None:
+    """Advise a smaller network where a run would take days.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
     now = forecast_epoch(figures)
     if now is None or not figures.smaller or figures.smaller_epoch <= 0:
         return None
-    if now.seconds * figures.epochs < LONG_RUN:
+    if now.seconds * figures.epochs < LONG_RUN_SECONDS:
         return None
     factor = now.seconds / figures.smaller_epoch
     return Advice(
@@ -302,6 +399,13 @@ RULES = (
 
 
 def best_advice(figures: Measurements) -> Advice | None:
-    """The change that promises most; None where none promises more than WORTH."""
-    found = [advice for rule in RULES if (advice := rule(figures)) and advice.factor >= WORTH]
+    """Choose the change that promises most.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where none promises a factor of MIN_FACTOR.
+    """
+    found = [advice for rule in RULES if (advice := rule(figures)) and advice.factor >= MIN_FACTOR]
     return max(found, key=lambda advice: advice.factor, default=None)

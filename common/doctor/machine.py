@@ -31,7 +31,17 @@ _PIN = re.compile(r"^([\w.-]+)==([^\s;#]+)(?:\s*;\s*python_version\s*(>=|<)\s*\"
 
 
 def device_lines(kernels: Process, figures: Measurements, target: str | None) -> list[str]:
-    reasons = {"Ascend": why_no_ascend, "GPU": why_no_gpu}
+    """Describe the devices.
+
+    Args:
+        kernels: What the process that timed the kernels said.
+        figures: The measurements.
+        target: The device that was asked for; None: the best one.
+
+    Returns:
+        A line for each kind of device, and which one is used.
+    """
+    reasons: dict[str, Callable[[], str]] = {"Ascend": why_no_ascend, "GPU": why_no_gpu}
     lines = []
     for device in runtime.DEVICES:
         if device == "CPU":
@@ -49,7 +59,7 @@ def device_lines(kernels: Process, figures: Measurements, target: str | None) ->
 
 
 def why_no_gpu(find: Callable[[str], Any | None] = gpu.load) -> str:
-    """As the launchers say it before they start anything."""
+    """Say why MindSpore has no GPU here, as the launchers say it before they start."""
     try:
         gpu.check_gpu_libraries(find)
     except LaunchError as fault:
@@ -60,6 +70,15 @@ def why_no_gpu(find: Callable[[str], Any | None] = gpu.load) -> str:
 def why_no_ascend(
     exists: Callable[[str], bool] = os.path.exists, loads: Callable[[str], bool] | None = None
 ) -> str:
+    """Say why MindSpore has no Ascend device here.
+
+    Args:
+        exists: Tells whether a file exists.
+        loads: Tells whether a shared library can be loaded; None: by trying.
+
+    Returns:
+        The reason, in a line.
+    """
     loads = loads or _loads
     if not exists("/dev/davinci_manager"):
         return "no Ascend driver (/dev/davinci_manager is not there)"
@@ -89,10 +108,17 @@ def busy_cores(
     wait: Callable[[float], None] = time.sleep,
     read: Callable[[], str] = lambda: Path("/proc/stat").read_text(encoding="utf-8"),
 ) -> float:
-    """How many cores were busy during half a second in which this process did nothing (Linux's
-    proc_stat(5): user, nice, system, idle, iowait, ... in ticks of all cores together).
+    """Measure how many cores are busy during half a second in which this process does nothing.
 
+    From Linux's proc_stat(5): user, nice, system, idle, iowait, ... in ticks of all cores together.
     Not the load average, which remembers what ended a minute ago.
+
+    Args:
+        wait: Waits so many seconds.
+        read: Returns the content of /proc/stat.
+
+    Returns:
+        Number of cores; 0 where it cannot be told.
     """
 
     def ticks() -> list[int]:
@@ -109,6 +135,7 @@ def busy_cores(
 
 
 def kernel_lines(figures: Measurements) -> list[str]:
+    """Describe the speed of the timed kernels."""
     if not figures.kernels:
         return ["not measured"]
     native = figures.device != "CPU" or bool(figures.instructions) or not figures.avx512
@@ -143,6 +170,7 @@ def kernel_lines(figures: Measurements) -> list[str]:
 
 
 def memory_lines(trial: Process) -> list[str]:
+    """Describe the machine's memory and what the run needs of it."""
     lines = [f"{runtime.machine_memory() / GIB:.1f} GiB in this machine"]
     if (free := available_memory()) is not None:
         lines[0] += f", {free / GIB:.1f} free now"
@@ -156,7 +184,7 @@ def memory_lines(trial: Process) -> list[str]:
 
 
 def available_memory() -> int | None:
-    """Bytes that are free or can be freed at once, None where there is no telling."""
+    """Return the bytes that are free or can be freed at once, None where unknown."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="utf-8")
     except OSError:
@@ -166,13 +194,32 @@ def available_memory() -> int | None:
 
 
 def checkpoint_bytes(keep: int, numbered: int, best: int) -> int:
-    """Disk that a run's checkpoints need: the newest `keep` (`last` is another name of one), the
-    best, and one more while it is being written."""
+    """Compute the disk space that a run's checkpoints need.
+
+    The newest `keep` (`last` is another name of one), the best, and one more while it is written.
+
+    Args:
+        keep: CheckpointConfig.keep_checkpoint_max.
+        numbered: Bytes of a numbered checkpoint.
+        best: Bytes of the best one.
+
+    Returns:
+        Bytes.
+    """
     return (keep + 1) * numbered + best
 
 
 def record_bytes(data: Any, seconds: float, dimension: int) -> float:
-    """Disk for MindRecord files of so many seconds of speech; roughly, and rather too much."""
+    """Estimate the disk space of MindRecord files, rather too much.
+
+    Args:
+        data: The DataConfig.
+        seconds: Seconds of speech.
+        dimension: Values of a feature frame.
+
+    Returns:
+        Bytes.
+    """
     spectrum = data.SpectConfig
     if data.store == "features":
         return 4 * dimension * seconds / spectrum.window_stride
@@ -182,17 +229,26 @@ def record_bytes(data: Any, seconds: float, dimension: int) -> float:
 def disk_lines(
     config: Any, trial: Process, usage: Callable[[Path], Any]
 ) -> tuple[list[str], list[str]]:
-    """Lines, and obstacles."""
+    """Describe the disk space that a run needs and has.
+
+    Args:
+        config: The training configuration.
+        trial: What the process that timed the steps said.
+        usage: Returns the disk usage at a path, as shutil.disk_usage does.
+
+    Returns:
+        Lines, and obstacles.
+    """
     group, data = config.CheckpointConfig, config.DataConfig
     needs: list[tuple[str, Path, float]] = []
     if numbered := trial.get("checkpoint"):
-        need = checkpoint_bytes(group.keep_checkpoint_max, numbered, trial.get("best", 0))
+        files = checkpoint_bytes(group.keep_checkpoint_max, numbered, trial.get("best", 0))
         what = f"checkpoints, {group.keep_checkpoint_max} of {_size(numbered)}"
-        needs.append((what, Path(group.ckpt_path), need))
+        needs.append((what, Path(group.ckpt_path), files))
     records = Path(data.mindrecord_format.replace("{split}", "train")).parent
     if not trial.get("converted") and (seconds := trial.get("everything")) is not None:
-        need = record_bytes(data, seconds, trial.get("dimension", 0))
-        needs.append(("MindRecord files to make", records, need))
+        shards = record_bytes(data, seconds, trial.get("dimension", 0))
+        needs.append(("MindRecord files to make", records, shards))
     lines, obstacles = [], []
     for what, folder, need in needs:
         free = usage(existing(folder)).free
@@ -210,7 +266,7 @@ def disk_lines(
 
 
 def existing(path: Path) -> Path:
-    """The folder itself, or the nearest above it that is there."""
+    """Return the folder itself, or the nearest one above it that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -225,12 +281,21 @@ def _size(count: float) -> str:
 
 
 def requirements() -> str:
+    """Return the content of requirements.txt; "" where there is none."""
     path = Path(__file__).resolve().parents[2] / "requirements.txt"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def pins(text: str, minor: int = sys.version_info.minor) -> dict[str, str]:
-    """Name -> version in the lines of a requirements file that are for this Python 3.`minor`."""
+    """Read the pinned versions of a requirements file.
+
+    Args:
+        text: Content of the file.
+        minor: N of the Python 3.N whose lines count.
+
+    Returns:
+        Version by package.
+    """
     found = {}
     for line in text.splitlines():
         if match := _PIN.match(line.strip()):
@@ -243,7 +308,15 @@ def pins(text: str, minor: int = sys.version_info.minor) -> dict[str, str]:
 def check_versions(
     text: str, installed: Callable[[str], str] = importlib.metadata.version
 ) -> tuple[list[str], list[str]]:
-    """Lines on the packages of a requirements file, and obstacles: what is missing or clashes."""
+    """Compare the installed packages with those of a requirements file.
+
+    Args:
+        text: Content of the file.
+        installed: Returns the installed version of a package.
+
+    Returns:
+        Lines, and obstacles: what is missing or clashes.
+    """
     there, missing, other = {}, [], []
     for name, pinned in pins(text).items():
         try:
@@ -275,6 +348,7 @@ def _major(version: str) -> int:
 
 
 def setting_lines(environment: Any) -> list[str]:
+    """Name the variables of the environment that may change speed."""
     found = [
         f"{key}={value}"
         for key, value in sorted(environment.items())

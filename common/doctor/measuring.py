@@ -1,4 +1,4 @@
-"""What other processes (`common.doctor.trials`) measure and say."""
+"""What other processes (`common.doctor.trials`) measure and report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +18,13 @@ MARK = "doctor: "  # begins the lines that `common.doctor.trials` writes
 
 
 def say(**values: Any) -> None:
-    """A finding, for the process that started this one."""
+    """Report a finding to the process that started this one."""
     print(MARK + json.dumps(values), flush=True)
 
 
 @dataclass
 class Process:
-    """What a process of `common.doctor.trials` said."""
+    """What a process of `common.doctor.trials` reported."""
 
     said: list[dict] = field(default_factory=list)
     kernels: dict[str, Kernel] = field(default_factory=dict)
@@ -31,9 +32,11 @@ class Process:
     problem: str = ""  # in a line, why it did not come to its end
 
     def all(self, key: str) -> list[Any]:
+        """Return all values that were reported under a key."""
         return [each[key] for each in self.said if key in each]
 
     def get(self, key: str, otherwise: Any = None) -> Any:
+        """Return the first value that was reported under a key, else `otherwise`."""
         return next(iter(self.all(key)), otherwise)
 
 
@@ -42,8 +45,20 @@ def measure(
     argv: list[str],
     what: str,
     seconds: float,
-    environment: dict[str, str | None] | None = None,
+    environment: Mapping[str, str | None] | None = None,
 ) -> Process:
+    """Run a measurement in a process of its own.
+
+    Args:
+        recipe: The model.
+        argv: Arguments of the command line.
+        what: "kernels" or "training".
+        seconds: For which it measures; it is given up after about twice as long and three minutes.
+        environment: Variables to set; None as a value unsets one.
+
+    Returns:
+        What the process reported before it ended, also where it failed.
+    """
     values = {**os.environ, **(environment or {})}
     if what == "kernels":
         values["ONEDNN_VERBOSE"] = "1"
@@ -84,7 +99,14 @@ def _reason(code: int, errors: str) -> str:
 
 
 def read_process(output: str) -> Process:
-    """Findings, and between two marks of a kernel the names that oneDNN gives to what it runs."""
+    """Parse the output of a measurement.
+
+    Args:
+        output: Its standard output: findings, and between two marks of a kernel oneDNN's own lines.
+
+    Returns:
+        Findings, and the kernels with the names that oneDNN gives to what it runs.
+    """
     found, names = Process(), []
     for line in output.splitlines():
         if line.startswith("onednn_verbose,"):
@@ -109,7 +131,7 @@ def read_process(output: str) -> Process:
 
 
 def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:
-    """The fields of `Measurements` that two processes have found."""
+    """Return the fields of `Measurements` that two processes have found."""
     found: dict[str, Any] = {"kernels": kernels.kernels, "threads": kernels.threads}
     found["devices"] = tuple(kernels.get("devices", ["CPU"]))
     found["device"] = trial.get("device", found["devices"][0])

@@ -24,11 +24,21 @@ QUANTILES = (0.05, 0.5, 0.95)  # of the batches of an epoch, by their padded fra
 
 
 def padded(batch: PlannedBatch, pad_align: int) -> int:
+    """Return the padded frames of a batch, which are a multiple of `pad_align` long."""
     return len(batch.indices) * int(aligned(batch.frames, pad_align))
 
 
 class Steps:
-    """Train steps on noise in the shapes of short, median and long batches of the plan."""
+    """Train steps on noise in the shapes of short, median and long batches of the plan.
+
+    Args:
+        speech_model: The network.
+        step: Its train step.
+        source: What is trained on; None: unknown.
+        plan: Batches of an epoch.
+        seconds: For which steps are timed, about.
+        quick: Time only what the forecast of an epoch needs.
+    """
 
     def __init__(
         self,
@@ -47,6 +57,7 @@ class Steps:
         self.seconds, self.end = seconds, 0.0
 
     def run(self) -> None:
+        """Time the steps and report them."""
         # One utterance first: it compiles, and tells how many at once there is time for.
         lone = self.sizes[0] if self.speech_model.static_training else _first_rows(self.sizes[0], 1)
         (self.compiling,) = self._time(lone, 1)
@@ -74,8 +85,10 @@ class Steps:
             self._static_shapes()
 
     def _larger_micro_batches(self) -> None:
-        """The median batch with as many utterances at once as the machine's memory allows, where
-        that is more than a user's settings let through."""
+        """Times the median batch with as many utterances at once as the machine's memory allows.
+
+        Only where that is more than the configuration lets through.
+        """
         size, now = self.sizes[1], self.step.forecast
         limit = max(now.limit, 0.8 * runtime.machine_memory())
         wide = replace(now, micro_batch=0, limit=limit)
@@ -97,8 +110,10 @@ class Steps:
         )
 
     def _static_shapes(self) -> None:
-        """A batch of median size in a graph of its own, where those of all shapes fit the memory:
-        dynamic shapes cost a small network on a CPU more than its arithmetic."""
+        """Times a batch of median size in a graph of its own, where all graphs fit the memory.
+
+        Dynamic shapes cost a small network on a CPU more than its arithmetic.
+        """
         if self.speech_model.static_training or self.speech_model.device != "CPU":
             return
         if self.source is None or self.end - time.perf_counter() < 2 * self.compiling:
@@ -130,7 +145,7 @@ class Steps:
         say(
             static_seconds=epochs,
             static_compiling=compiling - min(after),
-            static_graphs=len(planner.shapes),
+            static_graphs=len(planner.shapes or ()),
             static_memory=peak,
         )
 
@@ -149,8 +164,10 @@ class Steps:
         return times
 
     def _noise(self, planned: PlannedBatch) -> Batch:
-        """Noise, in the lengths of the utterances and with as many labels, of which no two
-        neighbours are equal: they need no frame more than their number."""
+        """Noise with the lengths and label counts of the utterances.
+
+        No two neighbouring labels are equal, so that they need no more frames than their number.
+        """
         rows, indices = len(planned.indices), list(planned.indices)
         frames = int(aligned(planned.frames, self.speech_model.config.DataConfig.pad_align))
         lengths = np.full(rows, planned.frames, np.int32)

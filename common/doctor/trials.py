@@ -1,4 +1,4 @@
-"""What `doctor` measures, each in a process of its own: kernels, and train steps of the run.
+"""What `doctor` measures in processes of its own: kernels, and train steps of the run.
 
 Every finding is a line of its own on stdout, `MARK` and JSON, written as soon as it is known: what
 a process found before it was killed or ran out of time is not lost.
@@ -35,7 +35,7 @@ from common.utils import runtime
 from common.utils.backend import Tensor, ms, nn
 from common.utils.errors import UserError
 
-HEADERS = 500  # recordings whose headers are read where a manifest gives no durations
+MAX_HEADERS = 500  # recordings whose headers are read where a manifest gives no durations
 LOADING = 4.0  # seconds for which the loader is timed, and so many batches at most:
 LOADED = 24
 NOTHING_AT_HAND = (2.0, 8.0, 14.0)  # seconds of an utterance where there are no data
@@ -45,10 +45,15 @@ NOTHING_AT_HAND = (2.0, 8.0, 14.0)  # seconds of an utterance where there are no
 
 
 def kernels(device_target: str | None, device_id: int | None) -> None:
-    """A convolution of DeepSpeech2's second kind by MindSpore's operator ("native") and by matrix
-    products ("matmul"), and an LSTM: seconds and GFLOP/s of the quickest of three runs.
+    """Time small operators, and report seconds and GFLOP/s of the fastest of three runs.
 
-    Under ONEDNN_VERBOSE=1 oneDNN's own lines, of what it runs, come in between.
+    They are a convolution like DeepSpeech2's second one, by MindSpore's operator ("native") and by
+    matrix products ("matmul"), and an LSTM. Under ONEDNN_VERBOSE=1 oneDNN's own lines come in
+    between.
+
+    Args:
+        device_target: The device; None: the best one.
+        device_id: Number of the card; None: the first.
     """
     say(devices=runtime.available_devices(), versions=runtime.versions())
     device = runtime.set_device(device_target, device_id)
@@ -69,8 +74,14 @@ def kernels(device_target: str | None, device_id: int | None) -> None:
     if device == "Ascend":  # another operator, in float16
         return
     size, rows, frames = 512, 4, 100
-    shapes = (frames, rows, size), (4 * size, size), (4 * size, size), (4 * size,)
-    shapes += () if device == "CPU" else ((4 * size,),)
+    shapes: list[tuple[int, ...]] = [
+        (frames, rows, size),
+        (4 * size, size),
+        (4 * size, size),
+        (4 * size,),
+    ]
+    if device != "CPU":
+        shapes.append((4 * size,))
     arguments = [values(*shape) for shape in shapes]
     if device == "CPU":
         arguments.append(values(4 * size))
@@ -100,10 +111,17 @@ def training(
     seconds: float,
     quick: bool = False,
 ) -> None:
-    """Memory, plan and loader of the configured run, and train steps within about `seconds`.
+    """Report memory, plan and loader of a run, and time its train steps.
 
-    quick: only what the forecast of an epoch needs. What keeps train.py from starting is said as
-    an obstacle.
+    What keeps train.py from starting is reported as an obstacle.
+
+    Args:
+        recipe: The model.
+        config: Its training configuration.
+        device_target: The device; None: the best one.
+        device_id: Number of the card; None: the first.
+        seconds: For which steps are timed, about.
+        quick: Report only what the forecast of an epoch needs.
     """
     device = runtime.set_device(device_target, device_id)
     vocabulary = recipe.load_tokenizer(config)
@@ -190,7 +208,7 @@ def _data(speech_model: SpeechModel) -> Dataset | None:
 
 
 class ListedDataset(Dataset):
-    """Utterances of a manifest with durations that are known, or guessed: nothing is opened."""
+    """Utterances of a manifest with known or guessed durations; no recording is opened."""
 
     store = "audio"
 
@@ -200,6 +218,7 @@ class ListedDataset(Dataset):
         self._labels = labels
 
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
+        """Yield the utterances, with the path of their recording."""
         for index in indices:
             labels = np.array(self._labels[index], np.int32)
             yield Example(int(index), self.ids[index], labels, audio=self._audio[index])
@@ -233,38 +252,50 @@ def _from_manifest(speech_model: SpeechModel) -> tuple[Dataset, str]:
     ]
     said = listed(data.train_manifest)
     if guessed:
-        said += f" (lengths of {guessed} recordings guessed from {HEADERS} others)"
+        said += f" (lengths of {guessed} recordings guessed from {MAX_HEADERS} others)"
     utterances, labels = [each[0] for each in good], [each[2] for each in good]
     return ListedDataset(utterances, entries, labels), said
 
 
 def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
-    """(N,) seconds: what the manifest says, or the header; of more than HEADERS recordings without
-    a duration the others' are drawn from those. And how many were.
+    """Find the durations of utterances.
 
-    Raises UserError where none can be read.
+    They come from the manifest or from the recording's header. Of more than MAX_HEADERS recordings
+    without a duration in the manifest, the rest get durations drawn from the known ones.
+
+    Args:
+        utterances: Of a manifest.
+
+    Returns:
+        (N,) seconds, and how many of them were drawn.
+
+    Raises:
+        UserError: No duration can be read.
     """
     found = np.array([np.nan if u.duration is None else u.duration for u in utterances], float)
     unknown, rng = np.flatnonzero(np.isnan(found)), np.random.default_rng(0)
-    first_error = None
-    for index in rng.permutation(unknown)[:HEADERS]:
+    first_error: UserError | None = None
+    for index in rng.permutation(unknown)[:MAX_HEADERS]:
         try:
             found[index] = audio_info(utterances[index].audio).duration
         except UserError as error:
             first_error = first_error or error
     known = found[~np.isnan(found)]
-    if not len(known):
+    if first_error is not None and not len(known):
         raise first_error
     rest = np.isnan(found)
     found[rest] = rng.choice(known, np.count_nonzero(rest))
-    return found, max(0, len(unknown) - HEADERS)
+    return found, max(0, len(unknown) - MAX_HEADERS)
 
 
 def _plan(
     speech_model: SpeechModel, source: Dataset | None
 ) -> tuple[list[PlannedBatch], list[Shape] | None, int]:
-    """The batches of the second epoch, when they are shuffled, their static shapes if they have
-    such, and the frames of the longest utterance at the slowest speed."""
+    """The batches of the second epoch, when they are shuffled.
+
+    Also their static shapes, if they have such, and the frames of the longest utterance at the
+    slowest speed.
+    """
     data, features = speech_model.config.DataConfig, speech_model.featurizer
     if source is None:
         lengths = [min(each, data.max_duration) for each in NOTHING_AT_HAND]

@@ -36,8 +36,8 @@ _LEAVING = 120.0  # seconds for the scheduler of another host to end; about 40 w
 _IDLE = 2  # no further restart after this many in a row without a new checkpoint
 _HUNG = 124  # exit code, as of timeout(1)
 _INTERNAL_ERROR = 70  # exit code of `common.cli`; also of a rank that ended with 0 too early
-# Exit codes without a restart: bad input (1), wrong options (2), Ctrl-C, kill.
-_FINAL = (1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+# Exit codes without a restart: bad input (1), wrong options (2), Ctrl-C, kill, a closed terminal.
+_FINAL = (1, 2, *(128 + number for number in _SIGNALS))
 _SCHEDULER = "scheduler"
 
 

@@ -8,14 +8,18 @@ from common.utils.backend import Parameter, Tensor, ms, nn, ops
 
 
 class Dropout(nn.Cell):
-    """Dropout over x whose mask is a pure function of a seed that the training step sets.
+    """Dropout whose mask is a pure function of a seed that the training step sets.
 
-    layout "TBC": x (T, B, C); "1CBT": x (1, C, B, T); "BC1T": x (B, C, 1, T). The mask of a frame,
-    utterance and channel is the same in each.
-
-    mindspore's own keeps its random state inside the kernel, where no checkpoint reaches it; with
+    MindSpore's own keeps its random state inside the kernel, where no checkpoint reaches it; with
     this one a resumed run draws the very masks that the undisturbed run draws. Each position gets
     the product of an odd number and its row's hash xor its column's: three cheap operations.
+
+    Args:
+        rate: Share of values that become 0.
+        width: Number of channels C.
+        stream: A number that sets this layer's masks apart from those of others.
+        layout: Axes of the input: "TBC" for (T, B, C), "1CBT" for (1, C, B, T), "BC1T" for
+            (B, C, 1, T). The mask of a frame, utterance and channel is the same in each.
     """
 
     # Of each layout: the axes of frames and utterances; shapes along frames, utterances, channels.
@@ -41,6 +45,7 @@ class Dropout(nn.Cell):
         self.column = Tensor(np.arange(width, dtype=np.int32).reshape(along_channels) * 104_729)
 
     def construct(self, x):
+        """Drop values of x while training, and scale up the rest."""
         if not self.training or self.rate == 0:
             return x
         frames, batch = x.shape[self.frames], x.shape[self.utterances]

@@ -9,21 +9,30 @@ from common.utils.backend import Tensor, ms, nn, ops
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """1 where a frame belongs to its utterance, 0 where it is padding: lengths (B,) -> (B, T)."""
+    """Mark the frames that belong to their utterance.
+
+    Args:
+        lengths: (B,) frames of each utterance.
+        frames: Number of frames T of the padded batch.
+
+    Returns:
+        (B, T) float32: 1 for a frame of the utterance, 0 for padding.
+    """
     return ops.cast(ops.arange(frames).reshape((1, -1)) < lengths.reshape((-1, 1)), ms.float32)
 
 
 def uniform(rng: np.random.Generator, bound: float, *shape: int) -> Tensor:
-    """Initial weights drawn from U(-bound, bound)."""
+    """Draw initial weights of a shape from U(-bound, bound)."""
     return Tensor(rng.uniform(-bound, bound, shape).astype(np.float32))
 
 
 class Dense(nn.Dense):
-    """x (..., I) -> (..., O), by a product that `common.nn.precision` may have in float16."""
+    """A dense layer (..., I) -> (..., O), which `common.nn.precision` may have in float16."""
 
     half = False
 
     def construct(self, x):
+        """Apply the layer to x (..., I)."""
         half = self.half and self.training
         weight = maybe_half(self.weight, half)
         found = self.matmul(maybe_half(x, half).reshape((-1, self.in_channels)), weight)
@@ -34,8 +43,10 @@ class Dense(nn.Dense):
 class Clip(nn.Cell):
     """Hardtanh(0, 20), the clipped rectifier of DeepSpeech2.
 
-    By the one at 6: a minimum with a number, and its gradient, take the CPU 2 to 4 times as long.
+    Computed by the one at 6: a minimum with a number, and its gradient, take the CPU 2 to 4 times
+    as long.
     """
 
     def construct(self, x):
+        """Clip x to 0 ... 20."""
         return ops.relu6(x * (6 / 20)) * (20 / 6)

@@ -8,10 +8,12 @@ from common.utils.backend import ms, nn, ops
 class CTCLoss(nn.Cell):
     """Connectionist temporal classification (Graves et al. 2006), one loss an utterance.
 
-    log_probs (T, B, C), lengths (B,), targets (B, L), target_lengths (B,) -> negative
-    log-likelihood in nats (B,). Utterances whose labels do not fit their frames must not get
-    here: the operator stops the process (see `common.text.tokenizer.ctc_frames_needed`). Rows of no
-    frames, which must have no labels, are given one: the operator reads past the end of nothing.
+    Utterances whose labels do not fit their frames must not get here: the operator stops the
+    process (see `common.text.tokenizer.ctc_frames_needed`). Rows of no frames, which must have no
+    labels, are given one frame, because the operator reads past the end of an empty row.
+
+    Args:
+        blank: Index of the blank label.
     """
 
     def __init__(self, blank: int):
@@ -19,6 +21,17 @@ class CTCLoss(nn.Cell):
         self.blank = blank
 
     def construct(self, log_probs, lengths, targets, target_lengths):
+        """Compute the losses.
+
+        Args:
+            log_probs: (T, B, C) log-probabilities of the labels.
+            lengths: (B,) frames of each utterance.
+            targets: (B, L) labels.
+            target_lengths: (B,) number of labels of each utterance.
+
+        Returns:
+            (B,) negative log-likelihoods in nats.
+        """
         losses, _ = ops.ctc_loss(
             log_probs.astype(ms.float32),
             targets,

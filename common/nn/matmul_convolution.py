@@ -19,10 +19,18 @@ from common.utils.backend import Parameter, Tensor, nn, ops
 def convolution(
     weight: np.ndarray, stride: tuple[int, int], native: bool, bias: np.ndarray | None = None
 ) -> nn.Cell:
-    """x (B, C, F, T) -> (B, O, ceil(F / stride[0]), ceil(T / stride[1])), padded by half a kernel.
+    """Build a convolution (B, C, F, T) -> (B, O, ceil(F / stride[0]), ceil(T / stride[1])).
 
-    weight (O, C, K, L), K and L odd, and bias (O,): initial values of the parameters so named.
-    native: by the device's own operator, else by matrix products (`common.utils.runtime`).
+    It is padded by half a kernel.
+
+    Args:
+        weight: (O, C, K, L) initial kernel, K and L odd.
+        stride: Along F and T.
+        native: Use the device's own operator, else matrix products (`common.utils.runtime`).
+        bias: (O,) initial bias; None: no bias.
+
+    Returns:
+        A cell with the parameters `weight` and `bias`.
     """
     if native:
         half = [size // 2 for size in weight.shape[2:]]
@@ -46,6 +54,7 @@ class NativeConvolution(nn.Conv2d):
     half = False
 
     def construct(self, x):
+        """Convolve x (B, C, F, T)."""
         half = self.half and self.training
         found = self.conv2d(maybe_half(x, half), maybe_half(self.weight, half)).astype(x.dtype)
         return self.bias_add(found, self.bias.astype(x.dtype)) if self.has_bias else found
@@ -59,11 +68,24 @@ def time_convolution(
     native: bool = True,
     bias: np.ndarray | None = None,
 ) -> nn.Cell:
-    """A convolution over frames, padded by half a kernel: T -> ceil(T / stride).
+    """Build a convolution over frames, T -> ceil(T / stride), padded by half a kernel.
 
-    weight (O, C / groups, 1, K), K odd, and bias (O,): initial values of the parameters so named.
-    native: by the device's own operator, x (B, C, 1, T) -> (B, O, 1, T'), else by matrix products,
-    x (1, C, B, T) -> (1, O, B, T'): one product serves a whole batch where channels come first.
+    By the device's own operator it maps (B, C, 1, T) to (B, O, 1, T'), by matrix products
+    (1, C, B, T) to (1, O, B, T'): one product serves a whole batch where channels come first.
+
+    Args:
+        weight: (O, C / groups, 1, K) initial kernel, K odd.
+        stride: Along T.
+        dilation: Frames from one tap to the next.
+        groups: Groups of channels.
+        native: Use the device's own operator, else matrix products.
+        bias: (O,) initial bias; None: no bias.
+
+    Returns:
+        A cell with the parameters `weight` and `bias`.
+
+    Raises:
+        ValueError: The kernel is even.
     """
     if weight.shape[3] % 2 == 0:
         raise ValueError(f"kernel of {weight.shape[3]} frames: expected an odd size")
@@ -86,8 +108,11 @@ def time_convolution(
 
 
 class MatmulTimeConvolution(nn.Cell):
-    """x (1, C, B, T) -> (1, O, B, ceil(T / stride)): im2col and one product; one channel at a time
-    (groups = C = O) by `MatmulRowConvolution`, which copies the input twice, not K times."""
+    """A convolution (1, C, B, T) -> (1, O, B, ceil(T / stride)) by im2col and one product.
+
+    One channel at a time (groups = C = O) goes by `MatmulRowConvolution`, which copies the input
+    twice, not K times. See `time_convolution` for the arguments.
+    """
 
     half = False  # see `common.nn.precision`
 
@@ -111,6 +136,7 @@ class MatmulTimeConvolution(nn.Cell):
         self.product, self.rows = ops.MatMul(), MatmulRowConvolution()
 
     def construct(self, x):
+        """Convolve x (1, C, B, T)."""
         half, given = self.half and self.training, x.dtype
         x, weight = maybe_half(x, half), maybe_half(self.weight, half)
         x = self._by_channel(x, weight) if self.by_channel else self._dense(x, weight)
@@ -177,6 +203,7 @@ class MatmulConvolution(nn.Cell):
         self.split = ops.Split(0, self.taps)
 
     def construct(self, x):
+        """Convolve x (B, C, F, T)."""
         batch, channels, bins, frames = x.shape
         half, given = self.half and self.training, x.dtype
         x = maybe_half(x, half)
@@ -246,6 +273,7 @@ class MatmulRowConvolution(nn.Cell):
         self.product = ops.BatchMatMul(transpose_b=True)
 
     def construct(self, x, weight):
+        """Convolve each row of x (H, B, T) with its kernel in weight (H, K)."""
         rows, batch, frames = x.shape
         taps = weight.shape[1]
         blocks = (frames - 1) // taps + 1
@@ -258,7 +286,7 @@ class MatmulRowConvolution(nn.Cell):
 
 
 def _staircase(kernel, stairs, step, window):
-    """kernel (N, K, I) -> (N, stairs, window, I) whose stair i holds the kernel from i * step on.
+    """Kernel (N, K, I) -> (N, stairs, window, I) whose stair i holds the kernel from i * step on.
 
     Rows of window + step values, read as rows of window values, shift by step from one to the next.
     """

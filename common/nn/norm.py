@@ -8,20 +8,21 @@ from common.utils.backend import Parameter, Tensor, ms, nn, ops
 
 
 class MaskedBatchNorm(nn.Cell):
-    """Batch normalisation (Ioffe & Szegedy 2015) whose statistics leave padded frames out, and
-    whose result is zero there.
+    """Batch normalisation (Ioffe & Szegedy 2015) that leaves padded frames out.
 
-    layout "BCFT": x (B, C, F, T), mask (B, T); "1CBT": x (1, C, B, T), mask (B, T);
-    "TBC": x (T, B, C), mask (T, B). The parameters are named, and the moving averages kept, as in
-    mindspore.nn.BatchNorm2d. All is computed in float32; the result has the type of x.
+    They do not enter the statistics, and the result is zero there. The parameters are named, and
+    the moving averages kept, as in mindspore.nn.BatchNorm2d. All is computed in float32; the result
+    has the type of x.
 
-    use_matmul: with outer products instead of broadcasting, and products with the mask instead of
-    masked sums. That is for the CPU (`common.utils.runtime.slow_broadcasts`), where they take a
-    third and two thirds of the time; other devices may round what enters a product.
-
-    synchronise(): from then on the statistics of a training step are those over all ranks, and
-    every rank must run the cell as often as the others. (mindspore.nn.SyncBatchNorm knows no
-    padding, and is for Ascend alone.)
+    Args:
+        channels: Number of channels C.
+        layout: Axes of x and mask: "BCFT" for (B, C, F, T) and (B, T), "1CBT" for (1, C, B, T) and
+            (B, T), "TBC" for (T, B, C) and (T, B).
+        momentum: Share of the moving averages that is kept in a step.
+        eps: Added to the variance.
+        use_matmul: Use outer products instead of broadcasting, and products with the mask instead
+            of masked sums. That is for the CPU (`common.utils.runtime.slow_broadcasts`), where they
+            take a third and two thirds of the time; other devices may round what enters a product.
     """
 
     def __init__(
@@ -50,10 +51,16 @@ class MaskedBatchNorm(nn.Cell):
         self.product, self.products = ops.MatMul(), ops.BatchMatMul()
 
     def synchronise(self) -> None:
+        """Take the statistics of a training step over all ranks from now on.
+
+        Every rank must run the cell as often as the others. (mindspore.nn.SyncBatchNorm knows no
+        padding, and is for Ascend alone.)
+        """
         # Its gradient is the sum over all ranks too: what each rank's loss owes to the statistics.
         self.over_ranks = ops.AllReduce()
 
     def construct(self, x, mask):
+        """Normalise x; mask: 1 for a frame of the utterance, 0 for padding."""
         given = x.dtype
         x, mask = x.astype(ms.float32), mask.astype(ms.float32)
         if self.training:
@@ -89,7 +96,7 @@ class MaskedBatchNorm(nn.Cell):
         return mask.expand_dims(1).expand_dims(1)
 
     def _outer(self, values, mask, shape):
-        """values (C,) of each channel times the mask, in the shape of x."""
+        """Values (C,) of each channel times the mask, in the shape of x."""
         if self.layout == "1CBT":
             found = self.product(values.reshape((-1, 1)), mask.reshape((1, -1)))
         elif self.layout == "TBC":
@@ -132,5 +139,6 @@ class LayerNorm(nn.LayerNorm):
     """Layer normalisation (Ba et al. 2016) in float32; the result has the type of x."""
 
     def construct(self, x):
+        """Normalise x along its last axis."""
         found, _, _ = self.layer_norm(x.astype(ms.float32), self.gamma, self.beta)
         return found.astype(x.dtype)

@@ -13,16 +13,26 @@ from common.utils.backend import Parameter, Tensor, ms, nn, ops
 
 
 class Recurrent(nn.Cell):
-    """One recurrent layer over x (T, B, I) -> (T, B, H); two directions are summed.
+    """One recurrent layer (T, B, I) -> (T, B, H); two directions are summed.
 
-    kind: "LSTM" (gates i, f, g, o), "GRU" (r, z, n) or "RNN" (tanh), with the formulas and the
-    parameter names of torch.nn and mindspore.nn: `weight_ih_l0 (G*H, I)`, ..., `_reverse`.
-    The backward direction reads each utterance from its own last frame. Frames past an
-    utterance's length come out undefined (finite).
+    Formulas and parameter names are those of torch.nn and mindspore.nn: `weight_ih_l0 (G*H, I)`,
+    ..., `_reverse`. The backward direction reads each utterance from its own last frame. Frames
+    past an utterance's length come out undefined (finite).
 
     This is the one place that knows which operator runs where: the LSTM operator on CPU and GPU,
-    DynamicRNN in float16 on Ascend; GRU and RNN are a loop over frames, unrolled at compile time,
+    DynamicRNN in float16 on Ascend. GRU and RNN are a loop over frames, unrolled at compile time,
     so they need static shapes.
+
+    Args:
+        kind: "LSTM" (gates i, f, g, o), "GRU" (r, z, n) or "RNN" (tanh).
+        input_size: Values I of an input frame.
+        hidden_size: Values H of an output frame.
+        bidirectional: Whether to read in both directions.
+        rng: Draws the initial weights.
+        device: "CPU", "GPU" or "Ascend".
+
+    Raises:
+        ValueError: There is no such kind.
     """
 
     GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -63,8 +73,10 @@ class Recurrent(nn.Cell):
         self.packed = False
 
     def pack(self) -> None:
-        """Has a cell for Ascend keep its weights as DynamicRNN takes them, for a file: it needs no
-        more than half the space, and no card packs them anew at each start."""
+        """Keep the weights as DynamicRNN takes them, for a file; on Ascend only.
+
+        The file needs half the space, and no card packs the weights anew at each start.
+        """
         if not isinstance(self.run, AscendLSTM):
             return
         for suffix in ("", "_reverse") if self.bidirectional else ("",):
@@ -78,6 +90,7 @@ class Recurrent(nn.Cell):
         self.packed = True
 
     def construct(self, x, lengths):
+        """Apply the layer to x (T, B, I), lengths (B,)."""
         if self.packed:
             output = self.run.step(x, self.weight_packed_l0, self.bias_packed_l0)
             if self.bidirectional:
@@ -110,7 +123,13 @@ class Recurrent(nn.Cell):
 
 
 class FusedLSTM(nn.Cell):
-    """One direction by the LSTM operator: oneDNN on the CPU, cuDNN on a GPU."""
+    """One direction by the LSTM operator: oneDNN on the CPU, cuDNN on a GPU.
+
+    Args:
+        input_size: Values I of an input frame.
+        hidden_size: Values H of an output frame.
+        summed_bias: Whether the operator takes one bias a gate (oneDNN) or two (cuDNN).
+    """
 
     def __init__(self, input_size: int, hidden_size: int, summed_bias: bool):
         super().__init__()
@@ -119,6 +138,7 @@ class FusedLSTM(nn.Cell):
         self.operator = ops.LSTM(input_size, hidden_size, 1, True, False, 0.0)
 
     def construct(self, x, weight_ih, weight_hh, bias_ih, bias_hh):
+        """Apply the layer to x (T, B, I), with the weights of torch.nn."""
         parts = (weight_ih.reshape((-1,)), weight_hh.reshape((-1,)))
         parts += (bias_ih + bias_hh,) if self.summed_bias else (bias_ih, bias_hh)
         weights = ops.concat(parts).reshape((-1, 1, 1))
@@ -135,12 +155,13 @@ class AscendLSTM(nn.Cell):
         self.operator = ops.DynamicRNN()
 
     def construct(self, x, weight_ih, weight_hh, bias_ih, bias_hh):
+        """Apply the layer to x (T, B, I), with the weights of torch.nn."""
         weights = self._reorder(ops.concat((weight_ih, weight_hh), 1)).transpose((1, 0))
         bias = self._reorder(bias_ih + bias_hh)
         return self.step(x, weights.astype(ms.float16), bias.astype(ms.float16))
 
     def step(self, x, weights, bias):
-        """x (T, B, I), weights (I + H, 4 H) and bias (4 H,) as `pack_gates` makes them."""
+        """Apply the layer to x (T, B, I), with weights and bias as `pack_gates` returns them."""
         state = ops.zeros((1, x.shape[1], self.hidden_size), ms.float16)
         output = self.operator(x.astype(ms.float16), weights, bias, None, state, state)[0]
         return output.astype(x.dtype)
@@ -155,8 +176,17 @@ class AscendLSTM(nn.Cell):
 def pack_gates(
     weight_ih: np.ndarray, weight_hh: np.ndarray, bias_ih: np.ndarray, bias_hh: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An LSTM's weights, gates i, f, g, o, as DynamicRNN takes them: float16 (I + H, 4 H) and
-    (4 H,), gates i, g, f, o."""
+    """Order an LSTM's weights as DynamicRNN takes them.
+
+    Args:
+        weight_ih: (4 H, I), gates i, f, g, o.
+        weight_hh: (4 H, H).
+        bias_ih: (4 H,).
+        bias_hh: (4 H,).
+
+    Returns:
+        Weights (I + H, 4 H) and bias (4 H,), float16, gates i, g, f, o.
+    """
     size = weight_hh.shape[1]
     rows = np.arange(4 * size).reshape(4, size)[[0, 2, 1, 3]].reshape(-1)
     weights = np.concatenate((weight_ih, weight_hh), 1)[rows].T
@@ -172,6 +202,7 @@ class FrameLoop(nn.Cell):
         self.is_gru, self.size = kind == "GRU", hidden_size
 
     def construct(self, x, weight_ih, weight_hh, bias_ih, bias_hh):
+        """Apply the layer to x (T, B, I), with the weights of torch.nn."""
         inputs = ops.matmul(x, weight_ih.T) + bias_ih
         recurrent = weight_hh.T
         hidden = ops.zeros((x.shape[1], self.size), x.dtype)
@@ -192,10 +223,16 @@ class FrameLoop(nn.Cell):
 
 
 class Lookahead(nn.Cell):
-    """Row convolution over `context` frames, this one and those ahead (Wang et al. 2016).
+    """Row convolution over this frame and those ahead (Wang et al. 2016).
 
-    x (T, B, H), mask (T, B) -> (T, B, H); output[t, :, h] = sum_j weight[h, j] x[t + j, :, h].
-    native: by the device's own convolution, else by matrix products (`common.utils.runtime`).
+    Maps x (T, B, H) and mask (T, B) to (T, B, H):
+    output[t, :, h] = sum_j weight[h, j] x[t + j, :, h].
+
+    Args:
+        width: Values H of a frame.
+        context: Number of frames, this one among them.
+        rng: Draws the initial weights.
+        native: Use the device's own convolution, else matrix products (`common.utils.runtime`).
     """
 
     half = False  # see `common.nn.precision`
@@ -215,6 +252,7 @@ class Lookahead(nn.Cell):
         self.product = MatmulRowConvolution()
 
     def construct(self, x, mask):
+        """Apply the layer to x (T, B, H), mask (T, B)."""
         x = x * ops.expand_dims(mask, 2).astype(x.dtype)
         if self.native:
             x = ops.expand_dims(x.transpose((1, 2, 0)), 2)  # (B, H, 1, T)

@@ -1,14 +1,15 @@
-"""A film of what a network emits for one utterance of the validation set, over the training.
+"""An animation of what a network emits for one validation utterance, over the training.
 
 CTC networks answer blanks alone before they spell (Graves 2012, "Supervised Sequence Labelling with
-Recurrent Neural Networks", chapter 7), which looks like a run that has failed. The film shows the
-letters rise out of the blanks: a row for each label, a column for each of the network's output
+Recurrent Neural Networks", chapter 7), which looks like a run that has failed. The animation shows
+the letters rise out of the blanks: a row for each label, a column for each of the network's output
 frames, the brighter the likelier.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,14 @@ from common.training.metrics_log import EpochMetrics
 from common.utils.errors import UserError
 from common.utils.files import replacing
 
-KEPT_LABELS = 256  # so many are all kept; of more, the blank and those that reach ...
-KEPT_FROM = 0.01  # ... this probability at that evaluation
-SHOWN_LABELS = 32  # so many all have a row; of more, the blank and those that ever reach ...
-SHOWN_FROM = 0.05  # ... this probability, ...
-MOST_SHOWN = 64  # ... the likeliest so many of them
-SECONDS, LONGEST, HELD = 10.0, 0.5, 3.0  # of the film but its last frame, of a frame, of the last
+MAX_KEPT = 256  # so many are all kept; of more, the blank and those that reach ...
+MIN_KEPT_PROBABILITY = 0.01  # ... this probability at that evaluation
+MAX_ALL_SHOWN = 32  # so many all have a row; of more, the blank and those that ever reach ...
+MIN_SHOWN_PROBABILITY = 0.05  # ... this probability, ...
+MAX_SHOWN = 64  # ... the likeliest so many of them
+TOTAL_SECONDS = 10.0  # of the animation but its last frame
+MAX_FRAME_SECONDS = 0.5  # of a frame
+LAST_FRAME_SECONDS = 3.0
 STILLS = 5  # evaluations in the still picture
 
 
@@ -48,32 +51,49 @@ class Frame:
 
 
 class EmissionAnimation:
-    """The frames in `<stem>.npz`, kept in step with the checkpoint that training resumes from; as
-    a film in `<stem>.gif`, and some of them under one another in `<stem>.png`.
+    """Frames in `<stem>.npz`, an animation in `<stem>.gif`, and some frames in `<stem>.png`.
 
-    Its utterance is the one of median length in `source`; without a source there is no film.
+    The frames are kept in step with the checkpoint that training resumes from. The utterance is the
+    one of median length in the validation set.
+
+    Attributes:
+        index: Index of the utterance in the validation set.
+        frames: The frames so far.
     """
 
     def __init__(
         self,
         stem: str | Path,
-        source: Dataset | None,
+        dataset: Dataset | None,
         featurizer: Featurizer,
         vocabulary: Vocabulary,
         resumed_step: int = 0,
     ):
-        """Raises UserError where the frames of a resumed run cannot be read."""
+        """Begin an animation, or go on with that of a resumed run.
+
+        Args:
+            stem: Path of the files, without their ending.
+            dataset: The validation set; None: there is no animation.
+            featurizer: Computes the features that are shown.
+            vocabulary: The labels.
+            resumed_step: Optimizer steps done; frames of later steps are dropped. 0: a new run.
+
+        Raises:
+            UserError: The frames of a resumed run cannot be read.
+        """
         self.npz, self.gif, self.png = (Path(f"{stem}.{end}") for end in ("npz", "gif", "png"))
-        self.source, self.featurizer, self.vocabulary = source, featurizer, vocabulary
+        self.dataset, self.featurizer, self.vocabulary = dataset, featurizer, vocabulary
         self.frames: list[Frame] = []
         self._log_probs: np.ndarray | None = None  # (T', C), as the network gave them last
         self._likeliest = np.zeros(len(vocabulary))  # (C,) each label's highest probability so far
         self._rows: list[int] = []  # the labels that have a row
         self.index = 0
-        if not source:
+        self.duration = 0.0  # seconds
+        if not dataset:
             return
-        self.index = int(np.argsort(source.frames, kind="stable")[len(source) // 2])
-        self.id, self.reference = source.ids[self.index], source.texts[self.index]
+        self.index = int(np.argsort(dataset.frames, kind="stable")[len(dataset) // 2])
+        self.id, self.reference = dataset.ids[self.index], dataset.texts[self.index]
+        self.duration = float(dataset.durations[self.index])
         if resumed_step and self.npz.is_file():
             for frame in self._read():
                 if frame.step <= resumed_step:
@@ -81,29 +101,41 @@ class EmissionAnimation:
 
     @property
     def files(self) -> list[Path]:
+        """The files that have been written."""
         return [self.gif, self.png, self.npz] if self.frames else []
 
-    def watch(self, found: Any) -> None:
-        """Keeps the log-probabilities of a `Prediction`, if it is the film's utterance."""
-        if found.index == self.index and found.log_probs is not None:
-            self._log_probs = found.log_probs.copy()
+    def watch(self, prediction: Any) -> None:
+        """Keep the log-probabilities of a prediction if it is of the animation's utterance.
 
-    def add(self, figures: EpochMetrics) -> None:
-        """Adds what was watched, if anything. Raises UserError where it cannot be written."""
+        Args:
+            prediction: A `Prediction`; its arrays are copied.
+        """
+        if prediction.index == self.index and prediction.log_probs is not None:
+            self._log_probs = prediction.log_probs.copy()
+
+    def add(self, metrics: EpochMetrics) -> None:
+        """Add a frame with the log-probabilities that were kept, if any, and write the frames.
+
+        Args:
+            metrics: Of the evaluation.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
         if self._log_probs is None:
             return
         log_probs, self._log_probs = self._log_probs, None
         columns = np.arange(len(self.vocabulary))
-        if len(columns) > KEPT_LABELS:
-            likely = log_probs.max(axis=0) >= np.log(KEPT_FROM)
+        if len(columns) > MAX_KEPT:
+            likely = log_probs.max(axis=0) >= np.log(MIN_KEPT_PROBABILITY)
             columns = columns[likely | (columns == self.vocabulary.blank)]
         decode = GreedyDecoder(self.vocabulary)
         self._keep(
             Frame(
-                figures.epoch,
-                figures.step,
-                figures.val_wer,
-                figures.blank_share,
+                metrics.epoch,
+                metrics.step,
+                math.nan if metrics.val_wer is None else metrics.val_wer,
+                math.nan if metrics.blank_share is None else metrics.blank_share,
                 decode(log_probs[:, None], np.array([len(log_probs)]))[0],
                 columns,
                 log_probs[:, columns].clip(np.finfo(np.float16).min).astype(np.float16),
@@ -112,7 +144,11 @@ class EmissionAnimation:
         self._write()
 
     def draw(self) -> None:
-        """Raises UserError where a picture cannot be written."""
+        """Write the animation and the picture.
+
+        Raises:
+            UserError: A file cannot be written.
+        """
         if not self.frames:
             return
         if (rows := self._labels_shown()) != self._rows:  # at first; where labels are many, again
@@ -120,14 +156,16 @@ class EmissionAnimation:
             self._painter = EmissionPlotter(
                 [self.vocabulary.labels[row] for row in rows],
                 len(self.frames[0].log_probs),
-                float(self.source.durations[self.index]),
+                self.duration,
                 self._features,
                 self.reference,
             )
         for frame in self.frames[len(self._drawn) :]:
             self._drawn.append(self._painter.picture([self._shot(frame)]))
         with replacing(self.gif, durable=False) as partial:
-            partial.write_bytes(self._drawn.encoded(SECONDS, LONGEST, HELD))
+            partial.write_bytes(
+                self._drawn.encoded(TOTAL_SECONDS, MAX_FRAME_SECONDS, LAST_FRAME_SECONDS)
+            )
         # The early ones are closer together: there letters come out.
         chosen = np.unique(np.geomspace(1, len(self.frames), STILLS).round().astype(int)) - 1
         still = self._painter.picture([self._shot(self.frames[number]) for number in chosen])
@@ -146,18 +184,19 @@ class EmissionAnimation:
     def _labels_shown(self) -> list[int]:
         """The labels with a row, the blank below the others."""
         labels, blank = np.arange(len(self.vocabulary)), self.vocabulary.blank
-        if len(labels) > SHOWN_LABELS:
-            labels = np.flatnonzero(self._likeliest >= SHOWN_FROM)
-            labels = labels[np.argsort(-self._likeliest[labels], kind="stable")[:MOST_SHOWN]]
+        if len(labels) > MAX_ALL_SHOWN:
+            labels = np.flatnonzero(self._likeliest >= MIN_SHOWN_PROBABILITY)
+            labels = labels[np.argsort(-self._likeliest[labels], kind="stable")[:MAX_SHOWN]]
         return [*sorted(set(labels.tolist()) - {blank}), blank]
 
     @functools.cached_property
     def _features(self) -> np.ndarray:
         """(F, T) as the network reads them."""
-        row = next(self.source.read([self.index]))
-        if row.features is not None:
-            return row.features
-        return self.featurizer(row.samples(self.featurizer))
+        assert self.dataset is not None  # there are frames
+        example = next(iter(self.dataset.read([self.index])))
+        if example.features is not None:
+            return example.features
+        return self.featurizer(example.samples(self.featurizer))
 
     def _keep(self, frame: Frame) -> None:
         self.frames.append(frame)
@@ -165,8 +204,10 @@ class EmissionAnimation:
         np.maximum.at(self._likeliest, frame.columns, highest)
 
     def _write(self) -> None:
-        """One array for each of `_PER_FRAME`, (N,), and for the log-probabilities, (N, T', K); -inf
-        where a label was not kept."""
+        """Writes one array (N,) for each of `_PER_FRAME`, and the log-probabilities (N, T', K).
+
+        They are -inf where a label was not kept.
+        """
         columns = functools.reduce(np.union1d, (frame.columns for frame in self.frames))
         shape = (len(self.frames), len(self.frames[0].log_probs), len(columns))
         log_probs = np.full(shape, -np.inf, np.float16)
@@ -177,7 +218,7 @@ class EmissionAnimation:
                 partial,
                 id=self.id,
                 reference=self.reference,
-                seconds=self.source.durations[self.index],
+                seconds=self.duration,
                 labels=[self.vocabulary.labels[column] for column in columns],
                 columns=columns,
                 log_probs=log_probs,
@@ -187,13 +228,20 @@ class EmissionAnimation:
     def _read(self) -> list[Frame]:
         """The frames in the file; none where they are of another utterance."""
         try:
-            with np.load(self.npz) as found:
-                if (found["id"].item(), found["reference"].item()) != (self.id, self.reference):
+            with np.load(self.npz) as file:
+                if (file["id"].item(), file["reference"].item()) != (self.id, self.reference):
                     return []
-                values = zip(*(found[key].tolist() for key in _PER_FRAME))
+                columns, log_probs = file["columns"], file["log_probs"]
+                values = {key: file[key].tolist() for key in _PER_FRAME}
+                if any(len(column) != len(log_probs) for column in values.values()):
+                    raise ValueError("arrays of different lengths")
                 return [
-                    Frame(*each, found["columns"], log_probs)
-                    for each, log_probs in zip(values, found["log_probs"], strict=True)
+                    Frame(
+                        **{key: values[key][number] for key in _PER_FRAME},
+                        columns=columns,
+                        log_probs=log_probs[number],
+                    )
+                    for number in range(len(log_probs))
                 ]
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(

@@ -1,7 +1,7 @@
-"""Pictures of a network's emissions: a heat map under the features, between title and texts.
+"""Plots of a network's emissions: a heat map under the features, between title and texts.
 
-A picture is stacked from pieces: arrays (height, width) uint8 of indices into one palette, which a
-GIF and a PNG take as they are. Lengths are in pixels.
+A plot is stacked from pieces: arrays (height, width) uint8 of indices into one palette, which a GIF
+and a PNG take as they are. Lengths are in pixels.
 """
 
 from __future__ import annotations
@@ -28,19 +28,25 @@ UNCHANGED = 255  # in the palette: as in the picture before
 
 
 class EmissionFrame(NamedTuple):
+    """What one evaluation adds to a plot."""
+
     title: str
     probabilities: np.ndarray  # (R, T') of the labels that have a row
     text: str  # what they decode to
 
 
 class EmissionPlotter:
-    """Draws shots of one utterance.
-
-    names: R labels, from the top. frames: T', the network's output frames. features (F, T): what
-    the network reads, low frequencies first. reference: what is said.
+    """Draws emission frames of one utterance.
 
     The letters are DejaVu's, which comes with matplotlib, or of the first installed font that has
     them all; without one, boxes stand for those that DejaVu lacks.
+
+    Args:
+        names: R labels, from the top.
+        frames: Number T' of the network's output frames.
+        seconds: Duration of the utterance.
+        features: (F, T) what the network reads, low frequencies first.
+        reference: Transcript of the utterance.
     """
 
     def __init__(
@@ -61,7 +67,14 @@ class EmissionPlotter:
         self.reference, self.room = self._text(lines, len(lines)), len(lines)
 
     def picture(self, shots: Sequence[EmissionFrame]) -> np.ndarray:
-        """One shot, or several under one another."""
+        """Draw one frame, or several under one another.
+
+        Args:
+            shots: The frames.
+
+        Returns:
+            (height, width) uint8 indices into `palette`.
+        """
         pieces = []
         for shot in shots:
             pieces.append(self._text(self._lines(shot.title, 1), 1))
@@ -131,7 +144,7 @@ class EmissionPlotter:
 
 
 class Gif:
-    """Pictures of one size, encoded once each: as what differs from the one before."""
+    """Pictures of one size, each encoded once, as what differs from the one before."""
 
     def __init__(self) -> None:
         self._blocks: list[bytes] = []
@@ -141,6 +154,7 @@ class Gif:
         return len(self._blocks)
 
     def append(self, picture: np.ndarray) -> None:
+        """Add a picture (height, width) of indices into `palette`."""
         changed = picture
         if self._blocks:
             changed = np.where(picture == self._before, UNCHANGED, picture).astype(np.uint8)
@@ -151,10 +165,17 @@ class Gif:
         self._before = picture
 
     def encoded(self, total: float, longest: float, held: float) -> bytes:
-        """The film, which starts over at its end. Seconds: all pictures in at most `total`, each
-        at most `longest`, the last `held`.
+        """Encode the animation, which starts over at its end.
 
         Compuserve 1990, "Graphics Interchange Format, version 89a".
+
+        Args:
+            total: Seconds that all pictures but the last take together, at most.
+            longest: Seconds that one picture is shown, at most.
+            held: Seconds that the last picture is shown.
+
+        Returns:
+            The file's content.
         """
         height, width = self._before.shape
         parts = [b"GIF89a", struct.pack("<HHBBB", width, height, 0xF7, 0, 0), palette().tobytes()]
@@ -168,7 +189,7 @@ class Gif:
 
 
 def as_image(picture: np.ndarray):
-    """For Pillow to save."""
+    """Convert indices into `palette` to a Pillow image."""
     from PIL import Image
 
     image = Image.fromarray(picture, "P")
@@ -178,7 +199,7 @@ def as_image(picture: np.ndarray):
 
 @functools.cache
 def palette() -> np.ndarray:
-    """(256, 3) uint8: COLOURS, GREYS, and UNCHANGED, which is white where nothing was before."""
+    """Return (256, 3) uint8: COLOURS, GREYS, and UNCHANGED, white where nothing was before."""
     from matplotlib import colormaps
 
     colours = colormaps["viridis"](np.linspace(0, 1, COLOURS))[:, :3]

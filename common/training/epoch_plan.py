@@ -31,25 +31,45 @@ from common.utils.errors import UserError
 
 
 class EpochPlan:
-    """The plans of a run's epochs, for this rank and, where it matters, for all."""
+    """The batches of each epoch of a run, for this rank and, where it matters, for all.
+
+    Attributes:
+        dataset: What is trained on.
+        rank: Number of this process.
+        ranks: Number of processes.
+        shapes: Static shapes (frames, labels) of the batches; None where shapes are dynamic.
+        steps_per_epoch: Optimizer steps in an epoch.
+    """
 
     def __init__(
         self,
         speech_model: SpeechModel,
-        source: Dataset,
+        dataset: Dataset,
         rank: int = 0,
         ranks: int = 1,
         slowest: float = 1.0,
     ):
-        """`slowest`: the factor of speed by which augmentation makes utterances the longest."""
+        """Plan the epochs.
+
+        Args:
+            speech_model: Gives configuration and, for static shapes, the device.
+            dataset: What is trained on.
+            rank: Number of this process.
+            ranks: Number of processes.
+            slowest: Speed factor by which augmentation makes utterances the longest.
+
+        Raises:
+            UserError: TrainingConfig.accumulation_step is below 1, or an utterance fits no static
+                shape.
+        """
         data, training = speech_model.config.DataConfig, speech_model.config.TrainingConfig
         if training.accumulation_step < 1:
             raise UserError(
                 f"TrainingConfig.accumulation_step={training.accumulation_step}: expected 1 or more"
             )
-        self.source, self.rank, self.ranks = source, rank, ranks
+        self.dataset, self.rank, self.ranks = dataset, rank, ranks
         self.accumulation = training.accumulation_step
-        self.versions = SpeedVariants(source, training.seed)
+        self.versions = SpeedVariants(dataset, training.seed)
         self.shapes = None
         if speech_model.static_training:
             self.shapes = static_shapes(
@@ -70,23 +90,32 @@ class EpochPlan:
         self._totals: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
-        """Batches in an epoch of this rank."""
+        """Number of batches in an epoch of this rank."""
         return self.batches
 
     @property
     def utterances(self) -> int:
-        """In an epoch, of all ranks."""
+        """Number of utterances in an epoch, of all ranks."""
         return len(self.versions.labels)
 
     @property
     def hours(self) -> float:
-        """Of speech in an epoch, at the speed of each utterance's first recording."""
-        return float(self.source.durations[self.versions.first].sum()) / 3600
+        """Hours of speech in an epoch, at the speed of each utterance's first recording."""
+        return float(self.dataset.durations[self.versions.first].sum()) / 3600
 
     def plan(self, epoch: int, rank: int | None = None) -> list[PlannedBatch]:
+        """Plan one epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            rank: Whose batches; None: this process's.
+
+        Returns:
+            The batches in their order.
+        """
         chosen = self.versions.draw(epoch)
         # Shapes by the longest version: their numbers of batches are the same in every epoch.
-        frames = self.versions.most_frames if self.shapes else self.source.frames[chosen]
+        frames = self.versions.most_frames if self.shapes else self.dataset.frames[chosen]
         plan = plan_epoch(
             frames,
             self.versions.labels,
@@ -99,7 +128,16 @@ class EpochPlan:
         ]
 
     def counting(self, epoch: int, first: int, count: int) -> int:
-        """Utterances that count, over all ranks, in `count` batches from batch `first` on."""
+        """Count the utterances of some batches over all ranks, without repeated rows.
+
+        Args:
+            epoch: Number of the epoch.
+            first: Index of the first batch.
+            count: Number of batches.
+
+        Returns:
+            Number of utterances.
+        """
         if self._totals is None or self._totals[0] != epoch:
             valid = [
                 [planned.valid for planned in self.plan(epoch, rank)] for rank in range(self.ranks)
@@ -109,24 +147,33 @@ class EpochPlan:
 
 
 class SpeedVariants:
-    """The recordings of each utterance of a source: one, or several at different speeds.
+    """The recordings of each utterance of a dataset: one, or several at different speeds.
 
-    most_frames, labels, first: (U,) for each utterance the feature frames of its longest recording,
-        its label count, and the index of its first recording in the source.
+    Attributes:
+        most_frames: (U,) feature frames of each utterance's longest recording.
+        labels: (U,) label count of each utterance.
+        first: (U,) index in the dataset of each utterance's first recording.
     """
 
-    def __init__(self, source: Dataset, seed: int):
+    def __init__(self, dataset: Dataset, seed: int):
         self.seed = seed
-        self.order = np.argsort(source.spoken, kind="stable")  # utterance by utterance
+        self.order = np.argsort(dataset.spoken, kind="stable")  # utterance by utterance
         _, self.starts, self.counts = np.unique(
-            source.spoken[self.order], return_index=True, return_counts=True
+            dataset.spoken[self.order], return_index=True, return_counts=True
         )
-        self.most_frames = np.maximum.reduceat(source.frames[self.order], self.starts)
+        self.most_frames = np.maximum.reduceat(dataset.frames[self.order], self.starts)
         self.first = self.order[self.starts]
-        self.labels = source.label_counts[self.first]
+        self.labels = dataset.label_counts[self.first]
 
     def draw(self, epoch: int) -> np.ndarray:
-        """(U,) One recording of each utterance, as indices of the source, by seed and epoch."""
+        """Draw one recording of each utterance, by seed and epoch.
+
+        Args:
+            epoch: Number of the epoch.
+
+        Returns:
+            (U,) indices in the dataset.
+        """
         rng = np.random.default_rng((self.seed, epoch, len(self.order)))
         return self.order[self.starts + rng.integers(self.counts)]
 
@@ -181,9 +228,17 @@ def _log_left_out(left_out: Sequence[LeftOut], log: logging.Logger) -> None:
         log.debug(f"  {each.id}: {each.reason}: {each.message}")
 
 
-def identity_of(source: Dataset, ranks: int) -> dict[str, Any]:
-    """What of the data must be the same for a run to go on exactly."""
+def identity_of(dataset: Dataset, ranks: int) -> dict[str, Any]:
+    """Describe what must be the same of the data for a run to go on exactly.
+
+    Args:
+        dataset: What is trained or evaluated on.
+        ranks: Number of processes.
+
+    Returns:
+        Number of utterances, a digest of their ids, texts and lengths, and the number of processes.
+    """
     digest = hashlib.sha256()
-    for entry in source.entries:
+    for entry in dataset.entries:
         digest.update(f"{entry.id}\n{entry.text}\n{entry.frames}\n".encode())
-    return {"utterances": len(source), "digest": digest.hexdigest()[:16], "ranks": ranks}
+    return {"utterances": len(dataset), "digest": digest.hexdigest()[:16], "ranks": ranks}

@@ -20,13 +20,16 @@ DONE = "done"
 
 
 class Heartbeat:
-    """Says `MEETINGS STEPS PID what it does`: the times that this process came to where all ranks
-    meet (a rank that has come less often than the others is the one they wait for), and the
-    optimizer steps done since it started."""
+    """Writes `COLLECTIVES STEPS PID ACTIVITY` into this process's file.
+
+    COLLECTIVES counts the operations among all ranks that this process has entered: a rank that has
+    entered fewer than the others is the one they wait for. STEPS counts the optimizer steps since
+    the process started.
+    """
 
     def __init__(self):
-        self.meetings = self.steps = 0
-        self._what, self._file = "starting", None
+        self.collectives = self.steps = 0
+        self._activity, self._file = "starting", None
         if path := os.environ.get(BEAT):
             with suppress(OSError):
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -36,7 +39,12 @@ class Heartbeat:
             self.beat()
 
     def set_checkpoint(self, last: Path) -> None:
-        """From here on what lies at `last` is of this run and no earlier one: to go on from."""
+        """Announce where the newest checkpoint of this run will lie.
+
+        Args:
+            last: Path of the checkpoint. What lies there from here on is of this run, not an
+                earlier one.
+        """
         if self._file is not None:
             with suppress(OSError):
                 place = Path(os.environ[BEAT]).with_name(LAST)
@@ -46,23 +54,35 @@ class Heartbeat:
                 finally:
                     os.close(file)
 
-    def beat(self, what: str = "") -> None:
-        self._what = what or self._what
+    def beat(self, activity: str = "") -> None:
+        """Write a sign of life.
+
+        Args:
+            activity: What the process does, in a few words; "": the same as before.
+        """
+        self._activity = activity or self._activity
         if self._file is not None:
-            line = f"{self.meetings} {self.steps} {os.getpid()} {self._what}"
+            line = f"{self.collectives} {self.steps} {os.getpid()} {self._activity}"
             with suppress(OSError):
                 os.pwrite(self._file, line.encode().ljust(SIZE)[:SIZE], 0)
 
     def collective_entered(self) -> None:
-        self.meetings += 1
+        """Count an operation among all ranks."""
+        self.collectives += 1
         self.beat()
 
     def step_finished(self, step: int) -> None:
-        """step: of the run, which may have been resumed."""
+        """Count an optimizer step.
+
+        Args:
+            step: Number of the step in the run, which may have been resumed.
+        """
         self.steps += 1
         self.beat(f"after step {step}")
 
     def finished(self) -> None:
-        """This process has nothing left to do: it may end with exit code 0, and none that has not
-        said so may."""
+        """Mark this process as finished.
+
+        The launcher treats exit code 0 without this mark as a failure.
+        """
         self.beat(DONE)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LEAST, GREATEST = 1.0, 2.0**24
+MIN_SCALE, MAX_SCALE = 1.0, 2.0**24
 
 
 @dataclass
 class LossScale:
-    """Multiplies the loss before its gradient is taken, and is undone before the update.
+    """Multiplies the loss before its gradient is taken; the update divides by it again.
 
-    dynamic: halved after a gradient that is not finite, doubled after `window` finite ones since it
-    last changed (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2), within LEAST and
-    GREATEST; a start outside of them moves them.
+    A dynamic scale is halved after a gradient that is not finite and doubled after `window` finite
+    ones since it last changed (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2). It stays
+    within MIN_SCALE and MAX_SCALE; a start outside of them moves the bound.
+
+    Attributes:
+        start: The first scale.
+        dynamic: Whether the scale adapts.
+        window: Finite gradients before it is doubled.
+        scale: The scale now; 0: `start`.
+        good: Finite gradients since it last changed.
     """
 
     start: float
@@ -27,21 +34,23 @@ class LossScale:
 
     @property
     def exhausted(self) -> bool:
-        """Whether it cannot be halved again."""
-        return self.scale / 2 < min(LEAST, self.start)
+        """Whether the scale cannot be halved again."""
+        return self.scale / 2 < min(MIN_SCALE, self.start)
 
     def finite(self) -> None:
-        """Notes a finite gradient."""
+        """Count a finite gradient."""
         self.good += 1
         if self.dynamic and self.good >= self.window:
-            self.scale, self.good = min(self.scale * 2, max(GREATEST, self.start)), 0
+            self.scale, self.good = min(self.scale * 2, max(MAX_SCALE, self.start)), 0
 
     def overflow(self) -> None:
-        """Notes a gradient that was not finite because of the scale."""
+        """Halve the scale after a gradient that was not finite because of it."""
         self.scale, self.good = self.scale / 2, 0
 
     def state(self) -> dict[str, float]:
+        """Return what a checkpoint keeps."""
         return {"scale": self.scale, "good": self.good}
 
     def restore(self, state: dict[str, float]) -> None:
+        """Take over what `state` returned."""
         self.scale, self.good = float(state["scale"]), int(state["good"])

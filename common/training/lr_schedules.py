@@ -1,4 +1,4 @@
-"""Learning rates as pure lists: a number for each optimizer step of a run, before it starts."""
+"""Learning rates as arrays: a number for each optimizer step of a run, before it starts."""
 
 from __future__ import annotations
 
@@ -10,62 +10,103 @@ from common.utils.errors import UserError
 
 
 def constant(base: float, total: int) -> np.ndarray:
-    """`base` at each of `total` steps."""
+    """Return `base` at each of `total` steps."""
     return np.full(total, base, dtype=np.float64)
 
 
 def annealed(base: float, anneal: float, epochs: int, steps_per_epoch: int) -> np.ndarray:
-    """base / anneal**epoch, constant within an epoch; epochs count from 0."""
+    """Return base / anneal**epoch, constant within an epoch; epochs count from 0.
+
+    Args:
+        base: Learning rate of the first epoch.
+        anneal: Divisor from one epoch to the next.
+        epochs: Number of epochs.
+        steps_per_epoch: Optimizer steps in an epoch.
+
+    Returns:
+        (epochs * steps_per_epoch,) rates.
+    """
     return np.repeat(base / float(anneal) ** np.arange(epochs), steps_per_epoch)
 
 
 def cosine(base: float, total: int, start: int = 0) -> np.ndarray:
-    """`base` until step `start`, then half a cosine that would reach 0 at step `total`.
+    """Return `base` until step `start`, then half a cosine that would reach 0 at step `total`.
 
     Loshchilov & Hutter 2017, "SGDR", equation 5 without restarts.
+
+    Args:
+        base: Highest learning rate.
+        total: Number of steps.
+        start: Step at which the cosine begins.
+
+    Returns:
+        (total,) rates.
     """
     progress = (np.arange(total) - start).clip(min=0) / max(total - start, 1)
     return base * 0.5 * (1 + np.cos(np.pi * progress))
 
 
 def warmed_up(rates: np.ndarray, steps: int) -> np.ndarray:
-    """The same rates with the first `steps` scaled by 1/steps, 2/steps ... 1."""
+    """Return the rates with the first `steps` scaled by 1/steps, 2/steps ... 1."""
     return rates * np.minimum((np.arange(len(rates)) + 1) / max(steps, 1), 1)
 
 
 def warmup_cosine(base: float, warmup_steps: int, total: int) -> np.ndarray:
-    """A straight climb to `base` over `warmup_steps`, then the cosine over the rest of `total`."""
+    """Return a linear climb to `base` over `warmup_steps`, then a cosine up to `total`."""
     return warmed_up(cosine(base, total, start=warmup_steps), warmup_steps)
 
 
 def exponential(
     base: float,
     decay: float,
-    least: float,
+    min_rate: float,
     warmup_epochs: float,
     hold_epochs: float,
     epochs: int,
     steps_per_epoch: int,
 ) -> np.ndarray:
-    """A climb over the warm-up, `base` over the hold, then x `decay` an epoch; never below `least`.
+    """Return a climb over the warm-up, `base` over the hold, then a decay from epoch to epoch.
 
-    As Jasper's originals have it: the climb is (i + 1) / (warm-up steps + 1) at step i, which stops
-    one step short of `base`; epoch n, counted from 1, is at decay ** (n - warm-up - hold).
+    As in Jasper's original: the climb is (i + 1) / (warm-up steps + 1) at step i, which stops one
+    step short of `base`; epoch n, counted from 1, is at decay ** (n - warm-up - hold).
+
+    Args:
+        base: Highest learning rate.
+        decay: Factor from one epoch to the next.
+        min_rate: Lower bound of all rates.
+        warmup_epochs: Length of the climb; may be a fraction.
+        hold_epochs: Epochs at `base`.
+        epochs: Number of epochs.
+        steps_per_epoch: Optimizer steps in an epoch.
+
+    Returns:
+        (epochs * steps_per_epoch,) rates.
     """
     steps = np.arange(epochs * steps_per_epoch)
     warmup, hold = round(warmup_epochs * steps_per_epoch), round(hold_epochs * steps_per_epoch)
     past = steps // steps_per_epoch + 1 - warmup_epochs - hold_epochs
     falling = decay ** np.where(steps < warmup + hold, 0, past)
     shares = np.where(steps < warmup, (steps + 1) / (warmup + 1), falling)
-    return np.maximum(base * shares, least)
+    return np.maximum(base * shares, min_rate)
 
 
 def make_schedule(optim_config: Any, epochs: int, steps_per_epoch: int) -> np.ndarray:
-    """The rates (epochs * steps_per_epoch,) of an OptimConfig.
+    """Compute the learning rates of a run.
 
-    Reads learning_rate, schedule, learning_anneal (of "anneal"), hold_epochs, learning_decay and
-    min_learning_rate (of "exponential") and warmup_epochs (of every schedule; may be a fraction, 0
-    is none). Those of fewer epochs begin those of more, but for "cosine".
+    The rates of fewer epochs begin those of more epochs with every schedule except "cosine".
+
+    Args:
+        optim_config: An OptimConfig. Reads learning_rate, schedule, learning_anneal (of "anneal"),
+            hold_epochs, learning_decay and min_learning_rate (of "exponential") and warmup_epochs
+            (of every schedule; may be a fraction, 0 is none).
+        epochs: Number of epochs.
+        steps_per_epoch: Optimizer steps in an epoch.
+
+    Returns:
+        (epochs * steps_per_epoch,) rates.
+
+    Raises:
+        UserError: There is no such schedule.
     """
     base, total = optim_config.learning_rate, epochs * steps_per_epoch
     warmup = round(optim_config.warmup_epochs * steps_per_epoch)

@@ -1,4 +1,4 @@
-"""The figures of a run over time: a CSV file for programs, a picture for people."""
+"""The metrics of a run over time: a CSV file for programs, a plot for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from common.utils.errors import UserError
 from common.utils.files import replacing, write_text
@@ -13,7 +14,7 @@ from common.utils.files import replacing, write_text
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One evaluation while training."""
+    """Metrics of one evaluation during training."""
 
     epoch: float  # epochs done, with the share of the current one
     step: int  # optimizer steps done
@@ -37,9 +38,16 @@ class History:
         if resumed_step and self.path.is_file():
             self.rows = [row for row in _read(self.path) if row.step <= resumed_step]
 
-    def add(self, figures: EpochMetrics) -> None:
-        """Adds a row. Raises UserError where the file cannot be written."""
-        self.rows.append(figures)
+    def add(self, metrics: EpochMetrics) -> None:
+        """Add a row and write the file.
+
+        Args:
+            metrics: The row.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        self.rows.append(metrics)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, [entry.name for entry in fields(EpochMetrics)])
         writer.writeheader()
@@ -47,9 +55,14 @@ class History:
         write_text(self.path, text.getvalue())
 
     def draw(self, path: str | Path, title: str) -> None:
-        """Loss, error rates with the blank share, and learning rate over the epochs, as a PNG.
+        """Draw loss, error rates with the blank share, and learning rate over the epochs.
 
-        Raises UserError where the file cannot be written.
+        Args:
+            path: PNG file to write.
+            title: Line above the plots.
+
+        Raises:
+            UserError: The file cannot be written.
         """
         import matplotlib
 
@@ -93,9 +106,8 @@ class History:
 
 
 def _read(path: Path) -> list[EpochMetrics]:
-    kinds = {entry.name: entry.type for entry in fields(EpochMetrics)}
     try:
-        return _rows(path, kinds)
+        return _rows(path)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path}: not the figures of a training run ({error}); move it away, or the one of the "
@@ -103,14 +115,16 @@ def _read(path: Path) -> list[EpochMetrics]:
         ) from error
 
 
-def _rows(path: Path, kinds: dict[str, str]) -> list[EpochMetrics]:
+def _rows(path: Path) -> list[EpochMetrics]:
+    integers = {entry.name for entry in fields(EpochMetrics) if entry.type == "int"}
+
+    def value(name: str, text: str) -> Any:
+        if text == "":
+            return None
+        return int(text) if name in integers else float(text)
+
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            EpochMetrics(
-                **{
-                    name: None if text == "" else int(text) if kinds[name] == "int" else float(text)
-                    for name, text in row.items()
-                }
-            )
+            EpochMetrics(**{name: value(name, text) for name, text in row.items()})
             for row in csv.DictReader(file)
         ]

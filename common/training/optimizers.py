@@ -1,8 +1,7 @@
-"""From a batch to an update: gradients, their norm, their sum over micro-batches, the step, the
-moving average of the weights.
+"""Graphs of a training step: gradients, their sum and norm, the update, the moving average.
 
-Each is a graph of its own, so that the host decides between them: a non-finite gradient is
-never applied, and any number of micro-batches makes one step.
+Each is a graph of its own, so that the host decides between them: a non-finite gradient is never
+applied, and any number of micro-batches makes one step.
 """
 
 from __future__ import annotations
@@ -19,11 +18,15 @@ OPTIMIZERS = ("Adam", "AdamW", "SGD", "NovoGrad", "LAMB")
 
 
 class Gradients(nn.Cell):
-    """features (B, F, T), lengths (B,), targets (B, L), target_lengths (B,), weights (B,) ->
-    losses (B,) in nats, and the gradients of sum(weights * losses).
+    """Losses of a micro-batch, and the gradients of their weighted sum.
 
-    objective: the same inputs without the weights -> losses (B,): a recipe's `build_objective`.
-    half: the features enter the network in float16 (`common.nn.precision`).
+    Inputs are features (B, F, T), lengths (B,), targets (B, L), target_lengths (B,) and weights
+    (B,); outputs are losses (B,) in nats and the gradients of sum(weights * losses).
+
+    Args:
+        objective: The same inputs without the weights -> losses (B,): a recipe's `build_objective`.
+        weights: The parameters to differentiate by.
+        half: Whether the features enter the network in float16 (`common.nn.precision`).
     """
 
     def __init__(self, objective: nn.Cell, weights: list[Parameter], half: bool = False):
@@ -34,6 +37,7 @@ class Gradients(nn.Cell):
         )
 
     def construct(self, features, lengths, targets, target_lengths, weights):
+        """Return losses and gradients."""
         (_, losses), gradients = self.differentiate(
             features, lengths, targets, target_lengths, weights
         )
@@ -61,6 +65,7 @@ class Add(_OfGradients):
     """The sum of two lists of gradients."""
 
     def construct(self, first, second):
+        """Return the sums, pair by pair."""
         total = ()
         for left, right in zip(first, second):
             total += (left + right,)
@@ -75,6 +80,7 @@ class AllReduce(_OfGradients):
         self.reduce = ops.AllReduce()
 
     def construct(self, gradients):
+        """Return the sums over all ranks."""
         total = ()
         for gradient in gradients:
             total += (self.reduce(gradient),)
@@ -89,6 +95,7 @@ class GlobalNorm(_OfGradients):
         self.half_square = ops.L2Loss()  # sum(x^2) / 2 in one pass
 
     def construct(self, gradients):
+        """Return the norm, a scalar."""
         total = Tensor(0.0, ms.float32)
         for gradient in gradients:
             total = total + self.half_square(gradient)
@@ -96,11 +103,18 @@ class GlobalNorm(_OfGradients):
 
 
 class Update(_OfGradients):
-    """One optimizer step with gradients * factor; `learning_rate` is set before each step.
+    """One optimizer step with gradients * factor; `set_learning_rate` comes before each step.
 
     Weight decay is L2 (added to the gradient) for Adam and SGD, decoupled for AdamW (Loshchilov &
-    Hutter 2019), part of the normalised step for NovoGrad and LAMB; biases and normalisation
+    Hutter 2019), part of the normalised step for NovoGrad and LAMB. Biases and normalisation
     parameters are not decayed.
+
+    Args:
+        config: The OptimConfig.
+        weights: The parameters to update.
+
+    Raises:
+        UserError: There is no such optimizer, or its betas are out of range.
     """
 
     def __init__(self, config, weights: list[Parameter]):
@@ -113,10 +127,11 @@ class Update(_OfGradients):
         self.optimizer = _make(config, weights, self.decays)
 
     def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate of the next step."""
         self.optimizer.learning_rate.set_data(Tensor(rate, ms.float32))
 
     def state(self) -> dict[str, Parameter]:
-        """The optimizer's own parameters, by name."""
+        """Return the optimizer's own parameters, by name."""
         trained = {weight.name for weight in self.weights}
         return {
             parameter.name: parameter
@@ -125,6 +140,7 @@ class Update(_OfGradients):
         }
 
     def construct(self, gradients, factor):
+        """Update the weights."""
         if self.layerwise:
             return self.optimizer(gradients, factor)
         scaled = ()
@@ -181,7 +197,9 @@ class _LayerWise(nn.Cell):
 
 
 class NovoGrad(_LayerWise):
-    """Ginsburg et al. 2019, arXiv 1905.11286, algorithm 1, with g = gradient * factor:
+    """NovoGrad (Ginsburg et al. 2019, arXiv 1905.11286, algorithm 1).
+
+    With g = gradient * factor:
 
         v = |g|^2 at first, then beta2 v + (1 - beta2) |g|^2, a number for each layer
         m = beta1 m + g / (sqrt(v) + eps) + weight_decay * w
@@ -200,6 +218,7 @@ class NovoGrad(_LayerWise):
         self.momentum = ops.ApplyMomentum()  # the last two lines in one pass
 
     def construct(self, gradients, factor):
+        """Update the weights."""
         for index in range(len(self.weights)):
             gradient, weight = gradients[index], self.weights[index]
             square, mean = 2 * self.half_square(gradient) * factor * factor, self.moment2[index]
@@ -214,7 +233,9 @@ class NovoGrad(_LayerWise):
 
 
 class LAMB(_LayerWise):
-    """You et al. 2020, arXiv 1904.00962, algorithm 2, with g = gradient * factor:
+    """LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2).
+
+    With g = gradient * factor:
 
         m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
         r = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay * w
@@ -233,6 +254,7 @@ class LAMB(_LayerWise):
         self.beta2_power = Parameter(one, name="beta2_power", requires_grad=False)
 
     def construct(self, gradients, factor):
+        """Update the weights."""
         power1, power2 = self.beta1_power * self.beta1, self.beta2_power * self.beta2
         ops.assign(self.beta1_power, power1)
         ops.assign(self.beta2_power, power2)
@@ -253,13 +275,17 @@ class LAMB(_LayerWise):
 
 
 class MovingAverage(nn.Cell):
-    """An exponential moving average of parameters, which begins as a copy of them:
+    """An exponential moving average of parameters, which begins as a copy of them.
 
         average = d * average + (1 - d) * parameter,  d = min(decay, (1 + t) / (10 + t))
 
-    t: steps done before. So that the fresh weights do not outlast the first epochs of a short run,
-    d climbs to `decay`, as in TensorFlow's ExponentialMovingAverage with num_updates; 0.999 is
+    t: steps done before. d climbs to `decay`, as in TensorFlow's ExponentialMovingAverage with
+    num_updates, so that the fresh weights do not outlast the first epochs of a short run; 0.999 is
     reached after 9000 steps.
+
+    Args:
+        decay: Highest share of the average that is kept in a step.
+        parameters: What is averaged.
     """
 
     def __init__(self, decay: float, parameters: list[Parameter]):
@@ -276,26 +302,32 @@ class MovingAverage(nn.Cell):
         )
 
     def construct(self, share):
+        """Move the averages towards the parameters by `share` of the difference."""
         for index in range(len(self.sources)):
             average = self.averages[index]
             ops.assign_sub(average, (average - self.sources[index]) * share)
         return share
 
     def take(self, step: int) -> None:
-        """Takes the parameters in, after the step of that number, counted from 0."""
+        """Take the parameters into the average.
+
+        Args:
+            step: Number of the step that they come from, from 0.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         self(Tensor(1 - decay, ms.float32))
 
     def state(self) -> dict[str, Parameter]:
+        """Return the averages by their own names, as a checkpoint keeps them."""
         return {average.name: average for average in self.averages}
 
     def values(self) -> dict[str, Tensor]:
-        """The averages by the names of what they average."""
+        """Return the averages by the names of what they average."""
         return {p.name: average for p, average in zip(self.sources, self.averages)}
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Meanwhile the parameters have their averages' values."""
+        """Give the parameters the values of their averages within a context."""
         current = [parameter.asnumpy().copy() for parameter in self.sources]
         try:
             for parameter, average in zip(self.sources, self.averages):

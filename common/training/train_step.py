@@ -20,12 +20,12 @@ from common.training.distributed import ProcessGroup
 from common.training.loss_scale import LossScale
 from common.training.optimizers import Add, AllReduce, GlobalNorm, Gradients, MovingAverage, Update
 from common.utils.backend import Parameter, Tensor, ms, ops
-from common.utils.errors import Diverged, UserError
+from common.utils.errors import UserError
 
 
 @dataclass
 class StepResult:
-    """What a step over all ranks found: the same on each."""
+    """What a step over all ranks found; the same on each rank."""
 
     loss: float  # mean over the utterances that count, nats
     norm: float  # of the gradient of that mean, before clipping
@@ -35,19 +35,20 @@ class StepResult:
     seconds: float = 0.0  # ... their speech
     scale: float = 1.0  # of the loss, in this step
     overflowed: bool = False  # not applied because of the scale, which is half from here on
+    diverged: str = ""  # why training gets nowhere any more, in one line
 
 
 class TrainStep:
     """Gradients over micro-batches that fit the memory, their sum, clipping, the update.
 
-    The loss is the mean over the utterances of a step: cutting a batch into micro-batches, or
-    making a step of several batches, changes memory and time but not the gradient (but for batch
-    normalisation, whose statistics are those of a micro-batch). Rows that are repeats enter the
-    network as utterances of no frames and no labels, so that its statistics leave them out too.
+    The loss is the mean over the utterances of a step. So cutting a batch into micro-batches, or
+    making a step of several batches, changes memory and time but not the gradient (except for batch
+    normalisation, whose statistics are those of a micro-batch). Repeated rows enter the network as
+    utterances of no frames and no labels, so that its statistics leave them out too.
 
-    Of several ranks each has a part of the step's utterances, and all find the same gradient. The
-    statistics of batch normalisation are those of the ranks' first micro-batches, of their second
-    ones, and so on: a rank that has fewer goes on with rows of no frames.
+    Each of several ranks has a part of the step's utterances, and all compute the same gradient. If
+    ranks need different numbers of micro-batches, the others pad with empty ones, so that the
+    statistics of batch normalisation, which are taken over all ranks, stay aligned.
     """
 
     def __init__(
@@ -93,9 +94,20 @@ class TrainStep:
     def __call__(
         self, batches: Sequence[Batch], learning_rate: float, number: int, total: int | None = None
     ) -> StepResult:
-        """`number`: of the step, from which its dropout masks are drawn. `total`: utterances that
-        count in this step on all ranks; None: those of `batches`. Raises RemoteRankError, when
-        nothing has moved, where another rank has failed."""
+        """Compute one step.
+
+        Args:
+            batches: This rank's batches.
+            learning_rate: Of this step.
+            number: Number of the step in the run, from which its dropout masks are drawn.
+            total: Utterances of this step on all ranks; None: those of `batches`.
+
+        Returns:
+            Loss and gradient norm, and whether the weights were updated.
+
+        Raises:
+            RemoteRankError: Another rank has failed; no weight has moved.
+        """
         self.gradients.set_train()
         for cell in self.frozen:  # frozen normalisation keeps its statistics
             cell.set_train(False)
@@ -161,8 +173,10 @@ class TrainStep:
     def _skip(
         self, batches: Sequence[Batch], ids: list[str], losses: np.ndarray, result: StepResult
     ) -> None:
-        """Blames an utterance or the loss scale. Raises Diverged where that cannot be
-        maybe_half."""
+        """Blame utterances or the loss scale for a step that was not applied.
+
+        A scale that is to blame is halved; where it cannot be, training has diverged.
+        """
         # Features that are not finite spoil the losses of all ranks through their normalisation.
         spoilt = _spoilt(batches)
         infinite = [name for name, loss in zip(ids, losses) if not math.isfinite(loss)]
@@ -175,26 +189,29 @@ class TrainStep:
         if not self.scaling.dynamic or of_features or of_losses:
             return
         if self.scaling.exhausted:
-            raise Diverged(
+            result.diverged = (
                 f"the loss scale has fallen to {result.scale:g}, and gradients are still not "
                 f"finite (utterances {', '.join(result.blamed[:5])}): lower "
                 "OptimConfig.learning_rate, or train with TrainingConfig.precision=O0"
             )
+            return
         self.scaling.overflow()
         result.overflowed = True
 
     def state(self) -> dict[str, Parameter]:
-        """What a checkpoint holds beside the network for training to go on, by name."""
+        """Return what a checkpoint holds beside the network to resume from, by name."""
         return {**self.update.state(), **(self.average.state() if self.average else {})}
 
     def result(self) -> dict[str, Tensor]:
-        """The network's parameters that training has led to: their moving average, if there is
-        one."""
+        """Return the network's parameters that training has led to, by name.
+
+        These are their moving averages, if TrainingConfig.ema asks for such.
+        """
         weights = dict(self.network.parameters_dict().items())
         return {**weights, **(self.average.values() if self.average else {})}
 
     def result_in_place(self) -> AbstractContextManager[None]:
-        """Meanwhile the network's parameters are those of `result`."""
+        """Give the network the parameters of `result` within a context."""
         return self.average.in_place() if self.average else nullcontext()
 
     def _micro_batches(self, batch: Batch):
@@ -229,13 +246,16 @@ def _spoilt(batches: Sequence[Batch]) -> list[str]:
 
 
 def _silent(batch: Batch) -> Batch:
-    """A batch of the same shape none of whose rows counts."""
+    """An empty micro-batch of the same shape: none of its rows counts."""
     return replace(batch, features=np.zeros_like(batch.features), valid=0)
 
 
 def _rows(batch: Batch, start: int, stop: int, trim: int) -> Batch:
-    """Some rows of a batch; `trim`: padded to the longest of them, not of the whole batch, and to a
-    multiple of so many frames; 0: as the batch."""
+    """Some rows of a batch.
+
+    trim: The rows are padded to the longest of them, not of the whole batch, and to a multiple of
+    so many frames; 0: as in the batch.
+    """
     frames = batch.frames
     if trim:
         frames = aligned(int(batch.lengths[start:stop].max()), trim)

@@ -1,9 +1,9 @@
-"""Training: `fit` reads from top to bottom, from the data to the last epoch.
+"""The training loop: `Trainer.fit` reads from top to bottom.
 
 What a step does is in `common.training.train_step`, the order of the batches in
-`common.data.batch_sampler`. Everything random is drawn from (seed, epoch or step, utterance), so
-the place in the plan, the weights and the optimizer's state are all that a resumed run needs to go
-on exactly.
+`common.data.batch_sampler`, what is written beside in `common.training.callbacks`. Everything
+random is drawn from (seed, epoch or step, utterance), so the place in the plan, the weights and the
+optimizer's state are all that a resumed run needs to go on exactly.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import logging
 import signal
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,244 +22,459 @@ import numpy as np
 
 from common import config as configs
 from common.audio.augmentation import Augmentation
+from common.data.dataset import Dataset
 from common.data.loader import Batch, batches
 from common.data.splits import open_split
-from common.evaluation.evaluate import Prediction, RankShard, evaluate
-from common.memory import GIB, forecast_memory
+from common.evaluation.evaluate import Evaluation, Prediction, RankShard, evaluate
+from common.memory import GIB, MemoryEstimate, forecast_memory
 from common.model import checkpoint as checkpoints
 from common.model.checkpoint import CheckpointKeeper
 from common.model.recipe import Recipe
 from common.model.speech_model import SpeechModel, described
-from common.training.distributed import ProcessGroup
+from common.training.callbacks import (
+    Callback,
+    CheckpointWriter,
+    ConsoleProgress,
+    EmissionPlots,
+    EvaluationReport,
+    HeartbeatSender,
+    MetricsWriter,
+)
+from common.training.distributed import ProcessGroup, RemoteRankError
 from common.training.emission_animation import EmissionAnimation
 from common.training.epoch_plan import EpochPlan, identity_of, select_training_examples
 from common.training.heartbeat import Heartbeat
 from common.training.lr_schedules import make_schedule
 from common.training.metrics_log import History
-from common.training.progress import Progress, Reporter
+from common.training.progress import Progress
+from common.training.stopping import Stop, StopReason, StopRequest, TrainingResult
 from common.training.train_step import TrainStep
 from common.utils import runtime
 from common.utils.backend import Tensor, ms
-from common.utils.errors import Diverged, UserError
+from common.utils.errors import UserError
 
-METRICS, CURVES, FILM = "metrics.csv", "curves.png", "emissions"  # .gif, .png, .npz
+# Files that a run writes into the current folder.
+METRICS, CURVES, ANIMATION = "metrics.csv", "curves.png", "emissions"  # .gif, .png, .npz
 
 
-@dataclass(frozen=True)
-class Job:
-    """What an entry point asks for beside the configuration."""
+def train(
+    recipe: Recipe,
+    config: Any,
+    *,
+    device: str | None = None,
+    resume: bool = False,
+    start_from: str | Path = "",
+    log: logging.Logger | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    callbacks: Sequence[Callback] = (),
+) -> TrainingResult:
+    """Train a model in the current folder, and say where and why the run ended.
 
-    recipe: Recipe
-    config: Any
-    device: str
-    log: logging.Logger
-    rank: int = 0
-    ranks: int = 1
-    resume: bool = False
-    start_from: str = ""  # checkpoint to fine-tune from
+    Args:
+        recipe: The model to train.
+        config: Its training configuration, an instance of `recipe.train_config`.
+        device: Device name as `common.utils.runtime.set_device` returned it; None: the best device
+            of this machine, which is then set.
+        resume: Go on exactly where the run in `CheckpointConfig.ckpt_path` stopped. `config` must
+            be that run's (`resumed_config`), but for the keys that may change.
+        start_from: Checkpoint whose weights a new run begins with; "" for fresh weights.
+        log: Gets the lines that describe the run; None: the logger `common.training`.
+        rank: Number of this process in a distributed run.
+        ranks: Number of processes of the run.
+        callbacks: Hooks of the caller, called after the run's own.
+
+    Returns:
+        The reason why the run ended (all epochs, patience, a signal, divergence, a failure of
+        another rank), and its progress. Whatever the reason, the checkpoint `last` is written, but
+        after divergence: then `last` stays the one before it.
+
+    Raises:
+        UserError: The run cannot start, or data or a file fail in the middle of it. In the latter
+            case `last` is written first, if it can be.
+    """
+    trainer = Trainer(
+        recipe,
+        config,
+        device=device or runtime.set_device(),
+        resume=resume,
+        start_from=str(start_from),
+        log=log or logging.getLogger("common.training"),
+        group=ProcessGroup(rank, ranks, Heartbeat()),
+        callbacks=callbacks,
+    )
+    return trainer.fit()
 
 
 def resumed_config(recipe: Recipe, config: Any) -> Any:
-    """The configuration in the `last` checkpoint of a run, for `--resume` to start from."""
+    """Read the configuration of the run that `resume` is to go on with.
+
+    Args:
+        recipe: The model.
+        config: A configuration whose `CheckpointConfig` says where the run's checkpoints are.
+
+    Returns:
+        The configuration in the run's checkpoint `last`.
+
+    Raises:
+        UserError: There is no such checkpoint, or no training run of this project has written it.
+    """
     keeper = _keeper(config)
     if not keeper.last.is_file():
         raise UserError(
             f"--resume: no checkpoint {keeper.last}; start without --resume, or name the folder "
             "by CheckpointConfig.ckpt_path"
         )
-    found = checkpoints.load(keeper.last)
-    if found.metadata is None or "progress" not in found.metadata:
+    checkpoint = checkpoints.load(keeper.last)
+    if checkpoint.metadata is None or "progress" not in checkpoint.metadata:
         raise UserError(f"--resume: {keeper.last} was not written by a training run of this kind")
-    return described(recipe, found)[0]
+    return described(recipe, checkpoint)[0]
 
 
-def fit(job: Job) -> Progress:
-    """Trains, and returns where the run ended. Raises KeyboardInterrupt after a stopping signal,
-    and UserError where something fails, here or on another rank, when the checkpoint is written."""
-    heart = Heartbeat()
-    ranks = ProcessGroup(job.rank, job.ranks, heart)
-    with ranks.failure_propagation():
-        progress = _fit(job, ranks, heart)
-    heart.finished()
-    return progress
+class Trainer:
+    """One training run: the constructor sets it up, `fit` runs it.
 
+    Attributes:
+        speech_model: Network, vocabulary and featurizer.
+        dataset: The utterances that are trained on.
+        validation: The validation set; None without one.
+        epoch_plan: The batches of each epoch.
+        step: One optimizer step.
+        progress: Where the run stands.
+        callbacks: What accompanies the run, in the order in which it is called.
+    """
 
-def _fit(job: Job, ranks: ProcessGroup, heart: Heartbeat) -> Progress:
-    config, log = job.config, job.log
-    training = config.TrainingConfig
-    keeper = _keeper(config)
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: Any,
+        *,
+        device: str,
+        resume: bool,
+        start_from: str,
+        log: logging.Logger,
+        group: ProcessGroup,
+        callbacks: Sequence[Callback] = (),
+    ):
+        """See `train`. Raises UserError for whatever keeps the run from starting."""
+        self.config, self.log, self.group, self.resume = config, log, group, resume
+        self.training = config.TrainingConfig
+        self.stop_request = StopRequest()
+        with group.failure_propagation():
+            # ---- data
+            self.keeper = _keeper(config)
+            tokenizer = recipe.load_tokenizer(config)
+            ms.set_seed(self.training.seed)
+            self.speech_model = SpeechModel.create(recipe, config, tokenizer, device)
+            self.dataset = select_training_examples(
+                self.speech_model, open_split(self.speech_model, "train"), log
+            )
+            has_validation = bool(config.DataConfig.val_manifest)
+            self.validation = open_split(self.speech_model, "val") if has_validation else None
+            self.augmentation = Augmentation(config.DataConfig.AugmentationConfig)
+            self.augmentation.check(self.dataset.store)
+            if group.rank == 0:
+                self.keeper.check_writable()
+            self.epoch_plan = EpochPlan(
+                self.speech_model, self.dataset, group.rank, group.count, self.augmentation.slowest
+            )
+            self.rates = make_schedule(
+                config.OptimConfig, self.training.epochs, self.epoch_plan.steps_per_epoch
+            )
 
-    # ---- data
-    vocabulary = job.recipe.load_tokenizer(config)
-    ms.set_seed(training.seed)
-    speech_model = SpeechModel.create(job.recipe, config, vocabulary, job.device)
-    source = select_training_examples(speech_model, open_split(speech_model, "train"), log)
-    validation = open_split(speech_model, "val") if config.DataConfig.val_manifest else None
-    augmentation = Augmentation(config.DataConfig.AugmentationConfig)
-    augmentation.check(source.store)
-    if job.rank == 0:
-        keeper.check_writable()
-    planner = EpochPlan(speech_model, source, job.rank, job.ranks, augmentation.slowest)
-    rates = make_schedule(config.OptimConfig, training.epochs, planner.steps_per_epoch)
+            # ---- network and optimizer
+            if start_from:
+                _fine_tune(self.speech_model, start_from, log)
+            self.step = TrainStep(self.speech_model, self._forecast_memory(), group)
+            self.decoder = self.speech_model.decoder(config.LMConfig)
 
-    # ---- network and optimizer
-    if job.start_from:
-        _fine_tune(speech_model, job.start_from, log)
-    forecast = forecast_memory(speech_model, ranks.local_world_size(), planner.shapes)
-    # The tightest of all hosts', so that a checkpoint can name the one that a run goes on with.
-    forecast = replace(forecast, limit=float(ranks.all_gather(forecast.limit)[:, 0].min()))
-    step = TrainStep(speech_model, forecast, ranks)
-    decoder = speech_model.decoder(config.LMConfig)
+            # ---- resuming: everything from `last`, or nothing
+            self.progress, identity = Progress(), identity_of(self.dataset, group.count)
+            if resume:
+                self.progress = _resume(
+                    self.speech_model, self.step, self.keeper, self.epoch_plan, identity, log
+                )
+            checked = {}
+            if self.validation is not None:
+                checked = identity_of(self.validation, group.count)
+            _same_everywhere(group, self.speech_model, identity, checked)
 
-    # ---- resuming: everything from `last`, or nothing
-    progress, identity = Progress(), identity_of(source, job.ranks)
-    if job.resume:
-        progress = _resume(speech_model, step, keeper, planner, identity, log)
-    checked = identity_of(validation, job.ranks) if validation is not None else {}
-    _same_everywhere(ranks, speech_model, identity, checked)
-    history = History(METRICS, progress.step)
-    film = EmissionAnimation(FILM, validation, speech_model.featurizer, vocabulary, progress.step)
-    reporter = Reporter(log, speech_model, planner, job.rank)
-    reporter.start(validation, step.forecast, progress)
+            # ---- what accompanies the run
+            self.animation = EmissionAnimation(
+                ANIMATION,
+                self.validation,
+                self.speech_model.featurizer,
+                tokenizer,
+                self.progress.step,
+            )
+            self.callbacks = [*self._make_callbacks(identity, self._check_memory()), *callbacks]
 
-    # ---- a new run, which nothing has refused: an earlier one in this folder makes room
-    if job.rank == 0 and not job.resume:
-        drawn = Path(METRICS), Path(CURVES), film.gif, film.png, film.npz
-        if folder := keeper.set_aside(*drawn):
-            log.info(f"a new run: the earlier one's checkpoints and figures are now in {folder}")
-    ranks.all_gather()
-    heart.set_checkpoint(keeper.last)
+    def fit(self) -> TrainingResult:
+        """Train until the last epoch is done or something stops the run.
 
-    def save(best: bool) -> None:
-        if job.rank != 0:
-            return
-        metadata = speech_model.metadata(
-            progress=asdict(progress),
-            data=identity,
-            memory_limit=step.forecast.limit,
-            shapes=planner.shapes,
-            loss_scale=step.scaling.state(),
+        Returns:
+            Why the run ended, and where: see `train`.
+
+        Raises:
+            UserError: Data or a file of this process failed; the checkpoint is written first.
+        """
+        try:
+            with self.group.failure_propagation():
+                self._move_earlier_run_aside()
+                for callback in self.callbacks:
+                    callback.on_run_start(self.progress)
+                with self.stop_request, self._saved_on_failure():
+                    stop = self._evaluate_and_check()  # where the run was stopped before it
+                    while stop is None:
+                        stop = self._train_epoch(self.progress.epoch)
+                result = self._result(stop)
+                for callback in self.callbacks:
+                    callback.on_run_end(result)
+                return result
+        except RemoteRankError as error:
+            return self._result(Stop(StopReason.REMOTE_FAILURE, message=str(error)))
+
+    # ---- setting up
+
+    def _forecast_memory(self) -> MemoryEstimate:
+        """The tightest of all hosts', so that a checkpoint can name the one to go on with."""
+        processes = self.group.local_world_size()
+        forecast = forecast_memory(self.speech_model, processes, self.epoch_plan.shapes)
+        limits = self.group.all_gather(forecast.limit)[:, 0]
+        return replace(forecast, limit=float(limits.min()))
+
+    def _check_memory(self) -> str:
+        """Refuses a run whose longest utterance needs too much; what a user should know of it."""
+        longest = int(self.dataset.frames.max() / self.augmentation.slowest)
+        self.step.forecast.check(longest)
+        return self.step.forecast.line(self.config.DataConfig.batch_size, longest)
+
+    def _make_callbacks(self, identity: dict[str, Any], memory_line: str) -> list[Callback]:
+        """The run's own callbacks.
+
+        Metrics come before the checkpoint, since resuming drops a row too many; the console comes
+        last, when all is written.
+        """
+        log, model = self.log, self.speech_model
+        callbacks: list[Callback] = [HeartbeatSender(self.group.heartbeat, self.keeper.last)]
+        if self.group.rank == 0:
+            history = History(METRICS, self.progress.step)
+            title = f"{model.recipe.name}: {len(self.dataset)} utterances"
+            callbacks += [
+                MetricsWriter(history, Path(CURVES), title, log),
+                EmissionPlots(self.animation, log),
+                CheckpointWriter(self.keeper, model, self.step, self.epoch_plan, identity, log),
+            ]
+        console = ConsoleProgress(
+            log, model, self.epoch_plan, self.validation, memory_line, self.group.rank
         )
-        if best:  # before `last`, which says how good the best is: a kill may come in between
-            scores = {"wer": progress.best_wer, "cer": progress.best_cer}
-            keeper.save_best(step.result(), {**metadata, "scores": scores})
-        weights = dict(speech_model.network.parameters_dict().items())
-        path = keeper.save_last(
-            {**weights, **step.state()}, metadata, progress.epoch, progress.step
+        return [*callbacks, console]
+
+    def _move_earlier_run_aside(self) -> None:
+        """Makes room for a new run, which nothing has refused, in the folder of an earlier one."""
+        if self.group.rank == 0 and not self.resume:
+            files = [file for callback in self.callbacks for file in callback.files]
+            if folder := self.keeper.set_aside(*files):
+                self.log.info(
+                    f"a new run: the earlier one's checkpoints and figures are now in {folder}"
+                )
+        self.group.all_gather()  # no rank writes before that
+
+    # ---- one epoch
+
+    def _train_epoch(self, epoch: int) -> Stop | None:
+        """Trains to the end of an epoch, from where the run stands in it."""
+        plan = self.epoch_plan.plan(epoch)[self.progress.batch :]
+        for callback in self.callbacks:
+            callback.on_epoch_start(epoch, len(plan))
+        loaded = batches(
+            self.dataset,
+            plan,
+            self.speech_model.featurizer,
+            self.augmentation,
+            seed=self.training.seed,
+            epoch=epoch,
+            shapes=self.epoch_plan.shapes,
+            pad_align=self.config.DataConfig.pad_align,
+            output_frames=self.speech_model.output_frames,
+            workers=self.config.DataConfig.workers,
         )
-        log.debug(f"checkpoint {path}")
+        try:
+            with closing(loaded):
+                for group, waited in _grouped(loaded, self.training.accumulation_step):
+                    stop = self._train_step(epoch, group, waited) or self._evaluate_and_check()
+                    if stop is not None:
+                        return stop
+        finally:
+            for callback in self.callbacks:
+                callback.on_epoch_end()
+        return None
 
-    def watch(utterance: Prediction) -> None:
-        if stopping.asked:
-            raise _Stop
-        heart.beat(f"evaluating after step {progress.step}")
-        film.watch(utterance)
+    def _train_step(self, epoch: int, group: list[Batch], waited: float) -> Stop | None:
+        """One optimizer step over some batches, for which the run waited so many seconds."""
+        progress = self.progress
+        total = self.epoch_plan.counting(epoch, progress.batch, len(group))
+        started = time.perf_counter()
+        result = self.step(group, float(self.rates[progress.step]), progress.step, total)
+        elapsed = time.perf_counter() - started
+        if result.diverged:
+            return self._diverged(result.diverged)
+        progress.advance(group, result, elapsed, waited, len(self.epoch_plan))
+        for callback in self.callbacks:
+            callback.on_step_end(progress, epoch, result, len(group))
+        if progress.skipped_in_a_row < max(self.training.max_nonfinite, 1):
+            return None
+        return self._diverged(
+            f"{progress.skipped_in_a_row} steps in a row were not finite, up to step "
+            f"{progress.step} (utterances {', '.join(result.blamed[:5])}); the last good "
+            f"checkpoint is {self.keeper.last}; lower OptimConfig.learning_rate or "
+            "TrainingConfig.clip_norm"
+        )
 
-    def measure() -> None:
-        """Evaluates, notes the figures, saves."""
-        found = None
-        if validation is not None:
-            data, label = config.DataConfig, "evaluating" if job.rank == 0 else None
-            with suppress(_Stop), step.result_in_place():
-                found = evaluate(
-                    speech_model,
-                    decoder,
+    def _diverged(self, message: str) -> Stop:
+        self.group.all_gather()  # all ranks know it, and leave together
+        return Stop(StopReason.DIVERGED, message=message)
+
+    # ---- between two steps
+
+    def _evaluate_and_check(self) -> Stop | None:
+        """Evaluates if it is time to, and says whether the run ends here.
+
+        An evaluation in which a signal comes is discarded: it is still due then, and runs first in
+        a resumed run.
+        """
+        progress, training = self.progress, self.training
+        if progress.due(training):
+            self._evaluate()
+        if (number := self._signal_of_any_rank()) is not None:
+            for callback in self.callbacks:
+                callback.on_early_end(progress)
+            self.group.all_gather()  # no rank leaves before rank 0 has written
+            due = ", before its evaluation" if progress.due(training) else ""
+            self.log.info(f"stopped at step {progress.step}{due}; go on with --resume")
+            return Stop(StopReason.INTERRUPTED, number)
+        if progress.out_of_patience(training):
+            return Stop(StopReason.OUT_OF_PATIENCE)
+        return Stop(StopReason.FINISHED) if progress.epoch >= training.epochs else None
+
+    def _signal_of_any_rank(self) -> signal.Signals | None:
+        """The signal that asks this rank or another one to stop."""
+        number = int(self.group.all_gather(self.stop_request.signal or 0)[:, 0].max())
+        return signal.Signals(number) if number else None
+
+    def _evaluate(self) -> None:
+        """Measures the error rates, and has them and a checkpoint written unless a signal came."""
+        evaluation = None
+        if self.validation is not None:
+            evaluation = self._validate(self.validation)
+            if evaluation is None:
+                return
+        progress = self.progress
+        is_best = evaluation is not None and progress.update_best(evaluation)
+        metrics = progress.metrics(self.epoch_plan, self.rates, evaluation)
+        progress.reset_window()
+        seconds_left = progress.seconds / progress.step * (len(self.rates) - progress.step)
+        report = EvaluationReport(progress, metrics, evaluation, is_best, seconds_left)
+        for callback in self.callbacks:
+            callback.on_evaluation_end(report)
+
+    def _validate(self, validation: Dataset) -> Evaluation | None:
+        """Error rates over the whole validation set; None where a signal came in between."""
+        data, group = self.config.DataConfig, self.group
+        limit = self.step.forecast.limit
+        evaluation = None
+        try:
+            with self.step.result_in_place():
+                evaluation = evaluate(
+                    self.speech_model,
+                    self.decoder,
                     validation,
                     data.batch_size,
                     data.workers,
-                    label,
-                    watch=watch,
-                    part=RankShard(job.rank, job.ranks, film.index, step.forecast.limit),
+                    "evaluating" if group.rank == 0 else None,
+                    watch=self._watch,
+                    part=RankShard(group.rank, group.count, self.animation.index, limit),
                 )
-            # One that was stopped in its part has no counts to give.
-            counts = found.counts() if found else []
-            stopped, *counts = ranks.all_reduce_sum(found is None, *counts)
-            if stopped:
-                raise _Stop
-            found = found.of_all(counts)
-        better = found is not None and progress.better(found)
-        figures = progress.figures(planner, rates, found)
-        progress.reset_window()
-        # Before the checkpoint, since resuming drops a row too many; a full disk or a file in the
-        # way costs the figures, not the run.
-        unwritten = []
-        if job.rank == 0:
-            title = f"{speech_model.recipe.name}: {len(source)} utterances"
-            calls = (history.add, figures), (history.draw, CURVES, title), (film.add, figures)
-            unwritten = _failures(*calls, (film.draw,))
-        save(best=better)
-        for error in unwritten:
-            log.warning(f"figures not written: {error}")
-        left = progress.seconds / progress.step * (len(rates) - progress.step)
-        reporter.evaluated(figures, left, found, better, training.hypotheses)
+        except _EvaluationInterrupted:
+            pass
+        # A rank that was interrupted has no counts to give.
+        counts = evaluation.counts() if evaluation is not None else []
+        interrupted, *totals = group.all_reduce_sum(evaluation is None, *counts)
+        return None if evaluation is None or interrupted else evaluation.of_all(totals)
 
-    def between_steps() -> None:
-        """Evaluates if it is time to, and ends the run if that is asked for, in an evaluation too:
-        that one is then still due, and the first thing that a resumed run does."""
-        with suppress(_Stop):
-            if progress.due(training):
-                measure()
-        if ranks.any_rank(stopping.asked):
-            save(best=False)
-            ranks.all_gather()  # none leaves before rank 0 has written
-            due = ", before its evaluation" if progress.due(training) else ""
-            log.info(f"stopped at step {progress.step}{due}; go on with --resume")
-            raise KeyboardInterrupt
+    def _watch(self, prediction: Prediction) -> None:
+        if self.stop_request.signal is not None:
+            raise _EvaluationInterrupted
+        for callback in self.callbacks:
+            callback.on_prediction(self.progress, prediction)
 
-    # ---- epochs
-    with _Stopping() as stopping, _saving(save, progress, log):
-        between_steps()
-        for epoch in range(progress.epoch, training.epochs):
-            if progress.out_of_patience(training):
-                break
-            plan = planner.plan(epoch)[progress.batch :]
-            reporter.open_bar(epoch, len(plan))
-            made = batches(
-                source,
-                plan,
-                speech_model.featurizer,
-                augmentation,
-                seed=training.seed,
-                epoch=epoch,
-                shapes=planner.shapes,
-                pad_align=config.DataConfig.pad_align,
-                output_frames=speech_model.output_frames,
-                workers=config.DataConfig.workers,
-            )
-            try:
-                for group, waited in _grouped(made, training.accumulation_step):
-                    counting = planner.counting(epoch, progress.batch, len(group))
-                    started = time.perf_counter()
-                    result = step(group, float(rates[progress.step]), progress.step, counting)
-                    elapsed = time.perf_counter() - started
-                    progress.advance(group, result, elapsed, waited, len(planner))
-                    heart.step_finished(progress.step)
-                    reporter.step(progress, epoch, result, len(group))
-                    if progress.skipped_in_a_row >= max(training.max_nonfinite, 1):
-                        raise Diverged(
-                            f"{progress.skipped_in_a_row} steps in a row were not finite, up to "
-                            f"step {progress.step} (utterances {', '.join(result.blamed[:5])}); "
-                            f"the last good checkpoint is {keeper.last}; lower "
-                            "OptimConfig.learning_rate or TrainingConfig.clip_norm"
-                        )
-                    between_steps()
-                    if progress.out_of_patience(training):
-                        break
-            finally:
-                reporter.bar.close()
-                made.close()
-    if job.rank == 0:
-        files = [Path(METRICS), Path(CURVES), *film.files]
-        reporter.end(progress, keeper, [file.resolve() for file in files])
-    return progress
+    # ---- the end
+
+    @contextmanager
+    def _saved_on_failure(self) -> Iterator[None]:
+        """Writes a checkpoint before a UserError leaves, so that no finished step is lost."""
+        try:
+            yield
+        except UserError:
+            if self.progress.step:
+                try:
+                    for callback in self.callbacks:
+                        callback.on_early_end(self.progress)
+                except UserError as error:
+                    self.log.warning(str(error))
+                else:
+                    self.log.info(f"stopped at step {self.progress.step}; go on with --resume")
+            raise
+
+    def _result(self, stop: Stop) -> TrainingResult:
+        files = [file.resolve() for callback in self.callbacks for file in callback.files]
+        return TrainingResult(
+            stop,
+            self.progress,
+            self.keeper.last,
+            None if self.progress.best_wer is None else self.keeper.best,
+            tuple(file for file in files if file.is_file()),
+        )
+
+
+class _EvaluationInterrupted(Exception):
+    """Leaves `evaluate` where a signal came; never leaves `Trainer._validate`."""
+
+
+def _grouped(loaded: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:
+    """Batches in groups of `size` (the last may be smaller), with the seconds waited for them."""
+    group: list[Batch] = []
+    waited = 0.0
+    while True:
+        started = time.perf_counter()
+        batch = next(loaded, None)
+        waited += time.perf_counter() - started
+        if batch is not None:
+            group.append(batch)
+        if group and (batch is None or len(group) == size):
+            yield group, waited
+            group, waited = [], 0.0
+        if batch is None:
+            return
+
+
+def _keeper(config: Any) -> CheckpointKeeper:
+    group = config.CheckpointConfig
+    return CheckpointKeeper(group.ckpt_path, group.ckpt_file_name_prefix, group.keep_checkpoint_max)
+
+
+# ---- what all ranks must share
 
 
 def _same_everywhere(
-    ranks: ProcessGroup, speech_model: SpeechModel, identity: dict, validation: dict
+    group: ProcessGroup, speech_model: SpeechModel, identity: dict, validation: dict
 ) -> None:
-    """Refuses a run whose ranks would train on other data, or from other weights, or would not
-    meet: the hosts of one job have files of their own."""
-    if ranks.count == 1:
+    """Refuses a run whose ranks have different configurations, data or weights.
+
+    The hosts of one job have files of their own; with different ones the ranks would compute
+    different things, or wait for each other for ever.
+    """
+    if group.count == 1:
         return
     of_a_host = configs.host_keys(speech_model.config)
     config = [
@@ -272,145 +487,80 @@ def _same_everywhere(
         "configuration": zlib.crc32(repr(config).encode()),
         "training data": zlib.crc32(repr(identity).encode()),
         "validation data": zlib.crc32(repr(validation).encode()),
-        "vocabulary": zlib.crc32(repr(speech_model.vocabulary.labels).encode()),
+        "vocabulary": zlib.crc32(repr(speech_model.tokenizer.description()).encode()),
         "weights to start from": weights,
     }
-    found = ranks.all_gather(*known.values())
+    found = group.all_gather(*known.values())
     for column, what in enumerate(known):
         if others := np.flatnonzero(found[:, column] != found[0, column]).tolist():
             raise UserError(
-                f"rank {others[0]}, and in all {len(others)} of {ranks.count} ranks, have another "
+                f"rank {others[0]}, and in all {len(others)} of {group.count} ranks, have another "
                 f"{what} than rank 0: give every host of the job the same files and options"
             )
 
 
-def _failures(*calls: tuple) -> list[UserError]:
-    """Functions with their arguments, called one after the other: what went wrong."""
-    failures = []
-    for call, *arguments in calls:
-        try:
-            call(*arguments)
-        except UserError as error:
-            failures.append(error)
-    return failures
-
-
-def _grouped(made: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:
-    """Batches in groups of `size` (the last may be smaller), with the seconds waited for them."""
-    group, waited = [], 0.0
-    while True:
-        started = time.perf_counter()
-        batch = next(made, None)
-        waited += time.perf_counter() - started
-        if batch is not None:
-            group.append(batch)
-        if group and (batch is None or len(group) == size):
-            yield group, waited
-            group, waited = [], 0.0
-        if batch is None:
-            return
-
-
-@contextmanager
-def _saving(
-    save: Callable[[bool], None], progress: Progress, log: logging.Logger
-) -> Iterator[None]:
-    """Writes a checkpoint before a UserError leaves: a damaged recording, or an evaluation that
-    failed, costs none of the steps that were done."""
-    try:
-        yield
-    except Diverged:
-        raise
-    except UserError:
-        if progress.step:
-            if unwritten := _failures((save, False)):
-                log.warning(str(unwritten[0]))
-            else:
-                log.info(f"stopped at step {progress.step}; go on with --resume")
-        raise
-
-
-class _Stop(Exception):
-    """Leaves an evaluation that a stopping signal has come into."""
-
-
-class _Stopping:
-    """Turns the first SIGINT or SIGTERM into a request; the second acts at once. SIGHUP, of a
-    terminal that is closed, comes from the kernel and from the shell: it asks, however often, and
-    under nohup does not."""
-
-    def __enter__(self) -> _Stopping:
-        self.asked = False
-        self.previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue
-            try:
-                self.previous[number] = signal.signal(number, self._ask)
-            except ValueError:  # not in the main thread: nobody can press Ctrl-C here
-                break
-        return self
-
-    def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
-        then = signal.SIG_IGN if number == signal.SIGHUP else self.previous[number]
-        signal.signal(number, then)
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def _keeper(config: Any) -> CheckpointKeeper:
-    group = config.CheckpointConfig
-    return CheckpointKeeper(group.ckpt_path, group.ckpt_file_name_prefix, group.keep_checkpoint_max)
+# ---- starting from other weights
 
 
 def _fine_tune(speech_model: SpeechModel, path: str, log: logging.Logger) -> None:
-    found = checkpoints.load(path)
-    averaged = checkpoints.take_averages(found)
-    _warn_of_features(speech_model, found, log)
-    new_head = speech_model.recipe.head
-    if found.metadata and tuple(found.metadata["labels"]) == speech_model.vocabulary.labels:
+    """Takes the weights of a checkpoint; the output layer starts anew under another vocabulary."""
+    recipe = speech_model.recipe
+    checkpoint = checkpoints.load(path)
+    averaged = checkpoints.take_averages(checkpoint)
+    _warn_of_features(speech_model, checkpoint, log)
+    new_head: str | None = recipe.head
+    if (
+        checkpoint.metadata
+        and tuple(checkpoint.metadata["labels"]) == speech_model.tokenizer.labels
+    ):
         new_head = None
-    elif found.metadata:  # the same number of other labels would fit, and mean nothing
-        found.parameters = {
+    elif checkpoint.metadata:  # the same number of other labels would fit, and mean nothing
+        checkpoint.parameters = {
             name: value
-            for name, value in found.parameters.items()
-            if speech_model.recipe.head not in name
+            for name, value in checkpoint.parameters.items()
+            if not recipe.rename_parameter(name).startswith(recipe.head)
         }
     report = checkpoints.load_into(
-        speech_model.network, found, speech_model.recipe.rename_parameter, new_head
+        speech_model.network, checkpoint, recipe.rename_parameter, new_head
     )
     of = ", the moving average of its weights" if averaged else ""
     log.info(f"start from {path}{of}: {report}")
-    if any(name.startswith(speech_model.recipe.head) for name in report.missing + report.reshaped):
-        log.info(f"another vocabulary: the output layer {speech_model.recipe.head} starts anew")
+    if any(name.startswith(recipe.head) for name in report.missing + report.reshaped):
+        log.info(f"another vocabulary: the output layer {recipe.head} starts anew")
 
 
 def _warn_of_features(
-    speech_model: SpeechModel, found: checkpoints.Checkpoint, log: logging.Logger
+    speech_model: SpeechModel, checkpoint: checkpoints.Checkpoint, log: logging.Logger
 ) -> None:
-    """Says in what the features differ that the weights were trained on: they may still help."""
-    if found.metadata is None:
+    """Names each feature setting that differs from the checkpoint's: it may still help."""
+    if checkpoint.metadata is None:
         return
     before = speech_model.recipe.build_featurizer(
-        described(speech_model.recipe, found)[0].DataConfig
+        described(speech_model.recipe, checkpoint)[0].DataConfig
     )
     now = asdict(speech_model.featurizer.config)
     for key, value in asdict(before.config).items():
         if now[key] != value:
-            log.warning(f"{found.path} was trained with {key}={value}, this run has {now[key]}")
+            log.warning(
+                f"{checkpoint.path} was trained with {key}={value}, this run has {now[key]}"
+            )
+
+
+# ---- resuming
 
 
 def _resume(
     speech_model: SpeechModel,
     step: TrainStep,
     keeper: CheckpointKeeper,
-    planner: EpochPlan,
+    epoch_plan: EpochPlan,
     identity: dict,
     log: logging.Logger,
 ) -> Progress:
+    """Takes over weights, optimizer and progress of the checkpoint `last`.
+
+    Raises UserError where the run would not go on exactly.
+    """
     found = checkpoints.load(keeper.last)
     before = configs.leaves(described(speech_model.recipe, found)[0])
     resumable = configs.resumable_keys(speech_model.config)
@@ -427,9 +577,12 @@ def _resume(
             f"schedule of the run in {keeper.last} ends after {before[epochs]}; resume without "
             "changing it, or begin anew from --pre_trained_model_path"
         )
-    if found.metadata["data"] != identity:
+    metadata = found.metadata
+    if metadata is None:
+        raise UserError(f"--resume: {keeper.last} was not written by a training run of this kind")
+    if metadata["data"] != identity:
         raise UserError(
-            f"--resume: the run in {keeper.last} trains on {found.metadata['data']}, "
+            f"--resume: the run in {keeper.last} trains on {metadata['data']}, "
             f"found {identity}; go back to the data it was started with"
         )
     checkpoints.load_into(speech_model.network, found, speech_model.recipe.rename_parameter)
@@ -437,20 +590,21 @@ def _resume(
         if name not in found.parameters:
             raise UserError(f"--resume: {keeper.last} lacks the optimizer's {name}")
         parameter.set_data(Tensor(found.parameters[name], parameter.dtype))
-    if state := found.metadata.get("loss_scale"):
+    if state := metadata.get("loss_scale"):
         step.scaling.restore(state)
     # The micro-batches of the run so far, whatever this machine's memory: they enter the
     # statistics of batch normalisation.
-    limit = found.metadata["memory_limit"]
+    limit = metadata["memory_limit"]
     if limit > runtime.machine_memory():
         log.warning(
             f"the run was started with {limit / GIB:.1f} GiB allowed, more than this machine has "
             f"({runtime.machine_memory() / GIB:.1f} GiB); it may be ended for lack of memory"
         )
     step.forecast = replace(step.forecast, limit=limit)
-    if planner.shapes and list(map(tuple, found.metadata.get("shapes") or ())) != planner.shapes:
+    shapes = list(map(tuple, metadata.get("shapes") or ()))
+    if epoch_plan.shapes and shapes != epoch_plan.shapes:
         log.warning(
             "the run was begun by another version, which had other static shapes: it goes on, but "
             "not exactly as it would have gone on there"
         )
-    return Progress(**found.metadata["progress"])
+    return Progress(**metadata["progress"])

@@ -3,7 +3,3 @@
 
 class UserError(Exception):
     """Bad input, in one line: what, where, what was found, what was expected, what to do."""
-
-
-class Diverged(UserError):
-    """Training that diverges; the checkpoint before it is the one to keep."""

@@ -23,7 +23,18 @@ from deepspeech2.src.config import ModelConfig
 
 
 class DeepSpeech2(nn.Cell):
-    """features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), output lengths (B,)."""
+    """The network: convolutions, recurrent layers, one dense layer.
+
+    Args:
+        config: Sizes and kinds of the layers.
+        dimension: Values F of a feature frame.
+        classes: Number of labels C.
+        rng: Draws the initial weights.
+        device: "CPU", "GPU" or "Ascend", which decides between equivalent operators.
+
+    Raises:
+        UserError: The configuration cannot be built.
+    """
 
     def __init__(
         self,
@@ -47,6 +58,15 @@ class DeepSpeech2(nn.Cell):
         )
 
     def construct(self, features, lengths):
+        """Compute log-probabilities.
+
+        Args:
+            features: (B, F, T).
+            lengths: (B,) feature frames of each utterance.
+
+        Returns:
+            Log-probabilities (T', B, C) and output lengths (B,).
+        """
         x, lengths = self.conv(ops.expand_dims(features, 1), lengths)
         batch, channels, bins, frames = x.shape
         x = x.reshape((batch, channels * bins, frames)).transpose((2, 0, 1))
@@ -57,9 +77,8 @@ class DeepSpeech2(nn.Cell):
 class ConvolutionFrontEnd(nn.Cell):
     """Convolutions over frequency and time, each with batch normalisation and a bounded activation.
 
-    x (B, 1, F, T), lengths (B,) -> (B, channels, F', T'), lengths (B,). Padded frames are zero
-    before every convolution, as they are outside a lone utterance: normalisation makes them so, and
-    both activations keep zero.
+    Padded frames are zero before every convolution, as they are outside a lone utterance:
+    normalisation makes them so, and both activations keep zero.
     """
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator, device: str = "CPU"):
@@ -74,7 +93,7 @@ class ConvolutionFrontEnd(nn.Cell):
             initial = rng.normal(0, deviation, (self.channels, inputs, *kernel))
             bias = np.zeros(self.channels) if config.conv_bias else None
             native = runtime.native_convolutions(device)
-            cell = convolution(initial, tuple(stride), native, bias)
+            cell = convolution(initial, (stride[0], stride[1]), native, bias)
             slow = runtime.slow_broadcasts(device)
             norm = MaskedBatchNorm(self.channels, use_matmul=slow)
             setattr(self, f"conv{number}", cell)
@@ -85,12 +104,13 @@ class ConvolutionFrontEnd(nn.Cell):
         self.norms = nn.CellList(norms, auto_prefix=False)
 
     def width(self, dimension: int) -> int:
-        """Values per output frame, channels x remaining bins."""
+        """Return the values per output frame, channels x remaining bins."""
         for stride, _ in self.strides:
             dimension = (dimension - 1) // stride + 1
         return self.channels * dimension
 
     def construct(self, x, lengths):
+        """Map x (B, 1, F, T), lengths (B,) to (B, channels, F', T'), lengths (B,)."""
         mask = frame_mask(lengths, x.shape[3]).astype(x.dtype)
         x = x * mask.reshape((x.shape[0], 1, 1, -1))
         for index in range(len(self.convolutions)):
@@ -102,9 +122,9 @@ class ConvolutionFrontEnd(nn.Cell):
 
 
 class RecurrentStack(nn.Cell):
-    """Recurrent layers x (T, B, I), lengths (B,) -> (T, B, H), each normalised and dropped out.
+    """Recurrent layers, each with normalisation and dropout.
 
-    One direction alone looks ahead behind the last layer, before its normalisation.
+    A one-directional stack looks ahead behind the last layer, before its normalisation.
     """
 
     def __init__(self, config: ModelConfig, width: int, rng: np.random.Generator, device: str):
@@ -139,6 +159,7 @@ class RecurrentStack(nn.Cell):
             self.clip = Clip()
 
     def construct(self, x, lengths):
+        """Map x (T, B, I), lengths (B,) to (T, B, H)."""
         mask = frame_mask(lengths, x.shape[0]).transpose((1, 0))
         for index in range(len(self.lstms)):
             x = self.lstms[index](x, lengths)
@@ -160,11 +181,19 @@ class SequenceWise(nn.Cell):
         self.module = module
 
     def construct(self, x):
+        """Apply the layer to x (T, B, I)."""
         return self.module(x)
 
 
 def check(config: ModelConfig) -> None:
-    """Refuses what cannot be built, naming the key, what was found and what was expected."""
+    """Refuse a configuration that cannot be built.
+
+    Args:
+        config: The ModelConfig.
+
+    Raises:
+        UserError: Names the key, what was found and what was expected.
+    """
     configs.check(config, "ModelConfig.")
     if not 0 <= config.dropout < 1:
         raise UserError(f"ModelConfig.dropout={config.dropout}: expected 0 <= dropout < 1")

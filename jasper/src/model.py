@@ -1,5 +1,6 @@
-"""The Jasper network (Li et al. 2019, arXiv 1904.03288) and, with separable convolutions, QuartzNet
-(Kriman et al. 2019, arXiv 1910.10261).
+"""The Jasper network and, with separable convolutions, QuartzNet.
+
+Li et al. 2019, arXiv 1904.03288; Kriman et al. 2019, arXiv 1910.10261.
 
 Parameters are named as in the MindSpore model zoo's Jasper, so that its checkpoints load:
 `encoder.layers.0.conv.0.conv1.weight`, `encoder.layers.1.res.0.1.batchnorm.gamma`,
@@ -27,7 +28,18 @@ ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "selu": nn.SeLU}
 
 
 class Jasper(nn.Cell):
-    """features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), output lengths (B,)."""
+    """The network: blocks of convolutions and an output layer.
+
+    Args:
+        config: The blocks.
+        dimension: Values F of a feature frame.
+        classes: Number of labels C.
+        rng: Draws the initial weights.
+        device: "CPU", "GPU" or "Ascend", which decides between equivalent operators.
+
+    Raises:
+        UserError: The configuration cannot be built.
+    """
 
     def __init__(
         self,
@@ -45,6 +57,15 @@ class Jasper(nn.Cell):
         self.decoder = Decoder(make.convolution(config.blocks[-1].filters, classes, bias=True))
 
     def construct(self, features, lengths):
+        """Compute log-probabilities.
+
+        Args:
+            features: (B, F, T).
+            lengths: (B,) feature frames of each utterance.
+
+        Returns:
+            Log-probabilities (T', B, C) and output lengths (B,).
+        """
         if self.native:
             x, lengths = self.encoder(features.expand_dims(2), lengths)
             x = self.decoder(x).squeeze(2).transpose((2, 0, 1))
@@ -55,7 +76,7 @@ class Jasper(nn.Cell):
 
 
 class LayerFactory:
-    """Makes the parts of a network: with the same initial weights, for whatever device."""
+    """Builds the parts of a network, with the same initial weights for every device."""
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator, device: str):
         self.config, self.rng, self.device = config, rng, device
@@ -71,26 +92,42 @@ class LayerFactory:
         groups: int = 1,
         bias: bool = False,
     ) -> nn.Cell:
+        """Build a convolution over frames with fresh weights.
+
+        Args:
+            inputs: Channels that enter.
+            outputs: Channels that leave.
+            kernel_size: Taps.
+            stride: Input frames from one output frame to the next.
+            dilation: Frames from one tap to the next.
+            groups: Groups of channels.
+            bias: Whether it has one, which begins at 0.
+
+        Returns:
+            The cell.
+        """
         shape = (outputs, inputs // groups, 1, kernel_size)
         weight = INITIAL[self.config.weight_init](self.rng, shape)
         zeros = np.zeros(outputs) if bias else None
         return time_convolution(weight, stride, dilation, groups, self.native, zeros)
 
     def norm(self, channels: int) -> nn.Cell:
+        """Build a batch normalisation."""
         layout, slow = "BCFT" if self.native else "1CBT", runtime.slow_broadcasts(self.device)
         return MaskedBatchNorm(channels, layout, eps=EPSILON, use_matmul=slow)
 
     def activation(self) -> nn.Cell:
+        """Build the configured activation."""
         return ACTIVATIONS[self.config.activation]()
 
     def dropout(self, rate: float, channels: int) -> nn.Cell:
+        """Build a dropout whose masks differ from those of the others."""
         self.dropouts += 1
         return Dropout(rate, channels, self.dropouts, "BC1T" if self.native else "1CBT")
 
 
 class Encoder(nn.Cell):
-    """Blocks, one after the other: x (B, F, 1, T) or (1, F, B, T) as `time_convolution` takes it,
-    lengths (B,) -> the same form."""
+    """Blocks, one after the other."""
 
     def __init__(self, blocks: list[Block], dimension: int, make: LayerFactory):
         super().__init__()
@@ -102,6 +139,15 @@ class Encoder(nn.Cell):
         self.native = make.native
 
     def construct(self, x, lengths):
+        """Apply the blocks.
+
+        Args:
+            x: (B, F, 1, T) or (1, F, B, T), as `time_convolution` takes it.
+            lengths: (B,).
+
+        Returns:
+            The same form, and lengths.
+        """
         residual_inputs = (
             x * _spread(frame_mask(lengths, x.shape[3]), self.native).astype(x.dtype),
         )
@@ -111,13 +157,18 @@ class Encoder(nn.Cell):
 
 
 class JasperBlock(nn.Cell):
-    """`repeat` times convolution, batch normalisation, activation and dropout. Before the last
-    activation comes the residual: what entered this block, or if it is dense what entered each of
-    the dense blocks up to this one, through a convolution of one frame and a normalisation.
+    """`repeat` times convolution, batch normalisation, activation and dropout.
 
-    residual_inputs: what enters this block, after what entered the dense blocks before it. Padded
-    frames are zero in them, and before every convolution, as they are outside a lone utterance:
-    normalisation makes them so, and every activation keeps zero. widths: of those that are added.
+    Before the last activation comes the residual: the input of this block or, if it is dense, the
+    inputs of all dense blocks up to this one, each through a convolution of one frame and a
+    normalisation. Padded frames are zero in them, and before every convolution, as they are outside
+    a lone utterance: normalisation makes them so, and every activation keeps zero.
+
+    Args:
+        block: Sizes.
+        inputs: Channels that enter.
+        widths: Channels of the residual's inputs.
+        make: Builds the layers.
     """
 
     def __init__(self, block: Block, inputs: int, widths: list[int], make: LayerFactory):
@@ -144,6 +195,16 @@ class JasperBlock(nn.Cell):
         self.res = nn.CellList([nn.CellList(branch) for branch in branches])
 
     def construct(self, residual_inputs, lengths):
+        """Apply the block.
+
+        Args:
+            residual_inputs: The input of this block, after the inputs of the dense blocks before
+                it.
+            lengths: (B,).
+
+        Returns:
+            The same for the next block.
+        """
         x, added = residual_inputs[-1], residual_inputs if self.dense else residual_inputs[-1:]
         for number in range(self.repeat):
             first = number * self.each
@@ -169,6 +230,7 @@ class Convolution(nn.Cell):
         self.conv1 = convolution
 
     def construct(self, x):
+        """Convolve x."""
         return self.conv1(x)
 
 
@@ -180,6 +242,7 @@ class Normalisation(nn.Cell):
         self.batchnorm = norm
 
     def construct(self, x, mask):
+        """Normalise x."""
         return self.batchnorm(x, mask)
 
 
@@ -191,11 +254,12 @@ class Decoder(nn.Cell):
         self.layers = convolution
 
     def construct(self, x):
+        """Apply the layer to x."""
         return self.layers(x)
 
 
 def _spread(mask, native):
-    """mask (B, T) for x (B, C, 1, T) or (1, C, B, T)."""
+    """Mask (B, T) for x (B, C, 1, T) or (1, C, B, T)."""
     return mask.expand_dims(1).expand_dims(1) if native else mask.expand_dims(0).expand_dims(0)
 
 
@@ -230,7 +294,14 @@ INITIAL = {
 
 
 def check(config: ModelConfig) -> None:
-    """Refuses what cannot be built, naming the key, what was found and what was expected."""
+    """Refuse a configuration that cannot be built.
+
+    Args:
+        config: The ModelConfig.
+
+    Raises:
+        UserError: Names the key, what was found and what was expected.
+    """
     configs.check(config, "ModelConfig.")
     if not config.blocks:
         raise UserError("ModelConfig.blocks: expected at least one block")

@@ -1,0 +1,357 @@
+"""What accompanies a training run: metrics, plots, checkpoints, console, heartbeat.
+
+A `Callback` is told what happens and changes nothing of what is computed. `Trainer` calls each hook
+of all callbacks, in their order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from common.data.batch_sampler import padded_share
+from common.data.dataset import Dataset
+from common.evaluation.evaluate import Evaluation, Prediction
+from common.model.checkpoint import CheckpointKeeper
+from common.model.speech_model import SpeechModel
+from common.training.emission_animation import EmissionAnimation
+from common.training.epoch_plan import EpochPlan
+from common.training.heartbeat import Heartbeat
+from common.training.metrics_log import EpochMetrics, History
+from common.training.progress import Progress
+from common.training.stopping import StopReason, TrainingResult
+from common.training.train_step import StepResult, TrainStep
+from common.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What is known after an evaluation."""
+
+    progress: Progress
+    metrics: EpochMetrics
+    evaluation: Evaluation | None  # None without a validation set
+    is_best: bool
+    seconds_left: float  # to the last planned step, at the mean pace so far
+
+
+class Callback:
+    """Hooks of a training run; a subclass overrides those that it needs.
+
+    Attributes:
+        files: What the callback writes into the run's folder. A new run moves those of an earlier
+            one aside; those that exist at the end are named in the log.
+    """
+
+    files: Sequence[Path] = ()
+
+    def on_run_start(self, progress: Progress) -> None:
+        """Runs once before the first step, when nothing has refused the run.
+
+        Args:
+            progress: Where the run stands; `progress.step` is above 0 in a resumed run.
+        """
+
+    def on_epoch_start(self, epoch: int, batches: int) -> None:
+        """Runs before the first step of an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            batches: Number of batches of this rank that are left in the epoch.
+        """
+
+    def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
+        """Runs after each optimizer step.
+
+        Args:
+            progress: Where the run stands, with this step counted.
+            epoch: Number of the epoch that the step belongs to, from 0.
+            result: What the step found, the same on all ranks.
+            batches: Number of this rank's batches in the step.
+        """
+
+    def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
+        """Runs for each validation utterance of this rank.
+
+        Args:
+            progress: Where the run stands.
+            prediction: The network's output for the utterance. Its arrays are views, to be copied
+                if they are kept.
+        """
+
+    def on_evaluation_end(self, report: EvaluationReport) -> None:
+        """Runs after each evaluation, also where there is no validation set.
+
+        Args:
+            report: Metrics since the last evaluation, and error rates of this one.
+        """
+
+    def on_epoch_end(self) -> None:
+        """Runs when an epoch ends, and when something ends the run in the middle of one."""
+
+    def on_early_end(self, progress: Progress) -> None:
+        """Runs where a signal or a failure ends the run before its time; it can be resumed.
+
+        Args:
+            progress: Where the run stands.
+
+        Raises:
+            UserError: What is to be kept cannot be written.
+        """
+
+    def on_run_end(self, result: TrainingResult) -> None:
+        """Runs at the end, unless an exception ends the run.
+
+        Args:
+            result: Where the run ended, and why.
+        """
+
+
+class MetricsWriter(Callback):
+    """Writes metrics.csv and curves.png; what cannot be written is a warning."""
+
+    def __init__(self, history: History, curves: Path, title: str, log: logging.Logger):
+        self.history, self.curves, self.title, self.log = history, curves, title, log
+        self.files = (history.path, curves)
+
+    def on_evaluation_end(self, report: EvaluationReport) -> None:
+        """Adds a row and draws the curves."""
+        _warn_where_unwritten(self.log, lambda: self.history.add(report.metrics))
+        _warn_where_unwritten(self.log, lambda: self.history.draw(self.curves, self.title))
+
+
+class EmissionPlots(Callback):
+    """Writes what the network emits for one utterance, evaluation by evaluation."""
+
+    def __init__(self, animation: EmissionAnimation, log: logging.Logger):
+        self.animation, self.log = animation, log
+        self.files = (animation.gif, animation.png, animation.npz)
+
+    def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
+        """Keeps the log-probabilities of the utterance that is shown."""
+        self.animation.watch(prediction)
+
+    def on_evaluation_end(self, report: EvaluationReport) -> None:
+        """Adds a frame and draws the animation."""
+        _warn_where_unwritten(self.log, lambda: self.animation.add(report.metrics))
+        _warn_where_unwritten(self.log, self.animation.draw)
+
+
+class CheckpointWriter(Callback):
+    """Writes `last` after each evaluation and at an early end, `best` where WER has improved."""
+
+    def __init__(
+        self,
+        keeper: CheckpointKeeper,
+        speech_model: SpeechModel,
+        step: TrainStep,
+        epoch_plan: EpochPlan,
+        identity: dict[str, Any],
+        log: logging.Logger,
+    ):
+        self.keeper, self.speech_model, self.step = keeper, speech_model, step
+        self.epoch_plan, self.identity, self.log = epoch_plan, identity, log
+
+    def on_evaluation_end(self, report: EvaluationReport) -> None:
+        """Saves; raises UserError where that fails."""
+        self.save(report.progress, report.is_best)
+
+    def on_early_end(self, progress: Progress) -> None:
+        """Saves; raises UserError where that fails."""
+        self.save(progress, is_best=False)
+
+    def save(self, progress: Progress, is_best: bool) -> None:
+        """Write the checkpoints.
+
+        Args:
+            progress: Where the run stands.
+            is_best: Whether the weights are the best so far.
+
+        Raises:
+            UserError: A checkpoint cannot be written; the earlier ones are untouched.
+        """
+        metadata = self.speech_model.metadata(
+            progress=asdict(progress),
+            data=self.identity,
+            memory_limit=self.step.forecast.limit,
+            shapes=self.epoch_plan.shapes,
+            loss_scale=self.step.scaling.state(),
+        )
+        if is_best:  # before `last`, which says how good the best is: a kill may come in between
+            scores = {"wer": progress.best_wer, "cer": progress.best_cer}
+            self.keeper.save_best(self.step.result(), {**metadata, "scores": scores})
+        weights = dict(self.speech_model.network.parameters_dict().items())
+        path = self.keeper.save_last(
+            {**weights, **self.step.state()}, metadata, progress.epoch, progress.step
+        )
+        self.log.debug(f"checkpoint {path}")
+
+
+class HeartbeatSender(Callback):
+    """Tells the launcher that this process is alive, and where its checkpoint is."""
+
+    def __init__(self, heartbeat: Heartbeat, last_checkpoint: Path):
+        self.heartbeat, self.last_checkpoint = heartbeat, last_checkpoint
+
+    def on_run_start(self, progress: Progress) -> None:
+        """From here on `last` is of this run."""
+        self.heartbeat.set_checkpoint(self.last_checkpoint)
+
+    def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
+        """Notes the step."""
+        self.heartbeat.step_finished(progress.step)
+
+    def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
+        """Notes that an evaluation goes on."""
+        self.heartbeat.beat(f"evaluating after step {progress.step}")
+
+    def on_run_end(self, result: TrainingResult) -> None:
+        """Says that exit code 0 is right."""
+        if result.completed:
+            self.heartbeat.finished()
+
+
+class ConsoleProgress(Callback):
+    """What a run tells people: lines in the log, and a progress bar for each epoch.
+
+    INFO lines go to console and file, DEBUG lines (each step) to the file alone. Ranks other than 0
+    have no bar, and their log no console.
+    """
+
+    def __init__(
+        self,
+        log: logging.Logger,
+        speech_model: SpeechModel,
+        epoch_plan: EpochPlan,
+        validation: Dataset | None,
+        memory_line: str,
+        rank: int = 0,
+    ):
+        self.log, self.speech_model, self.epoch_plan = log, speech_model, epoch_plan
+        self.validation, self.memory_line, self.rank = validation, memory_line, rank
+        self.training = speech_model.config.TrainingConfig
+        self.bar: tqdm | None = None
+
+    def on_run_start(self, progress: Progress) -> None:
+        """Sums the run up in a few lines."""
+        epoch_plan, model = self.epoch_plan, self.speech_model
+        dataset, features = epoch_plan.dataset, model.featurizer.config
+        self.log.info(
+            f"{model.recipe.name} on {model.device}: {model.parameters() / 1e6:.1f} M "
+            f"parameters, {features.kind} of {features.dimension} bins at {features.sample_rate} "
+            f"Hz, {len(model.vocabulary)} labels"
+        )
+        ranks = f" on each of {epoch_plan.ranks} ranks" if epoch_plan.ranks > 1 else ""
+        self.log.info(
+            f"training: {epoch_plan.utterances} utterances, {epoch_plan.hours:.2f} hours, "
+            f"{len(epoch_plan)} batches of {model.config.DataConfig.batch_size} an epoch{ranks}, "
+            f"{100 * padded_share(epoch_plan.plan(1), dataset.frames):.1f} % padding"
+        )
+        if epoch_plan.utterances < len(dataset):
+            self.log.info(
+                f"one of its recordings for each utterance in each epoch, of {len(dataset)} in all"
+            )
+        if epoch_plan.shapes:
+            self.log.info(f"static shapes (frames, labels): {epoch_plan.shapes}")
+        if self.validation is not None:
+            self.log.info(f"validation: {len(self.validation)} utterances")
+        self.log.info(self.memory_line)
+        if progress.step:
+            self.log.info(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
+
+    def on_epoch_start(self, epoch: int, batches: int) -> None:
+        """Opens the bar."""
+        self.bar = tqdm(
+            total=batches,
+            desc=f"epoch {epoch + 1}/{self.training.epochs}",
+            unit="batch",
+            disable=None if self.rank == 0 else True,  # None: where the output is no terminal
+            leave=False,
+        )
+
+    def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
+        """Logs the loss, and why a step was skipped."""
+        number = progress.step - epoch * self.epoch_plan.steps_per_epoch
+        where = f"epoch: {epoch + 1} step: {number}"
+        self.log.debug(f"{where}, loss is {result.loss:.6g}")
+        if result.overflowed:
+            self.log.warning(
+                f"{where} skipped, the gradient overflowed at a loss scale of {result.scale:g}; "
+                f"{result.scale / 2:g} from here on"
+            )
+        elif not result.applied:
+            self.log.warning(
+                f"{where} skipped, not finite (loss {result.loss:g}, gradient norm "
+                f"{result.norm:g}); utterances: {', '.join(result.blamed)}"
+            )
+        if self.bar is None:
+            return
+        spent = max(progress.busy + progress.waiting, 1e-9)
+        self.bar.set_postfix_str(
+            f"loss {result.loss:.2f}, {progress.speech / spent:.1f} s speech/s, "
+            f"waiting {100 * progress.waiting / spent:.0f}%"
+        )
+        self.bar.update(batches)
+
+    def on_evaluation_end(self, report: EvaluationReport) -> None:
+        """Logs the metrics and some hypotheses beside their references."""
+        metrics, evaluation = report.metrics, report.evaluation
+        line = (
+            f"epoch {metrics.epoch:g}: loss {metrics.train_loss:.3f}, {metrics.minutes:.1f} min, "
+            f"{report.seconds_left / 60:.1f} left; {metrics.speech_per_second:.1f} s of speech per "
+            f"second, {metrics.data_wait:.1f} % waiting for data"
+        )
+        if evaluation is not None:
+            line += (
+                f"; validation WER {evaluation.wer:.2f} CER {evaluation.cer:.2f} "
+                f"blanks {100 * evaluation.blank_share:.0f} %{' (best)' if report.is_best else ''}"
+            )
+        self.log.info(line)
+        count = self.training.hypotheses
+        if evaluation is None or count < 1:
+            return
+        spread = np.linspace(0, len(evaluation.utterances) - 1, count).astype(int)
+        for utterance in [evaluation.utterances[index] for index in np.unique(spread)]:
+            self.log.info(f"  ref: {utterance.reference}")
+            self.log.info(f"  hyp: {utterance.hypothesis}")
+
+    def on_epoch_end(self) -> None:
+        """Closes the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_run_end(self, result: TrainingResult) -> None:
+        """Sums up what was reached, of a run that ended as planned."""
+        if not result.completed or self.rank != 0:
+            return
+        progress = result.progress
+        if result.stop.reason == StopReason.OUT_OF_PATIENCE:
+            self.log.info(
+                f"stopped early: {progress.stale} evaluations without a better WER than "
+                f"{progress.best_wer:.2f}"
+            )
+        line = (
+            f"trained {progress.epoch} epochs, {progress.step} steps, in "
+            f"{progress.seconds / 60:.1f} minutes"
+        )
+        if progress.best_wer is not None:
+            line += f"; best WER {progress.best_wer:.2f} in {result.best_checkpoint}"
+        if progress.skipped:
+            line += f"; {progress.skipped} steps were skipped"
+        self.log.info(f"{line}; last state in {result.last_checkpoint}")
+        if result.files:
+            self.log.info(f"figures and pictures in {', '.join(map(str, result.files))}")
+
+
+def _warn_where_unwritten(log: logging.Logger, write: Callable[[], None]) -> None:
+    """A full disk, or a file in the way, costs the figures and not the run."""
+    try:
+        write()
+    except UserError as error:
+        log.warning(f"figures not written: {error}")
