@@ -15,6 +15,10 @@ from jasper.src.recipe import RECIPE
 _functions = ModelFunctions(RECIPE)
 load = _functions.load
 config = _functions.config
+convert = _functions.convert
+train = _functions.train
+evaluate = _functions.evaluate
+export = _functions.export
 
 __all__ = [
     "RECIPE",
@@ -24,5 +28,9 @@ __all__ = [
     "Word",
     "__version__",
     "config",
+    "convert",
+    "evaluate",
+    "export",
     "load",
+    "train",
 ]

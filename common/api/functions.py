@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +15,9 @@ from common.model.recipe import Recipe
 from common.utils.errors import UserError
 
 if TYPE_CHECKING:  # they load MindSpore
+    from common.api.scoring import Scores
     from common.model.speech_model import SpeechModel
+    from common.training.stopping import TrainingResult
 
 _EXPORTED = (".json", ".mindir", ".onnx")
 
@@ -137,3 +141,127 @@ class ModelFunctions:
             configs.override(config, values, "config()")
         configs.check(config)
         return config
+
+    def train(
+        self,
+        config: Any,
+        *,
+        device: str | None = None,
+        resume: bool = False,
+        start_from: str | Path = "",
+        log: logging.Logger | None = None,
+    ) -> TrainingResult:
+        """Train in the current folder, as train.py does; convert the data first (`convert`).
+
+        Args:
+            config: A training configuration (`config`).
+            device: "Ascend", "GPU" or "CPU"; None: the best one present.
+            resume: Go on exactly where the run in `CheckpointConfig.ckpt_path` stopped.
+            start_from: Checkpoint whose weights a new run begins with.
+            log: Receives the lines that describe the run; None: the logger "common.training".
+
+        Returns:
+            Why the run ended, its progress, and where its checkpoints are.
+
+        Raises:
+            UserError: The run cannot start, or data or a file fail in the middle of it.
+        """
+        from common.training.trainer import train
+        from common.utils import runtime
+
+        return train(
+            self._recipe,
+            config,
+            device=runtime.set_device(device),
+            resume=resume,
+            start_from=start_from,
+            log=log,
+        )
+
+    def convert(self, config: Any, splits: Sequence[str] = ("train", "val")) -> None:
+        """Convert manifests to MindRecord files, as create_mindrecord.py does.
+
+        Args:
+            config: A training configuration, whose DataConfig names manifests and files.
+            splits: "train", "val" or both; without a validation manifest "val" is left out.
+
+        Raises:
+            UserError: A manifest is wrong, or no utterance of it can be trained on.
+        """
+        from common.data.splits import convert_split
+
+        for split in splits:
+            if split == "train" or config.DataConfig.val_manifest:
+                convert_split(self._recipe, config, split)
+
+    def evaluate(
+        self,
+        checkpoint: str | Path | None = None,
+        manifests: str | Path | Sequence[str | Path] = (),
+        *,
+        config: configs.EvalConfig | None = None,
+        device: str | None = None,
+    ) -> Scores:
+        """Score a checkpoint, as eval.py does.
+
+        Args:
+            checkpoint: The file; None: the checkpoint that ships.
+            manifests: What to score; none: the test set that `config` or the checkpoint names.
+            config: How to decode and what to write; None: greedily, and nothing.
+            device: "Ascend", "GPU" or "CPU"; None: the best one present.
+
+        Returns:
+            Error rates (`evaluation.wer` and `.cer` in percent) and the scored utterances.
+
+        Raises:
+            UserError: The checkpoint or the test set cannot be used.
+        """
+        from common.api.scoring import score_manifests
+
+        path = checkpoint or self._recipe.pretrained
+        if path is None:
+            raise UserError(f"{self._recipe.name} ships no checkpoint: name one")
+        config = copy.deepcopy(config) if config else self._recipe.eval_config()
+        if manifests:
+            names = [manifests] if isinstance(manifests, (str, Path)) else manifests
+            config.DataConfig.test_manifest = [str(name) for name in names]
+        speech_model = self.load_network(path, device=device)
+        return score_manifests(speech_model, str(path), config, logging.getLogger("common.eval"))
+
+    def export(
+        self,
+        checkpoint: str | Path,
+        path: str | Path,
+        *,
+        file_format: str = "MINDIR",
+        batch_size: int = 0,
+        frames: int = 0,
+        buckets: Sequence[int] = (),
+        half: bool = False,
+        device: str | None = None,
+    ) -> Path:
+        """Write a checkpoint as MindIR or ONNX and compare the file with it, as export.py does.
+
+        Args:
+            checkpoint: The file to export.
+            path: Name of the exported file; the ending of its format is added.
+            file_format: "MINDIR", "ONNX", or "AIR" (on Ascend only).
+            batch_size: Utterances in a batch; 0: any number.
+            frames: Feature frames that inputs are padded to; 0: any number.
+            buckets: Several numbers of frames, a file each, in place of `frames`.
+            half: Store weights in float16.
+            device: Device that runs the export, and that the file is for.
+
+        Returns:
+            The description (.json) beside the exported file.
+
+        Raises:
+            UserError: The model or the device cannot have such a file, or it differs from the
+                checkpoint.
+        """
+        from common.export.export import Options, export
+
+        if self._recipe.exports is None:
+            raise UserError(f"{self._recipe.name} cannot be exported: its recipe lists no graphs")
+        options = Options(file_format.upper(), batch_size, frames, tuple(buckets), half=half)
+        return export(self.load_network(checkpoint, device=device), path, options)

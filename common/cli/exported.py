@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.api.scoring import manifests_to_score
 from common.cli.options import (
     add_checkpoint,
     add_device,
     add_set,
     command,
     load_speech_model,
-    manifests_to_score,
     override,
 )
 from common.data.manifest import listed, read_data, without_copies

@@ -201,33 +201,6 @@ def _check_labels(recipe: Recipe, config: Any, path: str, labels: list[str] | No
         )
 
 
-def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[str], str]:
-    """Choose the manifests to score: those of eval_config, or else the checkpoint's.
-
-    Args:
-        checkpoint: The path, for messages.
-        data: DataConfig of eval_config.
-        stored: DataConfig of the checkpoint.
-
-    Returns:
-        The manifests, and their Data_dir.
-
-    Raises:
-        UserError: There are none, or one is missing.
-    """
-    if data.test_manifest:
-        return data.test_manifest, data.Data_dir
-    if not stored.test_manifest:
-        raise UserError(f"{checkpoint} names no test set: give --set test_manifest=FILE")
-    for manifest in stored.test_manifest:
-        if not Path(manifest).is_file():
-            raise UserError(
-                f"{checkpoint} names {manifest} as its test set, which is not in {Path.cwd()}: "
-                "make it with scripts/manifest.py, or give --set test_manifest=FILE"
-            )
-    return stored.test_manifest, data.Data_dir or stored.Data_dir
-
-
 def load_speech_model(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
     """Load a checkpoint on the device of the command line.
 

@@ -14,10 +14,9 @@ from common.cli.options import (
     add_eval_config,
     command,
     load_speech_model,
-    manifests_to_score,
     override,
 )
-from common.data.manifest import Utterance, listed, read_data, without_copies
+from common.data.manifest import Utterance
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
 from common.utils.files import check_writable
@@ -42,92 +41,27 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     if config.report:
         check_writable(config.report)
 
-    from common.data.dataset import ManifestDataset, ReadFailure
-    from common.decoding.decoders import describe
-    from common.evaluation.evaluate import evaluate as score
-    from common.evaluation.html_report import write_report
+    from common.api.scoring import score_manifests
     from common.evaluation.scoring import ScoredUtterance
-    from common.memory import forecast_forward
     from common.utils.logging import open_log
 
     speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
-    decoder = speech_model.decoder(config.LMConfig)
     log = open_log("eval.log", needed=False)
-    data = config.DataConfig
-    trained = speech_model.config.DataConfig
-    manifests, data_dir = manifests_to_score(arguments.pretrain_ckpt, data, trained)
-    test_set = listed(manifests)
-    log.info("%s on %s, test set %s", arguments.pretrain_ckpt, speech_model.device, test_set)
-    utterances = read_data(trained, speech_model.vocabulary, manifests, data_dir)
-    utterances = without_copies(utterances, test_set)
-    dataset = ManifestDataset(
-        utterances,
-        speech_model.featurizer,
-        speech_model.vocabulary,
-        labelled=False,
-        log=log.info,
-        skip_unreadable=True,
-        check_length=forecast_forward(speech_model).check,
-        workers=data.workers,
-    )
-    # By position in the manifests, the order in which they are reported.
-    unreadable = {failure.index: failure.message for failure in dataset.unreadable}
-
-    def add_unreadable(failure: ReadFailure) -> None:
-        unreadable[dataset.positions[failure.index]] = failure.message
 
     def print_scored(utterance: ScoredUtterance) -> None:
         for line in utterance.lines():
             log.info(line)
 
-    try:
-        evaluation = score(
-            speech_model,
-            decoder,
-            dataset,
-            data.batch_size,
-            data.workers,
-            on_scored=print_scored if config.verbose else None,
-            save_output=config.save_output,
-            on_unreadable=add_unreadable,
-        )
-    finally:
-        for position in sorted(unreadable):
-            log.error(unreadable[position])
-    readable = [
-        index for index, position in enumerate(dataset.positions) if position not in unreadable
-    ]
-    if not readable:
-        raise UserError(f"{test_set}: not one of its recordings can be read")
-    scored = dataset if len(readable) == len(dataset) else dataset.subset(readable)
-    references = (utterances[dataset.positions[index]].text for index in readable)
-    if unknown := speech_model.vocabulary.unknown_in(references):
-        counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
-        log.warning("references hold characters without a label, which are errors: %s", counts)
-    log.info("utterances: %d, %.2f hours", len(scored), scored.durations.sum() / 3600)
-    report_error = None  # raised last: it costs the page, not the figures
-    if config.report:
-        facts = {
-            "Checkpoint": arguments.pretrain_ckpt,
-            "Test set": test_set,
-            "Not read": f"{len(unreadable)} of {len(utterances)} recordings" if unreadable else "",
-            "Decoder": describe(config.LMConfig),
-            "Device": speech_model.device,
-        }
-        features, players = speech_model.featurizer, config.report_utterances
-        try:
-            write_report(config.report, recipe.name, facts, evaluation, scored, features, players)
-            log.info("report: %s", config.report)
-        except UserError as error:
-            report_error = error
-    for line in evaluation.summary():
+    on_scored = print_scored if config.verbose else None
+    scores = score_manifests(speech_model, arguments.pretrain_ckpt, config, log, on_scored)
+    for line in scores.evaluation.summary():
         log.info(line)
-    if report_error:
-        raise report_error
-    if unreadable:
+    if scores.report_error:
+        raise scores.report_error
+    if scores.unreadable:
         raise UserError(
-            f"{len(unreadable)} of {len(utterances)} recordings were not read, as said above; the "
-            "figures are those of the others"
+            f"{len(scores.unreadable)} of {scores.recordings} recordings were not read, as said "
+            "above; the figures are those of the others"
         )
 
 

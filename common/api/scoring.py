@@ -1,0 +1,162 @@
+"""Scoring a network on manifests: what eval.py and `evaluate` of a model's package do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.config import EvalConfig
+from common.data.manifest import listed, read_data, without_copies
+from common.utils.errors import UserError
+
+if TYPE_CHECKING:  # they load MindSpore
+    from common.evaluation.scoring import Evaluation, ScoredUtterance
+    from common.model.speech_model import SpeechModel
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score_manifests` found.
+
+    Attributes:
+        evaluation: Error rates of the corpus, and every utterance that was scored.
+        unreadable: Messages about recordings that could not be read, in the order of the manifests;
+            the error rates are those of the others.
+        recordings: How many there were in all.
+        report: The HTML page; None where none was asked for, or it could not be written.
+        report_error: Why it could not be written.
+    """
+
+    evaluation: Evaluation
+    unreadable: list[str]
+    recordings: int
+    report: Path | None = None
+    report_error: UserError | None = None
+
+
+def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[str], str]:
+    """Choose the manifests to score: those of eval_config, or else the checkpoint's.
+
+    Args:
+        checkpoint: The path, for messages.
+        data: DataConfig of eval_config.
+        stored: DataConfig of the checkpoint.
+
+    Returns:
+        The manifests, and their Data_dir.
+
+    Raises:
+        UserError: There are none, or one is missing.
+    """
+    if data.test_manifest:
+        return data.test_manifest, data.Data_dir
+    if not stored.test_manifest:
+        raise UserError(f"{checkpoint} names no test set: give --set test_manifest=FILE")
+    for manifest in stored.test_manifest:
+        if not Path(manifest).is_file():
+            raise UserError(
+                f"{checkpoint} names {manifest} as its test set, which is not in {Path.cwd()}: "
+                "make it with scripts/manifest.py, or give --set test_manifest=FILE"
+            )
+    return stored.test_manifest, data.Data_dir or stored.Data_dir
+
+
+def score_manifests(
+    speech_model: SpeechModel,
+    checkpoint: str,
+    config: EvalConfig,
+    log: logging.Logger,
+    on_scored: Callable[[ScoredUtterance], None] | None = None,
+) -> Scores:
+    """Recognise and score the utterances of manifests, each recording decoded once.
+
+    Args:
+        speech_model: The network.
+        checkpoint: What it is called in messages and in the report.
+        config: Which manifests, how to decode, what to write.
+        log: Receives figures, and a line for each recording that cannot be read.
+        on_scored: Called with each utterance as it is scored.
+
+    Returns:
+        Error rates, and what could not be read or written.
+
+    Raises:
+        UserError: There is no test set, or none of its recordings can be read.
+    """
+    from common.data.dataset import ManifestDataset, ReadFailure
+    from common.decoding.decoders import describe
+    from common.evaluation.evaluate import evaluate
+    from common.evaluation.html_report import write_report
+    from common.memory import forecast_forward
+
+    decoder = speech_model.decoder(config.LMConfig)
+    data, trained = config.DataConfig, speech_model.config.DataConfig
+    manifests, data_dir = manifests_to_score(checkpoint, data, trained)
+    test_set = listed(manifests)
+    log.info("%s on %s, test set %s", checkpoint, speech_model.device, test_set)
+    utterances = read_data(trained, speech_model.tokenizer, manifests, data_dir)
+    utterances = without_copies(utterances, test_set)
+    dataset = ManifestDataset(
+        utterances,
+        speech_model.featurizer,
+        speech_model.tokenizer,
+        labelled=False,
+        log=log.info,
+        skip_unreadable=True,
+        check_length=forecast_forward(speech_model).check,
+        workers=data.workers,
+    )
+    # By position in the manifests, the order in which they are reported.
+    unreadable = {failure.index: failure.message for failure in dataset.unreadable}
+
+    def add_unreadable(failure: ReadFailure) -> None:
+        unreadable[dataset.positions[failure.index]] = failure.message
+
+    try:
+        evaluation = evaluate(
+            speech_model,
+            decoder,
+            dataset,
+            data.batch_size,
+            data.workers,
+            on_scored=on_scored,
+            save_output=config.save_output,
+            on_unreadable=add_unreadable,
+        )
+    finally:
+        for position in sorted(unreadable):
+            log.error(unreadable[position])
+    readable = [
+        index for index, position in enumerate(dataset.positions) if position not in unreadable
+    ]
+    if not readable:
+        raise UserError(f"{test_set}: not one of its recordings can be read")
+    scored = dataset if len(readable) == len(dataset) else dataset.subset(readable)
+    references = (utterances[dataset.positions[index]].text for index in readable)
+    if unknown := speech_model.tokenizer.unknown_in(references):
+        counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
+        log.warning("references hold characters without a label, which are errors: %s", counts)
+    log.info("utterances: %d, %.2f hours", len(scored), scored.durations.sum() / 3600)
+    report, report_error = None, None
+    if config.report:
+        facts = {
+            "Checkpoint": checkpoint,
+            "Test set": test_set,
+            "Not read": f"{len(unreadable)} of {len(utterances)} recordings" if unreadable else "",
+            "Decoder": describe(config.LMConfig),
+            "Device": speech_model.device,
+        }
+        name, features = speech_model.recipe.name, speech_model.featurizer
+        try:
+            write_report(
+                config.report, name, facts, evaluation, scored, features, config.report_utterances
+            )
+            report = Path(config.report)
+            log.info("report: %s", config.report)
+        except UserError as error:  # costs the page, not the figures
+            report_error = error
+    messages = [unreadable[position] for position in sorted(unreadable)]
+    return Scores(evaluation, messages, len(utterances), report, report_error)
