@@ -27,6 +27,7 @@ runtime.set_environment()  # before any test loads mindspore
 # The markers of each file's tests; pyproject.toml says what a marker means. Where there are
 # several, tests have the first, unless a decorator gives them another.
 FILES = {
+    "test_api": "training unit launcher",
     "test_architecture": "unit launcher training",
     "test_archives": "unit",
     "test_ascend310_infer": "cpp",
@@ -39,6 +40,7 @@ FILES = {
     "test_checkpoint": "unit launcher",
     "test_cli": "training launcher",
     "test_config": "unit training",
+    "test_contract": "training",
     "test_conversion": "unit",
     "test_convolution": "training",
     "test_corpus": "unit",
@@ -87,6 +89,7 @@ FILES = {
     "test_torch_weights": "unit launcher",
     "test_training": "training launcher",
     "test_transcripts": "unit launcher",
+    "test_word_alignment": "unit",
 }
 MARKERS = {marker for markers in FILES.values() for marker in markers.split()}
 # Each takes minutes. They run first, so that both workers end at about the same time.

@@ -26,6 +26,12 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def _full_key(config: Any, key: str) -> str:
+    """The only key of this name in any group, with its group; the name itself if there is none."""
+    keys = [full for full in configs.leaves(config) if full.rpartition(".")[2] == key]
+    return keys[0] if len(keys) == 1 else key
+
+
 class ModelFunctions:
     """The functions of one model.
 
@@ -137,8 +143,8 @@ class ModelFunctions:
             configs.override_from_yaml(config, path)
         for file in files:
             configs.override_from_yaml(config, file, self._recipe.translate_yaml)
-        if values:
-            configs.override(config, values, "config()")
+        for key, value in values.items():
+            configs.override(config, {_full_key(config, key): value}, "config()")
         configs.check(config)
         return config
 
