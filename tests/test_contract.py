@@ -383,7 +383,7 @@ def test_syllables_are_trained_on_and_characters_are_scored(cpu, corpus, capsys)
 
     train_and_resume(recipe, epochs=24)
     wer, cer = error_rates(recipe, capsys)
-    assert wer == cer < 40
+    assert wer == cer < 50  # 100 where nothing is heard
     assert checkpoints.load("checkpoint/model-best.ckpt").metadata["syllables"] == SYLLABLES
 
     code = cli.transcribe(
