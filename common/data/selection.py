@@ -41,7 +41,7 @@ FAULTS = (
     TOO_LONG,
     CTC_INFEASIBLE,
 )
-REASONS = (*FAULTS, COPY, OUTSIDE_SUBSET)  # the last two are choices of the configuration
+REASONS = (COPY, *FAULTS, OUTSIDE_SUBSET)  # in the order of reports; the two others are no faults
 
 _COPY_MESSAGE = "left out by DataConfig.ignore_offline_speed_perturbation"
 MIN_PEAK = 1e-4  # share of full scale; a recording whose peak is lower is silent
