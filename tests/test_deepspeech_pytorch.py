@@ -347,7 +347,7 @@ def test_files_that_do_not_fit_are_refused_with_the_reason(case, package, tmp_pa
 
 
 def test_a_checkpoint_name_that_mindspore_cannot_read_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--ckpt .*/model: .*\*\.ckpt alone; write .*/model\.ckpt"):
+    with pytest.raises(UserError, match=r"--ckpt .*/model: .*\*\.ckpt; use .*/model\.ckpt"):
         pt2mind(RECIPE, ["--pth", str(tmp_path / "none.pth"), "--ckpt", str(tmp_path / "model")])
 
 

@@ -149,7 +149,7 @@ def test_a_refusing_server_is_named(server, tmp_path):
     assert (len(said) >= 2, slept) == (True, [2, 4])
     server.refuse = [503] * 6
     (tmp_path / "b.bin.part").write_bytes(CONTENT[:1000])
-    with pytest.raises(UserError, match=r"HTTP 503.*6 tries; 1,000 bytes are kept"):
+    with pytest.raises(UserError, match=r"HTTP 503.*6 attempts; 1,000 bytes are kept"):
         fetched(server, tmp_path / "b.bin")
     assert (tmp_path / "b.bin.part").stat().st_size == 1000
     server.files.clear()
