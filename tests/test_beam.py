@@ -118,7 +118,7 @@ def test_impossible_and_broken_frames_give_an_answer():
 def test_only_ancestors_of_the_beam_are_kept(monkeypatch):
     vocabulary = Vocabulary(tuple("ABCDEFG _"))
     search = BeamSearch(vocabulary, 20, top_paths=20)
-    inputs = [random_log_probs(200, 9, seed, spread=3.0) for seed in range(3)]
+    inputs = [random_log_probs(200, 9, 0, spread=3.0)]
     expected = [search(log_probs) for log_probs in inputs]
     advanced, seen = _Beam.advanced, []
 
@@ -134,7 +134,7 @@ def test_only_ancestors_of_the_beam_are_kept(monkeypatch):
     monkeypatch.setattr(_Beam, "advanced", watched)
     monkeypatch.setattr(beam, "_PREFIXES_BETWEEN_PRUNING", 0)
     assert [search(log_probs) for log_probs in inputs] == expected
-    assert len(seen) == 600 and max(seen) > 100
+    assert len(seen) == 200 and max(seen) > 100
 
 
 # ---- with a language model
