@@ -22,7 +22,7 @@ from deepspeech2.src.recipe import RECIPE
 FILES = Path(__file__).parent / "data" / "before_packages"
 TEXTS = {"test0": "AC DBA", "test1": "DCD", "test2": "ACBA"}
 
-pytestmark = [pytest.mark.training, pytest.mark.usefixtures("cpu")]
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 @pytest.fixture(scope="module")
