@@ -537,7 +537,7 @@ def test_a_file_of_another_project_is_translated_if_its_labels_are_ours(jobs, tm
     )
 
 
-def test_resuming_takes_the_configuration_of_the_run(jobs):
+def test_resuming_takes_the_configuration_of_the_run(place, jobs):
     run = trained() / "checkpoint"
     flags = ["--resume", "--set", f"ckpt_path={run}", "ckpt_file_name_prefix=tiny"]
     cli.train(RECIPE, [*flags, "epochs=50"])

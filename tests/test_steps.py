@@ -377,18 +377,18 @@ def test_bad_data_do_not_lower_the_scale(dynamic):
 def test_several_ranks_agree_on_what_an_overflow_is(dynamic, monkeypatch):
     """An utterance of another rank is bad: the norm says so to all, the counts say why."""
 
-    class Two(ProcessGroup):
+    class TwoRanks(ProcessGroup):
         bad = 0
 
-        def agree(self, *values):
+        def all_gather(self, *values):
             return np.array([values, np.zeros(len(values))]) + [[0], [self.bad]]
 
-        def texts(self, text):
+        def all_gather_text(self, text):
             return [text, "1-3" if self.bad else ""]
 
-    ranks = Two()
+    ranks = TwoRanks()
     ranks.count = 2
-    monkeypatch.setattr(dynamic.step, "ranks", ranks)
+    monkeypatch.setattr(dynamic.step, "group", ranks)
     monkeypatch.setattr(
         dynamic.step, "reduce", lambda given: tuple(each + np.float32(np.inf) for each in given)
     )
@@ -404,7 +404,7 @@ def test_a_rank_with_fewer_micro_batches_goes_on_with_rows_of_no_frames(
     static, normalised, monkeypatch
 ):
     class Busier(ProcessGroup):
-        def agree(self, *values):
+        def all_gather(self, *values):
             return np.array([values, (4, *values[1:])])
 
     step, seen = normalised.step, []
@@ -422,7 +422,7 @@ def test_a_rank_with_fewer_micro_batches_goes_on_with_rows_of_no_frames(
     expected = [(2, [9, 8], True), (2, [6, 5], True), (2, [0, 0], False), (2, [0, 0], False)]
     monkeypatch.setattr(step, "gradients", Recorder())
     monkeypatch.setattr(step, "synchronised", [normalised.network.norm])
-    monkeypatch.setattr(step, "ranks", Busier())
+    monkeypatch.setattr(step, "group", Busier())
     monkeypatch.setattr(step, "static", static)
     monkeypatch.setattr(step, "forecast", dataclasses.replace(ENDLESS, micro_batch=2))
     step([batch], 0.0, number=1)

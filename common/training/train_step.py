@@ -52,7 +52,7 @@ class TrainStep:
     """
 
     def __init__(
-        self, speech_model: SpeechModel, forecast: MemoryEstimate, ranks: ProcessGroup | None = None
+        self, speech_model: SpeechModel, forecast: MemoryEstimate, group: ProcessGroup | None = None
     ):
         config = speech_model.config
         self.network = speech_model.network
@@ -65,9 +65,9 @@ class TrainStep:
         self.seed = config.TrainingConfig.seed
 
         self.frozen = _freeze(self.network, config.TrainingConfig.freeze)
-        self.ranks = ranks or ProcessGroup()
+        self.group = group or ProcessGroup()
         # Cells that all ranks must run equally often.
-        self.synchronised = _synchronise(self.network) if self.ranks.count > 1 else []
+        self.synchronised = _synchronise(self.network) if self.group.count > 1 else []
         weights: list[Parameter] = list(self.network.trainable_params())
         level = config.TrainingConfig.precision
         precision.apply(self.network, level)
@@ -76,7 +76,7 @@ class TrainStep:
         if not self.static:
             self.gradients.set_inputs(*_dynamic_inputs(speech_model.featurizer.dimension))
         self.add, self.norm = Add(), GlobalNorm()
-        self.reduce = AllReduce() if self.ranks.count > 1 else None
+        self.reduce = AllReduce() if self.group.count > 1 else None
         self.update = Update(config.OptimConfig, weights)
         self.dropouts = [
             cell for _, cell in self.network.cells_and_names() if isinstance(cell, Dropout)
@@ -114,7 +114,7 @@ class TrainStep:
         counting = sum(batch.valid for batch in batches)
         total = total or counting
         micros = [m for batch in batches for m in self._micro_batches(batch) if m.valid]
-        found = self.ranks.all_gather(len(micros), sum(batch.seconds for batch in batches))
+        found = self.group.all_gather(len(micros), sum(batch.seconds for batch in batches))
         if self.synchronised and (missing := int(found[:, 0].max()) - len(micros)):
             silent = _silent(next(self._micro_batches(batches[0])))
             micros += [silent] * missing
@@ -137,12 +137,12 @@ class TrainStep:
         if gradients is None:  # this rank only keeps step with the others
             gradients = tuple(ops.zeros_like(weight) for weight in self.update.weights)
         if self.reduce is not None:
-            self.ranks.barrier()
+            self.group.barrier()
             gradients = self.reduce(gradients)
 
         losses = np.concatenate(losses) if losses else np.zeros(0, np.float32)
         norm = float(self.norm(gradients).asnumpy()) / scale
-        loss_sum, infinite = self.ranks.all_reduce_sum(
+        loss_sum, infinite = self.group.all_reduce_sum(
             losses.sum(dtype=float), not np.isfinite(losses).all()
         )
         result = StepResult(
@@ -180,10 +180,10 @@ class TrainStep:
         # Features that are not finite spoil the losses of all ranks through their normalisation.
         spoilt = _spoilt(batches)
         infinite = [name for name, loss in zip(ids, losses) if not math.isfinite(loss)]
-        of_features, of_losses = self.ranks.all_reduce_sum(len(spoilt), len(infinite))
+        of_features, of_losses = self.group.all_reduce_sum(len(spoilt), len(infinite))
         blamed = spoilt if of_features else infinite if of_losses else ids
-        if self.ranks.count > 1:
-            said = enumerate(self.ranks.all_gather_text(", ".join(blamed)))
+        if self.group.count > 1:
+            said = enumerate(self.group.all_gather_text(", ".join(blamed)))
             blamed = [f"{names} (rank {rank})" for rank, names in said if names]
         result.blamed = list(blamed)
         if not self.scaling.dynamic or of_features or of_losses:
@@ -228,8 +228,8 @@ class TrainStep:
 
     def _draw_dropout(self, number: int, part: int) -> None:
         if self.dropouts:
-            # ProcessGroup have rows of the same numbers, and need masks of their own.
-            entropy = (self.seed, number, part, self.ranks.rank)
+            # Rows of other ranks have the same numbers, and need masks of their own.
+            entropy = (self.seed, number, part, self.group.rank)
             drawn = np.random.SeedSequence(entropy).generate_state(1)[0]
             for cell in self.dropouts:
                 cell.dropout_seed.set_data(Tensor(np.int32(drawn & 0x7FFFFFFF)))
