@@ -182,9 +182,10 @@ def job(tmp_path):
 
 
 def test_unit_tests_and_fuzzed_readers(programs):
-    done = subprocess.run([programs / "unit_tests"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "| 0 failed" in done.stdout and "Status: SUCCESS!" in done.stdout
+    for name in ("unit_tests", "recognizer_tests"):
+        done = subprocess.run([programs / name], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "| 0 failed" in done.stdout and "Status: SUCCESS!" in done.stdout
 
 
 def test_buckets_batches_and_joined_parts(programs, job):

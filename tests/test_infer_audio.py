@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -297,9 +298,9 @@ def test_what_cannot_be_done_is_refused(fake, speech, tmp_path, changes, more, s
 
 def test_a_build_without_audio_says_so(programs, tmp_path):  # noqa: F811
     model = describe(tmp_path, FeatureConfig())
-    code, _, err = run(programs / "infer_deaf", "--mindir_path", model, "--audio", "a.wav")
+    code, _, err = run(programs / "infer_no_audio", "--mindir_path", model, "--audio", "a.wav")
     assert code == 2 and "built without audio: build.sh says which packages it lacks" in err
-    assert "reads no recordings" in run(programs / "infer_deaf", "--help")[1]
+    assert "reads no recordings" in run(programs / "infer_no_audio", "--help")[1]
     assert (
         "reads no recordings" not in run(programs / "infer_stub", "--help")[1]
         or not (programs / "features_of").exists()
@@ -332,3 +333,58 @@ def test_telephone_prompts_read_as_transcribe_reads_them(
     assert (code, err) == (0, "")
     assert out == expected and out.count("\n") == len(paths) > 15
     assert len({line.split("\t")[1] for line in out.splitlines()}) > len(paths) // 2
+
+
+def documented(language: str) -> str:
+    """The block of code in the documents' section about the library."""
+    page = (SOURCE.parent / "docs" / "inference.md").read_text(encoding="utf-8")
+    section = page.split("\n## The library\n")[1].split("\n## ")[0]
+    (block,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    return block
+
+
+def test_programs_build_against_the_installed_library(cpu, runner, fake, tmp_path):  # noqa: F811
+    """The example of the documents, and two threads, with the checkpoint that ships."""
+    from common.export import export
+    from common.recogniser import Recogniser
+    from deepspeech2.src.recipe import RECIPE
+
+    def done(*command: object) -> str:
+        said = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        assert said.returncode == 0, said.stdout + said.stderr
+        return said.stdout
+
+    prefix, source = tmp_path / "prefix", tmp_path / "source"
+    done("cmake", "--install", SOURCE / "build", "--prefix", prefix)
+    source.mkdir()
+    (source / "example.cpp").write_text(documented("cpp"))
+    added = f'include("{SOURCE}/tests/installed/CMakeLists.txt")\n'
+    (source / "CMakeLists.txt").write_text(documented("cmake") + added)
+    done("cmake", "-S", source, "-B", source / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    done("cmake", "--build", source / "build")
+
+    checkpoint = SOURCE.parent / "deepspeech2" / "pretrained" / "an4.ckpt"
+    model = export(Recogniser.from_checkpoint(RECIPE, checkpoint, cpu), tmp_path / "m.mindir")
+    audio = SOURCE.parent / "data" / "telephone_prompts" / "audio"
+    paths = sorted(audio.glob("conf-[a-c]*.opus"))[:2]
+    said = done(prefix / "bin" / "infer", "--mindir_path", model, "--audio", *paths, "--json")
+    expected = [json.loads(line) for line in said.splitlines()]
+    lines = []
+    for found in expected:
+        lines.append(found["text"])
+        lines += [
+            f"{word['start']:g} to {word['end']:g} s: {word['word']}" for word in found["words"]
+        ]
+    said = done(source / "build" / "example", model, *paths)
+    assert [line.split(" (")[0] for line in said.splitlines()] == lines and len(lines) > 4
+
+    said = done(source / "build" / "two_threads", model, *paths)
+    texts = [found["text"] for found in expected]
+    for thread in ("first", "second"):
+        own = [line for line in said.splitlines() if line.startswith(f"{thread}\t")]
+        assert [line.split("\t")[1] for line in own] == texts
+    refused = subprocess.run(
+        [source / "build" / "example", tmp_path / "none.mindir"], capture_output=True, text=True
+    )
+    assert refused.returncode == 2 and refused.stderr.startswith("error: ")
+    assert refused.stderr.count("\n") == 1

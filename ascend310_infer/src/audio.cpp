@@ -7,18 +7,21 @@
 #include <cmath>
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <regex>
 #include <string>
 
 #include "errors.h"
 
-namespace infer {
+namespace speech {
+namespace internal {
 namespace {
 
-constexpr std::int64_t kSizeUnknown = 0x7FFF0000;  // bytes, or more: a header from a pipe
-constexpr std::int64_t kOggPage = 65307;           // bytes of the longest page
-constexpr std::size_t kBlock = 1 << 16;            // samples read or resampled at a time
+constexpr std::int64_t kSizeUnknown = 0x7FFF0000;            // bytes, or more: a header from a pipe
+constexpr std::int64_t kOggPage = 65307;                     // bytes of the longest page
+constexpr std::size_t kBlock = 1 << 16;                      // samples read or resampled at a time
+constexpr std::int64_t kMinRate = 100, kMaxRate = 10000000;  // Hz
 const char* const kAgain = "; fetch it again or leave it out";
 
 // `count` bytes at `offset`, from the end if negative; fewer where the file has fewer.
@@ -53,8 +56,13 @@ class File {
     const auto bytes = fs::file_size(path, error);
     if (error) throw InputError(error.message());
     if (bytes == 0) throw InputError(std::string("empty (0 bytes)") + kAgain);
-    file_ = ::sf_open(path.c_str(), SFM_READ, &info_);
-    if (file_ == nullptr) throw damaged(::sf_strerror(nullptr));
+    {
+      // libsndfile keeps the reason of a failed `sf_open` in one place for the whole process.
+      static std::mutex mutex;
+      const std::lock_guard lock(mutex);
+      file_ = ::sf_open(path.c_str(), SFM_READ, &info_);
+      if (file_ == nullptr) throw damaged(::sf_strerror(nullptr));
+    }
     try {
       check(path);
     } catch (...) {
@@ -137,12 +145,11 @@ class File {
   SNDFILE* file_ = nullptr;
 };
 
-AudioInfo info_of(const File& file) {
-  return {file.info().samplerate, file.info().channels, file.info().frames};
-}
-
 // With the quality "HQ" of the Python package soxr, which wraps the same library.
-std::vector<float> resampled(const std::vector<float>& samples, double from, double to) {
+std::vector<float> converted(const std::vector<float>& samples, double from, double to) {
+  // libsoxr fills tables that all its converters share, without a lock in builds without OpenMP.
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
   const soxr_io_spec_t types = ::soxr_io_spec(SOXR_FLOAT32_I, SOXR_FLOAT32_I);
   const soxr_quality_spec_t quality = ::soxr_quality_spec(SOXR_HQ, 0);
   const soxr_runtime_spec_t threads = ::soxr_runtime_spec(1);
@@ -165,27 +172,37 @@ std::vector<float> resampled(const std::vector<float>& samples, double from, dou
 
 }  // namespace
 
-AudioInfo audio_info(const fs::path& path) { return info_of(File(path)); }
-
-std::int64_t samples_at(const AudioInfo& info, std::int64_t sample_rate) {
-  if (info.sample_rate == sample_rate) return info.samples;
-  // As soxr counts them.
-  const double factor = static_cast<double>(info.sample_rate) / static_cast<double>(sample_rate);
-  return static_cast<std::int64_t>(static_cast<double>(info.samples) / factor + 0.5);
+AudioInfo audio_info(const fs::path& path) {
+  const File file(path);
+  return {file.info().samplerate, file.info().channels, file.info().frames};
 }
 
-std::vector<float> load_audio(const fs::path& path, std::int64_t sample_rate) {
-  File file(path);
-  const AudioInfo info = info_of(file);
-  std::vector<float> samples = file.read();
+std::int64_t resampled_count(std::int64_t count, std::int64_t from_rate, std::int64_t to_rate) {
+  if (from_rate == to_rate) return count;
+  // As soxr counts them.
+  const double factor = static_cast<double>(from_rate) / static_cast<double>(to_rate);
+  return static_cast<std::int64_t>(static_cast<double>(count) / factor + 0.5);
+}
+
+std::vector<float> resample(std::vector<float> samples, std::int64_t from_rate,
+                            std::int64_t to_rate) {
+  if (from_rate < kMinRate || from_rate > kMaxRate)
+    throw InputError("a sample rate of " + std::to_string(from_rate) + " Hz; expected " +
+                     std::to_string(kMinRate) + " to " + std::to_string(kMaxRate));
   const auto bad = std::count_if(samples.begin(), samples.end(),
                                  [](float value) { return !std::isfinite(value); });
   if (bad > 0)
     throw InputError(std::to_string(bad) + " of " + std::to_string(samples.size()) +
                      " samples are nan or infinite; leave it out");
-  if (info.sample_rate == sample_rate) return samples;
-  return resampled(samples, static_cast<double>(info.sample_rate),
-                   static_cast<double>(sample_rate));
+  if (from_rate == to_rate || samples.empty()) return samples;
+  return converted(samples, static_cast<double>(from_rate), static_cast<double>(to_rate));
 }
 
-}  // namespace infer
+}  // namespace internal
+
+Audio read_audio(const std::filesystem::path& path) {
+  internal::File file(path);
+  return {file.read(), file.info().samplerate};
+}
+
+}  // namespace speech

@@ -9,7 +9,7 @@
 
 #include "errors.h"
 
-namespace infer {
+namespace speech::internal {
 
 std::string Loader::prepare(const PlannedBatch& planned, Batch& batch) const {
   batch.started = Clock::now();
@@ -21,7 +21,7 @@ std::string Loader::prepare(const PlannedBatch& planned, Batch& batch) const {
     batch.input.features.resize(
         static_cast<std::size_t>(planned.batch * dimension_ * planned.frames));
     batch.input.lengths.resize(static_cast<std::size_t>(planned.batch));
-  } catch (const std::exception&) {  // std::bad_alloc, or std::length_error for the absurd
+  } catch (const std::exception&) {  // std::bad_alloc, or std::length_error
     return "not enough memory for " + std::to_string(planned.batch) + " x " +
            std::to_string(planned.frames) + " frames";
   }
@@ -34,7 +34,7 @@ std::string Loader::add(const Row& row, Batch& batch) {
     kept_ = row.utterance;
     reason_.clear();
     try {
-      features_ = source_.features(utterance);
+      features_ = source_.features(row.utterance, utterance);
       if (!std::all_of(features_.begin(), features_.end(),
                        [](float x) { return std::isfinite(x); }))
         reason_ = utterance.file.string() + ": holds values that are no numbers";
@@ -55,8 +55,8 @@ std::string Loader::add(const Row& row, Batch& batch) {
   return {};
 }
 
-// A network of one shape computes all rows: those that nobody asked for repeat the last one, since
-// an empty one could divide by its length.
+// Fills unused rows of a fixed batch size with copies of the last one: an empty row could divide by
+// its length of 0.
 void Loader::fill_up(Batch& batch) const {
   if (batch.rows.empty()) return;
   const std::size_t size = static_cast<std::size_t>(dimension_ * batch.input.frames);
@@ -109,4 +109,4 @@ bool Joiner::add(const Row& row, Emission& emission) {
   return true;
 }
 
-}  // namespace infer
+}  // namespace speech::internal

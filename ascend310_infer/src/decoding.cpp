@@ -3,62 +3,69 @@
 #include <algorithm>
 #include <cmath>
 
-namespace infer {
+namespace speech::internal {
 namespace {
 
-bool spaced(const Alphabet& alphabet) {
-  return std::find(alphabet.labels.begin(), alphabet.labels.end(), " ") != alphabet.labels.end();
+bool has_space(const Vocabulary& vocabulary) {
+  return std::find(vocabulary.labels.begin(), vocabulary.labels.end(), " ") !=
+         vocabulary.labels.end();
 }
 
 }  // namespace
 
-std::vector<Letter> best_path(const Emission& emission, const Alphabet& alphabet) {
-  const auto count = static_cast<std::ptrdiff_t>(alphabet.labels.size());
-  std::vector<Letter> letters;
-  std::size_t before = alphabet.blank;
+std::vector<Token> best_path(const Emission& emission, const Vocabulary& vocabulary) {
+  const auto count = static_cast<std::ptrdiff_t>(vocabulary.labels.size());
+  std::vector<Token> tokens;
+  std::size_t before = vocabulary.blank;
   for (std::int64_t frame = 0; frame < emission.frames; ++frame) {
     const auto row = emission.values.begin() + frame * count;
     const auto best = std::max_element(row, row + count);
     const auto label = static_cast<std::size_t>(best - row);
     const double probability = std::exp(static_cast<double>(*best));
-    if (label != alphabet.blank) {
-      if (label != before) letters.push_back({label, frame, frame, 0});
-      letters.back().end = frame + 1;
-      letters.back().probability = std::max(letters.back().probability, probability);
+    if (label != vocabulary.blank) {
+      if (label != before) tokens.push_back({label, frame, frame, 0});
+      tokens.back().end = frame + 1;
+      tokens.back().probability = std::max(tokens.back().probability, probability);
     }
     before = label;
   }
-  return letters;
+  return tokens;
 }
 
-std::vector<Word> words(const std::vector<Letter>& letters, const Alphabet& alphabet) {
-  const bool by_letter = !spaced(alphabet);
-  std::vector<Word> result;
+std::vector<DecodedWord> words(const std::vector<Token>& tokens, const Vocabulary& vocabulary) {
+  const bool by_token = !has_space(vocabulary);
+  std::vector<DecodedWord> result;
   double sum = 0;
-  int count = 0;  // letters of the word at hand
-  for (const Letter& letter : letters) {
-    const std::string& label = alphabet.labels[letter.label];
-    if (label == " " || by_letter) count = 0;
+  int count = 0;  // tokens of the current word
+  for (const Token& token : tokens) {
+    const std::string& label = vocabulary.labels[token.label];
+    if (label == " " || by_token) count = 0;
     if (label == " ") continue;
     if (count == 0) {
-      result.push_back({"", letter.begin, 0, 0});
+      result.push_back({"", token.begin, 0, 0});
       sum = 0;
     }
-    Word& word = result.back();
+    DecodedWord& word = result.back();
     word.text += label;
-    word.end = letter.end;
-    sum += letter.probability;
+    word.end = token.end;
+    sum += token.probability;
     word.confidence = sum / ++count;
   }
   return result;
 }
 
-std::string text_of(const std::vector<Letter>& letters, const Alphabet& alphabet) {
-  const std::string between = spaced(alphabet) ? " " : "";
+double mean_probability(const std::vector<Token>& tokens) {
+  double sum = 0;
+  for (const Token& token : tokens) sum += token.probability;
+  return sum / static_cast<double>(tokens.size());
+}
+
+std::string text_of(const std::vector<Token>& tokens, const Vocabulary& vocabulary) {
+  const std::string between = has_space(vocabulary) ? " " : "";
   std::string text;
-  for (const Word& word : words(letters, alphabet))
+  for (const DecodedWord& word : words(tokens, vocabulary))
     text += (text.empty() ? "" : between) + word.text;
   return text;
 }
 
-}  // namespace infer
+}  // namespace speech::internal

@@ -10,10 +10,10 @@
 #include "files.h"
 #include "json.h"
 
-namespace infer {
+namespace speech::internal {
 namespace {
 
-constexpr std::int64_t kMost = std::int64_t{1} << 31;  // of anything that is counted here
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  // no count in a description is larger
 
 const Json& member(const Json& object, const std::string& key) {
   const Json* found = find_member(object, key);
@@ -29,13 +29,13 @@ std::string text_of(const Json& object, const std::string& key) {
 
 std::int64_t whole(const Json& value, const std::string& what, std::int64_t least) {
   std::int64_t result = 0;
-  if (!to_integer(value, result) || result < least || result > kMost)
+  if (!to_integer(value, result) || result < least || result > kMaxCount)
     throw std::invalid_argument(what + ": expected a whole number, at least " +
                                 std::to_string(least));
   return result;
 }
 
-// Of an axis: -1 and 0 leave it open.
+// Size of an axis; -1 and 0 mean an open one.
 std::int64_t axis(const Json& value, const std::string& what) {
   return std::max<std::int64_t>(0, whole(value, what, -1));
 }
@@ -67,31 +67,31 @@ void read_inputs(const Json& root, Description& result, Bucket& only) {
   only.frames = axis(shape[2], "frames of the features");
 }
 
-Alphabet read_labels(const Json& root) {
+Vocabulary read_labels(const Json& root) {
   const Json& labels = member(root, "labels");
   if (!labels.is_array() || labels.size() < 2)
     throw std::invalid_argument("\"labels\": expected a list of at least two");
-  Alphabet alphabet;
+  Vocabulary vocabulary;
   for (const Json& label : labels) {
     if (!label.is_string()) throw std::invalid_argument("\"labels\": expected texts");
-    alphabet.labels.push_back(label.get<std::string>());
+    vocabulary.labels.push_back(label.get<std::string>());
   }
   if (const Json* index = find_member(root, "blank"); index != nullptr) {
-    alphabet.blank = static_cast<std::size_t>(whole(*index, "\"blank\"", 0));
-    if (alphabet.blank >= alphabet.labels.size())
+    vocabulary.blank = static_cast<std::size_t>(whole(*index, "\"blank\"", 0));
+    if (vocabulary.blank >= vocabulary.labels.size())
       throw std::invalid_argument("\"blank\": there is no such label");
-    return alphabet;
+    return vocabulary;
   }
-  const auto blank = std::find(alphabet.labels.begin(), alphabet.labels.end(), "_");
-  if (blank == alphabet.labels.end())
+  const auto blank = std::find(vocabulary.labels.begin(), vocabulary.labels.end(), "_");
+  if (blank == vocabulary.labels.end())
     throw std::invalid_argument("\"labels\": none is \"_\", the blank of CTC");
-  alphabet.blank = static_cast<std::size_t>(blank - alphabet.labels.begin());
-  return alphabet;
+  vocabulary.blank = static_cast<std::size_t>(blank - vocabulary.labels.begin());
+  return vocabulary;
 }
 
 void read_features(const Json& root, Description& result) {
   const Json* features = find_member(root, "features");
-  if (features == nullptr) return;
+  if (features == nullptr || features->is_null()) return;
   result.features = std::make_shared<const Json>(*features);
   const Json* rate = find_member(*features, "sample_rate");
   const Json* stride = find_member(*features, "window_stride");
@@ -177,8 +177,8 @@ Description parse_description(std::string_view text, const fs::path& folder) {
   Bucket only;
   result.model = text_of(root, "model");
   result.device = text_of(root, "device");
-  result.alphabet = read_labels(root);
-  result.labels = static_cast<std::int64_t>(result.alphabet.labels.size());
+  result.vocabulary = read_labels(root);
+  result.labels = static_cast<std::int64_t>(result.vocabulary.labels.size());
   read_inputs(root, result, only);
   read_features(root, result);
   if (const Json* stride = find_member(root, "frame_stride"); stride != nullptr)
@@ -232,7 +232,7 @@ Description read_description(const fs::path& model) {
     bucket.file = graph_file(bucket.file);
     named = named || bucket.file.lexically_normal() == graph_file(model).lexically_normal();
   }
-  // A name that stands for its description alone, as of buckets, is that of no file.
+  // The name of a description with buckets may be the name of no model file.
   const fs::path given = graph_file(model);
   if (!named && result.buckets.size() == 1 && fs::exists(given)) {
     result.buckets.front().file = given;
@@ -277,4 +277,4 @@ std::vector<std::string> check_models(const Description& description, const std:
   return {};
 }
 
-}  // namespace infer
+}  // namespace speech::internal

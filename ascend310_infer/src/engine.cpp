@@ -4,14 +4,14 @@
 
 #include "errors.h"
 
-namespace infer {
+namespace speech::internal {
 
-// Each is in a file of its own, where its library is there.
+// Each is defined in a file of its own, which is compiled if its library is there.
 std::unique_ptr<Engine> make_lite(const EngineOptions&);
 std::unique_ptr<Engine> make_wheel(const EngineOptions&);
 std::unique_ptr<Engine> make_fake(const EngineOptions&);
 
-Input silence(const Bucket& bucket, std::int64_t dimension) {
+Input zero_input(const Bucket& bucket, std::int64_t dimension) {
   Input input;
   input.batch = bucket.batch != 0 ? bucket.batch : 1;
   input.dimension = dimension;
@@ -55,4 +55,4 @@ const EngineKind& choose_engine(const std::string& name, const std::string& targ
                    " alone; build it again with LITE_HOME set to a MindSpore Lite package");
 }
 
-}  // namespace infer
+}  // namespace speech::internal

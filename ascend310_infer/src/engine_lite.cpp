@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -17,14 +18,14 @@
 #include "include/api/model.h"
 #include "include/api/types.h"
 
-namespace infer {
+namespace speech::internal {
 namespace {
 
 using mindspore::DataType;
 using mindspore::MSTensor;
 using Shape = std::vector<std::int64_t>;
 
-std::string shown(const Shape& shape) {
+std::string formatted(const Shape& shape) {
   std::string text = "(";
   for (std::size_t i = 0; i < shape.size(); ++i)
     text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
@@ -34,7 +35,7 @@ std::string shown(const Shape& shape) {
 // Bytes of `count` values; throws where the tensor holds another number of them.
 void check_bytes(const MSTensor& tensor, std::size_t count, std::size_t size) {
   if (tensor.DataSize() != count * size)
-    throw std::runtime_error("tensor " + tensor.Name() + " " + shown(tensor.Shape()) + " has " +
+    throw std::runtime_error("tensor " + tensor.Name() + " " + formatted(tensor.Shape()) + " has " +
                              std::to_string(tensor.DataSize()) + " bytes, expected " +
                              std::to_string(count * size));
 }
@@ -99,7 +100,7 @@ class LiteEngine : public Engine {
       Output output;
       try {
         // The first batch of a shape takes longer.
-        run(index, silence(bucket, description.dimension), output);
+        run(index, zero_input(bucket, description.dimension), output);
       } catch (const std::runtime_error& error) {
         throw UsageError(bucket.file.string() + ": " + error.what());
       }
@@ -143,6 +144,9 @@ class LiteEngine : public Engine {
   std::shared_ptr<mindspore::Model> build(const fs::path& file) const {
     auto model = std::make_shared<mindspore::Model>();
     const auto kind = file.extension() == ".ms" ? mindspore::kMindIR_Lite : mindspore::kMindIR;
+    // One at a time: whether models may be built by several threads at once is not documented.
+    static std::mutex mutex;
+    const std::lock_guard lock(mutex);
     const mindspore::Status status = model->Build(file.string(), kind, context());
     if (!status.IsOk())
       throw UsageError("MindSpore Lite cannot run " + file.string() + " on " + options_.target +
@@ -174,7 +178,7 @@ class LiteEngine : public Engine {
     const std::vector<Shape> wanted =
         first ? std::vector<Shape>{features, lengths} : std::vector<Shape>{lengths, features};
     if (inputs[0].Shape() == wanted[0] && inputs[1].Shape() == wanted[1]) return;
-    check(model.Resize(inputs, wanted), "the model does not take " + shown(features));
+    check(model.Resize(inputs, wanted), "the model does not take " + formatted(features));
   }
 
   // Log-probabilities (frame, utterance, label) and lengths (utterance).
@@ -209,4 +213,4 @@ std::unique_ptr<Engine> make_lite(const EngineOptions& options) {
   return std::make_unique<LiteEngine>(options);
 }
 
-}  // namespace infer
+}  // namespace speech::internal

@@ -9,39 +9,23 @@
 #include <stdexcept>
 
 #include "errors.h"
+#include "file_descriptor.h"
 
-// Features and results are little endian, and so is every machine that this is for.
+// Features and results are little endian.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "needs a little-endian machine");
 
-namespace infer {
+namespace speech::internal {
 namespace {
 
-class Descriptor {
- public:
-  Descriptor(const fs::path& path, int flags)
-      : value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  int get() const { return value_; }
-  // Some file systems say that the disk is full only here.
-  bool close() {
-    const int result = ::close(value_);
-    value_ = -1;
-    return result == 0;
-  }
-
- private:
-  int value_;
-};
+FileDescriptor open_file(const fs::path& path, int flags) {
+  return FileDescriptor(::open(path.c_str(), flags | O_CLOEXEC, 0666));
+}
 
 std::string reason(const fs::path& path, int error) {
   return path.string() + ": " + std::strerror(error);
 }
 
-// Up to `bytes` from the start of the file, fewer at its end; -1 with errno.
+// Reads up to `bytes`, fewer at the end of the file; returns -1 with errno.
 ssize_t read_some(int descriptor, void* data, std::size_t bytes) {
   std::size_t have = 0;
   while (have < bytes) {
@@ -55,9 +39,9 @@ ssize_t read_some(int descriptor, void* data, std::size_t bytes) {
 }
 
 void read_exactly(const fs::path& path, void* data, std::size_t bytes) {
-  Descriptor file(path, O_RDONLY);
+  const FileDescriptor file = open_file(path, O_RDONLY);
   struct stat status{};
-  if (file.get() < 0 || ::fstat(file.get(), &status) != 0) throw InputError(reason(path, errno));
+  if (!file.is_open() || ::fstat(file.get(), &status) != 0) throw InputError(reason(path, errno));
   if (S_ISREG(status.st_mode) && static_cast<std::uintmax_t>(status.st_size) != bytes)
     throw InputError(path.string() + ": " + std::to_string(status.st_size) + " bytes, expected " +
                      std::to_string(bytes));
@@ -83,9 +67,9 @@ bool write_all(int descriptor, const void* data, std::size_t bytes) {
 }  // namespace
 
 std::string read_text(const fs::path& path) {
-  Descriptor file(path, O_RDONLY);
+  const FileDescriptor file = open_file(path, O_RDONLY);
   struct stat status{};
-  if (file.get() < 0 || ::fstat(file.get(), &status) != 0)
+  if (!file.is_open() || ::fstat(file.get(), &status) != 0)
     throw std::runtime_error(reason(path, errno));
   if (!S_ISREG(status.st_mode)) throw std::runtime_error(path.string() + ": not a file");
   std::string text(static_cast<std::size_t>(status.st_size), '\0');
@@ -118,8 +102,8 @@ void write_atomically(const fs::path& path, const void* data, std::size_t bytes)
   const fs::path partial = path.parent_path() / ("." + path.filename().string() + ".partial");
   int error = 0;
   {
-    Descriptor file(partial, O_WRONLY | O_CREAT | O_TRUNC);
-    if (file.get() < 0 || !write_all(file.get(), data, bytes) || !file.close()) error = errno;
+    FileDescriptor file = open_file(partial, O_WRONLY | O_CREAT | O_TRUNC);
+    if (!file.is_open() || !write_all(file.get(), data, bytes) || !file.close()) error = errno;
   }
   if (error == 0 && ::rename(partial.c_str(), path.c_str()) != 0) error = errno;
   if (error == 0) return;
@@ -128,10 +112,10 @@ void write_atomically(const fs::path& path, const void* data, std::size_t bytes)
   throw OutputError(reason(path, error));
 }
 
-std::int64_t changed(const fs::path& path) {
+std::int64_t modified_ns(const fs::path& path) {
   struct stat status{};
   if (::stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return -1;
   return static_cast<std::int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec;
 }
 
-}  // namespace infer
+}  // namespace speech::internal

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-namespace infer {
+namespace speech::internal {
 
 float from_half(std::uint16_t half) {
   const float sign = (half & 0x8000) != 0 ? -1.0F : 1.0F;
@@ -27,4 +27,4 @@ std::uint16_t to_half(float value) {
   return static_cast<std::uint16_t>(sign | (((exponent + 13) << 10) + digits));
 }
 
-}  // namespace infer
+}  // namespace speech::internal

@@ -2,7 +2,7 @@
 
 #include "errors.h"
 
-namespace infer {
+namespace speech::internal {
 
 Emission join(const std::vector<Part>& parts, std::int64_t labels) {
   Emission whole;
@@ -20,4 +20,4 @@ Emission join(const std::vector<Part>& parts, std::int64_t labels) {
   return whole;
 }
 
-}  // namespace infer
+}  // namespace speech::internal

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-namespace infer {
+namespace speech::internal {
 namespace {
 
 // Copying a value recurses into it, so that nesting must be bounded; a description has six levels.
@@ -57,4 +57,4 @@ std::string json_text(std::string_view text) {
   return Json(std::string(text)).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-}  // namespace infer
+}  // namespace speech::internal

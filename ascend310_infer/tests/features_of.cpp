@@ -1,6 +1,6 @@
-// Features of recordings, for tests. Standard input: description, recording, and output, which is
-// float32 (bin, frame), a word each; standard output: a line each, frames and start in seconds, or
-// why not.
+// Computes features of recordings, for tests. Every line of standard input names a description, a
+// recording and an output file for float32 features (bin, frame). Prints a line each: the number of
+// frames and the start in seconds, or the reason of a failure.
 
 #include <iostream>
 
@@ -8,17 +8,20 @@
 #include "errors.h"
 #include "recordings.h"
 
+namespace internal = speech::internal;
+
 int main() {
   for (std::string description, recording, output;
        std::cin >> description >> recording >> output;) {
-    const infer::Recordings found =
-        infer::open_recordings({recording}, infer::read_description(description));
-    for (const infer::Refused& refused : found.listing.bad) std::cout << refused.reason << "\n";
-    for (const infer::Utterance& utterance : found.listing.good) try {
-        const std::vector<float> features = found.source->features(utterance);
-        infer::write_atomically(output, features.data(), features.size() * sizeof(float));
+    const internal::Recordings found =
+        internal::open_recordings({recording}, internal::read_description(description));
+    for (const internal::Rejected& rejected : found.list.rejected)
+      std::cout << rejected.reason << "\n";
+    for (const internal::Utterance& utterance : found.list.accepted) try {
+        const std::vector<float> features = found.source->features(0, utterance);
+        internal::write_atomically(output, features.data(), features.size() * sizeof(float));
         std::cout << utterance.frames << " " << utterance.start_s << "\n";
-      } catch (const infer::InputError& error) {
+      } catch (const internal::InputError& error) {
         std::cout << error.what() << "\n";
       }
   }

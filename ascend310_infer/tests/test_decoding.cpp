@@ -6,15 +6,18 @@
 #include "decoding.h"
 #include "errors.h"
 #include "json.h"
+#include "result_writer.h"
 #include "samples.h"
-#include "sink.h"
+#include "utterance_list.h"
 
-using infer::Alphabet;
-using infer::Emission;
+namespace internal = speech::internal;
+
+using internal::Emission;
+using internal::Vocabulary;
 
 namespace {
 
-const Alphabet kLatin{{"_", "A", "B", " "}, 0};
+const Vocabulary kLatin{{"_", "A", "B", " "}, 0};
 
 // Frames of which each has one label, with its probability.
 Emission spelled(const std::vector<std::pair<int, double>>& path, int labels = 4) {
@@ -44,18 +47,18 @@ bool near(double a, double b) { return std::fabs(a - b) < 1e-5; }
 
 }  // namespace
 
-TEST_CASE("letters of the best path") {
-  const auto letters = infer::best_path(kSpoken, kLatin);
-  CHECK(letters.size() == 7);
-  CHECK(letters[1].label == 1);
-  CHECK(letters[1].begin == 1);
-  CHECK(letters[1].end == 3);
-  CHECK(near(letters[1].probability, .8));
-  CHECK(letters[2].label == 1);
-  CHECK(letters[2].begin == 4);
-  CHECK(letters[2].end == 5);
-  CHECK(infer::text_of(letters, kLatin) == "AAB A");
-  const auto words = infer::words(letters, kLatin);
+TEST_CASE("tokens of the best path") {
+  const auto tokens = internal::best_path(kSpoken, kLatin);
+  CHECK(tokens.size() == 7);
+  CHECK(tokens[1].label == 1);
+  CHECK(tokens[1].begin == 1);
+  CHECK(tokens[1].end == 3);
+  CHECK(near(tokens[1].probability, .8));
+  CHECK(tokens[2].label == 1);
+  CHECK(tokens[2].begin == 4);
+  CHECK(tokens[2].end == 5);
+  CHECK(internal::text_of(tokens, kLatin) == "AAB A");
+  const auto words = internal::words(tokens, kLatin);
   CHECK(words.size() == 2);
   CHECK(words[0].text == "AAB");
   CHECK(words[1].text == "A");
@@ -68,49 +71,49 @@ TEST_CASE("letters of the best path") {
 }
 
 TEST_CASE("labels without a space are words") {
-  const Alphabet han{{"\u4f60", "_", "\u597d"}, 1};
-  const auto letters = infer::best_path(spelled({{0, .9}, {2, .5}, {1, .9}, {2, .7}}, 3), han);
-  CHECK(infer::text_of(letters, han) == "\u4f60\u597d\u597d");
-  CHECK(infer::words(letters, han).size() == 3);
-  CHECK(infer::words(letters, han)[2].begin == 3);
+  const Vocabulary han{{"\u4f60", "_", "\u597d"}, 1};
+  const auto tokens = internal::best_path(spelled({{0, .9}, {2, .5}, {1, .9}, {2, .7}}, 3), han);
+  CHECK(internal::text_of(tokens, han) == "\u4f60\u597d\u597d");
+  CHECK(internal::words(tokens, han).size() == 3);
+  CHECK(internal::words(tokens, han)[2].begin == 3);
 }
 
 TEST_CASE("nothing is recognised") {
-  const auto letters = infer::best_path(spelled({{0, .9}, {3, .9}}), kLatin);
-  CHECK(infer::text_of(letters, kLatin).empty());
-  CHECK(infer::words(letters, kLatin).empty());
-  CHECK(infer::best_path(Emission{}, kLatin).empty());
+  const auto tokens = internal::best_path(spelled({{0, .9}, {3, .9}}), kLatin);
+  CHECK(internal::text_of(tokens, kLatin).empty());
+  CHECK(internal::words(tokens, kLatin).empty());
+  CHECK(internal::best_path(Emission{}, kLatin).empty());
 }
 
 TEST_CASE("lines of text and json") {
-  infer::Utterance utterance;
+  internal::Utterance utterance;
   utterance.name = "a \"b\".wav";
   utterance.duration_s = 1.5;
   utterance.start_s = 0.25;
   const auto line = [&](bool json, bool alone) {
-    return infer::text_line(utterance, kSpoken, kLatin, {json, alone, 0.02});
+    return internal::text_line(utterance, kSpoken, kLatin, {json, alone, 0.02});
   };
   CHECK(line(false, true) == "AAB A\n");
   CHECK(line(false, false) == "a \"b\".wav\tAAB A\n");
-  const infer::Json found = infer::parse_json(line(true, false));
+  const internal::Json found = internal::parse_json(line(true, false));
   CHECK(found.at("path").get<std::string>() == utterance.name);
   CHECK(found.at("text").get<std::string>() == "AAB A");
   CHECK(found.at("duration").get<double>() == 1.5);
-  const infer::Json& word = found.at("words").at(1);
+  const internal::Json& word = found.at("words").at(1);
   CHECK(word.at("word").get<std::string>() == "A");
   CHECK(near(word.at("start").get<double>(), .43));
   CHECK(near(word.at("end").get<double>(), .45));
   CHECK(near(word.at("confidence").get<double>(), .4));
-  const infer::Json silent =
-      infer::parse_json(infer::text_line(utterance, Emission{}, kLatin, {true, false, 1}));
+  const internal::Json silent =
+      internal::parse_json(internal::text_line(utterance, Emission{}, kLatin, {true, false, 1}));
   CHECK(silent.at("words").empty());
   CHECK(silent.at("confidence").is_null());
 }
 
 TEST_CASE("texts come back in their places") {
-  infer::Utterance utterance;
+  internal::Utterance utterance;
   utterance.name = "b";
-  infer::Texts texts(kLatin, {});
+  internal::TranscriptBuffer texts(kLatin, {});
   texts.put(2, utterance, kSpoken);
   texts.put(0, utterance, Emission{});
   std::vector<std::string> lines(3);
@@ -122,10 +125,10 @@ TEST_CASE("lists of recordings") {
   const samples::Folder folder;
   samples::write(folder.path / "list", std::string("a b.wav\r\n\n../c.flac"));
   samples::write(folder.path / "none", std::string("\n\n"));
-  CHECK((infer::read_audio_list(folder.path / "list") ==
+  CHECK((internal::read_audio_list(folder.path / "list") ==
          std::vector<std::string>{"a b.wav", "../c.flac"}));
-  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_audio_list(folder.path / "none")),
-                       doctest::Contains("names no recording"), infer::UsageError);
-  CHECK_THROWS_WITH_AS(static_cast<void>(infer::read_audio_list(folder.path / "x")),
-                       doctest::Contains("No such file"), infer::UsageError);
+  CHECK_THROWS_WITH_AS(static_cast<void>(internal::read_audio_list(folder.path / "none")),
+                       doctest::Contains("names no recording"), internal::UsageError);
+  CHECK_THROWS_WITH_AS(static_cast<void>(internal::read_audio_list(folder.path / "x")),
+                       doctest::Contains("No such file"), internal::UsageError);
 }

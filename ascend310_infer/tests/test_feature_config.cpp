@@ -5,8 +5,10 @@
 
 #include "feature_config.h"
 
-using infer::FeatureConfig;
-using infer::Json;
+namespace internal = speech::internal;
+
+using internal::FeatureConfig;
+using internal::Json;
 
 namespace {
 
@@ -16,7 +18,8 @@ const char* const kSample =
 
 FeatureConfig with(const std::string& from, const std::string& to) {
   std::string text = kSample;
-  return infer::parse_features(infer::parse_json(text.replace(text.find(from), from.size(), to)));
+  return internal::parse_features(
+      internal::parse_json(text.replace(text.find(from), from.size(), to)));
 }
 
 }  // namespace
@@ -54,7 +57,7 @@ TEST_CASE("features with all keys") {
 
 TEST_CASE("features that are wrong") {
   using Bad = std::invalid_argument;
-  CHECK_THROWS_WITH_AS(static_cast<void>(infer::parse_features(Json())),
+  CHECK_THROWS_WITH_AS(static_cast<void>(internal::parse_features(Json())),
                        doctest::Contains("expected an object"), Bad);
   CHECK_THROWS_WITH_AS(static_cast<void>(with("{", R"({"dither": 1, )")),
                        doctest::Contains("\"dither\" is not known"), Bad);

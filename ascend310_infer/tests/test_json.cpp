@@ -5,22 +5,24 @@
 
 #include "json.h"
 
-using infer::Json;
-using infer::parse_json;
+namespace internal = speech::internal;
+
+using internal::Json;
+using internal::parse_json;
 
 TEST_CASE("a JSON document may start with a byte order mark") {
   const Json root = parse_json("\xEF\xBB\xBF {\"a\": [1, -2.5e2, true, null], \"b\": {}} \n");
-  CHECK(infer::find_member(root, "a")->at(1) == -250);
-  CHECK(infer::find_member(root, "b")->empty());
-  CHECK(infer::find_member(root, "c") == nullptr);
-  CHECK(infer::find_member(root.at("a"), "a") == nullptr);
+  CHECK(internal::find_member(root, "a")->at(1) == -250);
+  CHECK(internal::find_member(root, "b")->empty());
+  CHECK(internal::find_member(root, "c") == nullptr);
+  CHECK(internal::find_member(root.at("a"), "a") == nullptr);
 }
 
 TEST_CASE("the last of equal JSON keys counts") {
   CHECK(parse_json(R"({"a": 1, "a": 2})").at("a") == 2);
 }
 
-TEST_CASE("what is not JSON is refused with its line") {
+TEST_CASE("what is not JSON is rejected with its line") {
   for (const char* text : {"",
                            " ",
                            "{",
@@ -56,7 +58,7 @@ TEST_CASE("what is not JSON is refused with its line") {
                        std::invalid_argument);
 }
 
-TEST_CASE("JSON beyond all bounds is refused in one short line") {
+TEST_CASE("JSON beyond all bounds is rejected in one short line") {
   const std::string brackets(100000, '['), braces = [] {
     std::string text;
     for (int i = 0; i < 100000; ++i) text += "{\"a\":";
@@ -80,7 +82,7 @@ TEST_CASE("JSON beyond all bounds is refused in one short line") {
 TEST_CASE("whole numbers are told from others") {
   std::int64_t value = 0;
   const auto whole = [&value](const char* text) {
-    return infer::to_integer(parse_json(text), value);
+    return internal::to_integer(parse_json(text), value);
   };
   CHECK(whole("9007199254740992"));
   CHECK(value == 9007199254740992);
@@ -96,6 +98,6 @@ TEST_CASE("whole numbers are told from others") {
 TEST_CASE("a string that is written as JSON is read again") {
   std::string all;
   for (int code = 0; code < 128; ++code) all += static_cast<char>(code);
-  CHECK(parse_json(infer::json_text(all)) == all);
-  CHECK(infer::json_text("\xC3\xA9\xFF") == "\"\xC3\xA9\xEF\xBF\xBD\"");
+  CHECK(parse_json(internal::json_text(all)) == all);
+  CHECK(internal::json_text("\xC3\xA9\xFF") == "\"\xC3\xA9\xEF\xBF\xBD\"");
 }

@@ -4,9 +4,11 @@
 #include "errors.h"
 #include "options.h"
 
-using infer::Options;
-using infer::parse_options;
-using infer::UsageError;
+namespace internal = speech::internal;
+
+using internal::Options;
+using internal::parse_options;
+using internal::UsageError;
 
 namespace {
 
@@ -79,32 +81,32 @@ TEST_CASE("--audio takes all files up to the next option") {
   check_refused({"--mindir_path=m", "--audio=a", "--result_dir=r"}, "standard output");
 }
 
-TEST_CASE("wrong options are refused in one line that names them") {
-  const auto refused = [](std::vector<std::string> more, const char* said) {
+TEST_CASE("wrong options are rejected in one line that names them") {
+  const auto rejected = [](std::vector<std::string> more, const char* said) {
     more.insert(more.begin(), {"--mindir_path", "m", "--index=i"});
     check_refused(more, said);
   };
   check_refused({}, "--mindir_path");
   check_refused({"--mindir_path", "m"}, "--index");
   check_refused({"--mindir_path", "m", "--input0_path", "x"}, "--index");
-  refused({"--input0_path", "x"}, "alone");
-  refused({"--mindir", "x"}, "--mindir");
-  refused({"--result_dir"}, "--result_dir");
-  refused({"--result_dir="}, "--result_dir: expected a value");
-  refused({"--result_dir", ""}, "--result_dir: expected a value");
-  refused({"--device_id", "-1"}, "--device_id: -1: expected whole numbers");
-  refused({"--device_id", "0,,1"}, "expected whole numbers");
-  refused({"--device_id", "0,x"}, "expected whole numbers");
-  refused({"--device_id", "1,1"}, "twice");
-  refused({"--instances", "0"}, "--instances");
-  refused({"--batch_size", "99999999999999999999"}, "--batch_size");
-  refused({"--batch_size", "8.5"}, "--batch_size");
-  refused({"--device_target", "GPU"}, "Ascend310P");
-  refused({"--precision_mode", "half"}, "enforce_fp16");
+  rejected({"--input0_path", "x"}, "alone");
+  rejected({"--mindir", "x"}, "--mindir");
+  rejected({"--result_dir"}, "--result_dir");
+  rejected({"--result_dir="}, "--result_dir: expected a value");
+  rejected({"--result_dir", ""}, "--result_dir: expected a value");
+  rejected({"--device_id", "-1"}, "--device_id: -1: expected whole numbers");
+  rejected({"--device_id", "0,,1"}, "expected whole numbers");
+  rejected({"--device_id", "0,x"}, "expected whole numbers");
+  rejected({"--device_id", "1,1"}, "twice");
+  rejected({"--instances", "0"}, "--instances");
+  rejected({"--batch_size", "99999999999999999999"}, "--batch_size");
+  rejected({"--batch_size", "8.5"}, "--batch_size");
+  rejected({"--device_target", "GPU"}, "Ascend310P");
+  rejected({"--precision_mode", "half"}, "enforce_fp16");
 }
 
 TEST_CASE("the help names every option and the engines of the build") {
-  const std::string help = infer::usage();
+  const std::string help = internal::usage();
   for (const char* name : {"--mindir_path",   "--audio",
                            "--audio_list",    "--json",
                            "--input0_path",   "--input1_path",
@@ -121,9 +123,9 @@ TEST_CASE("the help names every option and the engines of the build") {
   }
 }
 
-TEST_CASE("an engine that was not built is refused") {
-  CHECK_THROWS_WITH_AS(infer::choose_engine("", "Ascend"), doctest::Contains("LITE_HOME"),
+TEST_CASE("an engine that was not built is rejected") {
+  CHECK_THROWS_WITH_AS(internal::choose_engine("", "Ascend"), doctest::Contains("LITE_HOME"),
                        UsageError);
-  CHECK_THROWS_WITH_AS(infer::choose_engine("lite", "CPU"), doctest::Contains("see build.sh"),
+  CHECK_THROWS_WITH_AS(internal::choose_engine("lite", "CPU"), doctest::Contains("see build.sh"),
                        UsageError);
 }

@@ -7,16 +7,18 @@
 #include "join.h"
 #include "plan.h"
 
-using infer::Description;
-using infer::Job;
-using infer::Plan;
-using infer::PlannedBatch;
-using infer::Row;
-using infer::Utterance;
+namespace internal = speech::internal;
+
+using internal::Description;
+using internal::Job;
+using internal::Plan;
+using internal::PlannedBatch;
+using internal::Row;
+using internal::Utterance;
 
 namespace {
 
-Description described(std::vector<infer::Bucket> buckets, std::int64_t stride = 2) {
+Description described(std::vector<internal::Bucket> buckets, std::int64_t stride = 2) {
   Description description;
   description.frame_stride = stride;
   description.buckets = std::move(buckets);
@@ -30,7 +32,7 @@ std::vector<Utterance> utterances(const std::vector<std::int64_t>& frames) {
 }
 
 // "bucket:rows of input:frames of input=utterance,utterance" of each batch, in order of the text.
-std::vector<std::string> shown(const Plan& plan) {
+std::vector<std::string> formatted(const Plan& plan) {
   std::vector<std::string> batches;
   for (const Job& job : plan.jobs)
     for (const PlannedBatch& batch : job) {
@@ -43,14 +45,14 @@ std::vector<std::string> shown(const Plan& plan) {
   return batches;
 }
 
-using Texts = std::vector<std::string>;
+using TranscriptBuffer = std::vector<std::string>;
 
 }  // namespace
 
 TEST_CASE("plan takes the smallest bucket that fits") {
   const Plan plan = make_plan(utterances({500, 501, 1, 1000, 3500}),
                               described({{"", 2, 500}, {"", 2, 1000}, {"", 2, 3500}}), {});
-  CHECK((shown(plan) == Texts{"0:2:500=0,2,", "1:2:1000=3,1,", "2:2:3500=4,"}));
+  CHECK((formatted(plan) == TranscriptBuffer{"0:2:500=0,2,", "1:2:1000=3,1,", "2:2:3500=4,"}));
   CHECK((plan.buckets == std::vector<std::size_t>{0, 1, 2}));
   CHECK(plan.jobs.front()[0].frames == 3500);
 }
@@ -58,30 +60,31 @@ TEST_CASE("plan takes the smallest bucket that fits") {
 TEST_CASE("plan fills batches of several sizes") {
   const Plan plan = make_plan(utterances(std::vector<std::int64_t>(7, 10)),
                               described({{"", 1, 50}, {"", 4, 50}, {"", 8, 90}}), {});
-  CHECK((shown(plan) == Texts{"0:1:50=4,", "0:1:50=5,", "0:1:50=6,", "1:4:50=0,1,2,3,"}));
+  CHECK((formatted(plan) ==
+         TranscriptBuffer{"0:1:50=4,", "0:1:50=5,", "0:1:50=6,", "1:4:50=0,1,2,3,"}));
   CHECK((plan.buckets == std::vector<std::size_t>{0, 1}));
   const Plan few = make_plan(utterances({10}), described({{"", 4, 50}, {"", 8, 50}}), {});
-  CHECK((shown(few) == Texts{"0:4:50=0,"}));
+  CHECK((formatted(few) == TranscriptBuffer{"0:4:50=0,"}));
 }
 
 TEST_CASE("plan of open shapes pads to the longest") {
-  infer::PlanOptions options;
+  internal::PlanOptions options;
   options.batch = 2;
   const Plan plan = make_plan(utterances({10, 30, 20}), described({{"", 0, 0}}), options);
-  CHECK((shown(plan) == Texts{"0:1:10=0,", "0:2:30=1,2,"}));
+  CHECK((formatted(plan) == TranscriptBuffer{"0:1:10=0,", "0:2:30=1,2,"}));
   options.batch = 8;
   const Plan far_apart =
       make_plan(utterances({4, 100, 9, 50, 8}), described({{"", 0, 0}}), options);
-  CHECK((shown(far_apart) == Texts{"0:1:4=0,", "0:2:100=1,3,", "0:2:9=2,4,"}));
+  CHECK((formatted(far_apart) == TranscriptBuffer{"0:1:4=0,", "0:2:100=1,3,", "0:2:9=2,4,"}));
   options.batch = 2;
   const Plan mixed =
       make_plan(utterances({10, 300}), described({{"", 1, 50}, {"", 0, 0}}), options);
-  CHECK((shown(mixed) == Texts{"0:1:50=0,", "1:1:300=1,"}));
+  CHECK((formatted(mixed) == TranscriptBuffer{"0:1:50=0,", "1:1:300=1,"}));
   CHECK(mixed.split == 0);
 }
 
 TEST_CASE("plan splits what is too long") {
-  infer::PlanOptions options;
+  internal::PlanOptions options;
   options.overlap = 20;
   const Plan plan = make_plan(utterances({100, 241}), described({{"", 2, 100}}), options);
   CHECK(plan.split == 1);
@@ -98,10 +101,10 @@ TEST_CASE("plan splits what is too long") {
   options.overlap = 99;
   CHECK_THROWS_WITH_AS(
       static_cast<void>(make_plan(utterances({101}), described({{"", 1, 100}}), options)),
-      doctest::Contains("--overlap 99"), infer::UsageError);
+      doctest::Contains("--overlap 99"), internal::UsageError);
   CHECK_THROWS_WITH_AS(
       static_cast<void>(make_plan(utterances({101}), described({{"", 1, 100}}, 0), {})),
-      doctest::Contains("frame_stride"), infer::UsageError);
+      doctest::Contains("frame_stride"), internal::UsageError);
   options = {};
   options.longest = 50;
   CHECK(make_plan(utterances({51}), described({{"", 0, 0}}), options).split == 1);
@@ -115,15 +118,15 @@ TEST_CASE("parts cover overlap and join to the whole") {
   for (int trial = 0; trial < 20000; ++trial) {
     const std::int64_t stride = 1 + below(4), longest = stride + below(60);
     const std::int64_t overlap = below(longest - stride + 1), frames = 1 + below(400);
-    const auto starts = infer::part_starts(frames, longest, overlap, stride);
-    std::vector<infer::Part> parts;
+    const auto starts = internal::part_starts(frames, longest, overlap, stride);
+    std::vector<internal::Part> parts;
     bool good = starts.front() == 0 && (frames > longest) == (starts.size() > 1);
     for (std::size_t i = 0; i < starts.size(); ++i) {
       const std::int64_t count = std::min(longest, frames - starts[i]);
       good = good && starts[i] % stride == 0 && count > 0;
       if (i > 0)
         good = good && starts[i] > starts[i - 1] && starts[i - 1] + longest - starts[i] >= overlap;
-      infer::Part part;
+      internal::Part part;
       part.start = starts[i] / stride;
       part.emission.frames = (count + stride - 1) / stride;
       for (std::int64_t t = 0; t < part.emission.frames; ++t)
@@ -132,7 +135,7 @@ TEST_CASE("parts cover overlap and join to the whole") {
       parts.push_back(part);
     }
     good = good && starts.back() + longest >= frames;
-    const infer::Emission whole = infer::join(parts, 2);
+    const internal::Emission whole = internal::join(parts, 2);
     good = good && whole.frames == (frames + stride - 1) / stride &&
            whole.values.size() == static_cast<std::size_t>(2 * whole.frames);
     for (std::size_t i = 0; good && i < whole.values.size(); ++i)
@@ -143,10 +146,10 @@ TEST_CASE("parts cover overlap and join to the whole") {
 }
 
 TEST_CASE("join takes each frame from where it is farther from the edge") {
-  const infer::Part first{0, {6, {1, 1, 1, 1, 1, 1}}}, second{2, {6, {2, 2, 2, 2, 2, 2}}};
-  const infer::Emission whole = infer::join({first, second}, 1);
+  const internal::Part first{0, {6, {1, 1, 1, 1, 1, 1}}}, second{2, {6, {2, 2, 2, 2, 2, 2}}};
+  const internal::Emission whole = internal::join({first, second}, 1);
   CHECK((whole.values == std::vector<float>{1, 1, 1, 1, 2, 2, 2, 2}));
-  const infer::Part apart{7, {1, {3}}};
-  CHECK_THROWS_WITH_AS(static_cast<void>(infer::join({first, apart}, 1)),
-                       doctest::Contains("do not meet"), infer::InputError);
+  const internal::Part apart{7, {1, {3}}};
+  CHECK_THROWS_WITH_AS(static_cast<void>(internal::join({first, apart}, 1)),
+                       doctest::Contains("do not meet"), internal::InputError);
 }

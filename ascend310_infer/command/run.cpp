@@ -1,0 +1,326 @@
+#include "run.h"
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <sstream>
+#include <thread>
+
+#include "description.h"
+#include "engine.h"
+#include "errors.h"
+#include "feature_source.h"
+#include "files.h"
+#include "plan.h"
+#include "recordings.h"
+#include "result_writer.h"
+#include "run_state.h"
+#include "statistics.h"
+#include "utterance_list.h"
+#include "worker.h"
+
+namespace speech::internal {
+namespace {
+
+RunState* g_state = nullptr;  // for the signal handler
+
+extern "C" void on_signal(int number) { g_state->stop(number); }
+
+// Handles each signal once, so that a second Ctrl-C ends the program immediately; files are whole
+// even then.
+void catch_signals() {
+  struct sigaction action{};
+  action.sa_handler = on_signal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::sigaction(SIGINT, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of `write`, like a full disk
+}
+
+void make_folder(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) throw UsageError(path.string() + ": cannot be made (" + error.message() + ")");
+}
+
+UtteranceList listing_of(const Options& options, std::int64_t dimension) {
+  return options.index.empty() ? list_folders(options.features, options.lengths, dimension)
+                               : list_index(options.index, dimension);
+}
+
+// Describes what results depend on besides their features: model, device, engine and options.
+// Results with another description are not reused.
+std::string origin_of(const Options& options, const Description& description,
+                      const std::string& target) {
+  std::ostringstream origin;
+  for (const Bucket& bucket : description.buckets)
+    origin << bucket.file.filename().string() << ", changed " << modified_ns(bucket.file) << "\n";
+  origin << description.path.string() << ", changed " << modified_ns(description.path) << "\n"
+         << "on " << target << " " << options.engine << " " << options.precision << ", longest "
+         << options.longest << ", overlap " << options.overlap << "\n";
+  return origin.str();
+}
+
+std::string content_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Writes `origin` beside the results. A failure is ignored: the next run only repeats everything.
+void keep(const fs::path& note, const std::string& origin) {
+  try {
+    write_atomically(note, origin.data(), origin.size());
+  } catch (const std::exception&) {
+  }
+}
+
+// Removes results of earlier runs, so that they cannot be taken for results of this one.
+void remove_stale(const UtteranceList& listing, const fs::path& results) {
+  const auto remove = [&results](const std::string& name) {
+    std::error_code ignored;  // writing the new result reports it
+    for (const int which : {0, 1}) fs::remove(result_file(results, name, which), ignored);
+  };
+  for (const Utterance& utterance : listing.accepted) remove(utterance.name);
+  for (const Rejected& rejected : listing.rejected)
+    if (rejected.name.find('/') == std::string::npos)
+      remove(rejected.name);  // other names were never written
+}
+
+// Drops utterances whose results are complete and newer than `since`, when the current model and
+// options were first used. Returns how many were dropped.
+std::size_t drop_finished(std::vector<Utterance>& utterances, const Description& description,
+                          const fs::path& results, std::int64_t since) {
+  const std::size_t before = utterances.size();
+  const auto done = [&](const Utterance& utterance) {
+    return finished(results, utterance.name, description.labels,
+                    std::max(since, modified_ns(utterance.file)));
+  };
+  utterances.erase(std::remove_if(utterances.begin(), utterances.end(), done), utterances.end());
+  return before - utterances.size();
+}
+
+void report_split(const Plan& plan, std::ostream& out) {
+  if (plan.split > 0)
+    out << plan.split << (plan.split == 1 ? " utterance is" : " utterances are")
+        << " longer than the longest input of the network (" << plan.longest
+        << " frames): split into parts that share " << plan.overlap
+        << " frames or more, and joined\n";
+}
+
+struct ProcessPool {
+  const EngineKind& kind;
+  std::vector<EngineOptions> engines;  // one for each process
+};
+
+ProcessPool make_pool(const Options& options, const std::string& target, std::size_t jobs) {
+  ProcessPool pool{choose_engine(options.engine, target), {}};
+  // One process on each device before a second one on any, so that few jobs use all devices.
+  for (int instance = 0; instance < options.instances; ++instance)
+    for (const int device : options.devices)
+      if (pool.engines.size() < jobs)
+        pool.engines.push_back(
+            {target, device, options.threads, options.precision, options.python});
+  const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
+  if (target == "CPU" && options.threads == 0 && pool.engines.size() > 1)
+    for (EngineOptions& engine : pool.engines)
+      engine.threads = static_cast<int>(std::max<std::size_t>(1, cores / pool.engines.size()));
+  return pool;
+}
+
+// Runs the work of one process. An error stops all processes.
+void work_alone(std::size_t index, const ProcessPool& pool, const Work& work, ResultWriter& writer,
+                RunState& state) {
+  try {
+    const std::unique_ptr<Engine> engine = pool.kind.make(pool.engines[index]);
+    run_worker(index, *engine, work, writer, state);
+  } catch (const std::exception& error) {
+    if (state.stop(RunState::kRefused)) std::cerr << "error: " << error.what() << std::endl;
+  }
+}
+
+using WriterOf = std::function<ResultWriter&(std::size_t process)>;
+
+void work_together(const ProcessPool& pool, const Work& work, const WriterOf& writer,
+                   RunState& state) {
+  std::cout.flush();
+  const pid_t parent = ::getpid();
+  std::vector<pid_t> children;
+  for (std::size_t i = 0; i < pool.engines.size(); ++i) {
+    const pid_t child = ::fork();
+    if (child < 0) {
+      state.stop(RunState::kRefused);
+      std::cerr << "error: no further process can be started\n";
+      break;
+    }
+    if (child == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+      if (::getppid() == parent) work_alone(i, pool, work, writer(i), state);
+      std::cout.flush();
+      ::_exit(0);
+    }
+    children.push_back(child);
+  }
+  for (std::size_t left = children.size(); left > 0;) {
+    int status = 0;
+    const pid_t child = ::waitpid(-1, &status, 0);
+    if (child < 0 && errno == EINTR) continue;
+    if (child < 0) break;
+    --left;
+    // Our processes exit with 0; a driver library may end one by itself.
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
+    const auto index = std::find(children.begin(), children.end(), child) - children.begin();
+    std::cerr << "error: the process on device "
+              << pool.engines[static_cast<std::size_t>(index)].device << " was ended by "
+              << (WIFSIGNALED(status)
+                      ? "signal " + std::to_string(WTERMSIG(status)) +
+                            " (9: often for want of memory)"
+                      : "its libraries, with exit code " + std::to_string(WEXITSTATUS(status)))
+              << "; its utterances are not done\n";
+    state.arrive();  // the others may be waiting for it to be ready
+  }
+}
+
+struct RunOutcome {
+  Statistics statistics;
+  int stopped = 0;  // RunState::stopped()
+};
+
+// Recognizes the accepted utterances of a list.
+RunOutcome work_on(const Options& options, const Description& description,
+                   const std::string& target, const UtteranceList& listing,
+                   const FeatureSource& source, const WriterOf& writer, std::ostream& notices) {
+  const std::vector<Utterance>& utterances = listing.accepted;
+  const Plan plan =
+      make_plan(utterances, description, {options.batch, options.longest, options.overlap});
+  report_split(plan, notices);
+
+  const ProcessPool pool = make_pool(options, target, plan.jobs.size());
+  RunState state(pool.engines.size(), utterances.size());
+  g_state = &state;
+  catch_signals();
+  const Work work{description, utterances, plan, source};
+  if (pool.engines.size() == 1)
+    work_alone(0, pool, work, writer(0), state);
+  else
+    work_together(pool, work, writer, state);
+
+  RunOutcome outcome{collect(state, pool.engines.size(), utterances, description.frame_seconds),
+                     state.stopped()};
+  outcome.statistics.engine = pool.kind.name;
+  outcome.statistics.device = target;
+  outcome.statistics.split = plan.split;
+  outcome.statistics.failed += listing.rejected.size();
+  std::signal(SIGTERM, SIG_DFL);
+  std::signal(SIGINT, SIG_DFL);
+  g_state = nullptr;
+  return outcome;
+}
+
+int exit_code(const RunOutcome& outcome) {
+  if (outcome.stopped == RunState::kRefused) return 2;
+  if (outcome.stopped > 0) return 128 + outcome.stopped;
+  return outcome.statistics.failed + outcome.statistics.undone > 0 ? 1 : 0;
+}
+
+void report_rejected(const UtteranceList& listing) {
+  for (const Rejected& rejected : listing.rejected) report_failure(rejected.name, rejected.reason);
+}
+
+// ---- features
+
+int infer_features(const Options& options, const Description& description,
+                   const std::string& target) {
+  make_folder(options.results);
+  make_folder(options.times);
+  UtteranceList listing = listing_of(options, description.dimension);
+  report_rejected(listing);
+  fs::path note = (options.results / "").parent_path();
+  note += "_model.txt";  // beside the folder, which holds only results
+  const std::string origin = origin_of(options, description, target);
+  const bool same = content_of(note) == origin;
+  const std::size_t skipped =
+      options.force || !same
+          ? 0
+          : drop_finished(listing.accepted, description, options.results, modified_ns(note));
+  remove_stale(listing, options.results);
+  if (!same) keep(note, origin);
+  const FeatureFiles source(description.dimension);
+  LogProbFiles writer(options.results);
+  RunOutcome outcome = work_on(
+      options, description, target, listing, source,
+      [&writer](std::size_t) -> ResultWriter& { return writer; }, std::cout);
+
+  Statistics& statistics = outcome.statistics;
+  statistics.skipped = skipped;
+  std::cout << statistics.done << " done, " << statistics.failed << " failed, " << statistics.undone
+            << " not done, " << statistics.skipped << " were done before\n";
+  if (statistics.done > 0) {
+    write_statistics(options.times, statistics);
+    std::cout << statistics_text(statistics) << "figures are in " << options.times.string() << "\n";
+  }
+  if (outcome.stopped == RunState::kUnwritable)
+    std::cerr << "error: stopped, for results cannot be written\n";
+  if (outcome.stopped > 0)
+    std::cerr << "stopped by signal " << outcome.stopped << "; the same command goes on\n";
+  return exit_code(outcome);
+}
+
+// ---- recordings
+
+int transcribe(const Options& options, const Description& description, const std::string& target) {
+  std::vector<std::string> paths = options.audio;
+  if (!options.audio_list.empty())
+    for (std::string& path : read_audio_list(options.audio_list)) paths.push_back(std::move(path));
+  if (options.json && description.frame_stride == 0)
+    throw UsageError(description.path.string() +
+                     ": names no \"frame_stride\", without which words have no times; export the "
+                     "model anew");
+  if (!options.times.empty()) make_folder(options.times);
+  const Recordings recordings = open_recordings(paths, description);
+  report_rejected(recordings.list);
+  const TextStyle style{options.json, paths.size() == 1 && options.audio_list.empty(),
+                        description.frame_seconds * static_cast<double>(description.frame_stride)};
+  std::vector<std::unique_ptr<TranscriptBuffer>> texts;
+  for (std::size_t i = 0; i < options.devices.size() * static_cast<std::size_t>(options.instances);
+       ++i)
+    texts.push_back(std::make_unique<TranscriptBuffer>(description.vocabulary, style));
+  const RunOutcome outcome = work_on(
+      options, description, target, recordings.list, *recordings.source,
+      [&texts](std::size_t process) -> ResultWriter& { return *texts[process]; }, std::cerr);
+
+  std::vector<std::string> lines(recordings.list.accepted.size());
+  for (const auto& some : texts) some->collect(lines);
+  for (const std::string& line : lines) std::cout << line;
+  if (!options.times.empty() && outcome.statistics.done > 0)
+    write_statistics(options.times, outcome.statistics);
+  if (outcome.stopped > 0)
+    std::cerr << "stopped by signal " << outcome.stopped << "; " << outcome.statistics.undone
+              << " recordings are not done\n";
+  if (!std::cout.flush()) throw OutputError("standard output: texts cannot be written");
+  return exit_code(outcome);
+}
+
+}  // namespace
+
+int run(const Options& options) {
+  const Description description = read_description(options.model);
+  const std::string target = !options.target.empty()          ? options.target
+                             : description.device == "Ascend" ? "Ascend"
+                                                              : "CPU";
+  choose_engine(options.engine, target);
+  for (const std::string& note : check_models(description, target))
+    std::cerr << "note: " << note << "\n";
+  return options.transcribes() ? transcribe(options, description, target)
+                               : infer_features(options, description, target);
+}
+
+}  // namespace speech::internal

@@ -1,0 +1,69 @@
+// The description NAME.json that export.py writes beside a model.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "decoding.h"
+#include "files.h"
+#include "json.h"
+
+namespace speech::internal {
+
+// An input of the graph in a MindIR file.
+struct GraphInput {
+  std::string type;                 // "float32", "float16", "int32"; "other"
+  std::vector<std::int64_t> shape;  // -1: open axis
+};
+
+// What export.py read from the graph of a MindIR file.
+struct GraphFacts {
+  std::int64_t bytes = 0;  // size of the file
+  std::vector<GraphInput> inputs;
+  std::set<std::string> operators;  // "LSTM", "MatMul", ...
+};
+
+// A shape that the network takes. Several may share one file, and 0 means any.
+struct Bucket {
+  fs::path file;
+  std::int64_t batch = 0;             // utterances
+  std::int64_t frames = 0;            // feature frames, padding included
+  bool converted = false;             // another file than the one that export.py wrote
+  std::optional<GraphFacts> graph{};  // of the file; none in descriptions of earlier versions
+};
+
+struct Description {
+  fs::path path;
+  std::string model;              // "deepspeech2"
+  std::string device;             // the file is for: "CPU", "GPU", "Ascend", "any"
+  std::int64_t dimension = 0;     // bins of a feature frame
+  std::int64_t labels = 0;        // outputs of a frame
+  Vocabulary vocabulary;          // the labels and which one is blank
+  std::int64_t frame_stride = 0;  // input frames to an output frame; 0: unknown
+  double frame_seconds = 0;       // from one feature frame to the next; 0: unknown
+  std::shared_ptr<const Json>
+      features;                 // how recordings become features, for `parse_features`; or null
+  std::vector<Bucket> buckets;  // by frames, shortest first, open ones last; then by batch
+};
+
+// Parses the text of a description; file names in it are relative to `folder`.
+// Throws std::invalid_argument, which says what is missing or wrong.
+Description parse_description(std::string_view text, const fs::path& folder);
+
+// Reads the description of `model`: NAME.json, or a model beside it (NAME.mindir,
+// NAME_graph.mindir). A model that the description does not name, such as a converted one, replaces
+// the one that it names. Throws UsageError.
+Description read_description(const fs::path& model);
+
+// Checks that the models can run on `target` ("CPU" or "Ascend"), as far as the description tells.
+// Returns notes for the user, a line each: what could not be checked, and is left to MindSpore.
+// Throws UsageError where a model was made for another device, cannot be read, is not the file that
+// the description was written for, or has other inputs than described.
+std::vector<std::string> check_models(const Description& description, const std::string& target);
+
+}  // namespace speech::internal

@@ -1,0 +1,66 @@
+// The one interface between the runner and what computes the network.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "description.h"
+
+namespace speech::internal {
+
+struct Input {
+  std::int64_t batch = 0, dimension = 0, frames = 0;
+  std::vector<float> features;        // (batch, dimension, frames), padded with 0
+  std::vector<std::int32_t> lengths;  // (batch), frames that count
+};
+
+struct Output {
+  std::int64_t frames = 0, batch = 0, labels = 0;
+  std::vector<float> log_probs;       // (frames, batch, labels)
+  std::vector<std::int32_t> lengths;  // (batch), frames that count
+};
+
+struct EngineOptions {
+  std::string target;     // "CPU" or "Ascend"
+  int device = 0;         // number of the card
+  int threads = 0;        // 0: the engine's own choice
+  std::string precision;  // "": the engine's own choice
+  std::string python;     // of the engine `wheel`; "": that of the build
+};
+
+// Returns zeros in the shape of a bucket, for a first run; 1 x 64 frames where the shape is open.
+Input zero_input(const Bucket& bucket, std::int64_t dimension);
+
+// Used by one thread at a time. Several engines may be used by several threads at once.
+class Engine {
+ public:
+  Engine() = default;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+  virtual ~Engine() = default;
+
+  // Loads and compiles buckets (indices in description.buckets). May be called again for others.
+  // Throws UsageError.
+  virtual void load(const Description& description, const std::vector<std::size_t>& buckets) = 0;
+
+  // Runs the network on an input of the shape of `bucket`. Throws std::runtime_error.
+  virtual void run(std::size_t bucket, const Input& input, Output& output) = 0;
+};
+
+struct EngineKind {
+  std::string name;
+  std::string what;
+  std::vector<std::string> targets;
+  std::unique_ptr<Engine> (*make)(const EngineOptions&);
+};
+
+// The engines of this build.
+const std::vector<EngineKind>& engine_kinds();
+
+// Returns the engine of that name, or if it is empty the first one that serves the target.
+// Throws UsageError, which names the engines of this build.
+const EngineKind& choose_engine(const std::string& name, const std::string& target);
+
+}  // namespace speech::internal
