@@ -88,6 +88,13 @@ def test_the_description_says_what_a_program_must_know(trained, dynamic):
     assert found["frame_stride"] == 2 and found["weights"] == "float32"
     (bucket,) = found["buckets"]
     assert (bucket["file"], bucket["batch_size"], bucket["frames"]) == (path.name, -1, -1)
+    graph = bucket["graph"]
+    assert graph["bytes"] == path.stat().st_size
+    assert graph["inputs"] == [
+        {"name": graph["inputs"][0]["name"], "type": "float32", "shape": [-1, 161, -1]},
+        {"name": graph["inputs"][1]["name"], "type": "int32", "shape": [-1]},
+    ]
+    assert graph["operators"] == sorted(operators(path)) and "LSTM" in graph["operators"]
     assert found["file"] == path.name and found["file_format"] == "MINDIR"
     assert found["labels"] == list(LABELS) and found["blank"] == 28
     assert found["versions"]["mindspore"] == ms.__version__

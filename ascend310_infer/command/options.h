@@ -18,7 +18,7 @@ struct Options {
   fs::path audio_list;             // --audio_list
   bool json = false;
   fs::path results;       // of features
-  fs::path times;         // empty: not wanted
+  fs::path times;         // empty: no statistics
   std::string target;     // "CPU" or "Ascend"; empty: the one that the model was made for
   std::string engine;     // "lite", "wheel"; empty: the first that serves the target
   std::string precision;  // of an Ascend card; empty: MindSpore Lite's own choice
@@ -26,8 +26,8 @@ struct Options {
   std::vector<int> devices{0};
   int instances = 1;          // on each device
   int threads = 0;            // of each instance, on a CPU; 0: cores shared evenly
-  std::int64_t batch = 8;     // utterances at once, where the model leaves it open
-  std::int64_t longest = 0;   // frames at once, where the model leaves them open; 0: any
+  std::int64_t batch = 8;     // utterances in a batch, where the model leaves it open
+  std::int64_t longest = 0;   // frames of an input, where the model leaves it open; 0: any
   std::int64_t overlap = -1;  // frames that two parts of a long utterance share; -1: a fifth
   bool force = false;
   bool help = false;
@@ -35,7 +35,7 @@ struct Options {
   bool transcribes() const { return !audio.empty() || !audio_list.empty(); }
 };
 
-// Throws UsageError. The values are checked for themselves, not against the model.
+// Parses the command line. Values are not yet checked against the model. Throws UsageError.
 Options parse_options(const std::vector<std::string>& arguments);
 
 std::string usage();

@@ -1,4 +1,4 @@
-// What goes from one thread to the next, a few pieces ahead.
+// A bounded queue between two threads.
 #pragma once
 
 #include <condition_variable>
@@ -14,7 +14,7 @@ class Queue {
  public:
   explicit Queue(std::size_t capacity) : capacity_(capacity) {}
 
-  // Waits while the queue is full. False where it was closed: the item is dropped.
+  // Waits while the queue is full. Returns false, and drops the item, if the queue was closed.
   bool push(T item) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return closed_ || items_.size() < capacity_; });
@@ -24,7 +24,7 @@ class Queue {
     return true;
   }
 
-  // Waits while the queue is empty. Nothing where it is closed and all items are taken.
+  // Waits while the queue is empty. Returns nothing if it is closed and empty.
   std::optional<T> pop() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return closed_ || !items_.empty(); });
@@ -35,7 +35,7 @@ class Queue {
     return item;
   }
 
-  // No more comes; what is there can still be taken.
+  // Accepts no more items; those in the queue can still be taken.
   void close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;

@@ -22,11 +22,11 @@ class ResultWriter {
   ResultWriter& operator=(const ResultWriter&) = delete;
   virtual ~ResultWriter() = default;
 
-  // index: of the utterance in the listing. Throws InputError, OutputError.
+  // Writes the result of utterance number `index` of the list. Throws InputError, OutputError.
   virtual void put(std::size_t index, const Utterance& utterance, const Emission& emission) = 0;
 };
 
-// NAME_0.bin and NAME_1.bin.
+// Writes log-probabilities to NAME_0.bin and their number of frames to NAME_1.bin.
 class LogProbFiles : public ResultWriter {
  public:
   explicit LogProbFiles(fs::path folder) : folder_(std::move(folder)) {}
@@ -36,24 +36,24 @@ class LogProbFiles : public ResultWriter {
   const fs::path folder_;
 };
 
-// How texts are written, a line each.
+// How transcripts are printed, one line each.
 struct TextStyle {
   bool json = false;
-  bool alone = false;        // the one text that there is, without the path
+  bool alone = false;        // print a single text without its path
   double frame_seconds = 0;  // from one output frame to the next
 };
 
 std::string text_line(const Utterance& utterance, const Emission& emission,
                       const Vocabulary& vocabulary, const TextStyle& style);
 
-// Lines of one process, which another one, that made this, may read.
+// Collects the lines of one process in memory that its parent process can read.
 class TranscriptBuffer : public ResultWriter {
  public:
   // Throws OutputError.
   TranscriptBuffer(const Vocabulary& vocabulary, const TextStyle& style);
   void put(std::size_t index, const Utterance& utterance, const Emission& emission) override;
 
-  // Puts the lines that are there in their places.
+  // Puts every line at the index of its utterance.
   void collect(std::vector<std::string>& lines) const;
 
  private:

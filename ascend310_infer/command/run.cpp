@@ -35,7 +35,8 @@ RunState* g_state = nullptr;  // for the signal handler
 
 extern "C" void on_signal(int number) { g_state->stop(number); }
 
-// Once: a second Ctrl-C ends the program at once, and what is written is whole even then.
+// Handles each signal once, so that a second Ctrl-C ends the program immediately; files are whole
+// even then.
 void catch_signals() {
   struct sigaction action{};
   action.sa_handler = on_signal;
@@ -56,7 +57,8 @@ UtteranceList listing_of(const Options& options, std::int64_t dimension) {
                                : list_index(options.index, dimension);
 }
 
-// What else results depend on than their inputs: those of another model are not to be kept.
+// Describes what results depend on besides their features: model, device, engine and options.
+// Results with another description are not reused.
 std::string origin_of(const Options& options, const Description& description,
                       const std::string& target) {
   std::ostringstream origin;
@@ -73,7 +75,7 @@ std::string content_of(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// Without it the next start does everything again, so that no run ends over it.
+// Writes `origin` beside the results. A failure is ignored: the next run only repeats everything.
 void keep(const fs::path& note, const std::string& origin) {
   try {
     write_atomically(note, origin.data(), origin.size());
@@ -81,21 +83,20 @@ void keep(const fs::path& note, const std::string& origin) {
   }
 }
 
-// No result that is there now may be taken for one of this start.
+// Removes results of earlier runs, so that they cannot be taken for results of this one.
 void remove_stale(const UtteranceList& listing, const fs::path& results) {
   const auto remove = [&results](const std::string& name) {
-    std::error_code ignored;  // what cannot be removed cannot be written anew: said then
+    std::error_code ignored;  // writing the new result reports it
     for (const int which : {0, 1}) fs::remove(result_file(results, name, which), ignored);
   };
   for (const Utterance& utterance : listing.accepted) remove(utterance.name);
   for (const Rejected& rejected : listing.rejected)
     if (rejected.name.find('/') == std::string::npos)
-      remove(rejected.name);  // else no name of ours
+      remove(rejected.name);  // other names were never written
 }
 
-// Leaves those that need doing; returns the number of the others. since: when the model, or what
-// else results depend on, became this one; what is older may be another's, left by a run over other
-// utterances.
+// Drops utterances whose results are complete and newer than `since`, when the current model and
+// options were first used. Returns how many were dropped.
 std::size_t drop_finished(std::vector<Utterance>& utterances, const Description& description,
                           const fs::path& results, std::int64_t since) {
   const std::size_t before = utterances.size();
@@ -122,7 +123,7 @@ struct ProcessPool {
 
 ProcessPool make_pool(const Options& options, const std::string& target, std::size_t jobs) {
   ProcessPool pool{choose_engine(options.engine, target), {}};
-  // Round the devices first, so that few jobs are spread over all of them.
+  // One process on each device before a second one on any, so that few jobs use all devices.
   for (int instance = 0; instance < options.instances; ++instance)
     for (const int device : options.devices)
       if (pool.engines.size() < jobs)
@@ -135,7 +136,7 @@ ProcessPool make_pool(const Options& options, const std::string& target, std::si
   return pool;
 }
 
-// One process's work. What it throws has stopped all of them.
+// Runs the work of one process. An error stops all processes.
 void work_alone(std::size_t index, const ProcessPool& pool, const Work& work, ResultWriter& writer,
                 RunState& state) {
   try {
@@ -174,7 +175,7 @@ void work_together(const ProcessPool& pool, const Work& work, const WriterOf& wr
     if (child < 0 && errno == EINTR) continue;
     if (child < 0) break;
     --left;
-    // Ours end with 0; a library, such as a card's, may end the process by itself.
+    // Our processes exit with 0; a driver library may end one by itself.
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
     const auto index = std::find(children.begin(), children.end(), child) - children.begin();
     std::cerr << "error: the process on device "
@@ -184,16 +185,16 @@ void work_together(const ProcessPool& pool, const Work& work, const WriterOf& wr
                             " (9: often for want of memory)"
                       : "its libraries, with exit code " + std::to_string(WEXITSTATUS(status)))
               << "; its utterances are not done\n";
-    state.arrive();  // the others may wait for it
+    state.arrive();  // the others may be waiting for it to be ready
   }
 }
 
 struct RunOutcome {
   Statistics statistics;
-  int stopped = 0;  // as the state has it
+  int stopped = 0;  // RunState::stopped()
 };
 
-// Does the utterances of a listing.
+// Recognizes the accepted utterances of a list.
 RunOutcome work_on(const Options& options, const Description& description,
                    const std::string& target, const UtteranceList& listing,
                    const FeatureSource& source, const WriterOf& writer, std::ostream& notices) {
@@ -243,7 +244,7 @@ int infer_features(const Options& options, const Description& description,
   UtteranceList listing = listing_of(options, description.dimension);
   report_rejected(listing);
   fs::path note = (options.results / "").parent_path();
-  note += "_model.txt";  // beside the folder, which holds results alone
+  note += "_model.txt";  // beside the folder, which holds only results
   const std::string origin = origin_of(options, description, target);
   const bool same = content_of(note) == origin;
   const std::size_t skipped =

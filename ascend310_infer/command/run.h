@@ -1,4 +1,4 @@
-// The program from its options to its exit code.
+// The command, from its options to its exit code.
 #pragma once
 
 #include "options.h"

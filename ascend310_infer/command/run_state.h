@@ -13,16 +13,16 @@ enum class State : std::uint8_t { kWaiting, kDone, kFailed };
 
 struct UtteranceRecord {
   std::atomic<State> state{State::kWaiting};
-  float network_ms = 0;  // of the batches that it went through
-  float total_ms = 0;    // from the start of reading to the result's last name
+  float network_ms = 0;  // of its batches
+  float total_ms = 0;    // from reading its features to writing its result
 };
 
 struct WorkerRecord {
-  double load_s = 0;     // model and compilation
-  double wall_s = 0;     // from then to the end
-  double network_s = 0;  // of it, inside the engine
+  double load_s = 0;     // load and compile the model
+  double wall_s = 0;     // from the loaded model to the end
+  double network_s = 0;  // part of wall_s inside the engine
   std::uint64_t batches = 0;
-  std::uint64_t peak_kib = 0;  // memory
+  std::uint64_t peak_kib = 0;  // peak memory
 };
 
 // Every field that two processes write is atomic; a record has one writer.
@@ -36,18 +36,18 @@ class RunState {
   WorkerRecord& worker(std::size_t index) { return workers_[index]; }
   UtteranceRecord& utterance(std::size_t index) { return utterances_[index]; }
 
-  // The number of a job that nobody else has, ever greater.
+  // Returns the number of the next job, which no other process gets.
   std::size_t take_job() { return shared_->next.fetch_add(1); }
 
-  // Nobody starts before all are ready, so that a card that is not there is known before anything
-  // is done. Also called for a process that died.
+  // Marks a process as ready. All wait for each other, so that a missing card is reported before
+  // anything is recognized. The parent calls it for a process that died.
   void arrive() { ++shared_->arrived; }
   bool all_arrived() const { return shared_->arrived >= count_; }
 
-  // The first reason stays: the number of a signal, or one of those below.
-  static constexpr int kRefused = -1;     // a model, a device: exit code 2
-  static constexpr int kUnwritable = -2;  // the folder of results: exit code 1
-  // True where this was the first. May be called in a signal handler.
+  // Reasons to stop besides signal numbers; the first reason is kept.
+  static constexpr int kRefused = -1;     // the model or device cannot be used: exit code 2
+  static constexpr int kUnwritable = -2;  // results cannot be written: exit code 1
+  // Returns true if this reason is the first. Safe in a signal handler.
   bool stop(int reason) {
     int none = 0;
     return shared_->stop.compare_exchange_strong(none, reason);

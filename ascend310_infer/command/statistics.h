@@ -16,14 +16,14 @@ struct Statistics {
   std::size_t processes = 0;
   std::size_t done = 0, failed = 0, undone = 0, skipped = 0, split = 0, batches = 0;
   double load_s = 0;    // of the process that took longest
-  double wall_s = 0;    // likewise, from then to the end
+  double wall_s = 0;    // likewise, from the loaded model to the end
   double audio_s = 0;   // of the utterances that were done; 0: not known
   double outside = 0;   // share of the processes' time that was not spent in the network
   double peak_mib = 0;  // memory of all processes together
   std::vector<float> network_ms, total_ms;  // of each utterance that was done
 };
 
-// utterances: those that were to be done.
+// Sums up the records of all processes; utterances: all that were to be recognized.
 Statistics collect(RunState& state, std::size_t workers, const std::vector<Utterance>& utterances,
                    double frame_seconds);
 

@@ -1,4 +1,4 @@
-// What is to be recognised: a folder of features and one of lengths, or an index.
+// The utterances of a run: from a folder of features and one of lengths, or from an index.
 #pragma once
 
 #include <cstdint>
@@ -21,23 +21,22 @@ struct UtteranceList {
   std::vector<Rejected> rejected;
 };
 
-// Throws InputError where no file can bear the name.
+// Throws InputError if a name cannot be part of a file name.
 void check_name(const std::string& name);
 
-// One line of an index; a relative path starts at `folder`. Throws InputError.
+// Parses one line of an index; a relative path starts at `folder`. Throws InputError.
 Utterance parse_index_line(std::string_view line, const fs::path& folder);
 
-// Both look at each file once, whether it has the size that belongs to its frames, list them by
-// name, and throw UsageError where there is nothing at all to be read.
+// List utterances by name. An utterance whose file has another size than its number of frames asks
+// for is rejected. Throw UsageError if there is no utterance at all.
 UtteranceList list_folders(const fs::path& features, const fs::path& lengths,
                            std::int64_t dimension);
 UtteranceList list_index(const fs::path& index, std::int64_t dimension);
 
-// Paths of recordings, one on each line, as they stand; empty lines do not count. Throws
-// UsageError.
+// Reads paths of recordings, one per line; empty lines are skipped. Throws UsageError.
 std::vector<std::string> read_audio_list(const fs::path& list);
 
-// Whether the results of an utterance are there, whole and no older than `since` (of `changed`).
+// Whether the results of an utterance are complete and no older than `since` (see `modified_ns`).
 bool finished(const fs::path& results, const std::string& name, std::int64_t labels,
               std::int64_t since);
 

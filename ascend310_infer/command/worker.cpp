@@ -16,7 +16,7 @@ namespace speech::internal {
 namespace {
 
 constexpr std::size_t kQueueCapacity = 2;  // batches that wait before the network, and after it
-constexpr int kFailuresInARow = 3;         // of the engine, before the run ends
+constexpr int kFailuresInARow = 3;         // batches; then the run ends
 
 class Worker {
  public:
@@ -36,7 +36,7 @@ class Worker {
   }
 
  private:
-  // Runs one of the three; where it throws, the others find their queues closed.
+  // Runs one of the three threads' functions. If it throws, the queues close and the others end.
   template <class Part>
   void guarded(Part part) {
     try {
@@ -52,7 +52,7 @@ class Worker {
   }
 
   void fail(std::size_t utterance, const std::string& reason) {
-    State waiting = State::kWaiting;  // of a split utterance every part may fail
+    State waiting = State::kWaiting;  // report an utterance once, even if several of its parts fail
     if (state_.utterance(utterance).state.compare_exchange_strong(waiting, State::kFailed))
       report_failure(work_.utterances[utterance].name, reason);
   }
@@ -160,7 +160,7 @@ void report_failure(const std::string& name, const std::string& reason) {
   for (char& c : line)
     if (c == '\n' || c == '\r') c = ' ';
   line += '\n';
-  // In one piece, for several processes may have something to say.
+  // One write for the whole line: several processes share standard error.
   if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;
 }
 

@@ -1,4 +1,4 @@
-// One process of a run: reads, runs and writes at the same time.
+// One process of a run. Three threads read features, run the network and write results.
 #pragma once
 
 #include <cstddef>
@@ -21,9 +21,9 @@ struct Work {
   const FeatureSource& source;
 };
 
-// Takes jobs from the state until there are none, or until it says stop. Utterances that fail are
-// reported on standard error, and what was done stands on the state. Throws UsageError where the
-// engine does not get ready, or goes on failing.
+// Takes jobs from `state` until none is left or it says stop. Failed utterances are reported on
+// standard error; progress is recorded in `state`. Throws UsageError if the engine cannot load the
+// model, or fails several times in a row.
 void run_worker(std::size_t index, Engine& engine, const Work& work, ResultWriter& writer,
                 RunState& state);
 

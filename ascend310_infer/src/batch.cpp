@@ -21,7 +21,7 @@ std::string Loader::prepare(const PlannedBatch& planned, Batch& batch) const {
     batch.input.features.resize(
         static_cast<std::size_t>(planned.batch * dimension_ * planned.frames));
     batch.input.lengths.resize(static_cast<std::size_t>(planned.batch));
-  } catch (const std::exception&) {  // std::bad_alloc, or std::length_error for the absurd
+  } catch (const std::exception&) {  // std::bad_alloc, or std::length_error
     return "not enough memory for " + std::to_string(planned.batch) + " x " +
            std::to_string(planned.frames) + " frames";
   }
@@ -55,8 +55,8 @@ std::string Loader::add(const Row& row, Batch& batch) {
   return {};
 }
 
-// A network of one shape computes all rows: those that nobody asked for repeat the last one, since
-// an empty one could divide by its length.
+// Fills unused rows of a fixed batch size with copies of the last one: an empty row could divide by
+// its length of 0.
 void Loader::fill_up(Batch& batch) const {
   if (batch.rows.empty()) return;
   const std::size_t size = static_cast<std::size_t>(dimension_ * batch.input.frames);

@@ -1,4 +1,4 @@
-// A batch on its way from the disk through the network and back.
+// Batches: features are padded into one, and its output is split into utterances again.
 #pragma once
 
 #include <chrono>
@@ -22,22 +22,22 @@ inline double seconds_since(Clock::time_point start) {
 
 struct Batch {
   std::size_t bucket = 0;
-  std::vector<Row> rows;  // of the input; it may have more, which are there for the shape
+  std::vector<Row> rows;  // used rows; the input may have more, to fill its shape
   Input input;
   Output output;
   Clock::time_point started;
   double network_s = 0;
 };
 
-// Pads features into batches. It keeps those of the last utterance, for its parts come in a row.
+// Pads features into batches. Keeps the features of the last utterance, whose parts may follow.
 class Loader {
  public:
   Loader(const std::vector<Utterance>& utterances, const FeatureSource& source,
          std::int64_t dimension)
       : utterances_(utterances), source_(source), dimension_(dimension) {}
 
-  // Rows whose features cannot be had, hold what is no number, or find no memory, are left out, and
-  // their utterances given to `failed` (index, reason); no row may be left.
+  // Rows whose features cannot be read, are not finite, or do not fit into memory are left out, and
+  // `failed` is called with the utterance's index and the reason. The batch may end up empty.
   template <class Failed>
   Batch load(const PlannedBatch& planned, Failed&& failed) {
     Batch batch;
@@ -51,7 +51,7 @@ class Loader {
   }
 
  private:
-  // Both say why not, or nothing.
+  // Return the reason of a failure, or an empty string.
   std::string prepare(const PlannedBatch& planned, Batch& batch) const;
   std::string add(const Row& row, Batch& batch);
   void fill_up(Batch& batch) const;
@@ -61,13 +61,13 @@ class Loader {
   const std::int64_t dimension_;
   std::size_t kept_ = static_cast<std::size_t>(-1);
   std::vector<float> features_;  // (dimension, frames) of the utterance `kept_`
-  std::string reason_;           // why they could not be had
+  std::string reason_;           // why they could not be read; empty: they were
 };
 
-// Throws std::runtime_error where an engine's output is not one for the input.
+// Throws std::runtime_error if the shape of an output does not fit its input.
 void check_output(const Input& input, const Output& output, std::int64_t labels);
 
-// The log-probabilities of one row. Throws InputError where one is no number.
+// Returns the log-probabilities of one row. Throws InputError if one is NaN.
 Emission emission(const Output& output, std::size_t row);
 
 // Collects the parts of split utterances.
@@ -75,7 +75,7 @@ class Joiner {
  public:
   Joiner(std::int64_t labels, std::int64_t stride) : labels_(labels), stride_(stride) {}
 
-  // True where the utterance is complete: `emission` then holds all of it.
+  // Returns true if this was the last part; `emission` then holds the whole utterance.
   bool add(const Row& row, Emission& emission);
 
  private:

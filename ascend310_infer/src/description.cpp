@@ -13,7 +13,7 @@
 namespace speech::internal {
 namespace {
 
-constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  // of anything that is counted here
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  // no count in a description is larger
 
 const Json& member(const Json& object, const std::string& key) {
   const Json* found = find_member(object, key);
@@ -35,7 +35,7 @@ std::int64_t whole(const Json& value, const std::string& what, std::int64_t leas
   return result;
 }
 
-// Of an axis: -1 and 0 leave it open.
+// Size of an axis; -1 and 0 mean an open one.
 std::int64_t axis(const Json& value, const std::string& what) {
   return std::max<std::int64_t>(0, whole(value, what, -1));
 }
@@ -232,7 +232,7 @@ Description read_description(const fs::path& model) {
     bucket.file = graph_file(bucket.file);
     named = named || bucket.file.lexically_normal() == graph_file(model).lexically_normal();
   }
-  // A name that stands for its description alone, as of buckets, is that of no file.
+  // The name of a description with buckets may be the name of no model file.
   const fs::path given = graph_file(model);
   if (!named && result.buckets.size() == 1 && fs::exists(given)) {
     result.buckets.front().file = given;

@@ -1,4 +1,4 @@
-// The description NAME.json that export.py writes beside a model, and how it fits the model.
+// The description NAME.json that export.py writes beside a model.
 #pragma once
 
 #include <cstdint>
@@ -40,24 +40,24 @@ struct Bucket {
 struct Description {
   fs::path path;
   std::string model;              // "deepspeech2"
-  std::string device;             // that the file was made for: "CPU", "GPU", "Ascend", "any"
+  std::string device;             // the file is for: "CPU", "GPU", "Ascend", "any"
   std::int64_t dimension = 0;     // bins of a feature frame
   std::int64_t labels = 0;        // outputs of a frame
-  Vocabulary vocabulary;          // what they stand for
-  std::int64_t frame_stride = 0;  // input frames to an output frame; 0: not said
-  double frame_seconds = 0;       // from one feature frame to the next; 0: not said
+  Vocabulary vocabulary;          // the labels and which one is blank
+  std::int64_t frame_stride = 0;  // input frames to an output frame; 0: unknown
+  double frame_seconds = 0;       // from one feature frame to the next; 0: unknown
   std::shared_ptr<const Json>
       features;                 // how recordings become features, for `parse_features`; or null
   std::vector<Bucket> buckets;  // by frames, shortest first, open ones last; then by batch
 };
 
-// text: of a description. folder: that the names of files in it are relative to.
+// Parses the text of a description; file names in it are relative to `folder`.
 // Throws std::invalid_argument, which says what is missing or wrong.
 Description parse_description(std::string_view text, const fs::path& folder);
 
-// model: NAME.json, or a model beside one (NAME.mindir, NAME_graph.mindir). A model that the
-// description does not name takes the place of the one that it does, such as a converted one.
-// Throws UsageError.
+// Reads the description of `model`: NAME.json, or a model beside it (NAME.mindir,
+// NAME_graph.mindir). A model that the description does not name, such as a converted one, replaces
+// the one that it names. Throws UsageError.
 Description read_description(const fs::path& model);
 
 // Checks that the models can run on `target` ("CPU" or "Ascend"), as far as the description tells.

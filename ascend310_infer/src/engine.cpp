@@ -6,7 +6,7 @@
 
 namespace speech::internal {
 
-// Each is in a file of its own, where its library is there.
+// Each is defined in a file of its own, which is compiled if its library is there.
 std::unique_ptr<Engine> make_lite(const EngineOptions&);
 std::unique_ptr<Engine> make_wheel(const EngineOptions&);
 std::unique_ptr<Engine> make_fake(const EngineOptions&);

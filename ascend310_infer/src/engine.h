@@ -30,7 +30,7 @@ struct EngineOptions {
   std::string python;     // of the engine `wheel`; "": that of the build
 };
 
-// Zeros in the shape of a bucket, to make it ready with; 1 x 64 frames where it leaves them open.
+// Returns zeros in the shape of a bucket, for a first run; 1 x 64 frames where the shape is open.
 Input zero_input(const Bucket& bucket, std::int64_t dimension);
 
 // Used by one thread at a time. Several engines may be used by several threads at once.
@@ -41,11 +41,11 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
   virtual ~Engine() = default;
 
-  // Makes buckets ready (indices in description.buckets), compilation included.
+  // Loads and compiles buckets (indices in description.buckets). May be called again for others.
   // Throws UsageError.
   virtual void load(const Description& description, const std::vector<std::size_t>& buckets) = 0;
 
-  // bucket: index in description.buckets; the input has its shape. Throws std::runtime_error.
+  // Runs the network on an input of the shape of `bucket`. Throws std::runtime_error.
   virtual void run(std::size_t bucket, const Input& input, Output& output) = 0;
 };
 
@@ -56,11 +56,11 @@ struct EngineKind {
   std::unique_ptr<Engine> (*make)(const EngineOptions&);
 };
 
-// Those that this program was built with.
+// The engines of this build.
 const std::vector<EngineKind>& engine_kinds();
 
-// The kind of that name, or the first that serves the target where the name is empty.
-// Throws UsageError, which says what this program was built with.
+// Returns the engine of that name, or if it is empty the first one that serves the target.
+// Throws UsageError, which names the engines of this build.
 const EngineKind& choose_engine(const std::string& name, const std::string& target);
 
 }  // namespace speech::internal

@@ -93,12 +93,7 @@ class Python {
         ::setenv("GLOG_v", "3", 0);
         ::setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0", 0);
         if (threads > 0) ::setenv("OMP_NUM_THREADS", std::to_string(threads).c_str(), 0);
-        if (Py_IsInitialized() == 0) {
-          state_ = start_interpreter(executable);
-          // MindSpore ends in a crash where the process ends and its Python does not. A handler
-          // that is registered now runs before its static objects go.
-          std::atexit([] { Python::get().finish(); });
-        }
+        if (Py_IsInitialized() == 0) state_ = start_interpreter(executable);
         const py::gil_scoped_acquire lock;
         import_mindspore(executable, threads);
         started_ = executable;
@@ -107,6 +102,12 @@ class Python {
         throw UsageError(executable + ": this process runs " + started_ +
                          " already; all its recognizers use one Python");
     });
+  }
+
+  // Has Python end before the static objects that exist now. MindSpore makes some of its own when a
+  // network runs first, and crashes where the process ends them before Python: call it after that.
+  void finish_before_exit() {
+    if (state_ != nullptr) std::atexit([] { Python::get().finish(); });
   }
 
   // Whether Python has ended, with the process: no Python object may be touched any more.
@@ -142,6 +143,7 @@ class Python {
 
   // Ends the interpreter that `start` started.
   void finish() {
+    if (finished_) return;
     std::packaged_task<void()> job([this] {
       PyEval_RestoreThread(state_);
       Py_FinalizeEx();
@@ -175,7 +177,7 @@ class Python {
   }
 
   std::atomic<bool> finished_{false};
-  PyThreadState* state_ = nullptr;
+  PyThreadState* state_ = nullptr;  // of its thread, where `start` started it
   std::mutex mutex_;
   std::condition_variable added_;
   std::queue<std::packaged_task<void()>> jobs_;
@@ -208,6 +210,7 @@ class WheelEngine : public Engine {
         throw UsageError(bucket.file.string() + ": MindSpore cannot run it: " + error.what());
       }
     }
+    Python::get().finish_before_exit();
   }
 
   void run(std::size_t bucket, const Input& input, Output& output) override {

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::int64_t kLongestWindow = 1 << 20;  // samples
 
-// kind and convention -> whether the window is periodic.
+// By kind and convention: whether the window is periodic.
 const std::map<std::string, std::map<std::string, bool>> kConventions{
     {"spectrogram",
      {{"plain", true}, {"deepspeech.pytorch", true}, {"deepspeech.pytorch-2.0", false}}},
@@ -77,7 +77,7 @@ FeatureConfig parse_features(const Json& features) {
   FeatureConfig config{text(features, "kind"), whole(features, "sample_rate", 1000000),
                        number(features, "window_size", 0, 1),
                        number(features, "window_stride", 0, 1), text(features, "window"),
-                       // What was exported before these keys came has none of them.
+                       // Descriptions of earlier versions lack the keys below.
                        0, "plain"};
   if (features.contains("convention")) config.convention = text(features, "convention");
   if (features.contains("preemphasis")) config.preemphasis = number(features, "preemphasis", 0, 1);

@@ -1,4 +1,4 @@
-// Which features a model takes, as its description has it.
+// The features that a model takes, according to its description.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace speech::internal {
 
-// "features" of a description. The fields are those of FeatureConfig in common/features.py.
+// The object "features" of a description. The fields are those of FeatureConfig in Python.
 struct FeatureConfig {
   std::string kind;            // spectrogram (log1p magnitude) or logmel (log mel band energy)
   std::int64_t sample_rate;    // Hz
@@ -16,8 +16,8 @@ struct FeatureConfig {
   double window_stride;        // s, from one frame to the next
   std::string window;          // hamming, hann, blackman, bartlett
   std::int64_t bands = 0;      // mel bands; 0 for the spectrogram
-  std::string convention;      // of edges, window and deviation
-  double preemphasis = 0;      // times the sample before, taken from each sample
+  std::string convention;      // how edges, window and deviation are computed
+  double preemphasis = 0;      // this times the previous sample is subtracted from each sample
   std::int64_t splicing = 1;   // frames stacked into one
   bool trims_silence = false;  // at the ends of recordings
 
@@ -32,8 +32,7 @@ struct FeatureConfig {
   std::int64_t dimension() const { return bins() * splicing; }
 };
 
-// Throws std::invalid_argument where a key is missing, unknown, or has a value that is not known
-// here.
+// Throws std::invalid_argument if a key is missing, unknown, or has an unknown value.
 FeatureConfig parse_features(const Json& features);
 
 }  // namespace speech::internal

@@ -16,16 +16,16 @@ using Complex = std::complex<double>;
 constexpr double kPi = 3.14159265358979323846;
 
 constexpr double kPowerFloor = 1.0 / (1 << 24);
-constexpr double kJasperFloor = 1e-20;    // power, in Jasper's logarithm
-constexpr double kLeastDeviation = 1e-5;  // less counts as constant
+constexpr double kJasperFloor = 1e-20;    // added to the power in Jasper's logarithm
+constexpr double kLeastDeviation = 1e-5;  // a smaller deviation counts as this
 constexpr double kSilenceDb = 60;         // below the loudest frame
 constexpr std::size_t kSilenceHop = 512;  // samples
-constexpr std::size_t kSilenceHops = 4;   // that a frame of the search for silence has
-constexpr double kFaint = 1e-5;           // RMS of full scale; what is fainter counts as this
+constexpr std::size_t kSilenceHops = 4;   // per frame when silence is searched for
+constexpr double kFaint = 1e-5;           // RMS, full scale 1; a smaller level counts as this
 
 // ---- windows and filters
 
-// `periodic`: one period of an endless one, else from edge to edge (scipy.signal.get_window).
+// As scipy.signal.get_window: periodic, or symmetric from edge to edge.
 std::vector<float> window_of(const std::string& name, std::int64_t length, bool periodic) {
   const double period = static_cast<double>(periodic ? length : length - 1);
   std::vector<float> window;
@@ -47,7 +47,7 @@ struct Filter {
   std::vector<float> weights;
 };
 
-// Triangles of area 1 from 0 Hz to half the rate, evenly has_space on Slaney's mel scale (Auditory
+// Triangles of area 1 from 0 Hz to half the rate, evenly spaced on Slaney's mel scale (Auditory
 // Toolbox, 1998): 200/3 Hz a mel up to 1 kHz, logarithmic above, 27 mels for a factor of 6.4.
 std::vector<Filter> mel_filters(double rate, std::int64_t n_fft, std::int64_t bands) {
   constexpr double kLinear = 200.0 / 3, kKnee = 1000, kKneeMel = kKnee / kLinear;
@@ -77,7 +77,7 @@ std::vector<Filter> mel_filters(double rate, std::int64_t n_fft, std::int64_t ba
 
 // ---- samples
 
-// Sample `at` of those mirrored endlessly at the first and the last one.
+// Sample `at` of a signal that is mirrored at its first and last sample.
 float mirrored(const std::vector<float>& samples, std::int64_t at) {
   const auto last = static_cast<std::int64_t>(samples.size()) - 1;
   if (last == 0) return samples[0];
@@ -85,7 +85,7 @@ float mirrored(const std::vector<float>& samples, std::int64_t at) {
   return samples[static_cast<std::size_t>(std::min(place, 2 * last - place))];
 }
 
-// `left` samples, then those given, then `right` more: mirrored, or zeros.
+// Pads with `left` and `right` samples: mirrored ones, or zeros.
 std::vector<float> padded(const std::vector<float>& samples, std::int64_t left, std::int64_t right,
                           bool zeros) {
   const auto count = static_cast<std::int64_t>(samples.size());
@@ -102,7 +102,7 @@ void emphasise(std::vector<float>& samples, float share) {
   for (std::size_t i = samples.size() - 1; i > 0; --i) samples[i] -= share * samples[i - 1];
 }
 
-// Below each frame (bins, count) those that follow, beyond the end zeros.
+// Stacks each frame (bins, count) with those that follow it; zeros follow the last one.
 std::vector<float> spliced(const std::vector<float>& frames, std::int64_t bins, std::int64_t count,
                            std::int64_t splicing) {
   std::vector<float> result(static_cast<std::size_t>(bins * splicing * count));
@@ -155,7 +155,7 @@ std::int64_t Featurizer::frames(std::int64_t samples) const {
 std::vector<float> Featurizer::operator()(const std::vector<float>& samples) const {
   const auto length = static_cast<std::int64_t>(samples.size());
   const std::int64_t count = frames(length);
-  // The model zoo's Jasper normalises over the frame at the very end too, which it then drops.
+  // The model zoo's Jasper normalises over one more frame at the end, and then drops it.
   const bool further = config_.convention == "jasper-mindspore";
   const std::int64_t seen = further ? 1 + length / config_.hop_length() : count;
   std::vector<float> features = energies(samples, seen);
@@ -195,8 +195,8 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
                                power.begin() + static_cast<std::ptrdiff_t>(filter.first), 0.0)));
   };
 
-  // Two real frames are one complex transform: one is its real part, the other its imaginary part,
-  // and symmetry parts them again.
+  // Two real frames share one complex transform, as its real and its imaginary part; symmetry
+  // separates their spectra.
   for (std::int64_t frame = 0; frame < count; frame += 2) {
     const float* first = signal.data() + frame * config_.hop_length();
     const float* second = frame + 1 < count ? first + config_.hop_length() : first;
@@ -217,7 +217,7 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
   return result;
 }
 
-// Over the whole of the spectrogram; each mel band by itself.
+// Normalises a spectrogram as a whole, and mel bands one by one.
 void Featurizer::normalise(std::vector<float>& energies, std::int64_t count) const {
   const std::size_t group = config_.mel() ? static_cast<std::size_t>(count) : energies.size();
   const bool biased = config_.plain() || config_.convention == "jasper-mindspore" || group == 1;
@@ -241,7 +241,7 @@ void Featurizer::normalise(std::vector<float>& energies, std::int64_t count) con
 std::pair<std::size_t, std::size_t> Featurizer::sound_range(
     const std::vector<float>& samples) const {
   if (!config_.trims_silence) return {0, samples.size()};
-  // Sums over each hop, from which those of the frames: four hops, two on either side.
+  // Energies of hops; a frame is the sum of four of them, two on either side of its centre.
   const std::size_t count = 1 + samples.size() / kSilenceHop, before = kSilenceHops / 2;
   std::vector<double> sums(count + kSilenceHops - 1);
   for (std::size_t i = 0; i < samples.size(); ++i)

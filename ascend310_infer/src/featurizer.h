@@ -1,4 +1,4 @@
-// From samples to what a network sees: what common/features.py computes, from the same settings.
+// Computes the features that the Python package computes from the same settings.
 #pragma once
 
 #include <cstddef>
@@ -19,14 +19,14 @@ class Featurizer {
   Featurizer& operator=(const Featurizer&) = delete;
   ~Featurizer();
 
-  // Frames that so many samples, at least one, give.
+  // Number of frames for `samples` samples, at least one.
   std::int64_t frames(std::int64_t samples) const;
 
-  // Samples -> (dimension, frames) of mean 0 and deviation 1.
+  // Returns features (dimension, frames) with mean 0 and deviation 1. Safe for several threads.
   std::vector<float> operator()(const std::vector<float>& samples) const;
 
-  // Begin and end of the samples, at least one, without the silence at both ends; all of them where
-  // that is not wanted.
+  // Returns begin and end of the samples without the silence at both ends; of all of them if the
+  // model was trained with silence. There must be at least one sample.
   std::pair<std::size_t, std::size_t> sound_range(const std::vector<float>& samples) const;
 
  private:

@@ -11,7 +11,7 @@
 #include "errors.h"
 #include "file_descriptor.h"
 
-// Features and results are little endian, and so is every machine that this is for.
+// Features and results are little endian.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "needs a little-endian machine");
 
 namespace speech::internal {
@@ -25,7 +25,7 @@ std::string reason(const fs::path& path, int error) {
   return path.string() + ": " + std::strerror(error);
 }
 
-// Up to `bytes` from the start of the file, fewer at its end; -1 with errno.
+// Reads up to `bytes`, fewer at the end of the file; returns -1 with errno.
 ssize_t read_some(int descriptor, void* data, std::size_t bytes) {
   std::size_t have = 0;
   while (have < bytes) {

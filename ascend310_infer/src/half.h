@@ -1,4 +1,4 @@
-// IEEE 754 half precision, which networks for cards may take and give.
+// Conversion to and from IEEE 754 half precision, which models for Ascend cards may use.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@ namespace speech::internal {
 
 float from_half(std::uint16_t half);
 
-// To the nearest, ties to even; what is too large becomes infinite.
+// Rounds to nearest, ties to even; larger values become infinite.
 std::uint16_t to_half(float value);
 
 }  // namespace speech::internal

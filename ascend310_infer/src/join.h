@@ -1,4 +1,4 @@
-// The parts of a split utterance become one again.
+// Joins the outputs of the parts of a split utterance.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@ struct Part {
   Emission emission;
 };
 
-// parts: by start, each beginning no later than its predecessor ends. Where two overlap, the first
-// half comes from the earlier one and the second from the later one: each frame from the part in
-// which it is farther from the edge. Throws InputError where they do not meet.
+// Joins parts, which are sorted by start. An overlap is taken in equal halves from both parts, so
+// that each frame comes from the part in which it is farther from the edge. Throws InputError if
+// there is a gap between two parts.
 Emission join(const std::vector<Part>& parts, std::int64_t labels);
 
 }  // namespace speech::internal

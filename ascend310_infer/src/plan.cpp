@@ -10,16 +10,16 @@
 namespace speech::internal {
 namespace {
 
-// Buckets of the same frames and different batches stand next to each other: the first of those
-// that hold `frames`. There is one, for longer rows have been split.
+// Returns the first bucket that holds `frames` frames. There is one, because longer utterances are
+// split. Buckets that differ only in batch size are neighbours.
 std::size_t smallest_bucket(const std::vector<Bucket>& buckets, std::int64_t frames) {
   std::size_t index = 0;
   while (buckets[index].frames != 0 && buckets[index].frames < frames) ++index;
   return index;
 }
 
-// Of the buckets with the frames of `first`, the largest batch that `count` rows fill, or else the
-// smallest that there is.
+// Among buckets with as many frames as `first`, returns the one with the largest batch that `count`
+// rows fill, or else the smallest batch.
 std::size_t fitting_batch(const std::vector<Bucket>& buckets, std::size_t first,
                           std::int64_t count) {
   std::size_t best = first;
@@ -28,7 +28,7 @@ std::size_t fitting_batch(const std::vector<Bucket>& buckets, std::size_t first,
   return best;
 }
 
-// Rows, the longest first, that belong to one bucket.
+// Packs rows of one bucket, longest first, into batches.
 void pack(const std::vector<Row>& rows, std::size_t first, const std::vector<Bucket>& buckets,
           std::int64_t open_batch, Job& job) {
   for (std::size_t at = 0; at < rows.size();) {
@@ -38,7 +38,7 @@ void pack(const std::vector<Row>& rows, std::size_t first, const std::vector<Buc
     const Bucket& bucket = buckets[batch.bucket];
     std::int64_t count = std::min(left, bucket.batch != 0 ? bucket.batch : open_batch);
     const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(at);
-    if (bucket.batch == 0 && bucket.frames == 0)  // else one long row would make long ones of all
+    if (bucket.batch == 0 && bucket.frames == 0)  // one long row would pad all others
       count = std::find_if(begin, begin + count,
                            [&](const Row& row) { return 2 * row.frames < begin->frames; }) -
               begin;
@@ -114,8 +114,8 @@ Plan make_plan(const std::vector<Utterance>& utterances, const Description& desc
   for (const Job& job : plan.jobs)
     for (const PlannedBatch& batch : job) used.insert(batch.bucket);
   plan.buckets.assign(used.begin(), used.end());
-  // The longest first: what is too large for the memory shows at once, and the processes end
-  // together.
+  // The largest jobs first: lack of memory shows at once, and the processes end at about the same
+  // time.
   std::stable_sort(plan.jobs.begin(), plan.jobs.end(),
                    [](const Job& a, const Job& b) { return weight(a) > weight(b); });
   return plan;

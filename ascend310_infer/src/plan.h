@@ -1,4 +1,4 @@
-// Which utterances, or parts of them, go through the network together.
+// The plan of a run: which utterances, or parts of them, form a batch.
 #pragma once
 
 #include <cstddef>
@@ -12,21 +12,20 @@ namespace speech::internal {
 
 // A part of an utterance, or all of it: feature frames from `start` on.
 struct Row {
-  std::size_t utterance = 0;  // index in the listing
+  std::size_t utterance = 0;  // index in the list
   std::int64_t start = 0;
   std::int64_t frames = 0;
-  std::size_t parts = 1;  // that the utterance is split into
+  std::size_t parts = 1;  // number of parts of the utterance
 };
 
 struct PlannedBatch {
   std::size_t bucket = 0;
-  std::int64_t batch = 0;   // rows of the input; those past `rows` are there for the shape
+  std::int64_t batch = 0;   // rows of the input, at least as many as `rows`
   std::int64_t frames = 0;  // of the input
   std::vector<Row> rows;
 };
 
-// What one process does in one go: a batch, or all the parts of a long utterance, which are then
-// joined.
+// What one process takes at a time: a batch, or all parts of a long utterance, which it then joins.
 using Job = std::vector<PlannedBatch>;
 
 struct Plan {
@@ -43,13 +42,13 @@ struct PlanOptions {
   std::int64_t overlap = -1;  // -1: a fifth of the longest part
 };
 
-// Starts of the parts of `frames` frames, none longer than `longest`, with at least `overlap`
-// frames shared by neighbours, spread evenly; all are multiples of `stride`, so that an output
-// frame of a part is one of the whole. The last part ends with the utterance.
+// Splits `frames` frames evenly into parts of at most `longest` frames, of which neighbours share
+// at least `overlap`. Returns where the parts start: multiples of `stride`, so that the output
+// frames of the parts coincide. The last part ends with the utterance.
 std::vector<std::int64_t> part_starts(std::int64_t frames, std::int64_t longest,
                                       std::int64_t overlap, std::int64_t stride);
 
-// Throws UsageError where an utterance must be split and the model or the options do not allow it.
+// Plans the batches of a run. Throws UsageError if an utterance must be split and cannot be.
 Plan make_plan(const std::vector<Utterance>& utterances, const Description& description,
                const PlanOptions& options);
 

@@ -1,6 +1,6 @@
 // An engine for tests: no network, but a formula that a test can compute too.
 //
-// Output frame t of a row is the log-softmax of the first `labels` bins (taken round and round) of
+// Output frame t of a row is the log-softmax of the first `labels` bins (repeated cyclically) of
 // feature frame t * stride, so that it depends on that frame alone; frames past the length give 7.
 // Environment: FAKE_DEVICES, how many cards there are (4); FAKE_MS, how long a batch takes;
 // FAKE_FAIL, the number of a batch, from 1, and all later ones that fail; FAKE_EXIT, the card whose

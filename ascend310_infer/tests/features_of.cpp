@@ -1,6 +1,6 @@
-// Features of recordings, for tests. Standard input: description, recording, and output, which is
-// float32 (bin, frame), a word each; standard output: a line each, frames and start in seconds, or
-// why not.
+// Computes features of recordings, for tests. Every line of standard input names a description, a
+// recording and an output file for float32 features (bin, frame). Prints a line each: the number of
+// frames and the start in seconds, or the reason of a failure.
 
 #include <iostream>
 

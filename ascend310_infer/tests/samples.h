@@ -15,7 +15,7 @@ namespace samples {
 
 namespace fs = std::filesystem;
 
-// A folder that is there as long as this is.
+// A temporary folder, removed at the end of its life.
 class Folder {
  public:
   Folder() {
@@ -36,7 +36,7 @@ void write(const fs::path& path, const Values& values) {
              static_cast<std::streamsize>(values.size() * sizeof(values[0])));
 }
 
-// What stands for the content of a model.
+// The content of a model file.
 inline const char* const kModel = "a model of 22 bytes...";
 
 // "graph" of a bucket, of a file that holds kModel.

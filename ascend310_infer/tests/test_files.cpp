@@ -39,7 +39,7 @@ TEST_CASE("files are written whole or not at all") {
   internal::write_atomically(path, "old", 3);
   internal::write_atomically(path, "newer", 5);
   CHECK(internal::read_text(path) == "newer");
-  // A disk that is full: the name that is written to leads to a device that always is.
+  // A full disk: the temporary name is a link to a device that is always full.
   std::filesystem::create_symlink("/dev/full", folder.path / ".a.bin.partial");
   CHECK_THROWS_WITH_AS(static_cast<void>(internal::write_atomically(path, "x", 1)),
                        doctest::Contains("No space left"), internal::OutputError);
