@@ -41,14 +41,14 @@ def main() -> None:
     from common.data.mindrecord import open_dataset
     from common.data.splits import convert_split
     from common.model.recipe import labels_file
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
 
     recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
     config = recipe.train_config()
     configs.override_from_options(config, arguments.set)
     data = config.DataConfig
     data.train_manifest, data.workers, data.shards = [str(arguments.manifest.resolve())], 1, 1
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
+    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
     featurizer = recipe.build_featurizer(data)
     print(f"{arguments.model}, {arguments.manifest}; seconds of speech a second, one core")
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def main() -> None:
             started = time.perf_counter()
             convert_split(recipe, config, "train", log=lambda line: None)
             spent = time.perf_counter() - started
-            source = open_dataset(Path(folder, f"{store}_train"), None, featurizer, vocabulary)
+            source = open_dataset(Path(folder, f"{store}_train"), None, featurizer, tokenizer)
             seconds = float(source.durations.sum())
             size = sum(path.stat().st_size for path in Path(folder, f"{store}_train").iterdir())
             kept = f"{size / seconds / 1000:.0f} kB a second of speech"

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from common.config import LMConfig  # noqa: E402
 from common.decoding.decoders import make_search  # noqa: E402
 from common.decoding.prefix_beam_search import BeamSearch  # noqa: E402
-from common.text.tokenizer import Vocabulary  # noqa: E402
+from common.text.tokenizer import CharacterTokenizer  # noqa: E402
 
 SENTENCE = (
     "PLEASE ENTER YOUR PASSWORD FOLLOWED BY THE POUND KEY OR PRESS ZERO TO SPEAK WITH AN OPERATOR "
@@ -32,29 +32,29 @@ SENTENCE = (
 )
 
 
-def log_probs(vocabulary: Vocabulary) -> np.ndarray:
+def log_probs(tokenizer: CharacterTokenizer) -> np.ndarray:
     """(500, C) float32."""
-    labels = np.repeat(vocabulary.encode(SENTENCE), 5)
-    labels[np.arange(len(labels)) % 5 >= 2] = vocabulary.blank
-    logits = np.random.default_rng(0).normal(size=(len(labels), len(vocabulary)))
+    labels = np.repeat(tokenizer.encode(SENTENCE), 5)
+    labels[np.arange(len(labels)) % 5 >= 2] = tokenizer.blank
+    logits = np.random.default_rng(0).normal(size=(len(labels), len(tokenizer)))
     logits[np.arange(len(labels)), labels] += 5
     return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
-def flashlight(vocabulary: Vocabulary, beam_width: int) -> Callable[[np.ndarray], list]:
+def flashlight(tokenizer: CharacterTokenizer, beam_width: int) -> Callable[[np.ndarray], list]:
     from flashlight.lib.text import decoder
 
     options = decoder.LexiconFreeDecoderOptions(
         beam_size=beam_width,
-        beam_size_token=len(vocabulary),
+        beam_size_token=len(tokenizer),
         beam_threshold=1e9,
         lm_weight=0.0,
         sil_score=0.0,
         log_add=True,
         criterion_type=decoder.CriterionType.CTC,
     )
-    space = vocabulary.labels.index(" ")
-    search = decoder.LexiconFreeDecoder(options, decoder.ZeroLM(), space, vocabulary.blank, [])
+    space = tokenizer.labels.index(" ")
+    search = decoder.LexiconFreeDecoder(options, decoder.ZeroLM(), space, tokenizer.blank, [])
     return lambda frames: search.decode(frames.ctypes.data, *frames.shape)
 
 
@@ -71,15 +71,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lm_path", default="", help="a word model to time as well")
     arguments = parser.parse_args()
-    vocabulary = Vocabulary.from_file(ROOT / "deepspeech2" / "labels.json")
-    frames = log_probs(vocabulary)
+    tokenizer = CharacterTokenizer.from_file(ROOT / "deepspeech2" / "labels.json")
+    frames = log_probs(tokenizer)
     for beam_width in (25, 100, 500, 1024):
-        found = {"here": fastest(BeamSearch(vocabulary, beam_width), frames)}
+        found = {"here": fastest(BeamSearch(tokenizer, beam_width), frames)}
         if arguments.lm_path:
             config = LMConfig("beam", arguments.lm_path, beam_width=beam_width)
-            found["with the model"] = fastest(make_search(config, vocabulary), frames)
+            found["with the model"] = fastest(make_search(config, tokenizer), frames)
         with suppress(ImportError):
-            found["flashlight-text"] = fastest(flashlight(vocabulary, beam_width), frames)
+            found["flashlight-text"] = fastest(flashlight(tokenizer, beam_width), frames)
         figures = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in found.items())
         print(f"beam {beam_width}: {figures}")
 

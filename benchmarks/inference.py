@@ -35,13 +35,13 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
     from common.export.offline_inference import read_description, write_features
     from common.model.recipe import labels_file
     from common.model.speech_model import SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from common.utils import runtime
 
     recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
     config = recipe.train_config()
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    speech_model = SpeechModel.create(recipe, config, vocabulary, runtime.set_device("CPU"))
+    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
+    speech_model = SpeechModel.create(recipe, config, tokenizer, runtime.set_device("CPU"))
     description = export(speech_model, folder / "network", Options(), log=lambda line: None)
     utterances = read_manifest(arguments.manifest)[: arguments.limit or None]
     model = read_description(recipe, description)
@@ -85,13 +85,13 @@ def timed(forward, folder: Path, size: int) -> float:
 def ours(arguments: argparse.Namespace, folder: Path) -> float:
     from common.model.recipe import labels_file
     from common.model.speech_model import Forward, SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from common.utils import runtime
 
     recipe = importlib.import_module(f"{arguments.model}.src.recipe").RECIPE
     config = recipe.train_config()
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    speech_model = SpeechModel.create(recipe, config, vocabulary, runtime.set_device("CPU"))
+    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
+    speech_model = SpeechModel.create(recipe, config, tokenizer, runtime.set_device("CPU"))
     return timed(Forward(speech_model), folder, arguments.batch_size)
 
 

@@ -36,14 +36,14 @@ def measure(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, floa
     from common.memory import forecast_memory
     from common.model.recipe import labels_file
     from common.model.speech_model import SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from common.training.train_step import TrainStep
     from common.utils import runtime
 
     device = runtime.set_device("CPU")
     config.TrainingConfig.micro_batch = rows
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    speech_model = SpeechModel.create(recipe, config, vocabulary, device)
+    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
+    speech_model = SpeechModel.create(recipe, config, tokenizer, device)
     forecast = forecast_memory(speech_model)
     step = TrainStep(speech_model, forecast)
     rng = np.random.default_rng(0)
@@ -71,11 +71,11 @@ def measure_forward(recipe: Recipe, config, rows: int, frames: int) -> tuple[flo
     from common.memory import forecast_forward
     from common.model.recipe import labels_file
     from common.model.speech_model import Forward, SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from common.utils import runtime
 
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    speech_model = SpeechModel.create(recipe, config, vocabulary, runtime.set_device("CPU"))
+    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
+    speech_model = SpeechModel.create(recipe, config, tokenizer, runtime.set_device("CPU"))
     forward, rng = Forward(speech_model), np.random.default_rng(0)
     shape = rows, speech_model.featurizer.dimension, frames
     for _ in range(2):

@@ -41,7 +41,7 @@ def work(arguments: argparse.Namespace) -> None:
     from common.memory import forecast_memory
     from common.model.recipe import labels_file
     from common.model.speech_model import SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from common.training.distributed import ProcessGroup
     from common.training.train_step import TrainStep
     from common.utils import runtime
@@ -55,8 +55,8 @@ def work(arguments: argparse.Namespace) -> None:
     configs.override_from_options(config, ["optimizer=SGD", "clip_norm=20", *arguments.set])
     device = runtime.set_device("CPU")
     ranks = ProcessGroup(*(runtime.init_distributed() if "MS_ROLE" in os.environ else (0, 1)))
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    speech_model = SpeechModel.create(recipe, config, vocabulary, device)
+    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
+    speech_model = SpeechModel.create(recipe, config, tokenizer, device)
     for _, cell in speech_model.network.cells_and_names():
         if hasattr(cell, "dropout_seed"):
             cell.rate = 0.0
@@ -70,7 +70,7 @@ def work(arguments: argparse.Namespace) -> None:
         shape = UTTERANCES, speech_model.featurizer.dimension, FRAMES[1]
         features = rng.standard_normal(shape, np.float32)
         features *= np.arange(FRAMES[1]) < lengths[:, None, None]
-        targets = rng.integers(0, len(vocabulary) - 1, (UTTERANCES, 8)).astype(np.int32)
+        targets = rng.integers(0, len(tokenizer) - 1, (UTTERANCES, 8)).astype(np.int32)
         batch = Batch(
             features=features[mine],
             lengths=lengths[mine],

@@ -52,7 +52,7 @@ def ours(model: str, rows: int, seconds: float):
     from common.memory import forecast_memory
     from common.model.recipe import labels_file
     from common.model.speech_model import Forward, SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from common.training.train_step import TrainStep
     from common.utils import runtime
 
@@ -61,8 +61,8 @@ def ours(model: str, rows: int, seconds: float):
     config = recipe.train_config()
     config.TrainingConfig.micro_batch, config.TrainingConfig.ema = rows, 0.0
     config.OptimConfig = OptimConfig()  # Adam, whatever the model's own default
-    vocabulary = Vocabulary.from_file(labels_file(recipe, config))
-    speech_model = SpeechModel.create(recipe, config, vocabulary, device)
+    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
+    speech_model = SpeechModel.create(recipe, config, tokenizer, device)
     step = TrainStep(speech_model, forecast_memory(speech_model))
     forward = Forward(speech_model)
     features, lengths, targets, target_lengths = batch(model, rows, seconds)

@@ -473,7 +473,7 @@ def override_from_yaml(
         translate: `Recipe.translate_yaml`, for the files of another project.
 
     Returns:
-        The vocabulary of a translated file, which DataConfig.labels_path should hold, or None.
+        The tokenizer of a translated file, which DataConfig.labels_path should hold, or None.
 
     Raises:
         UserError: The file cannot be read, is no YAML, or holds what `override` refuses.

@@ -25,7 +25,7 @@ from common.data.loader import Batch
 from common.memory import MemoryEstimate
 from common.model.checkpoint import STATELESS, load
 from common.model.speech_model import SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.training import trainer as training
 from common.training.distributed import ProcessGroup
 from common.training.train_step import TrainStep
@@ -82,7 +82,7 @@ def make_step(ranks: ProcessGroup, **model: Any) -> tuple[TrainStep, Callable[[]
     config.TrainingConfig = shared.TrainingConfig(clip_norm=20.0, ema=0.9)
     config.OptimConfig = shared.OptimConfig(optimizer="SGD", momentum=0.9, dynamic_loss_scale=True)
     config.DataConfig.SpectConfig.features, config.DataConfig.SpectConfig.bands = "logmel", BANDS
-    speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple("AB_")), "CPU")
+    speech_model = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple("AB_")), "CPU")
     step = TrainStep(speech_model, ENDLESS, ranks)
 
     def state() -> dict[str, np.ndarray]:

@@ -721,10 +721,10 @@ def build(config: Any, folder: Path) -> dict[str, Any]:
     import mindspore as ms
 
     from common.model.speech_model import SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
 
     with without_compiling():
-        speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+        speech_model = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple(LABELS)), "CPU")
         features = np.random.default_rng(1).normal(size=(2, speech_model.featurizer.dimension, 12))
         speech_model.network.set_train()
         output, _ = speech_model.network(
@@ -739,13 +739,13 @@ def step(config: Any, folder: Path) -> dict[str, Any]:
     from common.data.loader import Batch
     from common.memory import forecast_memory
     from common.model.speech_model import SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from common.training.train_step import TrainStep
 
     rng = np.random.default_rng(2)
     lengths = np.array([16, 14, 12], np.int32)
     with without_compiling():
-        speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+        speech_model = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple(LABELS)), "CPU")
         batch = Batch(
             rng.normal(size=(3, speech_model.featurizer.dimension, 16)).astype(np.float32),
             lengths,
@@ -779,7 +779,7 @@ def step(config: Any, folder: Path) -> dict[str, Any]:
 def decode(config: Any, folder: Path) -> dict[str, Any]:
     """What the decoder of a training run makes of some log-probabilities."""
     from common.decoding.decoders import make_decoder
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
 
     rng = np.random.default_rng(0)
     log_probs = np.log(rng.dirichlet(np.ones(len(LABELS)), size=(12, 3)))
@@ -790,7 +790,7 @@ def decode(config: Any, folder: Path) -> dict[str, Any]:
             "decoding.decoders.MIN_SECONDS_FOR_PROCESSES": 0.0,
         }
     ):
-        decoder = make_decoder(config.LMConfig, Vocabulary(tuple(LABELS)))
+        decoder = make_decoder(config.LMConfig, CharacterTokenizer(tuple(LABELS)))
         found = decoder.hypotheses(log_probs, np.array([12, 12, 9]))
     return {"hypotheses": [list(map(tuple, each)) for each in found], "processes": processes}
 
@@ -802,9 +802,9 @@ def score(config: Any, folder: Path, eval_options: list[str] = ()) -> dict[str, 
 
     from common.model import checkpoint
     from common.model.speech_model import SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
 
-    speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    speech_model = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple(LABELS)), "CPU")
     path = folder / "untrained.ckpt"
     checkpoint.save(path, speech_model.network.parameters_dict(), speech_model.metadata())
     FakeForward.seen = []

@@ -15,7 +15,7 @@ from synthetic_corpus import LABELS, make_corpus, record, tiny
 from common.data.dataset import Dataset
 from common.data.manifest import read_manifest, write_jasper_json
 from common.data.splits import convert_split, open_split
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
@@ -37,9 +37,9 @@ def convert(corpus: Path, split: str = "train", **changes: Any) -> None:
 def opened(corpus: Path, split: str = "train", **changes: Any) -> Dataset:
     config = tiny(corpus, **changes)
     features = RECIPE.build_featurizer(config.DataConfig)
-    vocabulary = Vocabulary(tuple(LABELS))
+    tokenizer = CharacterTokenizer(tuple(LABELS))
     return open_split(
-        SimpleNamespace(config=config, featurizer=features, vocabulary=vocabulary), split
+        SimpleNamespace(config=config, featurizer=features, tokenizer=tokenizer), split
     )
 
 

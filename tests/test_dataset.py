@@ -21,11 +21,11 @@ from common.data.loader import Batch, batches
 from common.data.manifest import Utterance
 from common.data.mindrecord import convert, open_dataset
 from common.data.validation import validate
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
 RATE = 16000
-VOCABULARY = Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
+VOCABULARY = CharacterTokenizer(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
 FEATURIZER = Featurizer(FeatureConfig(kind="logmel", bands=8))
 TEXTS = ("'A", "BC", "DEF", "G", "HIJKL", "MN")
 FRAMES = [26 + 10 * number for number in range(6)]
@@ -133,7 +133,7 @@ def test_mindrecord_files_give_the_same_batches_as_the_recordings(
         shards=2,
         store=store,
         featurizer=FEATURIZER,
-        vocabulary=VOCABULARY,
+        tokenizer=VOCABULARY,
         output_frames=lambda frames: frames,
     )
     plan = plan_epoch(source.frames, source.label_counts, batch_size=4, epoch=1)
@@ -243,7 +243,7 @@ def test_recordings_and_records_are_trimmed_exactly_once(quiet, tmp_path, store,
         shards=2,
         store=store,
         featurizer=trimming,
-        vocabulary=VOCABULARY,
+        tokenizer=VOCABULARY,
         output_frames=lambda frames: frames,
     )
     records, recordings = (
@@ -324,7 +324,7 @@ def test_reading_mindrecord_files_can_stop_early(utterances, tmp_path):
         tmp_path / "set",
         shards=1,
         featurizer=FEATURIZER,
-        vocabulary=VOCABULARY,
+        tokenizer=VOCABULARY,
         output_frames=lambda frames: frames,
     )
     source = open_dataset(tmp_path / "set")

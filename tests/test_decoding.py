@@ -19,10 +19,10 @@ from common.decoding.decoders import (
     make_decoder,
 )
 from common.decoding.prefix_beam_search import BeamSearch
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
-VOCABULARY = Vocabulary(("'", "A", "B", " ", "_"))
+VOCABULARY = CharacterTokenizer(("'", "A", "B", " ", "_"))
 
 
 def one_hot(paths: list[str]) -> np.ndarray:
@@ -136,7 +136,9 @@ def test_a_language_model_that_greedy_decoding_would_ignore_is_refused():
 
 def test_a_word_model_needs_a_space_among_the_labels():
     with pytest.raises(UserError, match="lm_path x.arpa: .* needs a space among the labels"):
-        make_decoder(LMConfig(decoder_type="beam", lm_path="x.arpa"), Vocabulary(("A", "_")))
+        make_decoder(
+            LMConfig(decoder_type="beam", lm_path="x.arpa"), CharacterTokenizer(("A", "_"))
+        )
 
 
 def test_decoders_are_described_in_words():

@@ -18,7 +18,7 @@ from common import cli
 from common.export.export import Options, export
 from common.model import checkpoint as checkpoints
 from common.model.speech_model import Forward, SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from deepspeech2.src.config import TrainConfig
 from deepspeech2.src.deepspeech_pytorch import FORM, mind2pt, pt2mind
@@ -244,7 +244,7 @@ def ours(tmp_path: Path, **model) -> Path:
     config = TrainConfig()
     for key, value in {**FORM, "hidden_size": 8, "hidden_layers": 2, **model}.items():
         setattr(config.ModelConfig, key, value)
-    made = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    made = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple(LABELS)), "CPU")
     path = tmp_path / "ours.ckpt"
     checkpoints.save(path, made.network.parameters_dict(), made.metadata())
     return path

@@ -387,7 +387,7 @@ class Clock:
 def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dict]:
     from common.data.batch_sampler import PlannedBatch
     from common.doctor import steps
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
 
     forecast = MemoryEstimate(
         parameters=1000, per_frame=1.0, limit=2 << 30, micro_batch=micro_batch
@@ -399,7 +399,7 @@ def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dic
         static_training=False,
         device="CPU",
         featurizer=SimpleNamespace(dimension=2),
-        vocabulary=Vocabulary(("_", "A", "B")),
+        tokenizer=CharacterTokenizer(("_", "A", "B")),
     )
     plan = [PlannedBatch((0,) * 8, frames, 5, 8) for frames in range(100, 1100, 100)]
     steps.Steps(speech_model, clock, None, plan, seconds, quick=False).run()
@@ -441,7 +441,7 @@ class SpeechModel:
     config: object
     device: str
     featurizer: object
-    vocabulary: object
+    tokenizer: object
     recipe: object
 
     @property
@@ -462,7 +462,7 @@ class Listed(Dataset):
 @pytest.mark.parametrize("case", ["gain", "no time", "no memory", "a card"])
 def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
     from common.doctor import steps
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from common.training.epoch_plan import EpochPlan
 
     config = RECIPE.train_config()
@@ -472,7 +472,7 @@ def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
         config,
         "GPU" if case == "a card" else "CPU",
         SimpleNamespace(dimension=2),
-        Vocabulary(("_", "A", "B")),
+        CharacterTokenizer(("_", "A", "B")),
         SimpleNamespace(memory=MemoryModel(lambda model, dimension: 10_000.0, 0.4, 13.5, 5.0)),
     )
     source = Listed([Entry(str(n), "A", 0.0, 100 + 10 * n, 5, 5) for n in range(40)])

@@ -26,7 +26,7 @@ from common.evaluation.evaluate import Evaluation, RankShard, evaluate, recognis
 from common.memory import GIB, ForwardMemoryEstimate, forecast_forward
 from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils import runtime
 from common.utils.errors import UserError
 from common.utils.files import file_name
@@ -50,13 +50,13 @@ def forward(speech_model) -> Forward:
 def source(speech_model) -> ManifestDataset:
     """The recordings of the training and of the test set."""
     utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
-    return ManifestDataset(utterances, speech_model.featurizer, speech_model.vocabulary)
+    return ManifestDataset(utterances, speech_model.featurizer, speech_model.tokenizer)
 
 
 @pytest.fixture(scope="module")
 def alone(speech_model, forward, source) -> dict[int, tuple[str, np.ndarray]]:
     """Each utterance recognised by itself."""
-    decoder = GreedyDecoder(speech_model.vocabulary)
+    decoder = GreedyDecoder(speech_model.tokenizer)
     found = list(recognise(speech_model, CTCDecoder(forward, decoder), source, batch_size=1))
     assert sorted(each.index for each in found) == list(range(17))
     return {each.index: (each.text, each.log_probs) for each in found}
@@ -67,7 +67,7 @@ def audio(source: ManifestDataset, index: int) -> Path:
 
 
 def scored(speech_model, forward, source, batch_size=4, **more) -> Evaluation:
-    decoder = more.pop("decoder", GreedyDecoder(speech_model.vocabulary))
+    decoder = more.pop("decoder", GreedyDecoder(speech_model.tokenizer))
     return evaluate(
         speech_model, CTCDecoder(forward, decoder), source, batch_size, progress=None, **more
     )
@@ -113,7 +113,7 @@ def test_error_rates_of_bad_hypotheses_agree_with_jiwer(speech_model, forward, s
 def test_padding_to_a_multiple_changes_nothing(speech_model, forward, source, alone):
     config = copy.deepcopy(speech_model.config)
     config.DataConfig.pad_align = 64
-    seen, decoder = [], GreedyDecoder(speech_model.vocabulary)
+    seen, decoder = [], GreedyDecoder(speech_model.tokenizer)
 
     def watched(features, lengths):
         seen.append(features.shape[2])
@@ -129,10 +129,10 @@ def test_padding_to_a_multiple_changes_nothing(speech_model, forward, source, al
 
 def test_without_a_space_among_the_labels_wer_is_cer(speech_model, forward):
     """The same network with E where the space was: texts without spaces, in and out."""
-    unspaced = replace(speech_model, tokenizer=Vocabulary(tuple("ABCDE_")))
+    unspaced = replace(speech_model, tokenizer=CharacterTokenizer(tuple("ABCDE_")))
     utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
     assert any(" " in utterance.text for utterance in utterances)
-    source = ManifestDataset(utterances, unspaced.featurizer, unspaced.vocabulary)
+    source = ManifestDataset(utterances, unspaced.featurizer, unspaced.tokenizer)
     found = scored(unspaced, forward, source)
     hypotheses = [utterance.hypothesis for utterance in found.utterances]
     assert not any(" " in text for text in [*source.texts, *hypotheses])
@@ -158,7 +158,7 @@ def test_each_utterance_is_scored_once_and_alike_in_any_batch(
 ):
     speech_model = in_shapes(shapes, speech_model, monkeypatch)
     forward = Forward(speech_model) if speech_model.static else forward
-    decoder = GreedyDecoder(speech_model.vocabulary)
+    decoder = GreedyDecoder(speech_model.tokenizer)
     found = list(recognise(speech_model, CTCDecoder(forward, decoder), source, batch_size))
     assert sorted(each.index for each in found) == list(range(len(source)))
     for each in found:
@@ -178,7 +178,7 @@ def test_batches_of_a_rank_fit_the_memory_of_its_share(speech_model, forward, so
         sizes.append(features.shape[0] * features.shape[2])
         return forward(features, lengths)
 
-    part, decoder = RankShard(0, 1, 0, memory), GreedyDecoder(speech_model.vocabulary)
+    part, decoder = RankShard(0, 1, 0, memory), GreedyDecoder(speech_model.tokenizer)
     assert len(
         list(recognise(speech_model, CTCDecoder(watched, decoder), source, 8, part=part))
     ) == len(source)
@@ -209,7 +209,7 @@ def test_batches_fit_the_memory(speech_model, forward, source, alone, shapes, mo
         sizes.append((len(features), features.shape[2]))
         return forward(features, lengths)
 
-    decoder = GreedyDecoder(speech_model.vocabulary)
+    decoder = GreedyDecoder(speech_model.tokenizer)
     found = list(recognise(speech_model, CTCDecoder(watched, decoder), source, batch_size=8))
     assert {each.index: each.text for each in found} == {
         index: text for index, (text, _) in alone.items()
@@ -283,7 +283,7 @@ def test_an_output_folder_that_cannot_be_created_is_named(speech_model, forward,
 def test_the_blank_share_is_that_of_all_frames(speech_model, forward, source, alone):
     best = np.concatenate([log_probs.argmax(axis=1) for _, log_probs in alone.values()])
     found = scored(speech_model, forward, source)
-    assert found.blank_share == pytest.approx((best == speech_model.vocabulary.blank).mean())
+    assert found.blank_share == pytest.approx((best == speech_model.tokenizer.blank).mean())
     assert 0 < found.blank_share < 1
 
 
@@ -331,7 +331,7 @@ def test_an_utterance_prints_reference_hypothesis_and_rates(speech_model, forwar
 
 def test_alternatives_are_printed_between_hypothesis_and_rates(speech_model, forward, source):
     config = LMConfig(decoder_type="beam", beam_width=20, top_paths=3, lm_workers=1)
-    decoder = make_decoder(config, speech_model.vocabulary)
+    decoder = make_decoder(config, speech_model.tokenizer)
     found = scored(speech_model, forward, source, decoder=decoder)
     assert_like_jiwer(found, source.texts)
     for each in found.utterances:
@@ -446,12 +446,12 @@ def test_an_undecodable_recording_does_not_change_the_others(
         replace(utterance, text="") for utterance in read_manifest(trained() / "test.csv")
     ]
     utterances.insert(2, Utterance("lying", mixed / "lying.flac", ""))
-    features, vocabulary = speech_model.featurizer, speech_model.vocabulary
-    dataset = ManifestDataset(utterances, features, vocabulary, labelled=False)
+    features, tokenizer = speech_model.featurizer, speech_model.tokenizer
+    dataset = ManifestDataset(utterances, features, tokenizer, labelled=False)
     texts = {source.ids[index]: text for index, (text, _) in alone.items()}
     for batch_size in (1, 4):
         failures: list[ReadFailure] = []
-        decoder = GreedyDecoder(vocabulary)
+        decoder = GreedyDecoder(tokenizer)
         predictions = recognise(
             speech_model, forward, dataset, decoder, batch_size, on_unreadable=failures.append
         )

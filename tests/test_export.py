@@ -15,7 +15,7 @@ from benchmarks import reference
 from common.export.export import TOLERANCE_HALF, Options, export, parts, verify
 from common.export.mindir import operators, parameters, share_weights
 from common.model.speech_model import SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig, TrainConfig
 from deepspeech2.src.recipe import RECIPE
@@ -35,7 +35,7 @@ def make(**model) -> SpeechModel:
             **{"hidden_size": 6, "hidden_layers": 1, "conv_channels": 2, **model}
         )
     )
-    return SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    return SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple(LABELS)), "CPU")
 
 
 @pytest.fixture(scope="module")

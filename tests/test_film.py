@@ -13,14 +13,14 @@ from PIL import Image
 from benchmarks.reference import log_softmax
 from common.audio.features import FeatureConfig, Featurizer
 from common.data.dataset import Dataset, Entry, Example
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.training import emission_animation as films
 from common.training import emission_plots as pictures
 from common.training.emission_animation import EmissionAnimation
 from common.training.metrics_log import EpochMetrics
 from common.utils.errors import UserError
 
-VOCABULARY = Vocabulary(("A", "B", " ", "_", "C"))
+VOCABULARY = CharacterTokenizer(("A", "B", " ", "_", "C"))
 FEATURIZER = Featurizer(FeatureConfig(sample_rate=8000))
 FRAMES = 25  # output frames of the utterance in the middle
 
@@ -179,7 +179,7 @@ def test_the_still_picture_holds_chosen_frames(stem):
 def test_of_many_labels_the_likely_ones_are_kept_and_shown(stem):
     labels = [chr(0x4E00 + number) for number in range(5000)]
     labels[3] = "_"
-    film = EmissionAnimation(stem, Prompts("丁丄"), FEATURIZER, Vocabulary(tuple(labels)))
+    film = EmissionAnimation(stem, Prompts("丁丄"), FEATURIZER, CharacterTokenizer(tuple(labels)))
     evaluated(film, 0, 5000)
     film.draw()
     few = list(film._rows)
@@ -197,7 +197,9 @@ def test_of_many_labels_the_likely_ones_are_kept_and_shown(stem):
         expected = emitted(6, 5000)[:, found["columns"]]
         np.testing.assert_allclose(found["log_probs"][1][kept], expected[kept], rtol=1e-3)
         assert expected[~kept].max(initial=-np.inf) < np.log(films.MIN_KEPT_PROBABILITY)
-    resumed = EmissionAnimation(stem, Prompts("丁丄"), FEATURIZER, Vocabulary(tuple(labels)), 1000)
+    resumed = EmissionAnimation(
+        stem, Prompts("丁丄"), FEATURIZER, CharacterTokenizer(tuple(labels)), 1000
+    )
     resumed.draw()
     assert resumed._rows == film._rows and len(colours(resumed.gif)) == 2
 

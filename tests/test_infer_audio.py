@@ -17,7 +17,7 @@ from test_ascend310_infer import SOURCE, programs, pytestmark, runner, skip, wri
 from common.audio.features import CONVENTIONS, FeatureConfig, Featurizer
 from common.audio.io import load_audio
 from common.decoding.decoders import GreedyDecoder, collapse, emission_frames
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
 LABELS = [" ", "A", "B", "C", "D", "_"]
@@ -173,7 +173,7 @@ def spelled(path: Path, featurizer: Featurizer) -> tuple[str, list[int], np.ndar
     features = featurizer(featurizer.trim(load_audio(path, featurizer.config.sample_rate)))
     seen = features[: len(LABELS), ::STRIDE].T.astype(np.float64)
     log_probs = seen - np.log(np.exp(seen).sum(axis=1, keepdims=True))
-    text = GreedyDecoder(Vocabulary(LABELS))(log_probs[:, None], np.array([len(seen)]))[0]
+    text = GreedyDecoder(CharacterTokenizer(LABELS))(log_probs[:, None], np.array([len(seen)]))[0]
     return text, seen.argmax(axis=1), log_probs
 
 
@@ -349,8 +349,9 @@ def documented(language: str) -> str:
 
 def test_programs_build_against_the_installed_library(cpu, runner, fake, tmp_path):  # noqa: F811
     """The example of the documents, and two threads, with the checkpoint that ships."""
-    from common.export import export
     from common.recogniser import Recogniser
+
+    from common.export import export
     from deepspeech2.src.recipe import RECIPE
 
     def done(*command: object) -> str:

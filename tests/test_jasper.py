@@ -28,7 +28,7 @@ from common.model import checkpoint as checkpoints
 from common.model.speech_model import SpeechModel
 from common.nn.dropout import Dropout
 from common.nn.layers import frame_mask
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.training.optimizers import Update
 from common.utils import runtime
 from common.utils.errors import UserError
@@ -372,8 +372,8 @@ def test_every_preset_builds(preset, monkeypatch):
         assert config == TrainConfig()
         return
     monkeypatch.setitem(INITIAL, config.ModelConfig.weight_init, zeros)
-    vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
-    found = SpeechModel.create(RECIPE, config, vocabulary, "CPU")
+    tokenizer = CharacterTokenizer.from_file(RECIPE.folder / "labels.json")
+    found = SpeechModel.create(RECIPE, config, tokenizer, "CPU")
     assert round(found.parameters() / 1e6, 1) == SIZES[preset]
 
 
@@ -402,8 +402,8 @@ def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_its_yaml(
     (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(values))
     config = RECIPE.train_config()
     override_from_yaml(config, tmp_path / "zoo.yaml", RECIPE.translate_yaml)
-    vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
-    network = SpeechModel.create(RECIPE, config, vocabulary, "CPU").network
+    tokenizer = CharacterTokenizer.from_file(RECIPE.folder / "labels.json")
+    network = SpeechModel.create(RECIPE, config, tokenizer, "CPU").network
     randomize_norms(network)
     expected = {name: weight.asnumpy() for name, weight in network.parameters_dict().items()}
     training = WithLoss(network, auto_prefix=wrapped)

@@ -11,10 +11,10 @@ import pytest
 from synthetic_lm import BACKOFFS, log_prob, write_arpa
 
 from common.decoding.ngram_lm import LanguageModelLookahead, WordModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
-VOCABULARY = Vocabulary(tuple("AB _"))
+VOCABULARY = CharacterTokenizer(tuple("AB _"))
 DATA = Path(__file__).parent / "data"  # words.*.klm: KenLM's build_binary on write_arpa's file
 TEXTS = ["A", "AB", "A B", "A AB A", "AB A B BA", "AAA A B", "B AAA AAA", "AAB BA"]
 
@@ -44,7 +44,7 @@ def test_scores_are_alpha_times_natural_logarithms_plus_beta(arpa, file):
 
 
 def test_letter_case_does_not_matter(arpa):
-    lower = Vocabulary(tuple("ab _"))
+    lower = CharacterTokenizer(tuple("ab _"))
     for text in TEXTS:
         found = total(WordModel(arpa, lower, 1.0, 0.0, -3.0), text.lower())
         assert found == pytest.approx(log_prob(text, -3.0), rel=1e-6)
@@ -62,15 +62,15 @@ def test_the_lookahead_is_the_best_word_with_this_beginning():
     rng = np.random.default_rng(0)
     words = {"".join(rng.choice(list("ABÄ'"), rng.integers(1, 5))) for _ in range(60)}
     scores = {word: float(rng.normal(-5, 2)) for word in words}
-    vocabulary = Vocabulary(tuple("B_ 'A"))
-    lookahead = LanguageModelLookahead(vocabulary, scores, unknown=-6.0)
+    tokenizer = CharacterTokenizer(tuple("B_ 'A"))
+    lookahead = LanguageModelLookahead(tokenizer, scores, unknown=-6.0)
     beginnings = sorted({word[:n] for word in words for n in range(len(word))}) + ["Q", "AQ"]
     for _ in range(2):
         rows = np.array([lookahead.row(beginning) for beginning in beginnings])
         found = lookahead.after(rows)
         assert found.shape == (len(beginnings), 5) and (rows[-2:] == 0).all()
         for beginning, row in zip(beginnings, found, strict=True):
-            for label, score in zip(vocabulary.labels, row, strict=True):
+            for label, score in zip(tokenizer.labels, row, strict=True):
                 longer = [scores[word] for word in words if word.startswith(beginning + label)]
                 assert score == max([-6.0, *longer])
         lookahead.clear()

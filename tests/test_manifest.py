@@ -24,7 +24,7 @@ from common.data.manifest import (
     write_jsonl,
 )
 from common.data.validation import validate
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
 RATE = 16000
@@ -177,18 +177,18 @@ def test_an_id_in_two_manifests_is_refused_by_both_their_names(tmp_path):
 
 def test_read_data_follows_the_configuration(tmp_path):
     data = DataConfig(Data_dir=str(tmp_path / "far"), normalize_transcripts="english")
-    vocabulary = Vocabulary(tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ '_"))
+    tokenizer = CharacterTokenizer(tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ '_"))
     paths = [
         write(tmp_path / "one.csv", "a.wav,Mr. 1\n"),
         write(tmp_path / "two.csv", f"{tmp_path}/b.wav,b?\n"),
     ]
-    assert brief(read_data(data, vocabulary, paths)) == [
+    assert brief(read_data(data, tokenizer, paths)) == [
         ("a", tmp_path / "far/a.wav", "mister one"),
         ("b", tmp_path / "b.wav", "b"),
     ]
-    assert read_data(data, vocabulary, paths[:1], "")[0].audio == tmp_path / "a.wav"
+    assert read_data(data, tokenizer, paths[:1], "")[0].audio == tmp_path / "a.wav"
     data.normalize_transcripts = ""
-    assert read_data(data, vocabulary, paths)[0].text == "Mr. 1"
+    assert read_data(data, tokenizer, paths)[0].text == "Mr. 1"
 
 
 @pytest.mark.parametrize("kind", sorted(WRITERS))
@@ -372,7 +372,7 @@ def test_an_incomplete_librispeech_is_refused(tmp_path):
 def check(utterances: list[Utterance]):
     return validate(
         utterances,
-        Vocabulary(("'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", " ", "_")),
+        CharacterTokenizer(("'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", " ", "_")),
         Featurizer(FeatureConfig(sample_rate=RATE)),
         output_frames=lambda frames: (frames + 1) // 2,
         min_duration=0.2,
@@ -471,7 +471,7 @@ def test_command_writes_the_labels_of_manifests(tmp_path):
     assert (done.returncode, done.stdout) == (0, "labels.json: 5 labels\n")
     labels = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
     assert labels == ["\u00e9", "\u4f60", "\u597d", " ", "_"]
-    assert Vocabulary.from_file(tmp_path / "labels.json").labels == tuple(labels)
+    assert CharacterTokenizer.from_file(tmp_path / "labels.json").labels == tuple(labels)
 
 
 @pytest.mark.launcher

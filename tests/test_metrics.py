@@ -14,7 +14,7 @@ from common.evaluation.error_rates import (
     edit_counts,
     word_errors,
 )
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 
 
 def random_text(rng: random.Random, alphabet: str, fewest: int = 1) -> str:
@@ -36,7 +36,7 @@ def test_words_agree_with_jiwer():
 
 
 def test_words_without_spaces_are_characters_as_jiwer_counts_them():
-    words = Vocabulary(("你", "好", "世", "界", "_")).words
+    words = CharacterTokenizer(("你", "好", "世", "界", "_")).words
     rng = random.Random(4)
     for _ in range(500):
         reference, hypothesis = (random_text(rng, "你好世界") for _ in range(2))

@@ -22,12 +22,12 @@ from common.data import mindrecord_writer as records
 from common.data.dataset import ManifestDataset
 from common.data.manifest import Utterance, read_manifest, write_jsonl
 from common.data.mindrecord import convert, open_dataset
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
 RATE = 16000
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY = Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
+VOCABULARY = CharacterTokenizer(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
 FEATURIZER = Featurizer(FeatureConfig(kind="logmel", bands=8))
 TEXTS = ("ONE", "it's two", "AA", "FOUR  FIVE", "SIX", "SEVEN", "EIGHT")
 
@@ -79,7 +79,7 @@ def test_features_come_back_as_the_featurizer_made_them(utterances, tmp_path):
     assert report.left_out == ()
     assert report.seconds == pytest.approx(sum(4000 + 1000 * n for n in range(7)) / RATE)
 
-    source = open_dataset(tmp_path / "set", featurizer=FEATURIZER, vocabulary=VOCABULARY)
+    source = open_dataset(tmp_path / "set", featurizer=FEATURIZER, tokenizer=VOCABULARY)
     assert source.store == "features"
     assert source.ids == [utterance.id for utterance in utterances]
     assert source.texts == ["ONE", "IT'S TWO", "AA", "FOUR FIVE", "SIX", "SEVEN", "EIGHT"]
@@ -286,7 +286,7 @@ def test_converting_again_does_nothing(utterances, tmp_path):
             "features.trim_silence is False in the files, True is wanted",
         ),
         (
-            {"vocabulary": Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-"))},
+            {"vocabulary": CharacterTokenizer(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-"))},
             "labels differ: 29 in the files, 30 are wanted; the first that differs, number 29,"
             " is none in the files, '-' is wanted",
         ),
@@ -505,7 +505,7 @@ def test_other_features_and_labels_are_refused_by_name(utterances, tmp_path):
         ("'AB_" + "".join(map(chr, range(0x4E00, 0x6000))), "4612 are .* 3, is 'C' .*, '_' is"),
     ):
         with pytest.raises(UserError, match=f"29 in the files, {difference} wanted") as refused:
-            open_dataset(tmp_path / "set", vocabulary=Vocabulary(tuple(labels)))
+            open_dataset(tmp_path / "set", tokenizer=CharacterTokenizer(tuple(labels)))
         assert len(str(refused.value)) < 250 + len(str(tmp_path))
 
 

@@ -18,7 +18,7 @@ from common.export.export import Options, export
 from common.memory import MemoryEstimate
 from common.model import checkpoint as checkpoints
 from common.model.speech_model import SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.training.train_step import TrainStep
 from common.utils import runtime
 from common.utils.errors import UserError
@@ -121,7 +121,7 @@ def test_every_variant_learns_and_leaves_as_mindir(variant, small_model, tmp_pat
     config = TrainConfig(ModelConfig=dataclasses.replace(small_model, **VARIANTS[variant]))
     override = {"features": "logmel", "bands": DIMENSION, "sample_rate": 8000}
     configs.override(config, {"DataConfig": {"SpectConfig": override}}, "tests")
-    speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple("ABC _")), "CPU")
+    speech_model = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple("ABC _")), "CPU")
     rng = np.random.default_rng(5)
     features, lengths = batch_of([rng.standard_normal((DIMENSION, n)) for n in (8, 6)])
     batch = Batch(
@@ -224,7 +224,7 @@ def test_the_model_zoo_file_opens_as_a_recogniser(tmp_path):
     found = SpeechModel.from_checkpoint(
         RECIPE, tmp_path / "zoo.ckpt", "CPU", fallback=config, log=said.append
     )
-    assert len(found.vocabulary) == 29 and found.vocabulary.blank == 28
+    assert len(found.tokenizer) == 29 and found.tokenizer.blank == 28
     assert "names no configuration" in said[0]
     weight = found.network.fc.module.weight.asnumpy()
     np.testing.assert_array_equal(weight, parameters["fc.module.weight"])
@@ -332,7 +332,7 @@ def test_the_seed_draws_the_weights(small_model):
     def first(seed: int) -> np.ndarray:
         config = TrainConfig(ModelConfig=small_model)
         config.TrainingConfig.seed = seed
-        found = SpeechModel.create(RECIPE, config, Vocabulary(tuple("AB _")), "CPU")
+        found = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple("AB _")), "CPU")
         return found.network.RNN.lstms[1].weight_hh_l0.asnumpy()
 
     np.testing.assert_array_equal(first(3), first(3))
@@ -343,9 +343,9 @@ def test_the_seed_draws_the_weights(small_model):
 def test_every_preset_builds(preset):
     config = RECIPE.train_config()
     configs.override_from_yaml(config, RECIPE.preset(preset))
-    vocabulary = Vocabulary.from_file(RECIPE.folder / "labels.json")
-    found = SpeechModel.create(RECIPE, config, vocabulary, "CPU")
-    expected = (len(vocabulary), config.ModelConfig.hidden_size)
+    tokenizer = CharacterTokenizer.from_file(RECIPE.folder / "labels.json")
+    found = SpeechModel.create(RECIPE, config, tokenizer, "CPU")
+    expected = (len(tokenizer), config.ModelConfig.hidden_size)
     assert found.network.fc.module.weight.shape == expected
     assert RECIPE.output_frames(config.ModelConfig, 1000) > 100
 

@@ -20,7 +20,7 @@ from common.data.loader import Batch
 from common.memory import forecast_memory
 from common.model import checkpoint as checkpoints
 from common.model.speech_model import Forward, SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.training.train_step import TrainStep
 from common.utils.errors import UserError
 from jasper.src.config import Block, ModelConfig, TrainConfig, jasper
@@ -386,7 +386,7 @@ def ours(folder: Path, spect: dict | None = None, **model) -> Path:
     config = TrainConfig(ModelConfig=ModelConfig(**model))
     for key, value in (spect or {}).items():
         setattr(config.DataConfig.SpectConfig, key, value)
-    made = SpeechModel.create(RECIPE, config, Vocabulary(tuple("ab c_")), "CPU")
+    made = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple("ab c_")), "CPU")
     path = folder / "made.ckpt"
     checkpoints.save(path, made.network.parameters_dict(), made.metadata())
     return path

@@ -66,7 +66,7 @@ def test_a_checkpoint_gives_the_same_texts_and_error_rates(tmp_path, capsys):
 
 def test_a_mindrecord_split_has_the_same_features_and_labels(records, old_model, expected):
     featurizer = old_model.featurizer
-    source = open_dataset(records / "val", featurizer=featurizer, vocabulary=old_model.vocabulary)
+    source = open_dataset(records / "val", featurizer=featurizer, tokenizer=old_model.tokenizer)
     assert source.ids == ["val0", "val1", "val2", "val3"]
     assert source.texts == ["DDA", "DABD", "DB", "CAA"]
     for row in source.read(range(4)):

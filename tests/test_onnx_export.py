@@ -15,7 +15,7 @@ from benchmarks import reference
 from common.export.export import Options, export
 from common.export.onnx import write_onnx
 from common.model.speech_model import Forward, SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from deepspeech2.src import config as deepspeech2
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
@@ -25,7 +25,7 @@ from jasper.src.recipe import RECIPE as JASPER
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
-LABELS = Vocabulary(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
+LABELS = CharacterTokenizer(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"))
 
 
 def speech2(**model) -> SpeechModel:

@@ -31,7 +31,7 @@ from common.evaluation.html_report import (
     worst_first,
     write_report,
 )
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from common.utils.files import check_writable
 
@@ -143,8 +143,8 @@ def recorded(folder: Path, sample_rate: int = RATE) -> tuple[ManifestDataset, di
         utterances.append(Utterance(name, path, reference))
         lengths[name] = len(samples)
     featurizer = Featurizer(FeatureConfig(kind="logmel", sample_rate=sample_rate, bands=16))
-    vocabulary = Vocabulary(tuple(LABELS))
-    return ManifestDataset(utterances, featurizer, vocabulary, labelled=False, log=None), lengths
+    tokenizer = CharacterTokenizer(tuple(LABELS))
+    return ManifestDataset(utterances, featurizer, tokenizer, labelled=False, log=None), lengths
 
 
 def write(folder: Path, players: int = 3, sample_rate: int = RATE) -> Written:

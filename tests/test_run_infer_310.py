@@ -221,7 +221,7 @@ def tiny_jasper(folder: Path, corpus: Path) -> Path:
     from common import config
     from common.model import checkpoint
     from common.model.speech_model import SpeechModel
-    from common.text.tokenizer import Vocabulary
+    from common.text.tokenizer import CharacterTokenizer
     from jasper.src.recipe import RECIPE
 
     made = RECIPE.train_config()
@@ -235,8 +235,8 @@ def tiny_jasper(folder: Path, corpus: Path) -> Path:
         "ModelConfig": {"blocks": [{"filters": 8, "kernel_size": 5, "stride": 2}, block]},
     }
     config.override(made, values, "tests")
-    vocabulary = Vocabulary.from_file(corpus / "labels.json")
-    speech_model = SpeechModel.create(RECIPE, made, vocabulary, "CPU")
+    tokenizer = CharacterTokenizer.from_file(corpus / "labels.json")
+    speech_model = SpeechModel.create(RECIPE, made, tokenizer, "CPU")
     randomize_norms(speech_model.network)
     weights = {weight.name: weight for weight in speech_model.network.get_parameters()}
     checkpoint.save(folder / "jasper.ckpt", weights, speech_model.metadata())

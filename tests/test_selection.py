@@ -28,7 +28,7 @@ from common.data.selection import (
 )
 from common.data.splits import convert_split
 from common.data.validation import validate
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.training.epoch_plan import select_training_examples
 from common.utils.logging import open_log
 from deepspeech2.src.recipe import RECIPE
@@ -112,7 +112,7 @@ def test_validation_conversion_and_training_leave_out_the_same_for_the_same_reas
     data = narrow.DataConfig
     report = validate(
         read_manifest(data.train_manifest),
-        Vocabulary(tuple(LABELS)),
+        CharacterTokenizer(tuple(LABELS)),
         RECIPE.build_featurizer(data),
         lambda frames: RECIPE.output_frames(narrow.ModelConfig, frames),
         data.min_duration,

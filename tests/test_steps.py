@@ -22,7 +22,7 @@ from common.model.speech_model import Forward, SpeechModel
 from common.nn.dropout import Dropout
 from common.nn.layers import frame_mask, uniform
 from common.nn.norm import MaskedBatchNorm
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.training.distributed import ProcessGroup
 from common.training.loss_scale import LossScale
 from common.training.progress import Progress
@@ -34,7 +34,7 @@ from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
 pytestmark = pytest.mark.usefixtures("cpu")
 
 DIMENSION = 4
-VOCABULARY = Vocabulary(tuple("AB_"))
+VOCABULARY = CharacterTokenizer(tuple("AB_"))
 ENDLESS = MemoryEstimate(parameters=0, per_frame=1.0, limit=1e12)
 
 

@@ -21,7 +21,7 @@ from common import cli
 from common.data.manifest import Utterance, read_manifest, write_jsonl
 from common.evaluation.mislabel_detection import ctc_loss, hints, rank_label_issues, threshold
 from common.model.speech_model import SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
@@ -223,7 +223,7 @@ def test_utterances_that_cannot_be_trained_on_are_not_ranked(here, capsys):
 
 def test_words_are_characters_where_no_label_is_a_space(here):
     speech_model = SpeechModel.from_checkpoint(RECIPE, "good.ckpt", "CPU")
-    speech_model.tokenizer = Vocabulary(tuple("ABCDE_"))  # E where the space was
+    speech_model.tokenizer = CharacterTokenizer(tuple("ABCDE_"))  # E where the space was
     suspects = rank_label_issues(
         speech_model, read_manifest(trained() / "train.csv"), batch_size=12
     )

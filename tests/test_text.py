@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.text.tokenizer import Vocabulary, ctc_frames_needed
+from common.text.tokenizer import CharacterTokenizer, ctc_frames_needed
 from common.utils.errors import UserError
 
 ENGLISH = Path(__file__).parents[1] / "deepspeech2" / "labels.json"
@@ -14,7 +14,7 @@ ENGLISH = Path(__file__).parents[1] / "deepspeech2" / "labels.json"
 
 @pytest.fixture
 def english():
-    return Vocabulary.from_file(ENGLISH)
+    return CharacterTokenizer.from_file(ENGLISH)
 
 
 def test_shipped_label_files_are_valid(english):
@@ -55,20 +55,20 @@ def test_english_is_normalised(english, raw, normal):
 
 
 def test_case_follows_the_labels():
-    assert Vocabulary(("a", "b", " ", "_")).normalise("A Bb") == "a bb"
-    assert Vocabulary(("A", "B", " ", "_")).normalise("A Bb") == "A BB"
-    assert Vocabulary(("A", "b", " ", "_")).normalise("A Bb") == "A Bb"
+    assert CharacterTokenizer(("a", "b", " ", "_")).normalise("A Bb") == "a bb"
+    assert CharacterTokenizer(("A", "B", " ", "_")).normalise("A Bb") == "A BB"
+    assert CharacterTokenizer(("A", "b", " ", "_")).normalise("A Bb") == "A Bb"
 
 
 def test_accents_are_composed():
-    french = Vocabulary(("é", "t", "_"))
+    french = CharacterTokenizer(("é", "t", "_"))
     assert french.encode(french.normalise("e\u0301te\u0301")) == [0, 1, 0]
 
 
 def test_chinese_labels_are_read_from_a_file_with_bom(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(["_", "你", "好", "世", "界"], ensure_ascii=False), "utf-8-sig")
-    chinese = Vocabulary.from_file(path)
+    chinese = CharacterTokenizer.from_file(path)
     assert chinese.blank == 0
     text = chinese.normalise("\ufeff你好 世界\n")
     assert text == "你好世界"  # no label for a space
@@ -78,7 +78,7 @@ def test_chinese_labels_are_read_from_a_file_with_bom(tmp_path):
 
 def test_words_are_characters_where_no_label_is_a_space(english):
     assert english.words("DON'T STOP") == ["DON'T", "STOP"]
-    chinese = Vocabulary(("你", "好", "世", "界", "_"))
+    chinese = CharacterTokenizer(("你", "好", "世", "界", "_"))
     assert chinese.words(chinese.normalise(" 你好 世界 ")) == ["你", "好", "世", "界"]
     assert english.words("") == chinese.words("") == []
 
@@ -86,7 +86,7 @@ def test_words_are_characters_where_no_label_is_a_space(english):
 def test_decomposed_labels_are_composed(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text('["e\u0301", "_"]', "utf-8")
-    assert Vocabulary.from_file(path).labels == ("é", "_")
+    assert CharacterTokenizer.from_file(path).labels == ("é", "_")
 
 
 @pytest.mark.parametrize(
@@ -109,16 +109,16 @@ def test_wrong_labels_files_are_refused_by_name(tmp_path, content, reason):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"mine.json: .*{reason}") as caught:
-        Vocabulary.from_file(path)
+        CharacterTokenizer.from_file(path)
     assert "\n" not in str(caught.value)
 
 
 def test_vocabularies_with_equal_labels_are_equal_and_can_be_pickled(english):
     english.encode("A")
     english.normalise("a")
-    assert Vocabulary(list(english.labels)) == english
+    assert CharacterTokenizer(list(english.labels)) == english
     assert pickle.loads(pickle.dumps(english)) == english
-    assert Vocabulary(("A", "_")) != english
+    assert CharacterTokenizer(("A", "_")) != english
 
 
 def test_ctc_frames_needed_agrees_with_enumeration():

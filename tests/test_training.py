@@ -41,7 +41,7 @@ from common.memory import MemoryEstimate
 from common.model import checkpoint
 from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.training import trainer as training
 from common.training.callbacks import Callback
 from common.training.emission_animation import EmissionAnimation
@@ -215,7 +215,7 @@ def test_the_film_shows_what_the_network_emitted_at_each_epoch(whole, epoch):
     path = whole / "checkpoint" / f"tiny-{epoch}_{STEPS * epoch}.ckpt"
     speech_model = SpeechModel.from_checkpoint(RECIPE, path, "CPU")
     source = open_split(speech_model, "val")
-    decoder = GreedyDecoder(speech_model.vocabulary)
+    decoder = GreedyDecoder(speech_model.tokenizer)
     alone = recognise(speech_model, CTCDecoder(Forward(speech_model), decoder), source, 1)
     index = sorted(range(4), key=lambda index: source.frames[index])[2]
     found = film(whole)
@@ -267,7 +267,7 @@ def test_the_moving_average_is_what_is_evaluated_and_kept_as_best(corpus, whole)
     for parameter in speech_model.network.get_parameters():
         if "dropout_seed" not in parameter.name:
             np.testing.assert_array_equal(parameter.asnumpy(), best.parameters[parameter.name])
-    decoder, source = GreedyDecoder(speech_model.vocabulary), open_split(speech_model, "val")
+    decoder, source = GreedyDecoder(speech_model.tokenizer), open_split(speech_model, "val")
     found = evaluate(
         speech_model, CTCDecoder(Forward(speech_model), decoder), source, 2, progress=None
     )
@@ -603,7 +603,7 @@ class Lines(logging.Logger):
 def test_fine_tuning_with_the_same_vocabulary_takes_every_weight(corpus, whole):
     best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
     speech_model = SpeechModel.create(
-        RECIPE, configured(corpus, *RANDOM), Vocabulary(tuple(LABELS)), "CPU"
+        RECIPE, configured(corpus, *RANDOM), CharacterTokenizer(tuple(LABELS)), "CPU"
     )
     log = Lines()
     training._fine_tune(speech_model, str(best.path), log)
@@ -618,7 +618,7 @@ def test_fine_tuning_with_the_same_vocabulary_takes_every_weight(corpus, whole):
 def test_fine_tuning_with_another_vocabulary_starts_the_head_anew(corpus, whole, labels):
     best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
     speech_model = SpeechModel.create(
-        RECIPE, configured(corpus, *RANDOM), Vocabulary(tuple(labels)), "CPU"
+        RECIPE, configured(corpus, *RANDOM), CharacterTokenizer(tuple(labels)), "CPU"
     )
     head = speech_model.network.fc.module.weight
     fresh = head.asnumpy().copy()
@@ -626,7 +626,7 @@ def test_fine_tuning_with_another_vocabulary_starts_the_head_anew(corpus, whole,
     training._fine_tune(speech_model, str(best.path), log)
     all_but_one = f"{len(best.parameters) - 1} of {len(best.parameters)}"
     assert log.texts[0].startswith(f"start from {best.path}: {all_but_one} parameters match")
-    assert log.texts[1] == "another vocabulary: the output layer fc.module starts anew"
+    assert log.texts[1] == "another tokenizer: the output layer fc.module starts anew"
     np.testing.assert_array_equal(head.asnumpy(), fresh)
     conv = speech_model.network.conv.conv1.weight
     np.testing.assert_array_equal(conv.asnumpy(), best.parameters["conv.conv1.weight"])
@@ -636,8 +636,8 @@ def test_parameters_that_only_contain_the_name_of_the_head_keep_their_weights(co
     """The head is named by the beginning of its parameters' names."""
     best = checkpoint.load(whole / "checkpoint" / "tiny-best.ckpt")
     recipe = replace(RECIPE, head="conv1")  # "conv.conv1.weight" begins with another name
-    vocabulary = Vocabulary(tuple(LABELS[::-1]))
-    speech_model = SpeechModel.create(recipe, configured(corpus, *RANDOM), vocabulary, "CPU")
+    tokenizer = CharacterTokenizer(tuple(LABELS[::-1]))
+    speech_model = SpeechModel.create(recipe, configured(corpus, *RANDOM), tokenizer, "CPU")
     log = Lines()
     training._fine_tune(speech_model, str(best.path), log)
     count = len(best.parameters)
@@ -654,7 +654,7 @@ def test_fine_tuning_says_how_the_features_differ(corpus, tmp_path, caplog, ther
         SpeechModel.create(
             RECIPE,
             configured(corpus, spectrograms[0], spectrograms[1] + convention),
-            Vocabulary(tuple(LABELS)),
+            CharacterTokenizer(tuple(LABELS)),
             "CPU",
         )
         for convention in (there, here)
@@ -672,7 +672,7 @@ def test_fine_tuning_says_how_the_features_differ(corpus, tmp_path, caplog, ther
 
 def test_fine_tuning_a_network_of_another_size_is_refused(corpus, whole):
     config = configured(corpus, *RANDOM, "hidden_size=20")
-    speech_model = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU")
+    speech_model = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple(LABELS)), "CPU")
     with pytest.raises(UserError, match=r"RNN\.lstms.* in the file, .* in the network"):
         training._fine_tune(
             speech_model, str(whole / "checkpoint" / "tiny-best.ckpt"), logging.getLogger("unused")
@@ -747,7 +747,7 @@ def test_training_stops_early_and_says_so_again(corpus, tmp_path, no_pictures):
 
 def test_frozen_layers_stay_as_they_are(corpus, tmp_path, no_pictures):
     config = configured(corpus, "norm=batch")
-    fresh = SpeechModel.create(RECIPE, config, Vocabulary(tuple(LABELS)), "CPU").network
+    fresh = SpeechModel.create(RECIPE, config, CharacterTokenizer(tuple(LABELS)), "CPU").network
     train(corpus, tmp_path, "norm=batch", "freeze=[conv, RNN.lstms.0]", "epochs=1", "val_manifest=")
     found = last(tmp_path).parameters
     for parameter in fresh.get_parameters():

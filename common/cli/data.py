@@ -81,7 +81,7 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
 
     if arguments.pretrain_ckpt:
         speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
-        config, vocabulary = _checked_config(arguments, speech_model), speech_model.vocabulary
+        config, tokenizer = _checked_config(arguments, speech_model), speech_model.tokenizer
         sets = {"train": [config.DataConfig.train_manifest]}
     elif arguments.suspects:
         raise UserError(f"--suspects {arguments.suspects}: needs a network, give --pretrain_ckpt")
@@ -89,7 +89,7 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
         raise UserError("--train_config is for --pretrain_ckpt, which is not given: use --config")
     else:
         config = train_config(arguments, recipe)
-        vocabulary = recipe.load_tokenizer(config)
+        tokenizer = recipe.load_tokenizer(config)
         sets = {
             split: [getattr(config.DataConfig, f"{split}_manifest")]
             for split in ("train", "val", "test")
@@ -103,8 +103,8 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     good, bad = [], 0
     for split, manifests in named:
         report = validate(
-            read_data(data, vocabulary, manifests),
-            vocabulary,
+            read_data(data, tokenizer, manifests),
+            tokenizer,
             recipe.build_featurizer(data),
             lambda frames: recipe.output_frames(config.ModelConfig, frames),
             data.min_duration,

@@ -10,7 +10,7 @@ from typing import Any
 
 from common import config as configs
 from common.model.recipe import Recipe, labels_file
-from common.text.tokenizer import BLANK, Vocabulary
+from common.text.tokenizer import BLANK, CharacterTokenizer
 from common.utils import runtime
 from common.utils.arguments import command as command
 from common.utils.errors import UserError
@@ -189,11 +189,11 @@ def override(config: Any, arguments: argparse.Namespace) -> None:
 
 
 def _check_labels(recipe: Recipe, config: Any, path: str, labels: list[str] | None) -> None:
-    """Check that the vocabulary of another project's file is that of DataConfig.labels_path."""
+    """Check that the tokenizer of another project's file is that of DataConfig.labels_path."""
     if labels is None:
         return
     ours = labels_file(recipe, config)
-    if Vocabulary.from_file(ours).labels != (*labels, BLANK):
+    if CharacterTokenizer.from_file(ours).labels != (*labels, BLANK):
         raise UserError(
             f"configuration {path}: its {len(labels)} labels and the blank are not those of {ours}:"
             f" write them to a JSON list that ends with the blank, {BLANK!r}, and give "

@@ -31,7 +31,7 @@ class Entry:
     """What planning an epoch and scoring need to know of an utterance, without its arrays."""
 
     id: str
-    text: str  # as the vocabulary writes it
+    text: str  # as the tokenizer writes it
     duration: float  # s
     frames: int  # feature frames without augmentation; an upper bound where recordings are
     # trimmed when they are decoded and only their headers were read
@@ -206,7 +206,7 @@ class ManifestDataset(Dataset):
         self,
         utterances: Sequence[Utterance],
         featurizer: Featurizer,
-        vocabulary: Tokenizer,
+        tokenizer: Tokenizer,
         *,
         labelled: bool = True,
         log: Callable[[str], None] | None = print,
@@ -219,9 +219,9 @@ class ManifestDataset(Dataset):
         Args:
             utterances: The utterances of a manifest.
             featurizer: Gives the number of feature frames, and the sample rate.
-            vocabulary: Encodes the transcripts.
+            tokenizer: Encodes the transcripts.
             labelled: False takes texts as they are, or none at all, and gives no labels: to
-                transcribe, or to score against texts with characters that the vocabulary lacks.
+                transcribe, or to score against texts with characters that the tokenizer lacks.
             log: Receives one line about recordings that are resampled or down-mixed.
             skip_unreadable: List unreadable recordings in `unreadable` instead of raising.
             check_length: Given the name of a recording and its feature frames, raises UserError
@@ -260,8 +260,8 @@ class ManifestDataset(Dataset):
                 continue
             info, frames = header
             notice.add(info)
-            text = vocabulary.normalise(utterance.text)
-            label_ids = _encode(vocabulary, text, utterance.id) if labelled else []
+            text = tokenizer.normalise(utterance.text)
+            label_ids = _encode(tokenizer, text, utterance.id) if labelled else []
             entries.append(
                 Entry(
                     id=utterance.id,
@@ -269,7 +269,7 @@ class ManifestDataset(Dataset):
                     duration=info.duration,
                     frames=frames,
                     labels=len(label_ids),
-                    ctc_frames=vocabulary.frames_needed(label_ids),
+                    ctc_frames=tokenizer.frames_needed(label_ids),
                     copy_of=utterance.copy_of,
                     speed=utterance.speed,
                 )
@@ -323,8 +323,8 @@ def mindspore_reason(error: Exception) -> str:
     return errors[0].removeprefix("[ERROR]").strip().rstrip(".")
 
 
-def _encode(vocabulary: Tokenizer, text: str, name: str) -> list[int]:
+def _encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
     try:
-        return vocabulary.encode(text)
+        return tokenizer.encode(text)
     except UserError as error:
         raise UserError(f"utterance {name}: {error}") from None

@@ -24,7 +24,7 @@ from typing import Any
 
 from common.audio.io import audio_info
 from common.text.normalization import normaliser
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 from common.utils.files import write_text
 
@@ -88,7 +88,7 @@ def read_manifest(
 
 def read_data(
     data: Any,
-    vocabulary: Vocabulary,
+    tokenizer: Tokenizer,
     manifests: Sequence[str | Path],
     data_dir: str | None = None,
 ) -> list[Utterance]:
@@ -96,7 +96,7 @@ def read_data(
 
     Args:
         data: A DataConfig; transcripts are normalised as its `normalize_transcripts` says.
-        vocabulary: Labels for the normalisation.
+        tokenizer: Labels for the normalisation.
         manifests: The manifests.
         data_dir: As in `read_manifest`; "": none; None: DataConfig.Data_dir.
 
@@ -106,7 +106,7 @@ def read_data(
     Raises:
         UserError: As `read_manifest`.
     """
-    normalise = normaliser(data.normalize_transcripts, vocabulary.labels)
+    normalise = normaliser(data.normalize_transcripts, tokenizer.labels)
     data_dir = data.Data_dir if data_dir is None else data_dir
     return [
         replace(utterance, text=normalise(utterance.text))

@@ -38,7 +38,7 @@ from common.data.mindrecord_writer import (
     write_shards,
 )
 from common.data.selection import LeftOut, SelectionRules, count_reasons
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 from common.utils.atomic_directory import beside, interrupted, publish, recover, staging
 from common.utils.errors import UserError
 from common.utils.files import damage, read_json, write_text
@@ -82,7 +82,7 @@ def convert(
     *,
     shards: int,
     featurizer: Featurizer,
-    vocabulary: Vocabulary,
+    tokenizer: Tokenizer,
     output_frames: Callable[[int], int],
     store: str = "audio",
     workers: int = 1,
@@ -104,7 +104,7 @@ def convert(
         pattern: Name of a file, with `{}` for its number.
         shards: Number of files.
         featurizer: Makes features, and trims recordings.
-        vocabulary: Encodes the texts.
+        tokenizer: Encodes the texts.
         output_frames: Output frames of the network for so many feature frames.
         store: "features" (F, T) float32, or encoded "audio", which waveform augmentation needs.
         workers: Processes that read recordings; 1, or few recordings: this process alone.
@@ -135,7 +135,7 @@ def convert(
         "shards": shards,
         "store": store,
         "features": featurizer.config.to_dict(),
-        **vocabulary.description(),
+        **tokenizer.description(),
         "min_duration": min_duration,
         "max_duration": max_duration,
         "output_frames": [int(output_frames(frames)) for frames in _PROBES],
@@ -144,7 +144,7 @@ def convert(
     rules = SelectionRules(
         min_duration=min_duration, max_duration=max_duration, max_record_bytes=MAX_RECORD_BYTES
     )
-    reader = Reader(featurizer.config, vocabulary, store, rules)
+    reader = Reader(featurizer.config, tokenizer, store, rules)
     rules = replace(rules, output_frames=output_frames)
     try:
         if _is_up_to_date(directory, made_from, log):
@@ -170,7 +170,7 @@ def open_dataset(
     directory: str | Path,
     files: Iterable[str | Path] | None = None,
     featurizer: Featurizer | None = None,
-    vocabulary: Vocabulary | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> MindRecordDataset:
     """Open a converted directory.
 
@@ -178,7 +178,7 @@ def open_dataset(
         directory: What `convert` wrote.
         files: Of its MindRecord files, those to open; None: all.
         featurizer: The features that the files must have; None: any.
-        vocabulary: The labels that the files must have; None: any.
+        tokenizer: The labels that the files must have; None: any.
 
     Returns:
         The dataset.
@@ -196,8 +196,8 @@ def open_dataset(
     wanted: dict[str, Any] = {"format": FORMAT}
     if featurizer is not None:
         wanted["features"] = featurizer.config.to_dict()
-    if vocabulary is not None:
-        wanted.update(vocabulary.description())
+    if tokenizer is not None:
+        wanted.update(tokenizer.description())
     if difference := _difference(description, wanted):
         raise UserError(
             f"{directory}: {difference}; convert again or go back to what the files were made with"

@@ -31,7 +31,7 @@ from common.data.selection import (
     reasons_against,
     unreadable,
 )
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 from common.utils.files import damage, read_json, sync, write_text
 from common.utils.worker_pool import worker_pool
@@ -61,7 +61,7 @@ class Reader:
     """Makes records; small enough to be sent along with every utterance."""
 
     features: FeatureConfig
-    vocabulary: Vocabulary
+    tokenizer: Tokenizer
     store: str  # "features" or "audio"
     rules: SelectionRules  # without the network's: its output frames may need MindSpore
 
@@ -81,7 +81,7 @@ class Reader:
         except UserError as error:
             return Record(unreadable(utterance, error))
         samples = featurizer.trim(recorded)
-        candidate = measure(utterance, samples, self.vocabulary, featurizer)
+        candidate = measure(utterance, samples, self.tokenizer, featurizer)
         if reasons_against(candidate, self.rules):
             return Record(candidate, info)
         features, audio = None, None
@@ -95,7 +95,7 @@ class Reader:
         candidate = replace(candidate, record_bytes=size)
         if reasons_against(candidate, self.rules):
             return Record(candidate, info)
-        label_ids = np.array(self.vocabulary.encode(candidate.entry.text), np.int32)
+        label_ids = np.array(self.tokenizer.encode(candidate.entry.text), np.int32)
         return Record(candidate, info, Example(0, utterance.id, label_ids, features, audio))
 
     def _encoded(

@@ -125,29 +125,29 @@ def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:
 
 
 def measure(
-    utterance: Utterance, samples: np.ndarray, vocabulary: Tokenizer, featurizer: Featurizer
+    utterance: Utterance, samples: np.ndarray, tokenizer: Tokenizer, featurizer: Featurizer
 ) -> Candidate:
     """Measure an utterance.
 
     Args:
         utterance: As the manifest has it.
         samples: (N,) float32 at the featurizer's rate, trimmed as the featurizer says.
-        vocabulary: Normalises and encodes the text.
+        tokenizer: Normalises and encodes the text.
         featurizer: Gives the number of frames.
 
     Returns:
         What `reasons_against` judges.
     """
-    text = vocabulary.normalise(utterance.text)
-    unknown = "".join(sorted(vocabulary.unknown(text)))
-    label_ids = [] if unknown else vocabulary.encode(text)
+    text = tokenizer.normalise(utterance.text)
+    unknown = "".join(sorted(tokenizer.unknown(text)))
+    label_ids = [] if unknown else tokenizer.encode(text)
     entry = Entry(
         id=utterance.id,
         text=text,
         duration=len(samples) / featurizer.config.sample_rate,
         frames=featurizer.frames(len(samples)),
         labels=len(label_ids),
-        ctc_frames=vocabulary.frames_needed(label_ids),
+        ctc_frames=tokenizer.frames_needed(label_ids),
         copy_of=utterance.copy_of,
         speed=utterance.speed,
     )

@@ -13,7 +13,7 @@ from common.data.manifest import Utterance, listed, read_data, without_copies
 from common.data.mindrecord import ConversionReport, convert, open_dataset, other_origin
 from common.data.selection import SelectionRules, split_copies
 from common.model.recipe import Recipe
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 if TYPE_CHECKING:  # it loads mindspore, which conversion does without
@@ -57,8 +57,8 @@ def convert_split(
     """
     data = config.DataConfig
     directory, file_pattern = shard_files(data, split)
-    vocabulary = recipe.load_tokenizer(config)
-    everything = read_split(data, vocabulary, split)
+    tokenizer = recipe.load_tokenizer(config)
+    everything = read_split(data, tokenizer, split)
     utterances = _wanted(data, split, everything)
     _, copies = split_copies(everything, SelectionRules(ignore_copies=ignores_copies(data, split)))
     manifests = _manifests(data, split)
@@ -68,7 +68,7 @@ def convert_split(
         file_pattern,
         shards=data.shards,
         featurizer=recipe.build_featurizer(data),
-        vocabulary=vocabulary,
+        tokenizer=tokenizer,
         output_frames=lambda frames: recipe.output_frames(config.ModelConfig, frames),
         store=data.store,
         workers=data.workers,
@@ -84,12 +84,12 @@ def _manifests(data: Any, split: str) -> list[str]:
     return getattr(data, f"{split}_manifest")
 
 
-def read_split(data: Any, vocabulary: Vocabulary, split: str) -> list[Utterance]:
+def read_split(data: Any, tokenizer: Tokenizer, split: str) -> list[Utterance]:
     """Read the utterances in the manifests of a split."""
     manifests = _manifests(data, split)
     if not manifests:
         raise UserError(f"DataConfig.{split}_manifest names no manifest")
-    return read_data(data, vocabulary, manifests)
+    return read_data(data, tokenizer, manifests)
 
 
 def _origin(data: Any, manifests: list[str]) -> str:
@@ -114,7 +114,7 @@ def open_split(speech_model: SpeechModel, split: str) -> Dataset:
     """Open the converted utterances of a split.
 
     Args:
-        speech_model: Its features, vocabulary and configuration must be those of the files.
+        speech_model: Its features, tokenizer and configuration must be those of the files.
         split: "train" or "val".
 
     Returns:
@@ -127,18 +127,18 @@ def open_split(speech_model: SpeechModel, split: str) -> Dataset:
     data = speech_model.config.DataConfig
     directory, _ = shard_files(data, split)
     files = data.mindrecord_files if split == "train" else None
-    dataset = open_dataset(directory, files, speech_model.featurizer, speech_model.vocabulary)
-    _check_manifests(data, speech_model.vocabulary, split, directory)
+    dataset = open_dataset(directory, files, speech_model.featurizer, speech_model.tokenizer)
+    _check_manifests(data, speech_model.tokenizer, split, directory)
     return dataset
 
 
-def _check_manifests(data: Any, vocabulary: Vocabulary, split: str, directory: Path) -> None:
+def _check_manifests(data: Any, tokenizer: Tokenizer, split: str, directory: Path) -> None:
     """Refuse records of other ids or texts than the split's manifests have."""
     manifests = _manifests(data, split)
     if not manifests:
         return
     try:
-        utterances = read_data(data, vocabulary, manifests)
+        utterances = read_data(data, tokenizer, manifests)
     except UserError:  # not here: the records are all that training needs
         return
     # Where copies are ignored, records with copies serve too: training leaves them out.

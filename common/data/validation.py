@@ -23,7 +23,7 @@ from common.data.selection import (
     split_copies,
     unreadable,
 )
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 _MAX_CHARACTERS = 50  # unknown characters listed, the most frequent
@@ -59,7 +59,7 @@ class ValidationReport:
 
 def validate(
     utterances: Sequence[Utterance],
-    vocabulary: Vocabulary,
+    tokenizer: Tokenizer,
     featurizer: Featurizer,
     output_frames: Callable[[int], Any],
     min_duration: float,
@@ -71,7 +71,7 @@ def validate(
 
     Args:
         utterances: The utterances of a manifest.
-        vocabulary: Labels that the texts must be made of.
+        tokenizer: Labels that the texts must be made of.
         featurizer: Features of the network.
         output_frames: Output frames of the network for so many feature frames.
         min_duration: Seconds.
@@ -90,7 +90,7 @@ def validate(
             samples = load_audio(utterance.audio, rate)
         except UserError as error:
             return unreadable(utterance, error)
-        return measure(utterance, featurizer.trim(samples), vocabulary, featurizer)
+        return measure(utterance, featurizer.trim(samples), tokenizer, featurizer)
 
     judged, copies = split_copies(utterances, rules)
     candidates = list(map_in_threads(candidate, judged, workers, "validate"))
@@ -102,5 +102,5 @@ def validate(
             for index in selection.kept.tolist()
         ],
         left_out=copies + selection.left_out,
-        characters=vocabulary.unknown_in(utterance.text for utterance in judged),
+        characters=tokenizer.unknown_in(utterance.text for utterance in judged),
     )

@@ -17,7 +17,7 @@ import numpy as np
 
 from common.decoding.ngram_lm import WordModel
 from common.decoding.prefix_beam_search import BeamSearch, Hypothesis
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 from common.utils.worker_pool import worker_pool
 
@@ -65,8 +65,8 @@ def emission_frames(path: np.ndarray, blank: int) -> np.ndarray:
 class GreedyDecoder(Decoder):
     """Collapses the path of the best labels of each frame; its log-probability is the score."""
 
-    def __init__(self, vocabulary: Vocabulary):
-        self.vocabulary = vocabulary
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
 
     def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
         """Decode a batch into one text for each utterance."""
@@ -78,16 +78,16 @@ class GreedyDecoder(Decoder):
         ]
 
     def _text(self, path: np.ndarray) -> str:
-        labels = collapse(path, self.vocabulary.blank)
-        return " ".join(self.vocabulary.decode(labels.tolist()).split())
+        labels = collapse(path, self.tokenizer.blank)
+        return " ".join(self.tokenizer.decode(labels.tolist()).split())
 
 
 class BeamDecoder(Decoder):
     """Prefix beam search, after some seconds of it in `LMConfig.lm_workers` processes."""
 
-    def __init__(self, lm_config: Any, vocabulary: Vocabulary):
-        self._settings = lm_config, vocabulary
-        self._search = make_search(lm_config, vocabulary)  # UserError if the files are bad
+    def __init__(self, lm_config: Any, tokenizer: Tokenizer):
+        self._settings = lm_config, tokenizer
+        self._search = make_search(lm_config, tokenizer)  # UserError if the files are bad
         self._pool: ProcessPoolExecutor | None = None
         self._searched = 0.0  # seconds, in this process
 
@@ -111,12 +111,12 @@ class BeamDecoder(Decoder):
             ) from error
 
 
-def make_search(lm_config: Any, vocabulary: Vocabulary) -> BeamSearch:
+def make_search(lm_config: Any, tokenizer: Tokenizer) -> BeamSearch:
     """Make the search that an LMConfig describes, and load its language model.
 
     Args:
         lm_config: An LMConfig.
-        vocabulary: Labels of the network.
+        tokenizer: Labels of the network.
 
     Returns:
         The search.
@@ -126,16 +126,16 @@ def make_search(lm_config: Any, vocabulary: Vocabulary) -> BeamSearch:
     """
     language_model = None
     if lm_config.lm_path:
-        if " " not in vocabulary.labels:
+        if " " not in tokenizer.labels:
             raise UserError(
                 f"LMConfig.lm_path {lm_config.lm_path}: a language model of words needs a space "
                 "among the labels, these have none"
             )
         language_model = WordModel(
-            lm_config.lm_path, vocabulary, lm_config.alpha, lm_config.beta, lm_config.unk_offset
+            lm_config.lm_path, tokenizer, lm_config.alpha, lm_config.beta, lm_config.unk_offset
         )
     return BeamSearch(
-        vocabulary,
+        tokenizer,
         lm_config.beam_width,
         lm_config.cutoff_top_n,
         lm_config.cutoff_prob,
@@ -147,25 +147,25 @@ def make_search(lm_config: Any, vocabulary: Vocabulary) -> BeamSearch:
 _worker_search: BeamSearch  # of a worker process
 
 
-def _start_search(lm_config: Any, vocabulary: Vocabulary) -> None:
+def _start_search(lm_config: Any, tokenizer: Tokenizer) -> None:
     global _worker_search
-    _worker_search = make_search(lm_config, vocabulary)
+    _worker_search = make_search(lm_config, tokenizer)
 
 
 def _search_in_worker(log_probs: np.ndarray) -> list[Hypothesis]:
     return _worker_search(log_probs)
 
 
-def _greedy(lm_config: Any, vocabulary: Vocabulary) -> Decoder:
+def _greedy(lm_config: Any, tokenizer: Tokenizer) -> Decoder:
     if lm_config.lm_path:
         raise UserError(
             f"LMConfig.lm_path {lm_config.lm_path}: greedy decoding uses no language model; "
             "set LMConfig.decoder_type=beam"
         )
-    return GreedyDecoder(vocabulary)
+    return GreedyDecoder(tokenizer)
 
 
-DECODERS: dict[str, Callable[[Any, Vocabulary], Decoder]] = {
+DECODERS: dict[str, Callable[[Any, Tokenizer], Decoder]] = {
     "greedy": _greedy,
     "beam": BeamDecoder,
 }
@@ -185,12 +185,12 @@ def describe(lm_config: Any) -> str:
     return words
 
 
-def make_decoder(lm_config: Any, vocabulary: Vocabulary) -> Decoder:
+def make_decoder(lm_config: Any, tokenizer: Tokenizer) -> Decoder:
     """Make the decoder that `lm_config.decoder_type` names (any letter case).
 
     Args:
         lm_config: An LMConfig.
-        vocabulary: Labels of the network.
+        tokenizer: Labels of the network.
 
     Returns:
         The decoder.
@@ -203,4 +203,4 @@ def make_decoder(lm_config: Any, vocabulary: Vocabulary) -> Decoder:
         raise UserError(
             f"LMConfig.decoder_type is {lm_config.decoder_type!r}; there is {', '.join(DECODERS)}"
         )
-    return build(lm_config, vocabulary)
+    return build(lm_config, tokenizer)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
 _LN_10 = float(np.log(10))  # ARPA files and KenLM speak in base 10
@@ -35,7 +35,7 @@ class WordModel:
     def __init__(
         self,
         path: str | Path,
-        vocabulary: Vocabulary,
+        tokenizer: CharacterTokenizer,
         alpha: float,
         beta: float,
         unk_offset: float,
@@ -44,7 +44,7 @@ class WordModel:
 
         Args:
             path: An ARPA file or KenLM's binary file.
-            vocabulary: Labels that the words are spelled with.
+            tokenizer: Labels that the words are spelled with.
             alpha: Weight of the language model.
             beta: Added for each word.
             unk_offset: Added to the natural logarithm of an unknown word's probability.
@@ -59,11 +59,11 @@ class WordModel:
         best: dict[str, tuple[float, str]] = {}  # of spellings that differ in letter case only
         for word in _words(path):
             entry = self._score(no_history, word)[0], word
-            text = vocabulary.normalise(word)
+            text = tokenizer.normalise(word)
             best[text] = max(entry, best.get(text, entry))
         self._spellings = {text: word for text, (_, word) in best.items()}
         self.lookahead = LanguageModelLookahead(
-            vocabulary,
+            tokenizer,
             {text: score for text, (score, _) in best.items()},
             self._score(no_history, "")[0],
         )
@@ -91,14 +91,14 @@ class LanguageModelLookahead:
     Pruning must add it: otherwise texts whose words never end, and so are never scored, displace
     the others. It is the best score, without history, of the words that begin like the unfinished
     one, or else the score of an unknown word (smearing: Ortmanns, Ney, Eiden 1996, "Language-model
-    look-ahead for large vocabulary speech recognition").
+    look-ahead for large tokenizer speech recognition").
 
     Beginnings of words are numbered as they occur; row `n` of a table holds, for each label, the
     best score if the label follows beginning `n`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, scores: dict[str, float], unknown: float):
-        self._labels = {label: i for i, label in enumerate(vocabulary.labels)}
+    def __init__(self, tokenizer: CharacterTokenizer, scores: dict[str, float], unknown: float):
+        self._labels = {label: i for i, label in enumerate(tokenizer.labels)}
         self._words = sorted(scores)
         self._scores = np.array([scores[word] for word in self._words])
         self._unknown = unknown

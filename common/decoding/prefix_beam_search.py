@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.decoding.ngram_lm import WordModel
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 
 _PREFIXES_BETWEEN_PRUNING = 20_000  # new prefixes after which unused ones are removed
 
@@ -34,7 +34,7 @@ class Hypothesis(NamedTuple):
 class BeamSearch:
     """Searches for the best texts of one utterance."""
 
-    vocabulary: Vocabulary
+    tokenizer: CharacterTokenizer
     beam_width: int  # prefixes kept after each frame
     cutoff_top_n: int = 40  # labels followed in each frame, the best
     cutoff_prob: float = 1.0  # or fewer, until their probabilities add up to this
@@ -43,7 +43,7 @@ class BeamSearch:
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
         """Search log-probabilities (T, C); return hypotheses, best first."""
-        prefixes = _PrefixTree(self.vocabulary, self.language_model)
+        prefixes = _PrefixTree(self.tokenizer, self.language_model)
         beam = _Beam.of_root(prefixes)
         log_probs = np.asarray(log_probs, dtype=np.float64)
         for frame in np.where(np.isnan(log_probs), -np.inf, log_probs):
@@ -78,7 +78,7 @@ class _PrefixTree:
     at each node, they would take memory with the square of the utterance's length.
     """
 
-    vocabulary: Vocabulary
+    tokenizer: CharacterTokenizer
     language_model: WordModel | None
     parents: list[int] = field(default_factory=lambda: [0])
     labels: list[int] = field(default_factory=lambda: [-1])  # last label of each prefix
@@ -89,7 +89,7 @@ class _PrefixTree:
     endings: dict[int, tuple[float, Any]] = field(default_factory=dict)  # cache of `_end`
 
     def __post_init__(self) -> None:
-        labels = self.vocabulary.labels
+        labels = self.tokenizer.labels
         self.space = labels.index(" ") if " " in labels else -1
         self.max_size = _PREFIXES_BETWEEN_PRUNING
         if self.language_model is not None:
@@ -100,14 +100,14 @@ class _PrefixTree:
 
     def child(self, node: int, label: int) -> int:
         """Return the node of a prefix longer by one label."""
-        key = node * len(self.vocabulary) + label
+        key = node * len(self.tokenizer) + label
         if key not in self.children:
             self.children[key] = len(self.parents)
             self.parents.append(node)
             self.labels.append(label)
             if self.language_model is not None:
                 ended = label == self.space
-                self.words.append("" if ended else self.words[node] + self.vocabulary.labels[label])
+                self.words.append("" if ended else self.words[node] + self.tokenizer.labels[label])
                 self.histories.append(
                     self._end(self.language_model, node)[1] if ended else self.histories[node]
                 )
@@ -119,7 +119,7 @@ class _PrefixTree:
         while node > 0:
             labels.append(self.labels[node])
             node = self.parents[node]
-        return self.vocabulary.decode(labels[::-1])
+        return self.tokenizer.decode(labels[::-1])
 
     @property
     def needs_pruning(self) -> bool:
@@ -146,7 +146,7 @@ class _PrefixTree:
             self.words = [self.words[node] for node in old]
             self.histories = [self.histories[node] for node in old]
         self.children = {
-            parent * len(self.vocabulary) + label: node
+            parent * len(self.tokenizer) + label: node
             for node, (parent, label) in enumerate(zip(self.parents, self.labels))
             if node
         }
@@ -192,7 +192,7 @@ class _Beam:
     @classmethod
     def of_root(cls, prefixes: _PrefixTree) -> _Beam:
         """Return the empty prefix, after which spaces change nothing, as after a space."""
-        last = prefixes.space if prefixes.space >= 0 else prefixes.vocabulary.blank
+        last = prefixes.space if prefixes.space >= 0 else prefixes.tokenizer.blank
         nodes, parents, labels, rows = (np.array([n]) for n in (0, -1, last, prefixes.row(0)))
         zero = np.zeros(1)
         return cls(nodes, parents, labels, zero, zero - np.inf, zero, zero, rows)
@@ -215,7 +215,7 @@ class _Beam:
             width: Prefixes to keep.
         """
         letters = np.flatnonzero(frame > -np.inf)
-        letters = letters[letters != prefixes.vocabulary.blank]
+        letters = letters[letters != prefixes.tokenizer.blank]
         columns = np.full(len(frame), -1)
         columns[letters] = np.arange(len(letters))
         own = columns[self.labels]
@@ -223,7 +223,7 @@ class _Beam:
 
         # The same prefix again: by a blank, or by its last label. A space adds nothing to a space.
         p_total = np.logaddexp(self.p_blank, self.p_non_blank)
-        p_blank = p_total + frame[prefixes.vocabulary.blank]
+        p_blank = p_total + frame[prefixes.tokenizer.blank]
         p_non_blank = np.where(after_space, p_total, self.p_non_blank) + frame[self.labels]
 
         # A prefix longer by one label (N, letters); by its last label again only after a blank.

@@ -175,7 +175,7 @@ class Steps:
         if self.source is not None:
             lengths = self.source.frames[indices].astype(np.int32)
             counts = self.source.label_counts[indices].astype(np.int32)
-        blank, classes = self.speech_model.vocabulary.blank, len(self.speech_model.vocabulary)
+        blank, classes = self.speech_model.tokenizer.blank, len(self.speech_model.tokenizer)
         pair = [label for label in range(classes) if label != blank][:2]
         counts = counts if len(pair) == 2 else np.minimum(counts, 1)
         labels = max(planned.labels, 1)

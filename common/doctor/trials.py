@@ -124,9 +124,9 @@ def training(
         quick: Report only what the forecast of an epoch needs.
     """
     device = runtime.set_device(device_target, device_id)
-    vocabulary = recipe.load_tokenizer(config)
+    tokenizer = recipe.load_tokenizer(config)
     ms.set_seed(config.TrainingConfig.seed)
-    speech_model = SpeechModel.create(recipe, config, vocabulary, device)
+    speech_model = SpeechModel.create(recipe, config, tokenizer, device)
     say(
         device=device,
         parameters=speech_model.parameters(),
@@ -225,15 +225,15 @@ class ListedDataset(Dataset):
 
 
 def _from_manifest(speech_model: SpeechModel) -> tuple[Dataset, str]:
-    data, vocabulary = speech_model.config.DataConfig, speech_model.vocabulary
-    everything = read_split(data, vocabulary, "train")
+    data, tokenizer = speech_model.config.DataConfig, speech_model.tokenizer
+    everything = read_split(data, tokenizer, "train")
     if data.ignore_offline_speed_perturbation:
         everything = without_copies(everything, listed(data.train_manifest))
     good = []
     for utterance in everything:
-        text = vocabulary.normalise(utterance.text)
-        if text and not vocabulary.unknown(text):
-            good.append((utterance, text, vocabulary.encode(text)))
+        text = tokenizer.normalise(utterance.text)
+        if text and not tokenizer.unknown(text):
+            good.append((utterance, text, tokenizer.encode(text)))
     if not good:
         raise UserError(f"{listed(data.train_manifest)}: no text that the labels can spell")
     durations, guessed = guess_durations([utterance for utterance, *_ in good])
@@ -245,7 +245,7 @@ def _from_manifest(speech_model: SpeechModel) -> tuple[Dataset, str]:
             duration=float(duration),
             frames=int(speech_model.featurizer.frames(round(duration * rate))),
             labels=len(labels),
-            ctc_frames=vocabulary.frames_needed(labels),
+            ctc_frames=tokenizer.frames_needed(labels),
             copy_of=utterance.copy_of,
         )
         for (utterance, text, labels), duration in zip(good, durations)

@@ -55,7 +55,7 @@ def word_errors(
     Args:
         reference: What was said.
         hypothesis: What was recognised.
-        words: Splits a text into words: at white space, or as `Vocabulary.words` does.
+        words: Splits a text into words: at white space, or as `Tokenizer.words` does.
 
     Returns:
         The edits from reference to hypothesis.

@@ -66,7 +66,7 @@ def recognise(
     Batches of long recordings are smaller: memory grows with their frames, not their number.
 
     Args:
-        speech_model: Network, vocabulary and features.
+        speech_model: Network, tokenizer and features.
         decoder: What turns its features into hypotheses (`SpeechModel.decoder`).
         dataset: The utterances.
         batch_size: Utterances in a batch, at most.
@@ -135,7 +135,7 @@ def recognise_recordings(
     """Recognise recordings, each decoded once; one that cannot be read does not stop the others.
 
     Args:
-        speech_model: Network, vocabulary and features.
+        speech_model: Network, tokenizer and features.
         decoder: As in `recognise`.
         recordings: Utterances, whose texts are not used; ids may repeat.
         result_of: What to keep of a prediction, such as its text; its log-probabilities are views
@@ -152,7 +152,7 @@ def recognise_recordings(
     dataset = ManifestDataset(
         recordings,
         speech_model.featurizer,
-        speech_model.vocabulary,
+        speech_model.tokenizer,
         labelled=False,
         log=log,
         skip_unreadable=True,
@@ -196,7 +196,7 @@ def evaluate(
     """Recognise and score a dataset, or one rank's part of it.
 
     Args:
-        speech_model: Network, vocabulary and features.
+        speech_model: Network, tokenizer and features.
         decoder: As in `recognise`.
         dataset: The utterances, with their reference texts.
         batch_size: Utterances in a batch, at most.
@@ -217,7 +217,7 @@ def evaluate(
         UserError: As `recognise`, or `save_output` cannot be written.
     """
     folder = _output_folder(save_output)
-    scorer = Scorer(speech_model.vocabulary, speech_model.frame_seconds)
+    scorer = Scorer(speech_model.tokenizer, speech_model.frame_seconds)
     for prediction in recognise(
         speech_model,
         decoder,

@@ -41,7 +41,7 @@ class LabelIssue:
     audio: Path
     loss: float  # nats per character of the reference
     wer: float  # percent
-    reference: str  # as the vocabulary writes it
+    reference: str  # as the tokenizer writes it
     hypothesis: str  # decoded greedily
 
     def lines(self, rank: int) -> list[str]:
@@ -68,26 +68,26 @@ def rank_label_issues(
     Returns:
         All utterances, ranked.
     """
-    vocabulary = speech_model.vocabulary
-    dataset = ManifestDataset(utterances, speech_model.featurizer, vocabulary, log=None)
+    tokenizer = speech_model.tokenizer
+    dataset = ManifestDataset(utterances, speech_model.featurizer, tokenizer, log=None)
     issues = []
     for prediction in recognise(
         speech_model,
-        CTCDecoder(Forward(speech_model), GreedyDecoder(vocabulary)),
+        CTCDecoder(Forward(speech_model), GreedyDecoder(tokenizer)),
         dataset,
         batch_size,
         workers,
         "scoring",
     ):
         reference = dataset.texts[prediction.index]
-        labels = vocabulary.encode(reference)
-        loss = ctc_loss(prediction.log_probs, labels, vocabulary.blank)
+        labels = tokenizer.encode(reference)
+        loss = ctc_loss(prediction.log_probs, labels, tokenizer.blank)
         issues.append(
             LabelIssue(
                 prediction.id,
                 utterances[prediction.index].audio,
                 loss / max(len(labels), 1),
-                100 * word_errors(reference, prediction.text, vocabulary.words).rate,
+                100 * word_errors(reference, prediction.text, tokenizer.words).rate,
                 reference,
                 prediction.text,
             )

@@ -10,7 +10,7 @@ import numpy as np
 from common.decoding.decoders import emission_frames
 from common.decoding.prefix_beam_search import Hypothesis
 from common.evaluation.error_rates import EditCounts, alignment, character_errors, word_errors
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ class Evaluation:
 class Scorer:
     """Scores utterances one by one, in any order."""
 
-    def __init__(self, vocabulary: Vocabulary, frame_seconds: float):
+    def __init__(self, tokenizer: Tokenizer, frame_seconds: float):
         """Start with no utterance.
 
         Args:
-            vocabulary: Tells words and the blank.
+            tokenizer: Tells words and the blank.
             frame_seconds: Seconds from one output frame of the network to the next.
         """
-        self._vocabulary, self._frame_seconds = vocabulary, frame_seconds
+        self._tokenizer, self._frame_seconds = tokenizer, frame_seconds
         self._scored: dict[int, ScoredUtterance] = {}
         self._blanks, self._frames = 0, 0
 
@@ -127,12 +127,12 @@ class Scorer:
         Returns:
             The scored utterance.
         """
-        words, blank = self._vocabulary.words, self._vocabulary.blank
+        words, blank = self._tokenizer.words, self._tokenizer.blank
         letters, begins = [], np.zeros(0, int)
         if prediction.log_probs is not None and blank is not None:
             path = prediction.log_probs.argmax(axis=1)
             begins = emission_frames(path, blank)
-            letters = [self._vocabulary.labels[label] for label in path[begins].tolist()]
+            letters = [self._tokenizer.labels[label] for label in path[begins].tolist()]
             self._blanks += int((path == blank).sum())
             self._frames += len(path)
         scored = ScoredUtterance(

@@ -163,7 +163,7 @@ def write_onnx(
         helper.make_node("Identity", [log_probs], ["log_probs"]),
         helper.make_node("Cast", [lengths], ["output_lengths"], to=TensorProto.INT32),
     ]
-    batch, inputs, classes = batch_size or "utterances", frames or "frames", speech_model.vocabulary
+    batch, inputs, classes = batch_size or "utterances", frames or "frames", speech_model.tokenizer
     outputs = int(speech_model.output_frames(frames)) if frames else "output_frames"
     dimension = speech_model.featurizer.dimension
     tensor = helper.make_tensor_value_info

@@ -17,7 +17,7 @@ import numpy as np
 from common.interop import torch_pickle
 from common.interop.torch_pickle import StoredTensor
 from common.model.recipe import Recipe
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.arguments import command
 from common.utils.errors import UserError
 
@@ -104,7 +104,7 @@ def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
             f"{arguments.ckpt}.ckpt"
         )
     imported = package.import_weights(recipe, torch_pickle.read(arguments.pth), arguments)
-    vocabulary = Vocabulary(tuple(imported.labels))
+    tokenizer = CharacterTokenizer(tuple(imported.labels))
 
     from common.model import checkpoint
     from common.model.speech_model import SpeechModel
@@ -112,7 +112,7 @@ def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
     from common.utils.backend import Tensor
 
     device = runtime.set_device("CPU")
-    speech_model = SpeechModel.create(recipe, imported.config, vocabulary, device)
+    speech_model = SpeechModel.create(recipe, imported.config, tokenizer, device)
     parameters = {weight.name: weight for weight in _weights(speech_model)}
     matched = torch_pickle.match(
         imported.weights,

@@ -132,7 +132,7 @@ def load_into(
 
     Names are compared after `rename` and without wrapper prefixes (`network.`, ...); optimizer
     state is passed over. `new_head`: parameters that start with it may differ in shape (another
-    vocabulary); they keep their fresh values. Anything else missing is a UserError.
+    tokenizer); they keep their fresh values. Anything else missing is a UserError.
     """
     wanted = {
         parameter.name: parameter

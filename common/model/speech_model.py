@@ -1,4 +1,4 @@
-"""A network with all that must travel with it: configuration, features, vocabulary, length formula.
+"""A network with all that must travel with it: configuration, features, tokenizer, length formula.
 
 Training, evaluation, transcription and export all start here, from a configuration or a checkpoint.
 """
@@ -104,10 +104,6 @@ class SpeechModel:
             "versions": runtime.versions(),
             **more,
         }
-
-    @property
-    def vocabulary(self) -> Any:
-        return self.tokenizer
 
     def objective(self) -> nn.Cell:
         """What a train step differentiates; see `Recipe.build_objective`."""

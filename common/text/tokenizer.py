@@ -187,9 +187,6 @@ class CharacterTokenizer(Tokenizer):
         return "".join(self.labels[i] for i in ids)
 
 
-Vocabulary = CharacterTokenizer
-
-
 def labels_of(texts: Iterable[str]) -> list[str]:
     """The labels that spell some texts: their characters (NFC) as they stand, sorted, a space if
     there is any, and the blank."""

@@ -245,7 +245,7 @@ class ConsoleProgress(Callback):
         self.log.info(
             f"{model.recipe.name} on {model.device}: {model.parameters() / 1e6:.1f} M "
             f"parameters, {features.kind} of {features.dimension} bins at {features.sample_rate} "
-            f"Hz, {len(model.vocabulary)} labels"
+            f"Hz, {len(model.tokenizer)} labels"
         )
         ranks = f" on each of {epoch_plan.ranks} ranks" if epoch_plan.ranks > 1 else ""
         self.log.info(

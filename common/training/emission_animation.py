@@ -20,7 +20,7 @@ import numpy as np
 from common.audio.features import Featurizer
 from common.data.dataset import Dataset
 from common.decoding.decoders import GreedyDecoder
-from common.text.tokenizer import Vocabulary
+from common.text.tokenizer import Tokenizer
 from common.training.emission_plots import EmissionFrame, EmissionPlotter, Gif, as_image
 from common.training.metrics_log import EpochMetrics
 from common.utils.errors import UserError
@@ -66,7 +66,7 @@ class EmissionAnimation:
         stem: str | Path,
         dataset: Dataset | None,
         featurizer: Featurizer,
-        vocabulary: Vocabulary,
+        tokenizer: Tokenizer,
         resumed_step: int = 0,
     ):
         """Begin an animation, or go on with that of a resumed run.
@@ -75,17 +75,17 @@ class EmissionAnimation:
             stem: Path of the files, without their ending.
             dataset: The validation set; None: there is no animation.
             featurizer: Computes the features that are shown.
-            vocabulary: The labels.
+            tokenizer: The labels.
             resumed_step: Optimizer steps done; frames of later steps are dropped. 0: a new run.
 
         Raises:
             UserError: The frames of a resumed run cannot be read.
         """
         self.npz, self.gif, self.png = (Path(f"{stem}.{end}") for end in ("npz", "gif", "png"))
-        self.dataset, self.featurizer, self.vocabulary = dataset, featurizer, vocabulary
+        self.dataset, self.featurizer, self.tokenizer = dataset, featurizer, tokenizer
         self.frames: list[Frame] = []
         self._log_probs: np.ndarray | None = None  # (T', C), as the network gave them last
-        self._likeliest = np.zeros(len(vocabulary))  # (C,) each label's highest probability so far
+        self._likeliest = np.zeros(len(tokenizer))  # (C,) each label's highest probability so far
         self._rows: list[int] = []  # the labels that have a row
         self.index = 0
         self.duration = 0.0  # seconds
@@ -125,11 +125,11 @@ class EmissionAnimation:
         if self._log_probs is None:
             return
         log_probs, self._log_probs = self._log_probs, None
-        columns = np.arange(len(self.vocabulary))
+        columns = np.arange(len(self.tokenizer))
         if len(columns) > MAX_KEPT:
             likely = log_probs.max(axis=0) >= np.log(MIN_KEPT_PROBABILITY)
-            columns = columns[likely | (columns == self.vocabulary.blank)]
-        decode = GreedyDecoder(self.vocabulary)
+            columns = columns[likely | (columns == self.tokenizer.blank)]
+        decode = GreedyDecoder(self.tokenizer)
         self._keep(
             Frame(
                 metrics.epoch,
@@ -154,7 +154,7 @@ class EmissionAnimation:
         if (rows := self._labels_shown()) != self._rows:  # at first; where labels are many, again
             self._rows, self._drawn = rows, Gif()
             self._painter = EmissionPlotter(
-                [self.vocabulary.labels[row] for row in rows],
+                [self.tokenizer.labels[row] for row in rows],
                 len(self.frames[0].log_probs),
                 self.duration,
                 self._features,
@@ -183,7 +183,7 @@ class EmissionAnimation:
 
     def _labels_shown(self) -> list[int]:
         """The labels with a row, the blank below the others."""
-        labels, blank = np.arange(len(self.vocabulary)), self.vocabulary.blank
+        labels, blank = np.arange(len(self.tokenizer)), self.tokenizer.blank
         if len(labels) > MAX_ALL_SHOWN:
             labels = np.flatnonzero(self._likeliest >= MIN_SHOWN_PROBABILITY)
             labels = labels[np.argsort(-self._likeliest[labels], kind="stable")[:MAX_SHOWN]]
@@ -219,7 +219,7 @@ class EmissionAnimation:
                 id=self.id,
                 reference=self.reference,
                 seconds=self.duration,
-                labels=[self.vocabulary.labels[column] for column in columns],
+                labels=[self.tokenizer.labels[column] for column in columns],
                 columns=columns,
                 log_probs=log_probs,
                 **{key: [getattr(frame, key) for frame in self.frames] for key in _PER_FRAME},

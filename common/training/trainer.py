@@ -135,7 +135,7 @@ class Trainer:
     """One training run: the constructor sets it up, `fit` runs it.
 
     Attributes:
-        speech_model: Network, vocabulary and featurizer.
+        speech_model: Network, tokenizer and featurizer.
         dataset: The utterances that are trained on.
         validation: The validation set; None without one.
         epoch_plan: The batches of each epoch.
@@ -503,7 +503,7 @@ def _same_everywhere(
 
 
 def _fine_tune(speech_model: SpeechModel, path: str, log: logging.Logger) -> None:
-    """Takes the weights of a checkpoint; the output layer starts anew under another vocabulary."""
+    """Takes the weights of a checkpoint; the output layer starts anew with other labels."""
     recipe = speech_model.recipe
     checkpoint = checkpoints.load(path)
     averaged = checkpoints.take_averages(checkpoint)

@@ -114,7 +114,7 @@ def export_weights(speech_model: Any, arguments: argparse.Namespace) -> Exported
         )
 
     def content(weights: dict[str, np.ndarray]) -> dict[str, Any]:
-        labels = list(speech_model.vocabulary.labels)
+        labels = list(speech_model.tokenizer.labels)
         # The convention is for pt2mind.py, should the file be converted back.
         return {**layout(config, labels), "state_dict": weights, "convention": convention}
 

@@ -27,7 +27,7 @@ from common.interop.weight_conversion import (
     batch_norm,
 )
 from common.model.recipe import Recipe, labels_file
-from common.text.tokenizer import BLANK, Vocabulary
+from common.text.tokenizer import BLANK, CharacterTokenizer
 from common.utils.errors import UserError
 from jasper.src.config import Block, ModelConfig, residual_inputs
 
@@ -147,7 +147,7 @@ def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) 
     bands = BANDS if dimension % BANDS == 0 else dimension
     for key, value in {**FEATURES, "bands": bands, "frame_splicing": dimension // bands}.items():
         setattr(spect, key, value)
-    labels = Vocabulary.from_file(arguments.labels or labels_file(recipe, config)).labels
+    labels = CharacterTokenizer.from_file(arguments.labels or labels_file(recipe, config)).labels
     ours = content.get(OURS)
     if isinstance(ours, Mapping):
         configs.override(config, ours.get("config", {}), where)
@@ -161,7 +161,7 @@ def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) 
             for key in STATED if arguments.config else ("bands", "frame_splicing"):
                 setattr(spect, key, getattr(theirs, key))
         if stated_labels is not None and not arguments.labels:
-            labels = Vocabulary((*stated_labels, BLANK)).labels
+            labels = CharacterTokenizer((*stated_labels, BLANK)).labels
     if (classes := weights[HEAD].shape[0]) != len(labels):
         raise UserError(
             f"{where}: its output layer has {classes} classes, but there are {len(labels)} labels, "
@@ -224,7 +224,7 @@ def export_weights(speech_model: Any, arguments: argparse.Namespace) -> Exported
                 "ModelConfig": stored["ModelConfig"],
                 "DataConfig": {"SpectConfig": stored["DataConfig"]["SpectConfig"]},
             },
-            "labels": list(speech_model.vocabulary.labels),
+            "labels": list(speech_model.tokenizer.labels),
         }
         return {
             "epoch": 0,
