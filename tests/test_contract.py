@@ -193,7 +193,7 @@ def speller(folder: Path) -> Recipe:
         tokenizer=EndedTokenizer,
         build_objective=lambda network, tokenizer: CrossEntropy(network, tokenizer.end),
         build_decoder=lambda speech_model, decoding: GreedySpelling(speech_model),
-        exports=None,
+        exportable=False,
     )
 
 

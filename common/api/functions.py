@@ -267,7 +267,7 @@ class ModelFunctions:
         """
         from common.export.export import Options, export
 
-        if self._recipe.exports is None:
-            raise UserError(f"{self._recipe.name} cannot be exported: its recipe lists no graphs")
+        if not self._recipe.exportable:
+            raise UserError(f"{self._recipe.name} cannot be exported: it is no CTC network")
         options = Options(file_format.upper(), batch_size, frames, tuple(buckets), half=half)
         return export(self.load_network(checkpoint, device=device), path, options)

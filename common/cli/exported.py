@@ -51,8 +51,8 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
     add_device(parser)
     arguments = parser.parse_args(argv)
-    if recipe.exports is None:
-        raise UserError(f"{recipe.name} cannot be exported: its recipe lists no graphs")
+    if not recipe.exportable:
+        raise UserError(f"{recipe.name} cannot be exported: it is no CTC network")
     elsewhere = (arguments.device_target or "cpu").lower() != "cpu"
     if elsewhere and "mindspore" not in sys.modules:
         # On a CPU with more, other devices' convolutions are too slow to be verified.
@@ -72,7 +72,7 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         arguments.half,
     )
     description = write(speech_model, arguments.file_name, options)
-    files = [bucket["file"] for bucket in read_json(description)["buckets"]]
+    files = [bucket["file"] for bucket in (read_json(description) or {})["buckets"]]
     found = [str(part) for name in files for part in parts(description.with_name(name))]
     listing = ", ".join(found)
     print(f"exported {listing} and {description}")

@@ -78,7 +78,7 @@ class GreedyDecoder(Decoder):
         ]
 
     def _text(self, path: np.ndarray) -> str:
-        labels = collapse(path, self.tokenizer.blank)
+        labels = collapse(path, self.tokenizer.ctc_blank)
         return " ".join(self.tokenizer.decode(labels.tolist()).split())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from common.text.tokenizer import CharacterTokenizer
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 _LN_10 = float(np.log(10))  # ARPA files and KenLM speak in base 10
@@ -35,7 +35,7 @@ class WordModel:
     def __init__(
         self,
         path: str | Path,
-        tokenizer: CharacterTokenizer,
+        tokenizer: Tokenizer,
         alpha: float,
         beta: float,
         unk_offset: float,
@@ -97,7 +97,7 @@ class LanguageModelLookahead:
     best score if the label follows beginning `n`.
     """
 
-    def __init__(self, tokenizer: CharacterTokenizer, scores: dict[str, float], unknown: float):
+    def __init__(self, tokenizer: Tokenizer, scores: dict[str, float], unknown: float):
         self._labels = {label: i for i, label in enumerate(tokenizer.labels)}
         self._words = sorted(scores)
         self._scores = np.array([scores[word] for word in self._words])

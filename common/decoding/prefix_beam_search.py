@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.decoding.ngram_lm import WordModel
-from common.text.tokenizer import CharacterTokenizer
+from common.text.tokenizer import Tokenizer
 
 _PREFIXES_BETWEEN_PRUNING = 20_000  # new prefixes after which unused ones are removed
 
@@ -34,7 +34,7 @@ class Hypothesis(NamedTuple):
 class BeamSearch:
     """Searches for the best texts of one utterance."""
 
-    tokenizer: CharacterTokenizer
+    tokenizer: Tokenizer
     beam_width: int  # prefixes kept after each frame
     cutoff_top_n: int = 40  # labels followed in each frame, the best
     cutoff_prob: float = 1.0  # or fewer, until their probabilities add up to this
@@ -78,7 +78,7 @@ class _PrefixTree:
     at each node, they would take memory with the square of the utterance's length.
     """
 
-    tokenizer: CharacterTokenizer
+    tokenizer: Tokenizer
     language_model: WordModel | None
     parents: list[int] = field(default_factory=lambda: [0])
     labels: list[int] = field(default_factory=lambda: [-1])  # last label of each prefix
@@ -192,7 +192,7 @@ class _Beam:
     @classmethod
     def of_root(cls, prefixes: _PrefixTree) -> _Beam:
         """Return the empty prefix, after which spaces change nothing, as after a space."""
-        last = prefixes.space if prefixes.space >= 0 else prefixes.tokenizer.blank
+        last = prefixes.space if prefixes.space >= 0 else prefixes.tokenizer.ctc_blank
         nodes, parents, labels, rows = (np.array([n]) for n in (0, -1, last, prefixes.row(0)))
         zero = np.zeros(1)
         return cls(nodes, parents, labels, zero, zero - np.inf, zero, zero, rows)
@@ -215,7 +215,7 @@ class _Beam:
             width: Prefixes to keep.
         """
         letters = np.flatnonzero(frame > -np.inf)
-        letters = letters[letters != prefixes.tokenizer.blank]
+        letters = letters[letters != prefixes.tokenizer.ctc_blank]
         columns = np.full(len(frame), -1)
         columns[letters] = np.arange(len(letters))
         own = columns[self.labels]
@@ -223,7 +223,7 @@ class _Beam:
 
         # The same prefix again: by a blank, or by its last label. A space adds nothing to a space.
         p_total = np.logaddexp(self.p_blank, self.p_non_blank)
-        p_blank = p_total + frame[prefixes.tokenizer.blank]
+        p_blank = p_total + frame[prefixes.tokenizer.ctc_blank]
         p_non_blank = np.where(after_space, p_total, self.p_non_blank) + frame[self.labels]
 
         # A prefix longer by one label (N, letters); by its last label again only after a blank.

@@ -81,7 +81,7 @@ def rank_label_issues(
     ):
         reference = dataset.texts[prediction.index]
         labels = tokenizer.encode(reference)
-        loss = ctc_loss(prediction.log_probs, labels, tokenizer.blank)
+        loss = ctc_loss(prediction.log_probs, labels, tokenizer.ctc_blank)
         issues.append(
             LabelIssue(
                 prediction.id,

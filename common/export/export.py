@@ -275,7 +275,7 @@ def describe(
     """What a program must know to use the files: inputs, features, labels, device, versions."""
     dimension = speech_model.featurizer.dimension
     batch_size, frames = options.batch_size or -1, options.frames or -1
-    differences = [each.difference for each in made]
+    differences = [each.difference for each in made if each.difference is not None]
     return {
         **speech_model.metadata(),
         "file": made[0].file,
@@ -313,7 +313,7 @@ def describe(
         "frame_stride": speech_model.recipe.frame_stride(speech_model.config.ModelConfig),
         "features": speech_model.featurizer.config.to_dict(),
         "blank": speech_model.tokenizer.blank,
-        "verified_difference": None if None in differences else max(differences),
+        "verified_difference": max(differences) if len(differences) == len(made) else None,
     }
 
 

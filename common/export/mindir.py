@@ -102,18 +102,18 @@ def share_weights(paths: list[Path], folder: Path) -> None:
             data.close()
 
 
-def _read(path: Path) -> mind_ir_pb2.ModelProto:
+def _read(path: Path) -> Any:
     model = mind_ir_pb2.ModelProto()
     model.ParseFromString(path.read_bytes())
     return model
 
 
-def _name(tensor: mind_ir_pb2.TensorProto) -> str:
+def _name(tensor: Any) -> str:
     """Without the graph's, which comes before a colon."""
     return tensor.name.rpartition(":")[2]
 
 
-def _content(tensor: mind_ir_pb2.TensorProto, path: Path) -> bytes:
+def _content(tensor: Any, path: Path) -> bytes:
     if not tensor.HasField("external_data"):
         return tensor.raw_data
     with open(path.parent / tensor.external_data.location, "rb") as data:

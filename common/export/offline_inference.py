@@ -55,7 +55,7 @@ class ExportedModel:
 
     def buckets(self) -> list[Bucket]:
         """Its files, from the shortest inputs to the longest."""
-        description = read_json(self.path)
+        description = read_json(self.path) or {}
         buckets = [
             Bucket(
                 self.path.with_name(each["file"]),
@@ -63,7 +63,7 @@ class ExportedModel:
                 max(each["frames"], 0),
                 self.featurizer.dimension,
             )
-            for each in description["buckets"]
+            for each in description.get("buckets", [])
         ]
         return sorted(buckets, key=lambda bucket: bucket.frames)
 
@@ -251,7 +251,7 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
-def _shown(found: Iterator[Any], total: int) -> Iterator[Any]:
+def _shown(found: Iterator[Any], total: int) -> Iterable[Any]:
     return tqdm(found, total=total, desc="features", unit="utt", disable=None, leave=False)
 
 

@@ -3,7 +3,7 @@ objective and decoder, and a few formulas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from common.text.tokenizer import CharacterTokenizer, Tokenizer
 
 if TYPE_CHECKING:  # these load MindSpore, which a recipe does without
     from common.model.decoder import SpeechDecoder
-    from common.model.graphs import ExportGraph
     from common.model.speech_model import SpeechModel
     from common.utils.backend import nn
 
@@ -31,9 +30,7 @@ def ctc_objective(network: nn.Cell, tokenizer: Tokenizer) -> nn.Cell:
     """
     from common.nn.losses import CTCLoss, CTCObjective
 
-    if tokenizer.blank is None:
-        raise ValueError("CTC needs a tokenizer with a blank")
-    return CTCObjective(network, CTCLoss(tokenizer.blank))
+    return CTCObjective(network, CTCLoss(tokenizer.ctc_blank))
 
 
 def ctc_decoder(speech_model: SpeechModel, decoding: Any) -> SpeechDecoder:
@@ -43,13 +40,6 @@ def ctc_decoder(speech_model: SpeechModel, decoding: Any) -> SpeechDecoder:
     from common.model.speech_model import Forward
 
     return CTCDecoder(Forward(speech_model), make_decoder(decoding, speech_model.tokenizer))
-
-
-def single_graph(speech_model: SpeechModel) -> Sequence[ExportGraph]:
-    """One graph: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,)."""
-    from common.model.graphs import ctc_graph
-
-    return [ctc_graph(speech_model)]
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,8 @@ class Recipe:
             targets (B, L), target_lengths (B,)) -> losses (B,). Rows of no frames and no labels
             must give a finite loss, and finite gradients: they fill batches up, with weight 0.
         build_decoder: (speech_model, LMConfig) -> a `SpeechDecoder`. It may own a second model.
-        exports: speech_model -> the graphs of an export; None: the model cannot be exported.
+        exportable: Whether the network keeps the CTC contract, features (B, F, T), lengths (B,) ->
+            log-probabilities (T', B, C), lengths (B,), which exported files have.
         memory: None: no forecast, and nothing is refused for its size.
         rename_parameter: An older name of a checkpoint's parameter -> today's.
         needs_static_shapes: model_config -> whether the network cannot take dynamic shapes.
@@ -117,7 +108,7 @@ class Recipe:
     build_featurizer: Callable[[Any], Featurizer] = build_featurizer
     build_objective: Callable[[Any, Tokenizer], Any] = ctc_objective
     build_decoder: Callable[[SpeechModel, Any], SpeechDecoder] = ctc_decoder
-    exports: Callable[[SpeechModel], Sequence[ExportGraph]] | None = single_graph
+    exportable: bool = True
     memory: MemoryModel | None = None
     rename_parameter: Callable[[str], str] = lambda name: name
     needs_static_shapes: Callable[[Any], bool] = lambda model_config: False

@@ -76,6 +76,17 @@ class Tokenizer(ABC):
     def words(self, text: str) -> list[str]:
         """The words of a normalised text that the word error rate counts."""
 
+    @property
+    def ctc_blank(self) -> int:
+        """Index of CTC's blank.
+
+        Raises:
+            ValueError: There is none: the network is not trained with CTC.
+        """
+        if self.blank is None:
+            raise ValueError("CTC needs a tokenizer with a blank")
+        return self.blank
+
     def __len__(self) -> int:
         """Number of labels, the blank included: the network's output classes."""
         return len(self.labels)
