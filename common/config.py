@@ -41,6 +41,7 @@ class Option:
     resumable: bool = False
     host: bool = False
     eval_only: bool = False
+    in_validation: bool = False
     from_checkpoint: bool = False
 
 
@@ -54,6 +55,7 @@ def option(
     resumable: bool = False,
     host: bool = False,
     eval_only: bool = False,
+    in_validation: bool = False,
     from_checkpoint: bool = False,
 ) -> T:
     """Declare a configuration key with metadata, in place of `dataclasses.field`.
@@ -71,13 +73,16 @@ def option(
         host: The key belongs to a host (its paths, its processors): the hosts of one job may differ
             in it, and it may change when a run is resumed.
         eval_only: eval.py reads the key and transcribe.py does not.
+        in_validation: validate.py may change the key beside a checkpoint.
         from_checkpoint: Evaluation takes the key from the checkpoint; it cannot be overridden.
 
     Returns:
         A `dataclasses.Field`, typed as its value.
     """
     metadata = {
-        "option": Option(min, max, choices, resumable or host, host, eval_only, from_checkpoint)
+        "option": Option(
+            min, max, choices, resumable or host, host, eval_only, in_validation, from_checkpoint
+        )
     }
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
@@ -169,15 +174,17 @@ class DataConfig:
     """The recordings, their transcripts and features, and how they are batched."""
 
     # Manifests: a list of paths, or one path.
-    train_manifest: list[str] = option(factory=list, host=True)
-    val_manifest: list[str] = option(factory=list, host=True)  # []: no evaluation while training
-    test_manifest: list[str] = option(factory=list, host=True)  # for eval.py, if given none
+    train_manifest: list[str] = option(factory=list, host=True, in_validation=True)
+    # []: no evaluation while training.
+    val_manifest: list[str] = option(factory=list, host=True, in_validation=True)
+    # What eval.py scores if it is told nothing else.
+    test_manifest: list[str] = option(factory=list, host=True, in_validation=True)
     # Relative paths inside manifests start here; empty: see common/data/manifest.py.
-    Data_dir: str = option("", host=True)
+    Data_dir: str = option("", host=True, in_validation=True)
     normalize_transcripts: str = ""  # english: numbers, "mr.", "&" as words; empty: as they are
     # JSON list of labels, blank "_".
     labels_path: str = option("labels.json", host=True, from_checkpoint=True)
-    batch_size: int = option(20, min=1)  # utterances
+    batch_size: int = option(20, min=1, in_validation=True)  # utterances
     # {split}: train or val; {}: the file's number.
     mindrecord_format: str = option("mindrecord/{split}/{split}{}.md", host=True)
     mindrecord_files: list[str] = field(default_factory=list)  # training files; []: every one
@@ -194,10 +201,11 @@ class DataConfig:
     pad_align: int = option(1, min=1, max=4096)  # batches are padded to a multiple of these frames
     max_hours: float = option(0.0, min=0)  # train on a random part of this length; 0: on all
     max_utterances: int = option(0, min=0)  # ... or of this number of utterances; 0: on all
-    min_duration: float = option(0.1, min=0)  # seconds; shorter recordings are left out
-    max_duration: float = option(35.0, min=0)  # seconds; longer recordings are left out
+    # Seconds; recordings outside are left out.
+    min_duration: float = option(0.1, min=0, in_validation=True)
+    max_duration: float = option(35.0, min=0, in_validation=True)
     # Processes that convert (at most one for each 500 recordings), threads that load.
-    workers: int = option(2, min=1, host=True)
+    workers: int = option(2, min=1, host=True, in_validation=True)
     SpectConfig: SpectConfig = option(factory=SpectConfig, from_checkpoint=True)
     AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
@@ -356,6 +364,11 @@ def host_keys(config: DataclassInstance) -> set[str]:
 def eval_only_keys(config: DataclassInstance) -> set[str]:
     """List the dotted keys of an evaluation that transcribe.py does not read."""
     return {key for key, known in options(config).items() if known.eval_only}
+
+
+def validation_keys(config: DataclassInstance) -> set[str]:
+    """List the dotted keys that validate.py may change beside a checkpoint."""
+    return {key for key, known in options(config).items() if known.in_validation}
 
 
 def check(config: DataclassInstance, prefix: str = "") -> None:

@@ -347,6 +347,9 @@ IGNORED_BY_TRANSCRIBE = {
 def test_keys_that_may_change_on_resume_and_keys_of_a_host(kind):
     assert configs.resumable_keys(kind()) == RESUMABLE
     assert configs.host_keys(kind()) == OF_A_HOST
+    names = "train_manifest val_manifest test_manifest Data_dir batch_size min_duration "
+    names = (names + "max_duration workers").split()
+    assert configs.validation_keys(kind()) == {f"DataConfig.{name}" for name in names}
 
 
 def test_keys_of_evaluation_that_transcribe_ignores():

@@ -23,18 +23,6 @@ from common.data.validation import validate
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
 
-# What validate.py may override beside a checkpoint.
-_OVERRIDABLE = {
-    "DataConfig.train_manifest",
-    "DataConfig.val_manifest",
-    "DataConfig.test_manifest",
-    "DataConfig.Data_dir",
-    "DataConfig.batch_size",
-    "DataConfig.min_duration",
-    "DataConfig.max_duration",
-    "DataConfig.workers",
-}
-
 
 def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
     """Run create_mindrecord.py with the options in `argv`."""
@@ -136,9 +124,9 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
 def _checked_config(arguments: argparse.Namespace, speech_model: Any) -> Any:
     """Return a checkpoint's configuration with what may be overridden when data are checked."""
     config = overridden(copy.deepcopy(speech_model.config), arguments, speech_model.recipe)
-    before = configs.leaves(speech_model.config)
+    before, free = configs.leaves(speech_model.config), configs.validation_keys(config)
     for key, value in configs.leaves(config).items():
-        fixed = key.startswith(("DataConfig.", "ModelConfig.")) and key not in _OVERRIDABLE
+        fixed = key.startswith(("DataConfig.", "ModelConfig.")) and key not in free
         if fixed and value != before[key]:
             raise UserError(
                 f"{key} is {value!r}, and {arguments.pretrain_ckpt} has {before[key]!r}: with "
