@@ -233,6 +233,11 @@ def evaluate(
         duration = float(dataset.durations[prediction.index])
         utterance = scorer.add(prediction, dataset.texts[prediction.index], duration)
         if folder is not None:
+            if prediction.log_probs is None:
+                raise UserError(
+                    f"save_output {save_output}: this network is not trained with CTC and has no "
+                    "log-probabilities of frames to save; leave it out"
+                )
             _save_log_probs(folder / f"{file_name(prediction.id)}.npy", prediction.log_probs)
         if on_scored is not None:
             on_scored(utterance)

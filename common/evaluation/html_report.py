@@ -119,7 +119,11 @@ def _tiles(evaluation: Evaluation, dataset: Dataset) -> str:
         ("Deletions", words.deletions, share(words.deletions)),
         ("Insertions", words.insertions, share(words.insertions)),
         ("No error", _percent(correct / max(count, 1)), f"in {correct} of {count} utterances"),
-        ("Blank frames", _percent(evaluation.blank_share), "emit no letter"),
+        *(
+            [("Blank frames", _percent(evaluation.blank_share), "emit no letter")]
+            if evaluation.blank_share is not None
+            else []
+        ),
         (
             "Utterances",
             count,

@@ -65,9 +65,9 @@ class Evaluation:
     frames: int = 0  # output frames
 
     @property
-    def blank_share(self) -> float:
-        """Share of frames whose best label is the blank."""
-        return self.blanks / max(self.frames, 1)
+    def blank_share(self) -> float | None:
+        """Share of frames whose best label is the blank; None without CTC."""
+        return self.blanks / self.frames if self.frames else None
 
     @property
     def wer(self) -> float:

@@ -308,10 +308,10 @@ class ConsoleProgress(Callback):
             f"second, {metrics.data_wait:.1f} % waiting for data"
         )
         if evaluation is not None:
-            line += (
-                f"; validation WER {evaluation.wer:.2f} CER {evaluation.cer:.2f} "
-                f"blanks {100 * evaluation.blank_share:.0f} %{' (best)' if report.is_best else ''}"
-            )
+            line += f"; validation WER {evaluation.wer:.2f} CER {evaluation.cer:.2f}"
+            if evaluation.blank_share is not None:
+                line += f" blanks {100 * evaluation.blank_share:.0f} %"
+            line += " (best)" if report.is_best else ""
         self.log.info(line)
         count = self.training.hypotheses
         if evaluation is None or count < 1:

@@ -124,6 +124,7 @@ class Progress:
             A row of metrics.csv.
         """
         spent = max(self.busy + self.waiting, 1e-9)
+        blank_share = evaluation.blank_share if evaluation else None
         return EpochMetrics(
             epoch=round(self.epoch + self.batch / len(epoch_plan), 4),
             step=self.step,
@@ -132,7 +133,7 @@ class Progress:
             train_loss=self.loss_sum / max(self.loss_utterances, 1),
             val_wer=evaluation.wer if evaluation else None,
             val_cer=evaluation.cer if evaluation else None,
-            blank_share=100 * evaluation.blank_share if evaluation else None,
+            blank_share=None if blank_share is None else 100 * blank_share,
             speech_per_second=round(self.speech / spent, 2),
             data_wait=round(100 * self.waiting / spent, 2),
             skipped=self.skipped,
