@@ -25,6 +25,7 @@ from common.evaluation.error_rates import alignment, character_errors, word_erro
 from common.evaluation.evaluate import recognise
 from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
+from common.utils.errors import UserError
 from common.utils.files import write_text
 
 DEVIATIONS = 6  # see `threshold`
@@ -67,8 +68,16 @@ def rank_label_issues(
 
     Returns:
         All utterances, ranked.
+
+    Raises:
+        UserError: The network is not trained with CTC.
     """
     tokenizer = speech_model.tokenizer
+    if tokenizer.blank is None:
+        raise UserError(
+            f"{speech_model.recipe.name} is no CTC network: its transcripts cannot be ranked; run "
+            "validate.py without --pretrain_ckpt"
+        )
     dataset = ManifestDataset(utterances, speech_model.featurizer, tokenizer, log=None)
     issues = []
     for prediction in recognise(
