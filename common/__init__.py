@@ -2,8 +2,8 @@
 
 The sub-packages, from the ground up; each imports only from those before it:
 
-utils < text, nn < config, decoding < audio < model < data, interop < memory < evaluation
-< training, export < api, doctor < cli
+utils < launching < text, nn < config, decoding < audio < model < data, interop < memory
+< evaluation < training, export < api, doctor < cli
 """
 
 __version__ = "2.0.0"  # of the whole project: the package, what it writes, and `--version`

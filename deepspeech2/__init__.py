@@ -16,9 +16,10 @@ _functions = ModelFunctions(RECIPE)
 load = _functions.load
 config = _functions.config
 convert = _functions.convert
-train = _functions.train
-evaluate = _functions.evaluate
-export = _functions.export
+# Not "train" and "export": these are modules of this package, the commands.
+train_model = _functions.train
+evaluate_model = _functions.evaluate
+export_model = _functions.export
 
 __all__ = [
     "RECIPE",
@@ -29,8 +30,8 @@ __all__ = [
     "__version__",
     "config",
     "convert",
-    "evaluate",
-    "export",
+    "evaluate_model",
+    "export_model",
     "load",
-    "train",
+    "train_model",
 ]

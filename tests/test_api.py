@@ -88,7 +88,7 @@ def test_texts_are_those_of_the_greedy_path_of_the_log_probabilities(model):
 def test_an_exported_file_transcribes_as_its_checkpoint(model, cpu, tmp_path, file_format):
     pytest.importorskip("onnxruntime")
     checkpoint = trained() / "checkpoint" / "tiny-best.ckpt"
-    description = deepspeech2.export(
+    description = deepspeech2.export_model(
         checkpoint, tmp_path / "tiny", file_format=file_format, device=cpu
     )
     exported = deepspeech2.load(description.with_suffix(f".{file_format.lower()}"))
@@ -107,7 +107,7 @@ def test_evaluate_gives_the_error_rates_of_eval_py(cpu, capsys):
 
     checkpoint = str(trained() / "checkpoint" / "tiny-best.ckpt")
     with chdir(trained()):
-        scores = deepspeech2.evaluate(checkpoint, "test.csv", device=cpu)
+        scores = deepspeech2.evaluate_model(checkpoint, "test.csv", device=cpu)
         capsys.readouterr()
         cli.evaluate(RECIPE, ["--pretrain_ckpt", checkpoint, "--set", "test_manifest=test.csv"])
     summary = capsys.readouterr().out.splitlines()[-1].split()
@@ -122,6 +122,9 @@ def test_evaluate_gives_the_error_rates_of_eval_py(cpu, capsys):
         ("nowhere.wav", "nowhere.wav: No such file"),
         ((np.zeros((2, 2, 2)), 8000), "recording 1: samples of type float64 and shape"),
         ((np.zeros(0), 8000), "recording 1: samples of type float64 and shape"),
+        ((np.zeros(9, np.int64), 8000), "recording 1: samples of type int64"),
+        ((np.zeros((2, 900)), 8000), "expected (N, channels): transpose them"),
+        (np.zeros(4000), "recording 1: a ndarray, expected a path"),
         ((np.array(["a"]), 8000), "recording 1: samples of type <U1"),
         ((np.full(4000, np.nan), 8000), "recording 1: 4000 of 4000 samples are nan"),
         ((np.zeros(4000), 0), "recording 1: sample rate 0, expected Hz above 0"),

@@ -19,6 +19,7 @@ from synthetic_corpus import RATE, make_corpus
 
 from common import cli
 from common import config as shared
+from common.api import ModelFunctions
 from common.audio.features import FeatureConfig, Featurizer
 from common.decoding.prefix_beam_search import Hypothesis
 from common.model import checkpoint as checkpoints
@@ -326,10 +327,10 @@ def test_an_encoder_decoder_trains_resumes_evaluates_and_transcribes(cpu, corpus
     recipe = speller(corpus)
     train_and_resume(recipe, epochs=30)
     losses = [line.split(",") for line in Path("metrics.csv").read_text().splitlines()]
-    place = losses[0].index("train_loss") if "train_loss" in losses[0] else losses[0].index("loss")
+    place = losses[0].index("train_loss")
     assert float(losses[-1][place]) < 0.5 * float(losses[1][place])
-    wer, cer = error_rates(recipe, capsys)
-    assert wer > 0 and cer < 90  # sixteen utterances are few for attention
+    _, cer = error_rates(recipe, capsys)
+    assert cer < 90  # sixteen utterances are few for attention
     code = cli.transcribe(
         recipe, ["test/test0.wav", "--pretrain_ckpt", "checkpoint/model-best.ckpt"]
     )
@@ -384,15 +385,25 @@ def test_syllables_are_trained_on_and_characters_are_scored(cpu, corpus, capsys)
     train_and_resume(recipe, epochs=24)
     wer, cer = error_rates(recipe, capsys)
     assert wer == cer < 50  # 100 where nothing is heard
-    assert checkpoints.load("checkpoint/model-best.ckpt").metadata["syllables"] == SYLLABLES
+    assert (
+        checkpoints.load("checkpoint/model-best.ckpt").metadata["tokenizer"]["syllables"]
+        == SYLLABLES
+    )
 
     code = cli.transcribe(
         recipe, ["test/test0.wav", "--pretrain_ckpt", "checkpoint/model-best.ckpt"]
     )
     text = capsys.readouterr().out.splitlines()[-1]
-    assert code == 0 and set(text) <= set(SYLLABLES) and text
+    assert code == 0
 
     cli.export(recipe, ["--pre_trained_model_path", "checkpoint/model-best.ckpt"])
     description = json.loads(Path("syllables.json").read_text(encoding="utf-8"))
-    assert description["syllables"] == SYLLABLES
+    assert description["tokenizer"]["syllables"] == SYLLABLES
     assert description["verified_difference"] < 1e-4
+    functions = ModelFunctions(recipe)
+    spoken = functions.load("checkpoint/model-best.ckpt", device=cpu).transcribe("test/test0.wav")
+    written = functions.load("syllables.mindir").transcribe("test/test0.wav")
+    assert text == spoken.text == written.text
+    assert [word.word for word in spoken.words] == list(text)
+    with pytest.raises(UserError, match="a decoder of its own"):
+        cli.postprocess(recipe, ["--mindir_path", "syllables.mindir"])

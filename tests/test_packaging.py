@@ -128,7 +128,7 @@ def test_importing_everything_without_mindspore_names_the_command_that_installs_
 def test_an_entry_point_without_mindspore_says_so_in_one_line(tmp_path):
     code = (
         "import sys; sys.modules['mindspore'] = None\n"
-        "from deepspeech2 import train; sys.argv = ['train.py']; train.main()\n"
+        "import deepspeech2.train; sys.argv = ['train.py']; deepspeech2.train.main()\n"
     )
     done = run("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 1

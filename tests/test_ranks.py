@@ -154,7 +154,7 @@ def test_hosts_with_other_files_are_refused(what, change, monkeypatch):
         parameter = SimpleNamespace(asnumpy=lambda: own["weights"])
         made = SimpleNamespace(
             config=config,
-            tokenizer=SimpleNamespace(labels=own["labels"]),
+            tokenizer=CharacterTokenizer((*own["labels"], "_")),
             network=SimpleNamespace(get_parameters=lambda: [parameter]),
         )
         _same_everywhere(ranks, made, own["identity"], own["validation"])

@@ -48,7 +48,7 @@ def test_labels_that_need_more_frames_than_there_are_have_no_alignment():
     assert align_labels(log_probs_of(0, 3), [], BLANK) == []
 
 
-def test_words_have_times_in_seconds_and_the_geometric_mean_of_their_labels_as_confidence():
+def test_words_have_times_in_seconds_and_the_mean_of_their_labels_as_confidence():
     path = [BLANK, 0, 0, BLANK, 1, 2, 2, BLANK, 1, 1]  # "AB B"
     log_probs = np.full((len(path), 4), np.log(0.1 / 3))
     log_probs[np.arange(len(path)), path] = np.log(0.9)
@@ -57,11 +57,20 @@ def test_words_have_times_in_seconds_and_the_geometric_mean_of_their_labels_as_c
     assert (first.word, second.word) == ("AB", "B")
     assert (first.start, first.end) == pytest.approx((0.02, 0.10))
     assert (second.start, second.end) == pytest.approx((0.16, 0.20))
-    assert first.confidence == pytest.approx((0.9 * 0.6) ** 0.5)
+    assert first.confidence == pytest.approx((0.9 + 0.6) / 2)
     assert second.confidence == pytest.approx(0.9)
 
 
+class Contextual(CharacterTokenizer):
+    """Spells a text otherwise than its words, as subwords and polyphones do."""
+
+    def encode(self, text: str) -> list[int]:
+        return super().encode(text[::-1] if " " in text else text)
+
+
 def test_texts_that_cannot_be_aligned_have_no_words():
+    contextual = Contextual(("A", "B", " ", "_"))
+    assert align_words("AB A", log_probs_of(2, 9), contextual, 0.02) == []
     log_probs = log_probs_of(1, 4)
     assert align_words("AX", log_probs, TOKENIZER, 0.02) == []
     assert align_words("ABABAB", log_probs, TOKENIZER, 0.02) == []

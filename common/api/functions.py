@@ -103,7 +103,6 @@ class ModelFunctions:
         return SpeechModel.from_checkpoint(self._recipe, checkpoint, target, fallback, log)
 
     def _load_exported(self, path: Path, decoding: configs.LMConfig) -> Recognizer:
-        from common.decoding.decoders import make_decoder
         from common.export.offline_inference import read_description
 
         model = read_description(self._recipe, path)
@@ -111,7 +110,7 @@ class ModelFunctions:
             from common.utils import runtime
 
             runtime.set_device(None if model.device == "any" else model.device)
-        return Recognizer(ExportedBackend(model, make_decoder(decoding, model.tokenizer)))
+        return Recognizer(ExportedBackend(model, self._recipe.build_decoder(model, decoding)))
 
     def config(
         self,

@@ -14,6 +14,7 @@ import soxr
 from common.audio.features import Featurizer
 from common.audio.io import load_audio
 from common.data.dataset import Dataset, Entry, Example
+from common.data.loader import padded_batch
 from common.decoding.prefix_beam_search import Hypothesis
 from common.decoding.word_alignment import Word, align_words
 from common.text.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ from common.utils.errors import UserError
 
 if TYPE_CHECKING:  # they load MindSpore, or what it is not needed for
     from common.export.offline_inference import ExportedModel
-    from common.model.decoder import DecodedUtterance, LogProbs, SpeechDecoder
+    from common.model.decoder import DecodedUtterance, SpeechDecoder
     from common.model.speech_model import SpeechModel
 
 # A path, an open binary file, or (samples, sample rate in Hz).
@@ -78,7 +79,8 @@ class Recognizer:
 
         Args:
             recording: A path, an open binary file, (samples (N,) or (N, channels), sample rate in
-                Hz), or a list of these. Files may have any format that libsndfile reads.
+                Hz), or a list of these. Samples are floats up to 1, int16 or int32. Files may have
+                any format that libsndfile reads.
             batch_size: Recordings that go through the network at once.
 
         Returns:
@@ -145,6 +147,11 @@ class Recognizer:
             samples = _resampled(*recording, self.sample_rate, name)
         elif isinstance(recording, (str, Path)):
             samples = load_audio(recording, self.sample_rate)
+        elif not hasattr(recording, "read"):
+            raise UserError(
+                f"{name}: a {type(recording).__name__}, expected a path, an open binary file, "
+                "(samples, sample rate), or a list of these"
+            )
         else:
             content = recording.read()
             if not isinstance(content, bytes):
@@ -161,12 +168,16 @@ def _name(recording: Recording, number: int) -> str:
 
 def _resampled(samples: Any, from_rate: int, to_rate: int, name: str) -> np.ndarray:
     samples = np.asarray(samples)
-    if samples.dtype.kind == "i":
+    if samples.dtype in (np.int16, np.int32):
         samples = samples / float(-np.iinfo(samples.dtype).min)
     if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not samples.size:
         raise UserError(
-            f"{name}: samples of type {samples.dtype} and shape {samples.shape}, expected numbers "
-            "of shape (N,) or (N, channels)"
+            f"{name}: samples of type {samples.dtype} and shape {samples.shape}, expected floats "
+            "up to 1, or int16 or int32, of shape (N,) or (N, channels)"
+        )
+    if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+        raise UserError(
+            f"{name}: samples of shape {samples.shape}, expected (N, channels): transpose them"
         )
     samples = samples.astype(np.float32)
     if samples.ndim == 2:
@@ -223,40 +234,29 @@ class NetworkBackend(Backend):
 class ExportedBackend(Backend):
     """An exported file, run by MindSpore (MindIR) or ONNX Runtime."""
 
-    def __init__(self, model: ExportedModel, search: Any):
+    def __init__(self, model: ExportedModel, decoder: SpeechDecoder):
         self.tokenizer, self.featurizer = model.tokenizer, model.featurizer
         self.frame_seconds = model.frame_seconds
-        self._buckets, self._search = model.buckets(), search
-        self._runners: dict[str, LogProbs] = {}
+        self._longest, self._decoder = model.max_frames, decoder
 
     def decode(
         self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
     ) -> list[DecodedUtterance]:
         """See `Backend.decode`."""
-        from common.export.running import open_graph
-        from common.model.decoder import CTCDecoder
-
-        decoded: list[DecodedUtterance | None] = [None] * len(features)
-        order = sorted(range(len(features)), key=lambda index: features[index].shape[1])
-        while order:
-            longest = features[order[0]].shape[1]
-            bucket = next((b for b in self._buckets if b.takes(longest)), None)
-            if bucket is None:
+        for name, each in zip(names, features):
+            if each.shape[1] > self._longest:
                 raise UserError(
-                    f"{names[order[0]]}: {longest} feature frames, and the exported file takes at "
-                    f"most {max(b.frames for b in self._buckets)}: cut the recording into pieces, "
-                    "or export the model with more --frames"
+                    f"{name}: {each.shape[1]} feature frames, and the exported file takes at most "
+                    f"{self._longest}: cut the recording into pieces, or export the model with "
+                    "more --frames"
                 )
-            rows = bucket.batch_size or batch_size
-            taken = [index for index in order[:rows] if bucket.takes(features[index].shape[1])]
-            order = order[len(taken) :]
-            padded, lengths = bucket.batch([features[index] for index in taken])
-            if bucket.file not in self._runners:
-                self._runners[bucket.file] = open_graph(bucket.path)
-            decoder = CTCDecoder(self._runners[bucket.file], self._search)
-            for index, utterance in zip(taken, decoder.decode(padded, lengths, len(taken))):
-                decoded[index] = utterance
-        return [utterance for utterance in decoded if utterance is not None]
+        decoded: dict[int, DecodedUtterance] = {}
+        order = sorted(range(len(features)), key=lambda index: features[index].shape[1])
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            padded, lengths = padded_batch([features[index] for index in batch])
+            decoded.update(zip(batch, self._decoder.decode(padded, lengths)))
+        return [decoded[index] for index in range(len(features))]
 
 
 class FeatureDataset(Dataset):

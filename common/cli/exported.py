@@ -18,7 +18,7 @@ from common.cli.options import (
     override,
 )
 from common.data.manifest import listed, read_data, without_copies
-from common.model.recipe import Recipe
+from common.model.recipe import Recipe, ctc_decoder
 from common.utils import runtime
 from common.utils.errors import UserError
 from common.utils.files import check_writable, read_json, write_text
@@ -137,6 +137,11 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.decoding.decoders import make_decoder
     from common.export.offline_inference import read_description, score_results
 
+    if recipe.build_decoder is not ctc_decoder:
+        raise UserError(
+            f"{recipe.name} has a decoder of its own, which postprocess.py does not know: score "
+            "with eval.py"
+        )
     model = read_description(recipe, arguments.mindir_path)
     decoder = make_decoder(config.LMConfig, model.tokenizer)
     folder, results = Path(config.result_path), Path(config.result_dir)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from common.utils.errors import UserError
 
-CHECKPOINT_KEYS = ("format", "project_version", "model", "config", "labels", "versions", "scores")
+CHECKPOINT_KEYS = ("format", "project_version", "model", "config", "labels", "tokenizer")
+CHECKPOINT_KEYS += ("versions", "scores")
 
 
 def publish(source: str, out: str) -> None:

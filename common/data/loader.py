@@ -233,3 +233,19 @@ class _BatchBuilder:
         if self.output_frames is None:
             return True
         return int(self.output_frames(frames)) >= self.frames_needed[example.index]
+
+
+def padded_batch(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Pad utterances to the longest.
+
+    Args:
+        features: (F, T) float32 of each.
+
+    Returns:
+        features (B, F, T), padded with 0, and lengths (B,) in frames.
+    """
+    lengths = np.array([each.shape[1] for each in features], np.int32)
+    padded = np.zeros((len(features), features[0].shape[0], int(lengths.max())), np.float32)
+    for row, each in zip(padded, features):
+        row[:, : each.shape[1]] = each
+    return padded, lengths

@@ -38,7 +38,7 @@ from common.data.mindrecord_writer import (
     write_shards,
 )
 from common.data.selection import LeftOut, SelectionRules, count_reasons
-from common.text.tokenizer import Tokenizer
+from common.text.tokenizer import Tokenizer, stored_tokenizer
 from common.utils.atomic_directory import beside, interrupted, publish, recover, staging
 from common.utils.errors import UserError
 from common.utils.files import damage, read_json, write_text
@@ -135,7 +135,7 @@ def convert(
         "shards": shards,
         "store": store,
         "features": featurizer.config.to_dict(),
-        **tokenizer.description(),
+        **stored_tokenizer(tokenizer),
         "min_duration": min_duration,
         "max_duration": max_duration,
         "output_frames": [int(output_frames(frames)) for frames in _PROBES],
@@ -197,7 +197,7 @@ def open_dataset(
     if featurizer is not None:
         wanted["features"] = featurizer.config.to_dict()
     if tokenizer is not None:
-        wanted.update(tokenizer.description())
+        wanted.update(stored_tokenizer(tokenizer))
     if difference := _difference(description, wanted):
         raise UserError(
             f"{directory}: {difference}; convert again or go back to what the files were made with"

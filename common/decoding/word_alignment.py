@@ -23,8 +23,8 @@ class Word:
         word: As it stands in the text.
         start: Seconds from the beginning of the recording, to the millisecond.
         end: Seconds.
-        confidence: From 0 to 1: the geometric mean, over the labels of the word, of the
-            probability of each label in the frame where the network is surest of it.
+        confidence: From 0 to 1: the mean, over the labels of the word, of the probability of each
+            label in the frame where the network is surest of it.
     """
 
     word: str
@@ -86,7 +86,8 @@ def align_words(
 
     Returns:
         The words in order; empty where the text cannot be aligned: without a blank, with characters
-        that the tokenizer cannot spell, or with more labels than frames.
+        that the tokenizer cannot spell, with more labels than frames, or where the labels of a text
+        are not those of its words.
     """
     if tokenizer.blank is None or tokenizer.unknown(text):
         return []
@@ -97,8 +98,10 @@ def align_words(
     words, place = [], 0
     for word in tokenizer.words(text):
         labels = tokenizer.encode(word)
-        while ids[place : place + len(labels)] != labels:  # what separates words
-            place += 1
+        while place < len(ids) and ids[place : place + len(labels)] != labels:
+            place += 1  # past what separates words
+        if not labels or place >= len(ids):
+            return []
         covered = range(place, place + len(labels))
         surest = [float(log_probs[slice(*spans[at]), ids[at]].max()) for at in covered]
         words.append(
@@ -106,7 +109,7 @@ def align_words(
                 word,
                 round(spans[covered[0]][0] * frame_seconds, 3),
                 round(spans[covered[-1]][1] * frame_seconds, 3),
-                min(1.0, math.exp(sum(surest) / len(surest))),
+                min(1.0, sum(map(math.exp, surest)) / len(surest)),
             )
         )
         place += len(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -176,7 +177,7 @@ def memory_lines(trial: Process) -> list[str]:
         lines[0] += f", {free / GIB:.1f} free now"
     if said := trial.get("memory"):
         lines.append(said)
-    if (limit := trial.get("limit")) and free is not None and free < limit:
+    if (limit := trial.get("limit")) and free is not None and free < limit < math.inf:
         lines.append(
             f"others hold memory that the run reckons with: --set memory_gib={0.9 * free / GIB:.0f}"
         )

@@ -28,9 +28,9 @@ from common.audio.io import audio_info, load_audio
 from common.data.manifest import Utterance
 from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
-from common.export.running import Bucket
+from common.export.running import Bucket, ExportedForward
 from common.model.recipe import Recipe
-from common.text.tokenizer import Tokenizer
+from common.text.tokenizer import Tokenizer, restored_tokenizer
 from common.utils.errors import UserError
 from common.utils.files import file_name, read_json, replacing, write_text
 from common.utils.worker_pool import worker_pool
@@ -61,11 +61,19 @@ class ExportedModel:
                 self.path.with_name(each["file"]),
                 max(each["batch_size"], 0),
                 max(each["frames"], 0),
-                self.featurizer.dimension,
             )
             for each in description.get("buckets", [])
         ]
         return sorted(buckets, key=lambda bucket: bucket.frames)
+
+    @property
+    def max_frames(self) -> float:
+        """Feature frames of the longest utterance that its files take."""
+        return max((bucket.frames or math.inf for bucket in self.buckets()), default=math.inf)
+
+    def forward(self) -> ExportedForward:
+        """Its files, run from Python."""
+        return ExportedForward(self.buckets())
 
     @property
     def features(self) -> dict[str, Any]:
@@ -118,7 +126,7 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
     config = recipe.train_config()
     try:
         configs.override(config, found["config"], str(path))
-        tokenizer = recipe.tokenizer.from_description(found)
+        tokenizer = restored_tokenizer(recipe.tokenizer, found, str(path))
         device = found["device"]
     except KeyError as error:
         raise UserError(f"{path}: has no {error.args[0]}; export the model anew") from None

@@ -20,32 +20,48 @@ class Bucket:
         path: Of the file.
         batch_size: Utterances in a batch; 0: any number.
         frames: Feature frames that inputs are padded to; 0: any number.
-        dimension: Bins of a feature frame.
     """
 
     path: Path
     batch_size: int
     frames: int
-    dimension: int
-
-    @property
-    def file(self) -> str:
-        """Name of the file."""
-        return self.path.name
 
     def takes(self, frames: int) -> bool:
         """Whether an utterance of so many feature frames fits."""
         return not self.frames or frames <= self.frames
 
-    def batch(self, features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Pad features (F, T) to features (B, F, T) and lengths (B,); rows too many repeat the
-        last utterance."""
-        rows = [*features, *[features[-1]] * (self.batch_size - len(features))]
-        frames = self.frames or max(each.shape[1] for each in rows)
-        padded = np.zeros((len(rows), self.dimension, frames), np.float32)
-        for row, each in enumerate(rows):
-            padded[row, :, : each.shape[1]] = each
-        return padded, np.array([each.shape[1] for each in rows], np.int32)
+
+class ExportedForward:
+    """Runs the files of an export: features (B, F, T), lengths (B,) -> log-probabilities, lengths.
+
+    A batch goes to the smallest file that takes its frames, in parts where a file has a fixed batch
+    size.
+
+    Args:
+        buckets: The files, from the shortest inputs to the longest.
+    """
+
+    def __init__(self, buckets: Sequence[Bucket]):
+        self._buckets = buckets
+        self._graphs: dict[Path, LogProbs] = {}
+
+    def __call__(self, features: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run a batch whose frames one of the files takes."""
+        rows, _, frames = features.shape
+        bucket = next(bucket for bucket in self._buckets if bucket.takes(frames))
+        if bucket.path not in self._graphs:
+            self._graphs[bucket.path] = open_graph(bucket.path)
+        if bucket.frames > frames:
+            features = np.pad(features, ((0, 0), (0, 0), (0, bucket.frames - frames)))
+        lengths = lengths.astype(np.int32)
+        size = bucket.batch_size or rows
+        log_probs, counts = [], []
+        for start in range(0, rows, size):
+            chosen = np.minimum(np.arange(start, start + size), rows - 1)  # the last row fills up
+            part, count = self._graphs[bucket.path](features[chosen], lengths[chosen])
+            log_probs.append(part)
+            counts.append(count)
+        return np.concatenate(log_probs, 1)[:, :rows], np.concatenate(counts)[:rows]
 
 
 def open_graph(path: Path) -> LogProbs:

@@ -37,9 +37,8 @@ def ctc_decoder(speech_model: SpeechModel, decoding: Any) -> SpeechDecoder:
     """The network's log-probabilities, and the search over them that an `LMConfig` describes."""
     from common.decoding.decoders import make_decoder
     from common.model.decoder import CTCDecoder
-    from common.model.speech_model import Forward
 
-    return CTCDecoder(Forward(speech_model), make_decoder(decoding, speech_model.tokenizer))
+    return CTCDecoder(speech_model.forward(), make_decoder(decoding, speech_model.tokenizer))
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ class Recipe:
         build_objective: (network, tokenizer) -> an nn.Cell (features (B, F, T), lengths (B,),
             targets (B, L), target_lengths (B,)) -> losses (B,). Rows of no frames and no labels
             must give a finite loss, and finite gradients: they fill batches up, with weight 0.
-        build_decoder: (speech_model, LMConfig) -> a `SpeechDecoder`. It may own a second model.
+        build_decoder: (speech_model, LMConfig) -> a `SpeechDecoder`. It may own a second model. It
+            runs the network by `speech_model.forward()`; for an exported file, that is the file.
         exportable: Whether the network keeps the CTC contract, features (B, F, T), lengths (B,) ->
             log-probabilities (T', B, C), lengths (B,), which exported files have.
         memory: None: no forecast, and nothing is refused for its size.

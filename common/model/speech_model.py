@@ -19,7 +19,7 @@ from common.audio.features import Featurizer
 from common.model import checkpoint as checkpoints
 from common.model.decoder import SpeechDecoder
 from common.model.recipe import Recipe
-from common.text.tokenizer import Tokenizer
+from common.text.tokenizer import Tokenizer, restored_tokenizer, stored_tokenizer
 from common.utils import runtime
 from common.utils.backend import Tensor, ms, nn
 from common.utils.errors import UserError
@@ -100,10 +100,14 @@ class SpeechModel:
             "project_version": __version__,
             "model": self.recipe.name,
             "config": config,
-            **self.tokenizer.description(),
+            **stored_tokenizer(self.tokenizer),
             "versions": runtime.versions(),
             **more,
         }
+
+    def forward(self) -> Forward:
+        """The network in evaluation mode, numpy in and numpy out."""
+        return Forward(self)
 
     def objective(self) -> nn.Cell:
         """What a train step differentiates; see `Recipe.build_objective`."""
@@ -152,19 +156,38 @@ class SpeechModel:
         return sum(int(np.prod(weight.shape)) for weight in self.network.trainable_params())
 
 
-def described(recipe: Recipe, found: checkpoints.Checkpoint) -> tuple[Any, Tokenizer]:
-    """The configuration and the tokenizer that a checkpoint of this project carries."""
-    if found.metadata is None:
-        raise UserError(f"checkpoint {found.path}: describes no network of this project")
-    model = found.metadata.get("model")
+def described(recipe: Recipe, checkpoint: checkpoints.Checkpoint) -> tuple[Any, Tokenizer]:
+    """Read the configuration and the tokenizer that a checkpoint of this project carries.
+
+    Args:
+        recipe: The model.
+        checkpoint: Its checkpoint.
+
+    Returns:
+        The training configuration and the tokenizer.
+
+    Raises:
+        UserError: The checkpoint is another model's, or another project's.
+    """
+    config = described_config(recipe, checkpoint)
+    metadata = checkpoint.metadata or {}
+    where = f"checkpoint {checkpoint.path}"
+    return config, restored_tokenizer(recipe.tokenizer, metadata, where)
+
+
+def described_config(recipe: Recipe, checkpoint: checkpoints.Checkpoint) -> Any:
+    """Read the training configuration alone; see `described`."""
+    if checkpoint.metadata is None:
+        raise UserError(f"checkpoint {checkpoint.path}: describes no network of this project")
+    model = checkpoint.metadata.get("model")
     if model != recipe.name:
         raise UserError(
-            f"checkpoint {found.path}: holds a {model} network, expected {recipe.name}; "
+            f"checkpoint {checkpoint.path}: holds a {model} network, expected {recipe.name}; "
             f"use the commands of {model}/"
         )
     config = recipe.train_config()
-    configs.override(config, found.metadata["config"], f"checkpoint {found.path}")
-    return config, recipe.tokenizer.from_description(found.metadata)
+    configs.override(config, checkpoint.metadata["config"], f"checkpoint {checkpoint.path}")
+    return config
 
 
 class Forward:

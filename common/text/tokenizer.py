@@ -11,7 +11,7 @@ import json
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -196,6 +196,41 @@ class CharacterTokenizer(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         """Text of label indices without blanks; the inverse of `encode`."""
         return "".join(self.labels[i] for i in ids)
+
+
+def stored_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a checkpoint, MindRecord files or an export keep of a tokenizer.
+
+    Args:
+        tokenizer: Any.
+
+    Returns:
+        Its labels, and under "tokenizer" its description where that is more than its labels, as
+        JSON gives it back.
+    """
+    stored: dict[str, Any] = {"labels": list(tokenizer.labels)}
+    description = json.loads(json.dumps(tokenizer.description()))
+    return stored if description == stored else stored | {"tokenizer": description}
+
+
+def restored_tokenizer(kind: type[Tokenizer], stored: Mapping[str, Any], where: str) -> Tokenizer:
+    """Rebuild a tokenizer from what `stored_tokenizer` gave.
+
+    Args:
+        kind: The model's tokenizer.
+        stored: Other keys are ignored.
+        where: What holds it, for the message.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        UserError: It is of another kind.
+    """
+    try:
+        return kind.from_description(stored.get("tokenizer") or {"labels": stored["labels"]})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{where}: its tokenizer is no {kind.__name__} ({error!r})") from None
 
 
 def labels_of(texts: Iterable[str]) -> list[str]:

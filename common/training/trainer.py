@@ -9,6 +9,7 @@ optimizer's state are all that a resumed run needs to go on exactly.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 import zlib
@@ -30,7 +31,8 @@ from common.memory import GIB, MemoryEstimate, forecast_memory
 from common.model import checkpoint as checkpoints
 from common.model.checkpoint import CheckpointKeeper
 from common.model.recipe import Recipe
-from common.model.speech_model import SpeechModel, described
+from common.model.speech_model import SpeechModel, described_config
+from common.text.tokenizer import stored_tokenizer
 from common.training.callbacks import (
     Callback,
     CheckpointWriter,
@@ -128,7 +130,7 @@ def resumed_config(recipe: Recipe, config: Any) -> Any:
     checkpoint = checkpoints.load(keeper.last)
     if checkpoint.metadata is None or "progress" not in checkpoint.metadata:
         raise UserError(f"--resume: {keeper.last} was not written by a training run of this kind")
-    return described(recipe, checkpoint)[0]
+    return described_config(recipe, checkpoint)
 
 
 class Trainer:
@@ -487,7 +489,7 @@ def _same_everywhere(
         "configuration": zlib.crc32(repr(config).encode()),
         "training data": zlib.crc32(repr(identity).encode()),
         "validation data": zlib.crc32(repr(validation).encode()),
-        "vocabulary": zlib.crc32(repr(speech_model.tokenizer.description()).encode()),
+        "vocabulary": zlib.crc32(repr(stored_tokenizer(speech_model.tokenizer)).encode()),
         "weights to start from": weights,
     }
     found = group.all_gather(*known.values())
@@ -509,10 +511,9 @@ def _fine_tune(speech_model: SpeechModel, path: str, log: logging.Logger) -> Non
     averaged = checkpoints.take_averages(checkpoint)
     _warn_of_features(speech_model, checkpoint, log)
     new_head: str | None = recipe.head
-    if (
-        checkpoint.metadata
-        and tuple(checkpoint.metadata["labels"]) == speech_model.tokenizer.labels
-    ):
+    stored = stored_tokenizer(speech_model.tokenizer)
+    metadata = checkpoint.metadata or {}
+    if {key: metadata.get(key) for key in ("labels", *stored)} == stored:
         new_head = None
     elif checkpoint.metadata:  # the same number of other labels would fit, and mean nothing
         checkpoint.parameters = {
@@ -536,7 +537,7 @@ def _warn_of_features(
     if checkpoint.metadata is None:
         return
     before = speech_model.recipe.build_featurizer(
-        described(speech_model.recipe, checkpoint)[0].DataConfig
+        described_config(speech_model.recipe, checkpoint).DataConfig
     )
     now = asdict(speech_model.featurizer.config)
     for key, value in asdict(before.config).items():
@@ -562,7 +563,7 @@ def _resume(
     Raises UserError where the run would not go on exactly.
     """
     found = checkpoints.load(keeper.last)
-    before = configs.leaves(described(speech_model.recipe, found)[0])
+    before = configs.leaves(described_config(speech_model.recipe, found))
     resumable = configs.resumable_keys(speech_model.config)
     for key, value in configs.leaves(speech_model.config).items():
         if key not in resumable and before[key] != value:
@@ -595,7 +596,7 @@ def _resume(
     # The micro-batches of the run so far, whatever this machine's memory: they enter the
     # statistics of batch normalisation.
     limit = metadata["memory_limit"]
-    if limit > runtime.machine_memory():
+    if runtime.machine_memory() < limit < math.inf:
         log.warning(
             f"the run was started with {limit / GIB:.1f} GiB allowed, more than this machine has "
             f"({runtime.machine_memory() / GIB:.1f} GiB); it may be ended for lack of memory"
