@@ -25,6 +25,7 @@ from test_planner import Listed, entries, speech_model
 
 from common.data.splits import convert_split
 from common.model.checkpoint import load
+from common.text.tokenizer import CharacterTokenizer
 from common.training.distributed import ProcessGroup, RemoteRankError
 from common.training.epoch_plan import EpochPlan
 from common.training.trainer import _same_everywhere

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from common.utils.errors import UserError
 
-CHECKPOINT_KEYS = ("format", "project_version", "model", "config", "labels", "tokenizer")
-CHECKPOINT_KEYS += ("versions", "scores")
+# What is kept of its metadata; the rest belongs to the training run.
+CHECKPOINT_KEYS = frozenset(
+    ("format", "project_version", "versions", "model", "config", "labels", "tokenizer", "scores")
+)
 
 
 def publish(source: str, out: str) -> None:

@@ -14,7 +14,6 @@ from common.text.tokenizer import CharacterTokenizer, Tokenizer
 
 if TYPE_CHECKING:  # these load MindSpore, which a recipe does without
     from common.model.decoder import SpeechDecoder
-    from common.model.speech_model import SpeechModel
     from common.utils.backend import nn
 
 
@@ -33,8 +32,13 @@ def ctc_objective(network: nn.Cell, tokenizer: Tokenizer) -> nn.Cell:
     return CTCObjective(network, CTCLoss(tokenizer.ctc_blank))
 
 
-def ctc_decoder(speech_model: SpeechModel, decoding: Any) -> SpeechDecoder:
-    """The network's log-probabilities, and the search over them that an `LMConfig` describes."""
+def ctc_decoder(speech_model: Any, decoding: Any) -> SpeechDecoder:
+    """The search that an `LMConfig` describes over the log-probabilities of a CTC network.
+
+    Args:
+        speech_model: A `SpeechModel`, or an `ExportedModel`: what has `forward()` and a tokenizer.
+        decoding: The `LMConfig`.
+    """
     from common.decoding.decoders import make_decoder
     from common.model.decoder import CTCDecoder
 
@@ -107,7 +111,7 @@ class Recipe:
     tokenizer: type[Tokenizer] = CharacterTokenizer
     build_featurizer: Callable[[Any], Featurizer] = build_featurizer
     build_objective: Callable[[Any, Tokenizer], Any] = ctc_objective
-    build_decoder: Callable[[SpeechModel, Any], SpeechDecoder] = ctc_decoder
+    build_decoder: Callable[[Any, Any], SpeechDecoder] = ctc_decoder
     exportable: bool = True
     memory: MemoryModel | None = None
     rename_parameter: Callable[[str], str] = lambda name: name
