@@ -486,7 +486,7 @@ def override_from_yaml(
         translate: `Recipe.translate_yaml`, for the files of another project.
 
     Returns:
-        The tokenizer of a translated file, which DataConfig.labels_path should hold, or None.
+        The labels of a translated file, which DataConfig.labels_path should hold, or None.
 
     Raises:
         UserError: The file cannot be read, is no YAML, or holds what `override` refuses.

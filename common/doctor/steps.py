@@ -121,10 +121,10 @@ class Steps:
         config = copy.deepcopy(self.speech_model.config)
         config.DataConfig.batch_shapes = "static"
         static = replace(self.speech_model, config=config)
-        planner = EpochPlan(
+        epoch_plan = EpochPlan(
             static, self.source, slowest=Augmentation(config.DataConfig.AugmentationConfig).slowest
         )
-        forecast = memory.forecast_memory(static, shapes=planner.shapes)
+        forecast = memory.forecast_memory(static, shapes=epoch_plan.shapes)
         dynamic, size = self.step, self.sizes[1]
         peak = forecast.peak(len(size.indices), size.frames)
         if peak > forecast.limit:
@@ -133,7 +133,7 @@ class Steps:
         if self.end - time.perf_counter() < 2 * self.compiling + 3 * before:
             return
         before /= padded(size, 1)
-        plan = sorted(planner.plan(1), key=lambda batch: batch.frames)
+        plan = sorted(epoch_plan.plan(1), key=lambda batch: batch.frames)
         size = plan[len(plan) // 2]
         self.step = TrainStep(static, forecast)
         compiling, *after = self._time(size, 3)
@@ -145,7 +145,7 @@ class Steps:
         say(
             static_seconds=epochs,
             static_compiling=compiling - min(after),
-            static_graphs=len(planner.shapes or ()),
+            static_graphs=len(epoch_plan.shapes or ()),
             static_memory=peak,
         )
 

@@ -45,7 +45,7 @@ class Frame:
     step: int
     wer: float  # percent, of the whole validation set, as is ...
     blanks: float  # ... the share of frames whose best label is the blank
-    text: str  # of the film's utterance, decoded greedily
+    text: str  # of the animation's utterance, decoded greedily
     columns: np.ndarray  # (K,) the labels that are kept of it
     log_probs: np.ndarray  # (T', K) float16
 

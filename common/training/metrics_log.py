@@ -79,7 +79,7 @@ class History:
             axis.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3)
 
         plot(axes[0], "train_loss", "training loss", "tab:blue")
-        axes[0].set(ylabel="CTC loss per utterance [nats]", title="loss")
+        axes[0].set(ylabel="loss per utterance [nats]", title="loss")
         axes[0].set_ylim(bottom=0)
         if any(row.val_wer is not None for row in self.rows):
             plot(axes[1], "val_wer", "WER", "tab:red")
