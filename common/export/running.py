@@ -38,14 +38,21 @@ class Bucket:
         return not self.frames or frames <= self.frames
 
     def batch(self, features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Pad features (F, T) to features (B, F, T) and lengths (B,); rows too many repeat the
-        last utterance."""
+        """Pad utterances to a batch that the file takes.
+
+        Args:
+            features: (F, T) of each utterance; at most `batch_size` of them, unless that is 0.
+
+        Returns:
+            Features (B, F, T) float32 and lengths (B,) int32; the last utterance is repeated where
+            the batch needs more rows.
+        """
         rows = [*features, *[features[-1]] * (self.batch_size - len(features))]
-        frames = self.frames or max(each.shape[1] for each in rows)
-        padded = np.zeros((len(rows), self.dimension, frames), np.float32)
-        for row, each in enumerate(rows):
-            padded[row, :, : each.shape[1]] = each
-        return padded, np.array([each.shape[1] for each in rows], np.int32)
+        lengths = [utterance.shape[1] for utterance in rows]
+        padded = np.zeros((len(rows), self.dimension, self.frames or max(lengths)), np.float32)
+        for row, utterance in enumerate(rows):
+            padded[row, :, : lengths[row]] = utterance
+        return padded, np.array(lengths, np.int32)
 
 
 def open_graph(path: Path) -> LogProbs:
@@ -92,5 +99,5 @@ def open_graph(path: Path) -> LogProbs:
 
 
 def graph_file(path: Path) -> Path:
-    """The MindIR file itself, or the graph that MindSpore writes apart above 1 GB."""
+    """Return the MindIR file itself, or the graph that MindSpore writes apart above 1 GB."""
     return path if path.exists() else path.with_name(f"{path.stem}_graph.mindir")
