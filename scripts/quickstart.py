@@ -36,6 +36,7 @@ class Terminated(Exception):
 
 
 def main() -> int:
+    """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="quickstart.sh",
         description="Train a small network on real speech on the CPU, evaluate it on "
@@ -86,6 +87,16 @@ def main() -> int:
 
 
 def quickstart(arguments: argparse.Namespace, out: Path) -> None:
+    """Convert, train, evaluate, export and transcribe, each step by its own script.
+
+    Args:
+        arguments: Of the command line.
+        out: Folder for all that is made.
+
+    Raises:
+        UserError: The folder or the corpus cannot be had.
+        subprocess.CalledProcessError: A step failed.
+    """
     started = time.monotonic()
     try:
         out.mkdir(parents=True, exist_ok=True)

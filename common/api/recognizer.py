@@ -192,7 +192,16 @@ class Backend(ABC):
     def decode(
         self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
     ) -> list[DecodedUtterance]:
-        """Features (F, T) of some recordings -> what the decoder makes of each, in their order."""
+        """Decode recordings.
+
+        Args:
+            features: (F, T) of each recording.
+            names: Their names, for messages.
+            batch_size: Recordings in a batch.
+
+        Returns:
+            One result for each recording, in their order.
+        """
 
 
 class NetworkBackend(Backend):

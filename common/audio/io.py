@@ -103,7 +103,15 @@ def load_audio(
 
 
 def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
-    """Encode samples (N,) as 16-bit FLAC: lossless if they came from 16 bits, clipped at +-1."""
+    """Encode samples as 16-bit FLAC, lossless if they came from 16 bits.
+
+    Args:
+        samples: (N,) samples, clipped at +-1.
+        sample_rate: Their rate in Hz.
+
+    Returns:
+        Content of a FLAC file.
+    """
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
     sf.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")

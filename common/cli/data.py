@@ -37,7 +37,12 @@ _OVERRIDABLE = {
 
 
 def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
-    """Run create_mindrecord.py with the options in `argv`."""
+    """Run create_mindrecord.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+    """
     parser = command(
         prog="create_mindrecord.py",
         description="Convert the training and validation manifests to MindRecord files, in "
@@ -54,7 +59,15 @@ def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
 
 
 def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
-    """Run validate.py with the options in `argv`; return its exit code."""
+    """Run validate.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+
+    Returns:
+        The exit code: 1 where there are utterances that cannot be trained on.
+    """
     parser = command(
         prog="validate.py",
         description="List the utterances of manifests that cannot be trained on, and why. Exit "

@@ -154,7 +154,15 @@ def static_shapes(
 
 
 def aligned(frames: Any, multiple: int) -> Any:
-    """Round `frames` (an int or an array) up to a multiple."""
+    """Round numbers of frames up to a multiple.
+
+    Args:
+        frames: An int or an array.
+        multiple: What they become multiples of.
+
+    Returns:
+        The same kind as `frames`.
+    """
     return -(-frames // multiple) * multiple
 
 

@@ -312,7 +312,16 @@ def map_in_threads(
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-    """Return the length that `load_audio` gives a recording at another rate (rounded half up)."""
+    """Compute the length that `load_audio` gives a recording at another rate.
+
+    Args:
+        samples: Length in samples at `from_rate`.
+        from_rate: Rate of the recording in Hz.
+        to_rate: Rate that it is resampled to, in Hz.
+
+    Returns:
+        Length in samples at `to_rate`, rounded half up.
+    """
     return (2 * samples * to_rate + from_rate) // (2 * from_rate)
 
 

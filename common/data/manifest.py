@@ -284,7 +284,18 @@ def _with_unique_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a text file in UTF-8, with or without BOM; errors (UserError) call it `what`."""
+    """Read a text file in UTF-8, with or without BOM.
+
+    Args:
+        path: The file.
+        what: What messages call it, such as "manifest".
+
+    Returns:
+        Its text.
+
+    Raises:
+        UserError: It cannot be read or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -325,14 +336,24 @@ def without_copies(utterances: Sequence[Utterance], where: str | Path) -> list[U
 
 
 def write_csv(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write `audio,text` lines without a header. Ids, durations and speeds are not kept."""
+    """Write `audio,text` lines without a header. Ids, durations and speeds are not kept.
+
+    Args:
+        utterances: What is written.
+        path: The file.
+    """
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows((u.audio, u.text) for u in utterances)
     write_text(Path(path), buffer.getvalue())
 
 
 def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write JSON lines, the one format that keeps everything."""
+    """Write JSON lines, the one format that keeps everything.
+
+    Args:
+        utterances: What is written.
+        path: The file.
+    """
     records = []
     for u in utterances:
         record: dict[str, Any] = {"id": u.id, "audio": str(u.audio), "text": u.text}
@@ -347,7 +368,12 @@ def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
 
 
 def write_deepspeech_json(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write deepspeech.pytorch's JSON; transcripts are files in `<name>_txt/` beside it."""
+    """Write deepspeech.pytorch's JSON; transcripts are files in `<name>_txt/` beside it.
+
+    Args:
+        utterances: What is written.
+        path: The file.
+    """
     path = Path(path)
     samples = []
     for number, u in enumerate(utterances):
@@ -362,6 +388,10 @@ def write_jasper_json(utterances: Iterable[Utterance], path: str | Path) -> None
     """Write Jasper's JSON list, an entry for an utterance and its copies.
 
     Durations that are not known are read from the recordings.
+
+    Args:
+        utterances: What is written.
+        path: The file.
     """
     content: list[dict] = []
     entries: dict[str, dict] = {}  # by id
@@ -391,7 +421,19 @@ WRITERS: dict[str, Callable[[Iterable[Utterance], str | Path], None]] = {
 def json_to_csv(
     json_path: str | Path, csv_path: str | Path, data_dir: str | Path | None = None
 ) -> int:
-    """Convert a manifest of any format to CSV; return the number of utterances."""
+    """Convert a manifest of any format to CSV.
+
+    Args:
+        json_path: The manifest.
+        csv_path: File to write.
+        data_dir: Folder that relative paths of recordings are in; None: the manifest's.
+
+    Returns:
+        Number of utterances.
+
+    Raises:
+        UserError: The manifest cannot be read.
+    """
     utterances = read_manifest(json_path, data_dir)
     write_csv(utterances, csv_path)
     return len(utterances)

@@ -259,6 +259,14 @@ def _finished_mark(path: Path) -> Path:
 
 
 def finished(partial: Path, name: str) -> dict | None:
-    """Return what is known of a shard if it is complete, else None."""
+    """Read what is known of a shard.
+
+    Args:
+        partial: Folder of the conversion.
+        name: Name of the shard.
+
+    Returns:
+        Content of its mark; None where the shard is not complete.
+    """
     shard = read_json(_finished_mark(partial / name))
     return None if shard is None or damage(partial, shard["files"]) else shard

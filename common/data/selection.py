@@ -80,20 +80,36 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SelectionRules:
-    """What utterances must keep to, and how many of them are wanted."""
+    """Limits that utterances must keep to, and how many of them are wanted.
 
-    output_frames: Callable[[int], Any] | None = None  # of the network; None: not judged by it
-    min_duration: float = 0.0  # s
-    max_duration: float = math.inf  # s
-    ignore_copies: bool = False  # leave out recordings at another speed
+    Attributes:
+        output_frames: Feature frames -> output frames of the network; None: not judged by it.
+        min_duration: Shortest recording in seconds.
+        max_duration: Longest recording in seconds.
+        ignore_copies: Leave out recordings at another speed.
+        max_record_bytes: Largest record of a MindRecord file.
+        max_hours: Hours of speech, drawn at random; 0: all.
+        max_utterances: Number of utterances, drawn at random; 0: all.
+        seed: Of these draws.
+    """
+
+    output_frames: Callable[[int], Any] | None = None
+    min_duration: float = 0.0
+    max_duration: float = math.inf
+    ignore_copies: bool = False
     max_record_bytes: float = math.inf
-    max_hours: float = 0.0  # of speech, drawn at random; 0: all
-    max_utterances: int = 0  # drawn at random; 0: all
-    seed: int = 0  # of these draws
+    max_hours: float = 0.0
+    max_utterances: int = 0
+    seed: int = 0
 
     @classmethod
     def for_training(cls, config: Any, output_frames: Callable[[int], Any]) -> SelectionRules:
-        """Return the rules of a training configuration."""
+        """Return the rules of a training configuration.
+
+        Args:
+            config: The training configuration.
+            output_frames: Feature frames -> output frames of its network.
+        """
         data = config.DataConfig
         return cls(
             output_frames=output_frames,
@@ -120,7 +136,7 @@ class Selection:
 
 def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:
     """Return the number of utterances for each reason that occurs, in the order of REASONS."""
-    counts = Counter(each.reason for each in left_out)
+    counts = Counter(utterance.reason for utterance in left_out)
     return {reason: counts[reason] for reason in REASONS if counts[reason]}
 
 
@@ -161,7 +177,12 @@ def measure(
 
 
 def unreadable(utterance: Utterance, error: UserError) -> Candidate:
-    """Return the candidate of a recording that cannot be decoded."""
+    """Return the candidate of a recording that cannot be decoded.
+
+    Args:
+        utterance: As the manifest has it.
+        error: What is wrong with its recording.
+    """
     entry = Entry(utterance.id, utterance.text, 0.0, 0, 0, 0, utterance.copy_of, utterance.speed)
     return Candidate(entry, utterance.is_copy, str(utterance.audio), unreadable=str(error))
 
@@ -181,14 +202,21 @@ def split_copies(
     if not rules.ignore_copies:
         return list(utterances), []
     judged = [utterance for utterance in utterances if not utterance.is_copy]
-    copies = [LeftOut(each.id, COPY, _COPY_MESSAGE) for each in utterances if each.is_copy]
+    copies = [LeftOut(u.id, COPY, _COPY_MESSAGE) for u in utterances if u.is_copy]
     return judged, copies
 
 
 def reasons_against(candidate: Candidate, rules: SelectionRules) -> list[LeftOut]:
-    """Return what keeps one utterance from training; nothing where it can be trained on.
+    """List what keeps one utterance from training.
 
     An utterance that is left out as a copy is not judged further, nor is one that is unreadable.
+
+    Args:
+        candidate: The utterance.
+        rules: What it must keep to.
+
+    Returns:
+        The reasons; empty where it can be trained on.
     """
     entry = candidate.entry
     reasons: list[LeftOut] = []

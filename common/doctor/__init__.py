@@ -130,7 +130,12 @@ def _indented(lines: Sequence[str]) -> list[str]:
 
 
 def network_of(recipe: Recipe, preset: str) -> Any:
-    """Return the ModelConfig of a preset."""
+    """Return the ModelConfig of a preset.
+
+    Args:
+        recipe: The model.
+        preset: Name of the preset.
+    """
     config = recipe.train_config()
     configs.override_from_yaml(config, recipe.preset(preset))
     return config.ModelConfig

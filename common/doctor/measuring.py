@@ -33,10 +33,15 @@ class Process:
 
     def all(self, key: str) -> list[Any]:
         """Return all values that were reported under a key."""
-        return [each[key] for each in self.said if key in each]
+        return [report[key] for report in self.said if key in report]
 
     def get(self, key: str, otherwise: Any = None) -> Any:
-        """Return the first value that was reported under a key, else `otherwise`."""
+        """Return the first value that was reported under a key.
+
+        Args:
+            key: The key.
+            otherwise: What is returned where there is none.
+        """
         return next(iter(self.all(key)), otherwise)
 
 
@@ -131,14 +136,22 @@ def read_process(output: str) -> Process:
 
 
 def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:
-    """Return the fields of `Measurements` that two processes have found."""
-    found: dict[str, Any] = {"kernels": kernels.kernels, "threads": kernels.threads}
-    found["devices"] = tuple(kernels.get("devices", ["CPU"]))
-    found["device"] = trial.get("device", found["devices"][0])
-    found["steps"] = tuple(
-        Timed(each["rows"], each["of"], each["frames"], tuple(each["times"]))
-        for each in trial.said
-        if "times" in each
+    """Collect the fields of `Measurements` from two processes.
+
+    Args:
+        kernels: The process that timed kernels.
+        trial: The process that timed train steps.
+
+    Returns:
+        The fields by name; those that were not measured are left out.
+    """
+    fields: dict[str, Any] = {"kernels": kernels.kernels, "threads": kernels.threads}
+    fields["devices"] = tuple(kernels.get("devices", ["CPU"]))
+    fields["device"] = trial.get("device", fields["devices"][0])
+    fields["steps"] = tuple(
+        Timed(report["rows"], report["of"], report["frames"], tuple(report["times"]))
+        for report in trial.said
+        if "times" in report
     )
     for key, kind in (
         ("operators", tuple),
@@ -155,5 +168,5 @@ def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:
         ("static_memory", float),
     ):
         if (value := trial.get(key)) is not None:
-            found[key] = kind(value)
-    return found
+            fields[key] = kind(value)
+    return fields

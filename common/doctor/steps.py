@@ -24,7 +24,12 @@ QUANTILES = (0.05, 0.5, 0.95)  # of the batches of an epoch, by their padded fra
 
 
 def padded(batch: PlannedBatch, pad_align: int) -> int:
-    """Return the padded frames of a batch, which are a multiple of `pad_align` long."""
+    """Count the padded frames of a batch, over all its rows.
+
+    Args:
+        batch: The batch.
+        pad_align: What the length of its rows is a multiple of.
+    """
     return len(batch.indices) * int(aligned(batch.frames, pad_align))
 
 

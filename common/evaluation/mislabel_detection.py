@@ -153,6 +153,13 @@ def hints(reference: str, hypothesis: str) -> list[str]:
 
     Missing words are counted from the outermost words that agree (characters, in texts of one
     word), so that it does not matter which words between them are confused.
+
+    Args:
+        reference: The transcript.
+        hypothesis: What was recognised.
+
+    Returns:
+        Remarks; empty where nothing stands out.
     """
     if not hypothesis:
         return ["nothing was recognised: no speech in the recording?"]

@@ -137,11 +137,11 @@ class MatmulTimeConvolution(nn.Cell):
 
     def construct(self, x):
         """Convolve x (1, C, B, T)."""
-        half, given = self.half and self.training, x.dtype
+        half, dtype = self.half and self.training, x.dtype
         x, weight = maybe_half(x, half), maybe_half(self.weight, half)
         x = self._by_channel(x, weight) if self.by_channel else self._dense(x, weight)
-        x = x.astype(given)
-        return x + self.bias.reshape((1, -1, 1, 1)).astype(given) if self.has_bias else x
+        x = x.astype(dtype)
+        return x + self.bias.reshape((1, -1, 1, 1)).astype(dtype) if self.has_bias else x
 
     def _dense(self, x, weight):
         _, channels, batch, frames = x.shape
@@ -166,9 +166,9 @@ class MatmulTimeConvolution(nn.Cell):
             x = x.reshape((channels, batch, step, long)).transpose((0, 1, 3, 2))
             x = x.reshape((channels, batch, long * step))[:, :, :frames]
         if self.stride > 1:
-            kept = _ceil(frames, self.stride)
-            x = _pad(x, 2, 0, kept * self.stride - frames)
-            x = x.reshape((channels, batch, kept, self.stride))[:, :, :, 0]
+            strided = _ceil(frames, self.stride)
+            x = _pad(x, 2, 0, strided * self.stride - frames)
+            x = x.reshape((channels, batch, strided, self.stride))[:, :, :, 0]
         return x.expand_dims(0)
 
 
@@ -205,7 +205,7 @@ class MatmulConvolution(nn.Cell):
     def construct(self, x):
         """Convolve x (B, C, F, T)."""
         batch, channels, bins, frames = x.shape
-        half, given = self.half and self.training, x.dtype
+        half, dtype = self.half and self.training, x.dtype
         x = maybe_half(x, half)
         taps, step = self.taps, self.frame_stride
         out_bins, out_frames = (bins - 1) // self.bin_stride + 1, (frames - 1) // step + 1
@@ -245,8 +245,8 @@ class MatmulConvolution(nn.Cell):
         x = x.reshape((self.outputs, together, groups, batch, out_frames))
         x = x.transpose((3, 0, 2, 1, 4))
         x = x.reshape((batch, self.outputs, groups * together, out_frames))
-        x = (x if groups * together == out_bins else x[:, :, :out_bins]).astype(given)
-        return x + self.bias.reshape((1, -1, 1, 1)).astype(given) if self.has_bias else x
+        x = (x if groups * together == out_bins else x[:, :, :out_bins]).astype(dtype)
+        return x + self.bias.reshape((1, -1, 1, 1)).astype(dtype) if self.has_bias else x
 
     def _matrix(self, weight, together, window):
         """The weight as ([taps,] O, together) rows and (window, [taps,] C, stride) columns."""

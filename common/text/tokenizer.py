@@ -199,15 +199,30 @@ class CharacterTokenizer(Tokenizer):
 
 
 def labels_of(texts: Iterable[str]) -> list[str]:
-    """The labels that spell some texts: their characters (NFC) as they stand, sorted, a space if
-    there is any, and the blank."""
-    found = {char for text in texts for char in unicodedata.normalize("NFC", text)} - {BLANK}
-    spaces = {char for char in found if char.isspace()}
-    return [*sorted(found - spaces), *([" "] if spaces else []), BLANK]
+    """List the labels that spell some texts.
+
+    Args:
+        texts: The texts, normalised.
+
+    Returns:
+        Their characters (NFC), sorted, then a space if there is any, then the blank.
+    """
+    characters = {char for text in texts for char in unicodedata.normalize("NFC", text)} - {BLANK}
+    spaces = {char for char in characters if char.isspace()}
+    return [*sorted(characters - spaces), *([" "] if spaces else []), BLANK]
 
 
 def ctc_frames_needed(ids: Sequence[int]) -> int:
-    """Fewest frames that CTC can spell the labels in: equal neighbours need a blank between."""
+    """Count the fewest frames in which CTC can spell labels.
+
+    Equal neighbours need a blank between them (Graves et al. 2006, section 3.1).
+
+    Args:
+        ids: Label indices.
+
+    Returns:
+        Number of output frames.
+    """
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 

@@ -200,7 +200,7 @@ class HeartbeatSender(Callback):
         self.heartbeat, self.last_checkpoint = heartbeat, last_checkpoint
 
     def on_run_start(self, progress: Progress) -> None:
-        """From here on `last` is of this run."""
+        """Tell the launcher that `last` is of this run from here on."""
         self.heartbeat.set_checkpoint(self.last_checkpoint)
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:

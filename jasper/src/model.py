@@ -121,7 +121,12 @@ class LayerFactory:
         return ACTIVATIONS[self.config.activation]()
 
     def dropout(self, rate: float, channels: int) -> nn.Cell:
-        """Build a dropout whose masks differ from those of the others."""
+        """Build a dropout whose masks differ from those of the others.
+
+        Args:
+            rate: Share of the values that are dropped.
+            channels: Number of channels C.
+        """
         self.dropouts += 1
         return Dropout(rate, channels, self.dropouts, "BC1T" if self.native else "1CBT")
 
