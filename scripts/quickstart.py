@@ -152,7 +152,7 @@ def quickstart(arguments: argparse.Namespace, out: Path) -> None:
 
 
 def _corpus(arguments: argparse.Namespace, out: Path) -> tuple[str, dict[str, Path]]:
-    """The corpus by name, and its manifests."""
+    """Return the corpus by name, and its manifests."""
     if not arguments.an4:
         names = {"train": "train", "val": "validation", "test": "test"}
         return "telephone prompts", {
@@ -200,14 +200,14 @@ def _step(number: int, what: str, out: Path, script: Path, *arguments: str) -> N
 
 
 def _two(utterances: list[Utterance]) -> list[Utterance]:
-    """Two utterances of middling length: neither a word nor an address."""
+    """Choose two utterances of middling length: neither a word nor an address."""
     ordered = sorted(utterances, key=lambda utterance: (len(utterance.text), utterance.id))
     return [ordered[len(ordered) // 2], ordered[len(ordered) * 3 // 4]]
 
 
 def _scores(log: Path) -> tuple[float, float]:
-    found = re.findall(r"Average WER ([\d.]+)\s+Average CER ([\d.]+)", log.read_text("utf-8"))
-    wer, cer = found[-1]
+    rates = re.findall(r"Average WER ([\d.]+)\s+Average CER ([\d.]+)", log.read_text("utf-8"))
+    wer, cer = rates[-1]
     return float(wer), float(cer)
 
 

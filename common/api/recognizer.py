@@ -125,11 +125,11 @@ class Recognizer:
                 self._samples(recording, name)
                 for recording, name in zip(recordings[start : start + portion], names)
             ]
-            features = [self._backend.featurizer(each) for each in samples]
+            features = [self._backend.featurizer(recording) for recording in samples]
             decoded = self._backend.decode(features, names, batch_size)
             transcripts += [
-                self._transcript(utterance, len(each) / self.sample_rate)
-                for utterance, each in zip(decoded, samples)
+                self._transcript(utterance, len(recording) / self.sample_rate)
+                for utterance, recording in zip(decoded, samples)
             ]
         return transcripts
 
@@ -288,7 +288,7 @@ class FeatureDataset(Dataset):
         )
 
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
-        """The utterances in this order."""
+        """Yield the utterances in this order."""
         for index in indices:
             yield Example(
                 int(index), self.ids[index], np.zeros(0, np.int32), features=self._features[index]

@@ -87,8 +87,8 @@ class Dataset(ABC):
         self.frames = np.array([entry.frames for entry in self.entries], np.int64)
         self.label_counts = np.array([entry.labels for entry in self.entries], np.int64)
         self.ctc_frames = np.array([entry.ctc_frames for entry in self.entries], np.int64)
-        said: dict[str, int] = {}
-        numbers = [said.setdefault(e.copy_of or e.id, len(said)) for e in self.entries]
+        number_of: dict[str, int] = {}
+        numbers = [number_of.setdefault(e.copy_of or e.id, len(number_of)) for e in self.entries]
         self.spoken = np.array(numbers, np.int64)
 
     def __len__(self) -> int:

@@ -426,7 +426,7 @@ def json_to_csv(
     Args:
         json_path: The manifest.
         csv_path: File to write.
-        data_dir: Folder that relative paths of recordings are in; None: the manifest's.
+        data_dir: As in `read_manifest`.
 
     Returns:
         Number of utterances.

@@ -66,8 +66,8 @@ class ConversionReport:
         lines = [f"{self.directory}: {self.utterances} utterances, {hours:.2f} hours"]
         for reason, count in count_reasons(self.left_out).items():
             lines.append(f"left out, {reason}: {count}")
-            same_reason = [each for each in self.left_out if each.reason == reason]
-            lines += [f"  {each.id}: {each.message}" for each in same_reason[:limit]]
+            same_reason = [entry for entry in self.left_out if entry.reason == reason]
+            lines += [f"  {entry.id}: {entry.message}" for entry in same_reason[:limit]]
             if count > limit:
                 lines.append(
                     f"  and {count - limit} more, listed in {self.directory / _DESCRIPTION}"

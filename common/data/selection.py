@@ -270,7 +270,7 @@ def select(candidates: Sequence[Candidate], rules: SelectionRules) -> Selection:
     if rules.output_frames is not None:  # far fewer lengths than utterances
         rules = replace(rules, output_frames=functools.cache(rules.output_frames))
     reasons = [reasons_against(candidate, rules) for candidate in candidates]
-    kept = np.array([index for index, each in enumerate(reasons) if not each], np.int64)
+    kept = np.array([index for index, against in enumerate(reasons) if not against], np.int64)
     if rules.max_hours > 0 or rules.max_utterances > 0:
         subset = _subset([candidate.entry for candidate in candidates], kept, rules)
         limits = (f"max_hours={rules.max_hours:g}", f"max_utterances={rules.max_utterances}")
@@ -281,7 +281,7 @@ def select(candidates: Sequence[Candidate], rules: SelectionRules) -> Selection:
             entry = candidates[index].entry
             reasons[index].append(LeftOut(entry.id, OUTSIDE_SUBSET, message))
         kept = subset
-    return Selection(kept, [reason for each in reasons for reason in each])
+    return Selection(kept, [reason for against in reasons for reason in against])
 
 
 def candidates_of(dataset: Dataset) -> list[Candidate]:

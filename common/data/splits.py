@@ -176,12 +176,12 @@ def _check_manifests(data: Any, tokenizer: Tokenizer, split: str, directory: Pat
     same = origin == _origin(data, [os.path.abspath(path) for path in manifests])
     has = "has" if len(manifests) == 1 else "have"
     now = f"and {split}_manifest is {_origin(data, manifests)}"
-    found = f"which {has} changed since" if same else now
+    change = f"which {has} changed since" if same else now
     otherwise = {
         "train": "set train_manifest= (nothing) to train on it as it is",
         "val": "set val_manifest to what it was converted from",
     }
     raise UserError(
-        f"{directory} was converted from {origin}, {found}: convert again (create_mindrecord.py), "
+        f"{directory} was converted from {origin}, {change}: convert again (create_mindrecord.py), "
         f"or {otherwise[split]}"
     )

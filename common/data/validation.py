@@ -50,8 +50,8 @@ class ValidationReport:
                 counts = self.characters.most_common(_MAX_CHARACTERS)
                 more = ", ..." if len(self.characters) > _MAX_CHARACTERS else ""
                 lines[-1] += f" ({', '.join(f'{c!r} in {n}' for c, n in counts)}{more})"
-            same_reason = [each for each in self.left_out if each.reason == reason]
-            lines += [f"  {each.id}: {each.message}" for each in same_reason[:limit]]
+            same_reason = [entry for entry in self.left_out if entry.reason == reason]
+            lines += [f"  {entry.id}: {entry.message}" for entry in same_reason[:limit]]
             if limit is not None and count > limit:
                 lines.append(f"  and {count - limit} more")
         return lines

@@ -85,8 +85,8 @@ def examine(
         smaller = smallest_preset(recipe, config)
     if smaller:
         other = measure(recipe, [*argv, "--network_of", smaller], "training", seconds / 3)
-        found = replace(figures, **figures_of(kernels, other))
-        if then := advice.forecast_epoch(found):
+        with_smaller = replace(figures, **figures_of(kernels, other))
+        if then := advice.forecast_epoch(with_smaller):
             figures = replace(figures, smaller=smaller, smaller_epoch=then.seconds)
 
     disk_lines, full = machine.disk_lines(config, trial, shutil.disk_usage)

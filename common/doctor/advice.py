@@ -134,10 +134,10 @@ def step_seconds(steps: Sequence[Timed], padded: np.ndarray) -> np.ndarray:
         return times[0] * padded / sizes[0]
     last = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
     first = (times[1] - times[0]) / (sizes[1] - sizes[0])
-    found = np.interp(padded, sizes, times)
-    found += np.maximum(padded - sizes[-1], 0) * last
+    seconds = np.interp(padded, sizes, times)
+    seconds += np.maximum(padded - sizes[-1], 0) * last
     below = np.maximum(times[0] - (sizes[0] - padded) * first, times[0] * padded / sizes[0])
-    return np.where(padded < sizes[0], below, found)
+    return np.where(padded < sizes[0], below, seconds)
 
 
 def forecast_epoch(figures: Measurements) -> EpochTimeEstimate | None:
@@ -407,5 +407,7 @@ def best_advice(figures: Measurements) -> Advice | None:
     Returns:
         The advice; None where none promises a factor of MIN_FACTOR.
     """
-    found = [advice for rule in RULES if (advice := rule(figures)) and advice.factor >= MIN_FACTOR]
-    return max(found, key=lambda advice: advice.factor, default=None)
+    promising = [
+        advice for rule in RULES if (advice := rule(figures)) and advice.factor >= MIN_FACTOR
+    ]
+    return max(promising, key=lambda advice: advice.factor, default=None)

@@ -86,11 +86,11 @@ def measure(
     except subprocess.TimeoutExpired as error:
         output = (error.stdout or b"").decode(errors="replace")
         late = f"the measurement of {what} was given up after {error.timeout:.0f} s"
-    found = read_process(output)
-    found.problem = problem
+    process = read_process(output)
+    process.problem = problem
     if late:
-        found.said.append({"note": late})
-    return found
+        process.said.append({"note": late})
+    return process
 
 
 def _reason(code: int, errors: str) -> str:
@@ -112,11 +112,11 @@ def read_process(output: str) -> Process:
     Returns:
         Findings, and the kernels with the names that oneDNN gives to what it runs.
     """
-    found, names = Process(), []
+    process, names = Process(), []
     for line in output.splitlines():
         if line.startswith("onednn_verbose,"):
             if match := re.search(r",cpu,runtime:\w+,nthr:(\d+)", line):
-                found.threads = int(match[1])
+                process.threads = int(match[1])
             parts = line.split(",")
             if "exec" in parts:
                 # onednn_verbose,v1,primitive,exec,cpu,convolution,jit_uni_ncsp:conv+ref:any,...
@@ -129,10 +129,10 @@ def read_process(output: str) -> Process:
                 names = []
             elif "end" in values:
                 kernel = Kernel(tuple(names), values["seconds"], values["gflops"])
-                found.kernels[values["end"]] = kernel
+                process.kernels[values["end"]] = kernel
             else:
-                found.said.append(values)
-    return found
+                process.said.append(values)
+    return process
 
 
 def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:

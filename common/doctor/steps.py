@@ -90,7 +90,7 @@ class Steps:
             self._static_shapes()
 
     def _larger_micro_batches(self) -> None:
-        """Times the median batch with as many utterances at once as the machine's memory allows.
+        """Time the median batch with as many utterances at once as the machine's memory allows.
 
         Only where that is more than the configuration lets through.
         """
@@ -115,7 +115,7 @@ class Steps:
         )
 
     def _static_shapes(self) -> None:
-        """Times a batch of median size in a graph of its own, where all graphs fit the memory.
+        """Time a batch of median size in a graph of its own, where all graphs fit the memory.
 
         Dynamic shapes cost a small network on a CPU more than its arithmetic.
         """

@@ -176,7 +176,7 @@ def _operators(network: nn.Cell) -> list[str]:
 
 
 def _data(speech_model: SpeechModel) -> Dataset | None:
-    """What would be trained on: the converted utterances, or else those of the manifest."""
+    """Return what would be trained on: the converted utterances, or else those of the manifest."""
     data = speech_model.config.DataConfig
     log = logging.getLogger("doctor")
     log.propagate = False
@@ -291,7 +291,7 @@ def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
 def _plan(
     speech_model: SpeechModel, source: Dataset | None
 ) -> tuple[list[PlannedBatch], list[Shape] | None, int]:
-    """The batches of the second epoch, when they are shuffled.
+    """Return the batches of the second epoch, when they are shuffled.
 
     Also their static shapes, if they have such, and the frames of the longest utterance at the
     slowest speed.

@@ -190,7 +190,15 @@ def hints(reference: str, hypothesis: str) -> list[str]:
 
 
 def write_label_issues(path: str | Path, issues: Sequence[LabelIssue]) -> None:
-    """Write ranked utterances as CSV with a header; UserError where that fails."""
+    """Write ranked utterances as CSV with a header.
+
+    Args:
+        path: File to write.
+        issues: The utterances, in the order of the rows.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["id", "audio", "loss_per_character", "wer", "reference", "hypothesis"])

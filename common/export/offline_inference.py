@@ -184,15 +184,16 @@ def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> li
 
 
 def discard(folder: Path) -> None:
-    """Mark a folder of features as incomplete, until `write_features` is done.
+    """Delete features.json, without which a folder of features is refused.
 
-    A failure in between must not leave the features of another test set to be recognised.
+    `write_features` writes it last. A failure in between must not leave the features of another
+    test set to be recognised.
 
     Args:
         folder: The folder; it need not exist.
 
     Raises:
-        UserError: The mark cannot be removed.
+        UserError: It cannot be deleted.
     """
     try:
         (folder / FEATURES).unlink(missing_ok=True)

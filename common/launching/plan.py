@@ -204,7 +204,7 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
 
 
 def _number(name: str, own: Mapping[str, str], environment: Mapping[str, str]) -> float | None:
-    """The number that an option or the variable of its name sets; None where neither is given."""
+    """Return the number that an option, or the variable of its name, sets; None where neither is."""
     variable = name.lstrip("-").upper()
     origin, text = f"{name} ", own.get(name)
     if text is None:
@@ -221,7 +221,7 @@ def _number(name: str, own: Mapping[str, str], environment: Mapping[str, str]) -
 
 
 def _model(script: str, chosen: str | None, environment: Mapping[str, str]) -> str:
-    """The model that a script belongs to, or that was named."""
+    """Return the model that a script belongs to, or that was named."""
     if not script.endswith(".sh"):
         return script
     folder = Path(os.path.abspath(script)).parents[1]
@@ -292,7 +292,7 @@ def _script_has_cards(request: Request) -> bool:
 
 
 def _start_from(request: Request, words: list[str]) -> list[str]:
-    """The options that name the checkpoint to start from, or ask to resume."""
+    """Return the options that name the checkpoint to start from, or ask to resume."""
     initial = _checkpoint(request, words)
     if not request.resume or "--resume" in request.options:
         return initial
@@ -508,7 +508,7 @@ def _place(request: Request, words: list[str]) -> tuple[Place, str]:
 
 
 def _visible_cards(request: Request, count: int) -> list[int]:
-    """The first `count` cards, of those in the environment (set by a cluster scheduler) if any."""
+    """Return the first `count` cards: of those that the environment names (cluster schedulers)."""
     variable = _VISIBLE.get(request.device, "")
     text = request.environment.get(variable, "")
     if not text:
@@ -598,7 +598,7 @@ def _port(request: Request, site: Place) -> str:
 
 
 def _gpus(environment: Mapping[str, str]) -> int:
-    """The number of GPUs that may be used."""
+    """Return the number of GPUs that may be used."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible:
         return len(visible.split(","))

@@ -346,7 +346,7 @@ class _Job:
                 self.ended[name] = code
 
     def end_of(self, name: str) -> int | None:
-        """The exit code of a rank or of the scheduler; None while it runs, or if there is none."""
+        """Return the exit code of a rank or the scheduler; None while it runs or if there is none."""
         note = noted(self.status / name)
         if len(note) == 1 and not _alive(note[0]):
             note = noted(self.status / name)  # it may have written its exit code since

@@ -109,7 +109,7 @@ def load(path: str | Path) -> Checkpoint:
         Its content.
 
     Raises:
-        UserError: The file is missing, damaged, of another kind, or of a later format.
+        UserError: The file is missing, damaged, of another kind, or of another format.
     """
     path = Path(path)
     if not path.is_file():

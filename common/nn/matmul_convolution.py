@@ -56,8 +56,8 @@ class NativeConvolution(nn.Conv2d):
     def construct(self, x):
         """Convolve x (B, C, F, T)."""
         half = self.half and self.training
-        found = self.conv2d(maybe_half(x, half), maybe_half(self.weight, half)).astype(x.dtype)
-        return self.bias_add(found, self.bias.astype(x.dtype)) if self.has_bias else found
+        output = self.conv2d(maybe_half(x, half), maybe_half(self.weight, half)).astype(x.dtype)
+        return self.bias_add(output, self.bias.astype(x.dtype)) if self.has_bias else output
 
 
 def time_convolution(
@@ -249,7 +249,7 @@ class MatmulConvolution(nn.Cell):
         return x + self.bias.reshape((1, -1, 1, 1)).astype(dtype) if self.has_bias else x
 
     def _matrix(self, weight, together, window):
-        """The weight as ([taps,] O, together) rows and (window, [taps,] C, stride) columns."""
+        """Arrange it as ([taps,] O, together) rows and (window, [taps,] C, stride) columns."""
         taps, step = self.taps, self.frame_stride
         weight = _pad(weight, 3, 0, taps * step - self.width)
         weight = weight.reshape((self.outputs, self.inputs, self.height, taps, step))

@@ -88,7 +88,7 @@ class MaskedBatchNorm(nn.Cell):
         return x.astype(dtype)
 
     def _spread(self, mask):
-        """The mask, to be broadcast over x."""
+        """Give the mask axes to be broadcast over x."""
         if self.layout == "TBC":
             return mask.expand_dims(2)
         if self.layout == "1CBT":

@@ -52,14 +52,14 @@ class Callback:
     files: Sequence[Path] = ()
 
     def on_run_start(self, progress: Progress) -> None:
-        """Runs once before the first step, when nothing has refused the run.
+        """Run once before the first step, when nothing has refused the run.
 
         Args:
             progress: Where the run stands; `progress.step` is above 0 in a resumed run.
         """
 
     def on_epoch_start(self, epoch: int, batches: int) -> None:
-        """Runs before the first step of an epoch.
+        """Run before the first step of an epoch.
 
         Args:
             epoch: Number of the epoch, from 0.
@@ -67,7 +67,7 @@ class Callback:
         """
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
-        """Runs after each optimizer step.
+        """Run after each optimizer step.
 
         Args:
             progress: Where the run stands, with this step counted.
@@ -77,7 +77,7 @@ class Callback:
         """
 
     def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
-        """Runs for each validation utterance of this rank.
+        """Run for each validation utterance of this rank.
 
         Args:
             progress: Where the run stands.
@@ -86,17 +86,17 @@ class Callback:
         """
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Runs after each evaluation, also where there is no validation set.
+        """Run after each evaluation, also where there is no validation set.
 
         Args:
             report: Metrics since the last evaluation, and error rates of this one.
         """
 
     def on_epoch_end(self) -> None:
-        """Runs when an epoch ends, and when something ends the run in the middle of one."""
+        """Run when an epoch ends, and when something ends the run in the middle of one."""
 
     def on_early_end(self, progress: Progress) -> None:
-        """Runs where a signal or a failure ends the run before its time; it can be resumed.
+        """Run where a signal or a failure ends the run before its time; it can be resumed.
 
         Args:
             progress: Where the run stands.
@@ -106,7 +106,7 @@ class Callback:
         """
 
     def on_run_end(self, result: TrainingResult) -> None:
-        """Runs at the end, unless an exception ends the run.
+        """Run at the end, unless an exception ends the run.
 
         Args:
             result: Where the run ended, and why.
@@ -121,7 +121,7 @@ class MetricsWriter(Callback):
         self.files = (history.path, curves)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Adds a row and draws the curves."""
+        """Add a row and draw the curves."""
         _warn_where_unwritten(self.log, lambda: self.history.add(report.metrics))
         _warn_where_unwritten(self.log, lambda: self.history.draw(self.curves, self.title))
 
@@ -134,11 +134,11 @@ class EmissionPlots(Callback):
         self.files = (animation.gif, animation.png, animation.npz)
 
     def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
-        """Keeps the log-probabilities of the utterance that is shown."""
+        """Keep the log-probabilities of the utterance that is shown."""
         self.animation.watch(prediction)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Adds a frame and draws the animation."""
+        """Add a frame and draw the animation."""
         _warn_where_unwritten(self.log, lambda: self.animation.add(report.metrics))
         _warn_where_unwritten(self.log, self.animation.draw)
 
@@ -159,11 +159,11 @@ class CheckpointWriter(Callback):
         self.epoch_plan, self.identity, self.log = epoch_plan, identity, log
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Saves; raises UserError where that fails."""
+        """Save a checkpoint; UserError where that fails."""
         self.save(report.progress, report.is_best)
 
     def on_early_end(self, progress: Progress) -> None:
-        """Saves; raises UserError where that fails."""
+        """Save a checkpoint; UserError where that fails."""
         self.save(progress, is_best=False)
 
     def save(self, progress: Progress, is_best: bool) -> None:
@@ -204,15 +204,15 @@ class HeartbeatSender(Callback):
         self.heartbeat.set_checkpoint(self.last_checkpoint)
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
-        """Notes the step."""
+        """Tell the launcher that a step is finished."""
         self.heartbeat.step_finished(progress.step)
 
     def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
-        """Notes that an evaluation goes on."""
+        """Tell the launcher that an evaluation goes on."""
         self.heartbeat.beat(f"evaluating after step {progress.step}")
 
     def on_run_end(self, result: TrainingResult) -> None:
-        """Says that exit code 0 is right."""
+        """Tell the launcher that the run is complete, so that exit code 0 is right."""
         if result.completed:
             self.heartbeat.finished()
 
@@ -239,7 +239,7 @@ class ConsoleProgress(Callback):
         self.bar: tqdm | None = None
 
     def on_run_start(self, progress: Progress) -> None:
-        """Sums the run up in a few lines."""
+        """Sum the run up in a few lines."""
         epoch_plan, model = self.epoch_plan, self.speech_model
         dataset, features = epoch_plan.dataset, model.featurizer.config
         self.log.info(
@@ -266,7 +266,7 @@ class ConsoleProgress(Callback):
             self.log.info(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
 
     def on_epoch_start(self, epoch: int, batches: int) -> None:
-        """Opens the bar."""
+        """Open the progress bar."""
         self.bar = tqdm(
             total=batches,
             desc=f"epoch {epoch + 1}/{self.training.epochs}",
@@ -276,7 +276,7 @@ class ConsoleProgress(Callback):
         )
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
-        """Logs the loss, and why a step was skipped."""
+        """Log the loss, and why a step was skipped."""
         number = progress.step - epoch * self.epoch_plan.steps_per_epoch
         where = f"epoch: {epoch + 1} step: {number}"
         self.log.debug(f"{where}, loss is {result.loss:.6g}")
@@ -300,7 +300,7 @@ class ConsoleProgress(Callback):
         self.bar.update(batches)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Logs the metrics and some hypotheses beside their references."""
+        """Log the metrics and some hypotheses beside their references."""
         metrics, evaluation = report.metrics, report.evaluation
         line = (
             f"epoch {metrics.epoch:g}: loss {metrics.train_loss:.3f}, {metrics.minutes:.1f} min, "
@@ -322,12 +322,12 @@ class ConsoleProgress(Callback):
             self.log.info(f"  hyp: {utterance.hypothesis}")
 
     def on_epoch_end(self) -> None:
-        """Closes the bar."""
+        """Close the progress bar."""
         if self.bar is not None:
             self.bar.close()
 
     def on_run_end(self, result: TrainingResult) -> None:
-        """Sums up what was reached, of a run that ended as planned."""
+        """Sum up the results of a run that ended as planned."""
         if not result.completed or self.rank != 0:
             return
         progress = result.progress
@@ -350,7 +350,7 @@ class ConsoleProgress(Callback):
 
 
 def _warn_where_unwritten(log: logging.Logger, write: Callable[[], None]) -> None:
-    """A full disk, or a file in the way, costs the figures and not the run."""
+    """Write, and warn where that fails: a full disk costs the figures and not the run."""
     try:
         write()
     except UserError as error:

@@ -182,7 +182,7 @@ class EmissionAnimation:
         return EmissionFrame(f"epoch {frame.epoch:g}: {title}", probabilities, frame.text)
 
     def _labels_shown(self) -> list[int]:
-        """The labels with a row, the blank below the others."""
+        """List the labels with a row, the blank below the others."""
         labels, blank = np.arange(len(self.tokenizer)), self.tokenizer.blank
         if len(labels) > MAX_ALL_SHOWN:
             labels = np.flatnonzero(self._likeliest >= MIN_SHOWN_PROBABILITY)
@@ -204,7 +204,7 @@ class EmissionAnimation:
         np.maximum.at(self._likeliest, frame.columns, highest)
 
     def _write(self) -> None:
-        """Writes one array (N,) for each of `_PER_FRAME`, and the log-probabilities (N, T', K).
+        """Write one array (N,) for each of `_PER_FRAME`, and the log-probabilities (N, T', K).
 
         They are -inf where a label was not kept.
         """
@@ -226,7 +226,7 @@ class EmissionAnimation:
             )
 
     def _read(self) -> list[Frame]:
-        """The frames in the file; none where they are of another utterance."""
+        """Read the frames in the file; none where they are of another utterance."""
         try:
             with np.load(self.npz) as file:
                 if (file["id"].item(), file["reference"].item()) != (self.id, self.reference):

@@ -101,7 +101,7 @@ class StopRequest:
         signal.signal(number, again)
 
     def _keep_sigint(self, ours: ctypes.Array[ctypes.c_char]) -> None:
-        """Puts our answer to SIGINT back where MindSpore has put its own, until we leave."""
+        """Restore our handler of SIGINT where MindSpore has replaced it, until we leave."""
         while self.signal is None and not self._left.wait(_KEEP_INTERVAL):
             if _sigint_action()[:_POINTER] != ours[:_POINTER]:
                 ctypes.CDLL(None).sigaction(int(signal.SIGINT), ours, None)
@@ -113,7 +113,7 @@ class StopRequest:
 
 
 def _sigint_action() -> ctypes.Array[ctypes.c_char]:
-    """The kernel's `struct sigaction` of SIGINT, which begins with the handler's address."""
+    """Read the kernel's `struct sigaction` of SIGINT, which begins with the handler's address."""
     action = ctypes.create_string_buffer(_ACTION_BYTES)
     ctypes.CDLL(None).sigaction(int(signal.SIGINT), None, action)
     return action

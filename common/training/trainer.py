@@ -237,7 +237,7 @@ class Trainer:
     # ---- setting up
 
     def _forecast_memory(self) -> MemoryEstimate:
-        """The tightest of all hosts', so that a checkpoint can name the one to go on with."""
+        """Return the tightest of all hosts', which a checkpoint names to go on with."""
         processes = self.group.local_world_size()
         forecast = forecast_memory(self.speech_model, processes, self.epoch_plan.shapes)
         limits = self.group.all_gather(forecast.limit)[:, 0]
@@ -271,7 +271,7 @@ class Trainer:
         return [*callbacks, console]
 
     def _move_earlier_run_aside(self) -> None:
-        """Makes room for a new run, which nothing has refused, in the folder of an earlier one."""
+        """Make room for a new run, which nothing has refused, in the folder of an earlier one."""
         if self.group.rank == 0 and not self.resume:
             files = [file for callback in self.callbacks for file in callback.files]
             if folder := self.keeper.set_aside(*files):
@@ -338,7 +338,7 @@ class Trainer:
     # ---- between two steps
 
     def _evaluate_and_check(self) -> Stop | None:
-        """Evaluates if it is time to, and says whether the run ends here.
+        """Evaluate if it is time to, and return whether the run ends here.
 
         An evaluation in which a signal comes is discarded: it is still due then, and runs first in
         a resumed run.
@@ -358,7 +358,7 @@ class Trainer:
         return Stop(StopReason.FINISHED) if progress.epoch >= training.epochs else None
 
     def _signal_of_any_rank(self) -> signal.Signals | None:
-        """The signal that asks this rank or another one to stop."""
+        """Return the signal that asks this rank or another one to stop."""
         number = int(self.group.all_gather(self.stop_request.signal or 0)[:, 0].max())
         return signal.Signals(number) if number else None
 
@@ -412,7 +412,7 @@ class Trainer:
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
-        """Writes a checkpoint before a UserError leaves, so that no finished step is lost."""
+        """Write a checkpoint before a UserError leaves, so that no finished step is lost."""
         try:
             yield
         except UserError:
@@ -490,9 +490,9 @@ def _same_everywhere(
         "vocabulary": zlib.crc32(repr(speech_model.tokenizer.description()).encode()),
         "weights to start from": weights,
     }
-    found = group.all_gather(*known.values())
+    gathered = group.all_gather(*known.values())
     for column, what in enumerate(known):
-        if others := np.flatnonzero(found[:, column] != found[0, column]).tolist():
+        if others := np.flatnonzero(gathered[:, column] != gathered[0, column]).tolist():
             raise UserError(
                 f"rank {others[0]}, and in all {len(others)} of {group.count} ranks, have another "
                 f"{what} than rank 0: give every host of the job the same files and options"
@@ -503,7 +503,7 @@ def _same_everywhere(
 
 
 def _fine_tune(speech_model: SpeechModel, path: str, log: logging.Logger) -> None:
-    """Takes the weights of a checkpoint; the output layer starts anew with other labels."""
+    """Take the weights of a checkpoint; the output layer starts anew with other labels."""
     recipe = speech_model.recipe
     checkpoint = checkpoints.load(path)
     averaged = checkpoints.take_averages(checkpoint)
@@ -557,12 +557,12 @@ def _resume(
     identity: dict,
     log: logging.Logger,
 ) -> Progress:
-    """Takes over weights, optimizer and progress of the checkpoint `last`.
+    """Take over weights, optimizer and progress of the checkpoint `last`.
 
     Raises UserError where the run would not go on exactly.
     """
-    found = checkpoints.load(keeper.last)
-    before = configs.leaves(described(speech_model.recipe, found)[0])
+    checkpoint = checkpoints.load(keeper.last)
+    before = configs.leaves(described(speech_model.recipe, checkpoint)[0])
     resumable = configs.resumable_keys(speech_model.config)
     for key, value in configs.leaves(speech_model.config).items():
         if key not in resumable and before[key] != value:
@@ -577,7 +577,7 @@ def _resume(
             f"schedule of the run in {keeper.last} ends after {before[epochs]}; resume without "
             "changing it, or begin anew from --pre_trained_model_path"
         )
-    metadata = found.metadata
+    metadata = checkpoint.metadata
     if metadata is None:
         raise UserError(f"--resume: {keeper.last} was not written by a training run of this kind")
     if metadata["data"] != identity:
@@ -585,11 +585,11 @@ def _resume(
             f"--resume: the run in {keeper.last} trains on {metadata['data']}, "
             f"found {identity}; go back to the data it was started with"
         )
-    checkpoints.load_into(speech_model.network, found, speech_model.recipe.rename_parameter)
+    checkpoints.load_into(speech_model.network, checkpoint, speech_model.recipe.rename_parameter)
     for name, parameter in step.state().items():
-        if name not in found.parameters:
+        if name not in checkpoint.parameters:
             raise UserError(f"--resume: {keeper.last} lacks the optimizer's {name}")
-        parameter.set_data(Tensor(found.parameters[name], parameter.dtype))
+        parameter.set_data(Tensor(checkpoint.parameters[name], parameter.dtype))
     if state := metadata.get("loss_scale"):
         step.scaling.restore(state)
     # The micro-batches of the run so far, whatever this machine's memory: they enter the
