@@ -110,7 +110,9 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     data = config.DataConfig
     if arguments.manifests:
         sets = {"train": [[manifest] for manifest in arguments.manifests]}
-    named = [(split, manifests) for split, group in sets.items() for manifests in group if manifests]
+    named = [
+        (split, manifests) for split, group in sets.items() for manifests in group if manifests
+    ]
     if not named:
         raise UserError("no manifest to validate: name one, or set DataConfig.train_manifest")
     good, bad = [], 0

@@ -31,14 +31,23 @@ from common.utils.files import write_text
 
 @dataclass(frozen=True)
 class Utterance:
-    """A recording and its transcript, as a manifest lists them."""
+    """A recording and its transcript, as a manifest lists them.
 
-    id: str  # unique in its list
-    audio: Path  # absolute
-    text: str  # as it stands in the manifest, white space tidied; may be empty
-    duration: float | None = None  # seconds, where the manifest says so
-    speed: float = 1.0  # at which the recording already plays, for copies perturbed in advance
-    copy_of: str = ""  # id of the utterance that such a copy was made of, if that is in the list
+    Attributes:
+        id: Unique in its list.
+        audio: Absolute path of the recording.
+        text: Transcript as in the manifest, white space tidied; may be empty.
+        duration: In seconds; None: the manifest does not say.
+        speed: Factor at which the recording already plays, for copies perturbed in advance.
+        copy_of: Id of the utterance that such a copy was made of, if that is in the list.
+    """
+
+    id: str
+    audio: Path
+    text: str
+    duration: float | None = None
+    speed: float = 1.0
+    copy_of: str = ""
 
     @property
     def is_copy(self) -> bool:

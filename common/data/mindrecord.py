@@ -53,12 +53,19 @@ _PROBES = (1, 2, 3, 5, 10, 50, 100, 101, 102, 103, 500, 1000)  # frames; they te
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a converted directory holds, and what was left out."""
+    """What a converted directory holds, and what was left out.
+
+    Attributes:
+        directory: The converted directory.
+        utterances: Number of utterances in it.
+        seconds: Seconds of speech in it.
+        left_out: In the order of the manifest; an utterance may have several reasons.
+    """
 
     directory: Path
     utterances: int
-    seconds: float  # of speech
-    left_out: tuple[LeftOut, ...]  # in the order of the manifest; may have several reasons each
+    seconds: float
+    left_out: tuple[LeftOut, ...]
 
     def lines(self, limit: int = 10) -> list[str]:
         """Format what there is, and at most `limit` of what was left out for each reason."""

@@ -49,11 +49,17 @@ MIN_PEAK = 1e-4  # share of full scale; a recording whose peak is lower is silen
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One reason why an utterance is not trained on; there may be several."""
+    """One reason why an utterance is not trained on; there may be several.
 
-    id: str  # of the utterance
-    reason: str  # one of REASONS
-    message: str  # what was found, and what was expected
+    Attributes:
+        id: Of the utterance.
+        reason: One of REASONS.
+        message: What was found, and what was expected.
+    """
+
+    id: str
+    reason: str
+    message: str
 
     def to_json(self) -> dict[str, str]:
         """Return the keys that files of a conversion have for it."""
@@ -67,15 +73,25 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An utterance that may be trained on, with what was measured of it."""
+    """An utterance that may be trained on, with what was measured of it.
+
+    Attributes:
+        entry: What planning needs to know of it.
+        is_copy: Plays at another speed than its utterance was spoken.
+        audio: Path of the recording, for messages.
+        unreadable: Why the recording cannot be decoded; nothing else is known then.
+        unknown: Characters of the text that have no label.
+        peak: Largest sample, as a share of full scale; None: not measured.
+        record_bytes: Size in a MindRecord file; 0: not known.
+    """
 
     entry: Entry
-    is_copy: bool = False  # plays at another speed than its utterance was spoken
-    audio: str = ""  # path, for messages
-    unreadable: str = ""  # why the recording cannot be decoded; nothing else is known then
-    unknown: str = ""  # characters of the text that have no label
-    peak: float | None = None  # largest sample, as a share of full scale; None: not measured
-    record_bytes: int = 0  # size in a MindRecord file; 0: not known
+    is_copy: bool = False
+    audio: str = ""
+    unreadable: str = ""
+    unknown: str = ""
+    peak: float | None = None
+    record_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,10 +140,15 @@ class SelectionRules:
 
 @dataclass(frozen=True)
 class Selection:
-    """The utterances that are trained on, and the reasons against the others."""
+    """The utterances that are trained on, and the reasons against the others.
 
-    kept: np.ndarray  # (N,) indices of the candidates, ascending
-    left_out: list[LeftOut]  # in the order of the candidates
+    Attributes:
+        kept: (N,) indices of the candidates that are trained on, ascending.
+        left_out: Reasons against the others, in the order of the candidates.
+    """
+
+    kept: np.ndarray
+    left_out: list[LeftOut]
 
     def counts(self) -> dict[str, int]:
         """Return the number of utterances for each reason that occurs, in the order of REASONS."""

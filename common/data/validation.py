@@ -31,12 +31,19 @@ _MAX_CHARACTERS = 50  # unknown characters listed, the most frequent
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What of some utterances can be trained on, and why the others cannot."""
+    """What of some utterances can be trained on, and why the others cannot.
 
-    total: int  # utterances, without the copies that are ignored
-    ok: list[Utterance]  # that can be trained on, with their true durations
-    left_out: list[LeftOut]  # copies first, then in manifest order; may have several reasons
-    characters: Counter[str]  # unknown characters, with the number of utterances that hold them
+    Attributes:
+        total: Number of utterances, without the copies that are ignored.
+        ok: Those that can be trained on, with their true durations.
+        left_out: Copies first, then in manifest order; an utterance may have several reasons.
+        characters: Unknown characters, with the number of utterances that hold them.
+    """
+
+    total: int
+    ok: list[Utterance]
+    left_out: list[LeftOut]
+    characters: Counter[str]
 
     def lines(self, limit: int | None = None) -> list[str]:
         """Format the report: counts, then ids with details, at most `limit` for each reason."""

@@ -32,13 +32,22 @@ class Hypothesis(NamedTuple):
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """Searches for the best texts of one utterance."""
+    """Searches for the best texts of one utterance.
+
+    Attributes:
+        tokenizer: Spells the labels.
+        beam_width: Prefixes kept after each frame.
+        cutoff_top_n: Labels followed in each frame, the most probable.
+        cutoff_prob: Or fewer labels, until their probabilities add up to this.
+        top_paths: Hypotheses returned, or fewer where the beam holds fewer.
+        language_model: Scores words; None: none.
+    """
 
     tokenizer: Tokenizer
-    beam_width: int  # prefixes kept after each frame
-    cutoff_top_n: int = 40  # labels followed in each frame, the best
-    cutoff_prob: float = 1.0  # or fewer, until their probabilities add up to this
-    top_paths: int = 1  # hypotheses returned, or fewer where the beam holds fewer
+    beam_width: int
+    cutoff_top_n: int = 40
+    cutoff_prob: float = 1.0
+    top_paths: int = 1
     language_model: WordModel | None = None
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:

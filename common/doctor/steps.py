@@ -97,7 +97,9 @@ class Steps:
         size, now = self.sizes[1], self.step.forecast
         limit = max(now.limit, 0.8 * runtime.machine_memory())
         wide = replace(now, micro_batch=0, limit=limit)
-        rows, could = (min(each.rows(size.frames), len(size.indices)) for each in (now, wide))
+        rows, could = (
+            min(estimate.rows(size.frames), len(size.indices)) for estimate in (now, wide)
+        )
         left = self.end - time.perf_counter()
         if could <= rows or left <= 0:
             return
@@ -144,8 +146,8 @@ class Steps:
         compiling, *after = self._time(size, 3)
         self.step = dynamic
         epochs = (
-            before * sum(padded(each, 1) for each in self.plan),
-            min(after) / padded(size, 1) * sum(padded(each, 1) for each in plan),
+            before * sum(padded(batch, 1) for batch in self.plan),
+            min(after) / padded(size, 1) * sum(padded(batch, 1) for batch in plan),
         )
         say(
             static_seconds=epochs,

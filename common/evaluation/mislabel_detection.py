@@ -35,14 +35,23 @@ MIN_CHARACTERS = 4  # up to which texts are too short to say that they have noth
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """One utterance with the figures that it is ranked by."""
+    """One utterance with the figures that it is ranked by.
+
+    Attributes:
+        id: Of the utterance.
+        audio: Path of the recording.
+        loss: CTC loss in nats per character of the reference.
+        wer: Word error rate in percent.
+        reference: Normalised transcript.
+        hypothesis: Decoded greedily.
+    """
 
     id: str
     audio: Path
-    loss: float  # nats per character of the reference
-    wer: float  # percent
-    reference: str  # as the tokenizer writes it
-    hypothesis: str  # decoded greedily
+    loss: float
+    wer: float
+    reference: str
+    hypothesis: str
 
     def lines(self, rank: int) -> list[str]:
         """Format the utterance, with its rank, as validate.py prints it."""

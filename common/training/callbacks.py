@@ -32,13 +32,21 @@ from common.utils.errors import UserError
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What is known after an evaluation."""
+    """What is known after an evaluation.
+
+    Attributes:
+        progress: Where the run stands.
+        metrics: Since the last evaluation.
+        evaluation: Of the validation set; None without one.
+        is_best: Whether it is the best so far (`Progress.update_best`).
+        seconds_left: Seconds to the last planned step, at the mean pace so far.
+    """
 
     progress: Progress
     metrics: EpochMetrics
-    evaluation: Evaluation | None  # None without a validation set
+    evaluation: Evaluation | None
     is_best: bool
-    seconds_left: float  # to the last planned step, at the mean pace so far
+    seconds_left: float
 
 
 class Callback:

@@ -39,15 +39,25 @@ STILLS = 5  # evaluations in the still picture
 
 @dataclass(frozen=True)
 class Frame:
-    """What one evaluation found."""
+    """What one evaluation found.
+
+    Attributes:
+        epoch: Epochs done, with the share of the current one.
+        step: Optimizer steps done.
+        wer: Word error rate of the whole validation set in percent.
+        blanks: Its frames whose best label is the blank, in percent.
+        text: Of the utterance that is shown, decoded greedily.
+        columns: (K,) the labels that are kept of it.
+        log_probs: (T', K) float16 log-probabilities of these labels.
+    """
 
     epoch: float
     step: int
-    wer: float  # percent, of the whole validation set, as is ...
-    blanks: float  # ... the share of frames whose best label is the blank
-    text: str  # of the film's utterance, decoded greedily
-    columns: np.ndarray  # (K,) the labels that are kept of it
-    log_probs: np.ndarray  # (T', K) float16
+    wer: float
+    blanks: float
+    text: str
+    columns: np.ndarray
+    log_probs: np.ndarray
 
 
 class EmissionAnimation:

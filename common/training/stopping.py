@@ -31,11 +31,17 @@ class StopReason(enum.Enum):
 
 @dataclass(frozen=True)
 class Stop:
-    """A reason with its particulars."""
+    """A reason with its particulars.
+
+    Attributes:
+        reason: Why the run ends.
+        signal: Of INTERRUPTED.
+        message: Of DIVERGED and REMOTE_FAILURE: one line, what to do among it.
+    """
 
     reason: StopReason
-    signal: signal.Signals | None = None  # of INTERRUPTED
-    message: str = ""  # of DIVERGED and REMOTE_FAILURE: one line, what to do among it
+    signal: signal.Signals | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True)

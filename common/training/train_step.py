@@ -25,17 +25,29 @@ from common.utils.errors import UserError
 
 @dataclass
 class StepResult:
-    """What a step over all ranks found; the same on each rank."""
+    """What a step over all ranks found; the same on each rank.
 
-    loss: float  # mean over the utterances that count, nats
-    norm: float  # of the gradient of that mean, before clipping
+    Attributes:
+        loss: Mean over the utterances that count, in nats.
+        norm: Of the gradient of that mean, before clipping.
+        applied: Whether the weights were updated.
+        blamed: Utterances of a step that was not applied.
+        utterances: Number of utterances that count.
+        seconds: Seconds of their speech.
+        scale: Of the loss, in this step.
+        overflowed: Not applied because of the scale, which is half from here on.
+        diverged: Why training gets nowhere any more, in one line.
+    """
+
+    loss: float
+    norm: float
     applied: bool
-    blamed: list[str] = field(default_factory=list)  # utterances of a step that was not applied
-    utterances: int = 0  # that count, and ...
-    seconds: float = 0.0  # ... their speech
-    scale: float = 1.0  # of the loss, in this step
-    overflowed: bool = False  # not applied because of the scale, which is half from here on
-    diverged: str = ""  # why training gets nowhere any more, in one line
+    blamed: list[str] = field(default_factory=list)
+    utterances: int = 0
+    seconds: float = 0.0
+    scale: float = 1.0
+    overflowed: bool = False
+    diverged: str = ""
 
 
 class TrainStep:

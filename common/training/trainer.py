@@ -244,13 +244,13 @@ class Trainer:
         return replace(forecast, limit=float(limits.min()))
 
     def _check_memory(self) -> str:
-        """Refuses a run whose longest utterance needs too much; what a user should know of it."""
+        """Refuse a run whose longest utterance needs too much; return a line for the user."""
         longest = int(self.dataset.frames.max() / self.augmentation.slowest)
         self.step.forecast.check(longest)
         return self.step.forecast.line(self.config.DataConfig.batch_size, longest)
 
     def _make_callbacks(self, identity: dict[str, Any], memory_line: str) -> list[Callback]:
-        """The run's own callbacks.
+        """Build the run's own callbacks.
 
         Metrics come before the checkpoint, since resuming drops a row too many; the console comes
         last, when all is written.
@@ -469,7 +469,7 @@ def _keeper(config: Any) -> CheckpointKeeper:
 def _same_everywhere(
     group: ProcessGroup, speech_model: SpeechModel, identity: dict, validation: dict
 ) -> None:
-    """Refuses a run whose ranks have different configurations, data or weights.
+    """Refuse a run whose ranks have different configurations, data or weights.
 
     The hosts of one job have files of their own; with different ones the ranks would compute
     different things, or wait for each other for ever.
