@@ -215,7 +215,16 @@ class NetworkBackend(Backend):
     def decode(
         self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
     ) -> list[DecodedUtterance]:
-        """See `Backend.decode`."""
+        """Decode recordings with the network.
+
+        Args:
+            features: (F, T) of each recording.
+            names: Their names, for messages.
+            batch_size: Recordings in a batch.
+
+        Returns:
+            One result for each recording, in their order.
+        """
         from common.evaluation.evaluate import recognise
         from common.model.decoder import DecodedUtterance
 
@@ -241,7 +250,19 @@ class ExportedBackend(Backend):
     def decode(
         self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
     ) -> list[DecodedUtterance]:
-        """See `Backend.decode`."""
+        """Decode recordings with the exported file, each in the smallest bucket that it fits.
+
+        Args:
+            features: (F, T) of each recording.
+            names: Their names, for messages.
+            batch_size: Recordings in a batch, where the file takes any number.
+
+        Returns:
+            One result for each recording, in their order.
+
+        Raises:
+            UserError: A recording is longer than the file takes.
+        """
         from common.export.running import open_graph
         from common.model.decoder import CTCDecoder
 

@@ -212,7 +212,7 @@ class _BatchBuilder:
         )
 
     def _shape(self, planned: PlannedBatch, longest: int) -> Shape:
-        """Frames and labels to pad to, where the longest row has `longest` frames."""
+        """Return frames and labels to pad to, where the longest row has `longest` frames."""
         if not self.shapes:
             return aligned(longest, self.pad_align), planned.labels
         frames = max(longest, planned.frames)
@@ -221,7 +221,7 @@ class _BatchBuilder:
         )
 
     def _features(self, example: Example) -> np.ndarray:
-        """Features (F, T) of one utterance, augmented."""
+        """Compute the features (F, T) of one utterance, augmented."""
         # An augmented utterance depends on nothing but this generator and the order of draws.
         rng = np.random.default_rng((self.seed, self.epoch, example.index))
         features = example.features

@@ -50,7 +50,7 @@ class Dense(nn.Dense):
 
 
 class Clip(nn.Cell):
-    """Hardtanh(0, 20), the clipped rectifier of DeepSpeech2.
+    """Hardtanh(0, 20), the clipped rectifier of DeepSpeech2: x -> values of the same shape.
 
     Computed by the one at 6: a minimum with a number, and its gradient, take the CPU 2 to 4 times
     as long.

@@ -111,7 +111,17 @@ class MatmulTimeConvolution(nn.Cell):
     """A convolution (1, C, B, T) -> (1, O, B, ceil(T / stride)) by im2col and one product.
 
     One channel at a time (groups = C = O) goes by `MatmulRowConvolution`, which copies the input
-    twice, not K times. See `time_convolution` for the arguments.
+    twice, not K times.
+
+    Args:
+        weight: (O, C / groups, 1, K) initial weights.
+        stride: Frames from one output frame to the next.
+        dilation: Frames from one tap to the next.
+        groups: Groups of channels: 1, or C.
+        bias: (O,) initial bias; None: no bias.
+
+    Raises:
+        ValueError: The groups are neither one nor single channels.
     """
 
     half = False  # see `common.nn.precision`
@@ -175,10 +185,20 @@ class MatmulTimeConvolution(nn.Cell):
 class MatmulConvolution(nn.Cell):
     """A two-dimensional convolution as one matrix product; the axis of bins must be static.
 
+    Maps x (B, C, F, T) to (B, O, ceil(F / bin stride), ceil(T / frame stride)).
+
     Along the bins, r outputs make one staircase. Strides become channels: with stride s, frames
     s t .. s t + s - 1 are s channels of one frame. The taps along the frames go to the cheaper
     side of the product: copies of the input (im2col) where it is narrow, else L products of which
     each is shifted by its tap and added.
+
+    Args:
+        weight: (O, C, kernel bins, kernel frames) initial weights; kernel sizes are odd.
+        stride: Along bins and along frames.
+        bias: (O,) initial bias; None: no bias.
+
+    Raises:
+        ValueError: A kernel size is even.
     """
 
     half = False  # see `common.nn.precision`
@@ -263,8 +283,9 @@ class MatmulConvolution(nn.Cell):
 
 
 class MatmulRowConvolution(nn.Cell):
-    """y[h, b, t] = sum_j weight[h, j] x[h, b, t + j], a convolution for each h: x (H, B, T).
+    """A convolution of its own for each of H rows, as one batched matrix product.
 
+    Maps x (H, B, T) and weight (H, K) to (H, B, T): y[h, b, t] = sum_j weight[h, j] x[h, b, t + j].
     As many outputs as the kernel has taps make one staircase.
     """
 
@@ -297,7 +318,7 @@ def _staircase(kernel, stairs, step, window):
 
 
 def _pad(x, axis, before, after):
-    """Zeros on both sides of an axis; on the CPU a concatenation is 10 times faster than a pad."""
+    """Add zeros on both sides of an axis; on the CPU concatenation is 10 times faster than a pad."""
     shape = x.shape
     parts = (x, ops.zeros(shape[:axis] + (after,) + shape[axis + 1 :], x.dtype))
     if before > 0:

@@ -96,7 +96,7 @@ class MaskedBatchNorm(nn.Cell):
         return mask.expand_dims(1).expand_dims(1)
 
     def _outer(self, values, mask, shape):
-        """Values (C,) of each channel times the mask, in the shape of x."""
+        """Multiply values (C,) of each channel by the mask, in the shape of x."""
         if self.layout == "1CBT":
             product = self.product(values.reshape((-1, 1)), mask.reshape((1, -1)))
         elif self.layout == "TBC":

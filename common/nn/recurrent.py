@@ -125,6 +125,9 @@ class Recurrent(nn.Cell):
 class FusedLSTM(nn.Cell):
     """One direction by the LSTM operator: oneDNN on the CPU, cuDNN on a GPU.
 
+    Maps x (T, B, I), weight_ih (G H, I), weight_hh (G H, H), bias_ih (G H,) and bias_hh (G H,), as
+    in torch.nn with G gates, to (T, B, H).
+
     Args:
         input_size: Values I of an input frame.
         hidden_size: Values H of an output frame.
@@ -134,7 +137,7 @@ class FusedLSTM(nn.Cell):
     def __init__(self, input_size: int, hidden_size: int, summed_bias: bool):
         super().__init__()
         self.hidden_size = hidden_size
-        self.summed_bias = summed_bias  # oneDNN takes one bias a gate, cuDNN two
+        self.summed_bias = summed_bias
         self.operator = ops.LSTM(input_size, hidden_size, 1, True, False, 0.0)
 
     def construct(self, x, weight_ih, weight_hh, bias_ih, bias_hh):
@@ -148,6 +151,9 @@ class FusedLSTM(nn.Cell):
 
 class AscendLSTM(nn.Cell):
     """One direction by DynamicRNN, which computes in float16 and orders its gates i, g, f, o.
+
+    Maps x (T, B, I), weight_ih (G H, I), weight_hh (G H, H), bias_ih (G H,) and bias_hh (G H,), as
+    in torch.nn with G gates, to (T, B, H).
 
     Args:
         hidden_size: Values H of an output frame.
@@ -209,6 +215,9 @@ def pack_gates(
 
 class FrameLoop(nn.Cell):
     """One direction of a GRU or tanh RNN as a loop over frames, for static shapes.
+
+    Maps x (T, B, I), weight_ih (G H, I), weight_hh (G H, H), bias_ih (G H,) and bias_hh (G H,), as
+    in torch.nn with G gates, to (T, B, H).
 
     Args:
         kind: "GRU" or "RNN".

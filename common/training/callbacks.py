@@ -142,7 +142,12 @@ class EmissionPlots(Callback):
         self.files = (animation.gif, animation.png, animation.npz)
 
     def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
-        """Keep the log-probabilities of the utterance that is shown."""
+        """Keep the log-probabilities of the utterance that is shown.
+
+        Args:
+            progress: Where the run stands.
+            prediction: The network's output for the utterance; its arrays are views.
+        """
         self.animation.watch(prediction)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
@@ -212,11 +217,23 @@ class HeartbeatSender(Callback):
         self.heartbeat.set_checkpoint(self.last_checkpoint)
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
-        """Tell the launcher that a step is finished."""
+        """Tell the launcher that a step is finished.
+
+        Args:
+            progress: Where the run stands, with this step counted.
+            epoch: Number of the epoch that the step belongs to, from 0.
+            result: Outcome of the step.
+            batches: Number of this rank's batches in the step.
+        """
         self.heartbeat.step_finished(progress.step)
 
     def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
-        """Tell the launcher that an evaluation goes on."""
+        """Tell the launcher that an evaluation goes on.
+
+        Args:
+            progress: Where the run stands.
+            prediction: The network's output for the utterance; its arrays are views.
+        """
         self.heartbeat.beat(f"evaluating after step {progress.step}")
 
     def on_run_end(self, result: TrainingResult) -> None:
@@ -274,7 +291,12 @@ class ConsoleProgress(Callback):
             self.log.info(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
 
     def on_epoch_start(self, epoch: int, batches: int) -> None:
-        """Open the progress bar."""
+        """Open the progress bar.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            batches: Number of batches of this rank that are left in the epoch.
+        """
         self.bar = tqdm(
             total=batches,
             desc=f"epoch {epoch + 1}/{self.training.epochs}",
@@ -284,7 +306,14 @@ class ConsoleProgress(Callback):
         )
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
-        """Log the loss, and why a step was skipped."""
+        """Log the loss, and why a step was skipped.
+
+        Args:
+            progress: Where the run stands, with this step counted.
+            epoch: Number of the epoch that the step belongs to, from 0.
+            result: Outcome of the step.
+            batches: Number of this rank's batches in the step.
+        """
         number = progress.step - epoch * self.epoch_plan.steps_per_epoch
         where = f"epoch: {epoch + 1} step: {number}"
         self.log.debug(f"{where}, loss is {result.loss:.6g}")

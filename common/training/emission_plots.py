@@ -103,7 +103,7 @@ class EmissionPlotter:
 
     @functools.cached_property
     def _axes(self) -> np.ndarray:
-        """Labels beside the rows, seconds below them."""
+        """Draw labels beside the rows, and seconds below them."""
         from PIL import Image, ImageDraw
 
         bottom = self.row * len(self.names)

@@ -248,7 +248,7 @@ class TrainStep:
 
 
 def _spoilt(batches: Sequence[Batch]) -> list[str]:
-    """Utterances with non-finite features."""
+    """List the utterances with non-finite features."""
     return [
         name
         for batch in batches
@@ -295,7 +295,7 @@ def _dynamic_inputs(dimension: int) -> list[Tensor]:
 
 
 def _synchronise(network: ms.nn.Cell) -> list[ms.nn.Cell]:
-    """Has normalisation take its statistics over all ranks; returns its cells."""
+    """Make normalisation take its statistics over all ranks; return its cells."""
     cells = [c for _, c in network.cells_and_names() if isinstance(c, MaskedBatchNorm)]
     for cell in cells:
         cell.synchronise()

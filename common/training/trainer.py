@@ -283,7 +283,7 @@ class Trainer:
     # ---- one epoch
 
     def _train_epoch(self, epoch: int) -> Stop | None:
-        """Trains to the end of an epoch, from where the run stands in it."""
+        """Train to the end of an epoch, from where the run stands in it."""
         plan = self.epoch_plan.plan(epoch)[self.progress.batch :]
         for callback in self.callbacks:
             callback.on_epoch_start(epoch, len(plan))
@@ -363,7 +363,7 @@ class Trainer:
         return signal.Signals(number) if number else None
 
     def _evaluate(self) -> None:
-        """Measures the error rates, and has them and a checkpoint written unless a signal came."""
+        """Measure the error rates, and let callbacks write them unless a signal came."""
         evaluation = None
         if self.validation is not None:
             evaluation = self._validate(self.validation)
@@ -379,7 +379,7 @@ class Trainer:
             callback.on_evaluation_end(report)
 
     def _validate(self, validation: Dataset) -> Evaluation | None:
-        """Error rates over the whole validation set; None where a signal came in between."""
+        """Measure error rates over the validation set; None where a signal came in between."""
         data, group = self.config.DataConfig, self.group
         limit = self.step.forecast.limit
         evaluation = None
@@ -442,7 +442,7 @@ class _EvaluationInterrupted(Exception):
 
 
 def _grouped(loaded: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:
-    """Batches in groups of `size` (the last may be smaller), with the seconds waited for them."""
+    """Yield groups of `size` batches (the last may be smaller), with the seconds waited for them."""
     group: list[Batch] = []
     waited = 0.0
     while True:
@@ -532,7 +532,7 @@ def _fine_tune(speech_model: SpeechModel, path: str, log: logging.Logger) -> Non
 def _warn_of_features(
     speech_model: SpeechModel, checkpoint: checkpoints.Checkpoint, log: logging.Logger
 ) -> None:
-    """Names each feature setting that differs from the checkpoint's: it may still help."""
+    """Name each feature setting that differs from the checkpoint's: it may still help."""
     if checkpoint.metadata is None:
         return
     before = speech_model.recipe.build_featurizer(
