@@ -125,11 +125,11 @@ class Recognizer:
                 self._samples(recording, name)
                 for recording, name in zip(recordings[start : start + portion], names)
             ]
-            features = [self._backend.featurizer(recording) for recording in samples]
+            features = [self._backend.featurizer(waveform) for waveform in samples]
             decoded = self._backend.decode(features, names, batch_size)
             transcripts += [
-                self._transcript(utterance, len(recording) / self.sample_rate)
-                for utterance, recording in zip(decoded, samples)
+                self._transcript(utterance, len(waveform) / self.sample_rate)
+                for utterance, waveform in zip(decoded, samples)
             ]
         return transcripts
 
@@ -303,8 +303,8 @@ class FeatureDataset(Dataset):
         self._features = features
         super().__init__(
             [
-                Entry(name, "", 0.0, each.shape[1], labels=0, ctc_frames=0)
-                for name, each in zip(names, features)
+                Entry(name, "", 0.0, utterance.shape[1], labels=0, ctc_frames=0)
+                for name, utterance in zip(names, features)
             ]
         )
 

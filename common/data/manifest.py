@@ -331,14 +331,14 @@ def without_copies(utterances: Sequence[Utterance], where: str | Path) -> list[U
     Raises:
         UserError: All of them are copies.
     """
-    kept = [utterance for utterance in utterances if not utterance.is_copy]
-    if utterances and not kept:
+    originals = [utterance for utterance in utterances if not utterance.is_copy]
+    if utterances and not originals:
         raise UserError(
             f"manifest {where}: all of its {len(utterances)} recordings have another speed than 1,"
             " expected some as they were spoken (training takes others where"
             " DataConfig.ignore_offline_speed_perturbation is false)"
         )
-    return kept
+    return originals
 
 
 # ---- writing; audio paths are written absolute, so a manifest can lie anywhere

@@ -210,10 +210,10 @@ def run_lines(figures: Measurements, trial: Process) -> list[str]:
         f"one epoch: about {span(epoch.seconds)}, from {span(epoch.low)} to {span(epoch.high)}; "
         f"{figures.epochs} epochs: {span(epoch.seconds * figures.epochs)}"
     )
-    said = "on noise, in the lengths of short, median and long batches of the plan"
+    how = "on noise, in the lengths of short, median and long batches of the plan"
     if epoch.extended:
-        said += "; longer batches, or more utterances at once, are reckoned from these"
-    lines.append(f"(measured {said}; evaluations and the first compilation are not in it)")
+        how += "; longer batches, or more utterances at once, are reckoned from these"
+    lines.append(f"(measured {how}; evaluations and the first compilation are not in it)")
     return lines
 
 

@@ -318,7 +318,7 @@ def _staircase(kernel, stairs, step, window):
 
 
 def _pad(x, axis, before, after):
-    """Add zeros on both sides of an axis; on the CPU concatenation is 10 times faster than a pad."""
+    """Add zeros on both sides of an axis; on the CPU a concatenation is 10 times as fast."""
     shape = x.shape
     parts = (x, ops.zeros(shape[:axis] + (after,) + shape[axis + 1 :], x.dtype))
     if before > 0:

@@ -442,7 +442,7 @@ class _EvaluationInterrupted(Exception):
 
 
 def _grouped(loaded: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:
-    """Yield groups of `size` batches (the last may be smaller), with the seconds waited for them."""
+    """Yield groups of `size` batches (the last may be smaller) and the seconds waited for each."""
     group: list[Batch] = []
     waited = 0.0
     while True:
