@@ -397,7 +397,7 @@ def check(config: DataclassInstance, prefix: str = "") -> None:
 
 
 def _problem(value: Any, known: Option) -> str | None:
-    """What is wrong with a value, None if nothing is."""
+    """Return what is wrong with a value, None if nothing is."""
     if known.choices and value not in known.choices:
         return f"expected one of {', '.join(known.choices)}"
     for number in value if isinstance(value, (list, tuple)) else (value,):
@@ -409,7 +409,7 @@ def _problem(value: Any, known: Option) -> str | None:
 
 
 def _option_of(kind: type, name: str) -> Option:
-    """The metadata of a field: its own, or that of the nearest base class which gives it any."""
+    """Return the metadata of a field: its own, or the nearest base class's that gives it any."""
     for base in kind.__mro__:
         entry = vars(base).get("__dataclass_fields__", {}).get(name)
         if entry is not None and "option" in entry.metadata:
@@ -462,11 +462,11 @@ def override(config: DataclassInstance, values: Mapping[str, Any], where: str) -
     Raises:
         UserError: An unknown key, a value of another type, or two names that disagree.
     """
-    given: dict[str, tuple[str, Any]] = {}
+    seen: dict[str, tuple[str, Any]] = {}
     for key, value in _flat(config, values, where):
         name = _true_name(config, key)
         _set(config, name, value, where)
-        earlier, before = given.setdefault(name, (key, value))
+        earlier, before = seen.setdefault(name, (key, value))
         if earlier != key and before != value:
             raise UserError(
                 f"{where}: {earlier}={before} and {key}={value} are one key by two names: keep one"
@@ -535,7 +535,7 @@ def override_from_options(config: DataclassInstance, assignments: list[str]) -> 
 
 
 def _parse(text: str, hint: Any, where: str) -> Any:
-    """The value that `text` means as YAML; for a key that holds text, `text` itself."""
+    """Return the value that `text` means as YAML; for a key that holds text, `text` itself."""
     text = text.strip()
     if hint is str or not text or (hint == list[str] and not text.startswith("[")):
         return text
@@ -547,7 +547,7 @@ def _parse(text: str, hint: Any, where: str) -> Any:
 
 
 def _resolve(config: DataclassInstance, name: str, where: str) -> str:
-    """The full dotted key that `name` means: groups may drop "Config", or be left out."""
+    """Return the full dotted key that `name` means: groups may drop "Config", or be left out."""
     keys = {key: key for key in leaves(config)}
     keys = {alias: key for alias, key in ALIASES.items() if key in keys} | keys
     wanted = _short(name)
@@ -562,7 +562,7 @@ def _resolve(config: DataclassInstance, name: str, where: str) -> str:
 
 
 def _true_name(config: DataclassInstance, key: str) -> str:
-    """The key that `key` is another name of, or `key` itself."""
+    """Return the key that `key` is another name of, or `key` itself."""
     known = leaves(config)
     return ALIASES[key] if key not in known and ALIASES.get(key) in known else key
 
@@ -572,7 +572,7 @@ def _short(key: str) -> str:
 
 
 def _unknown(config: DataclassInstance, name: str, where: str) -> UserError:
-    """The error for an unknown key: suggests the closest key, or lists the keys of its group."""
+    """Build the error for an unknown key: suggests the closest, or lists those of its group."""
     first = _short(name).removeprefix("data.").split(".")[0]
     if isinstance(config, (EvalConfig, InferConfig)) and first in _from_checkpoint():
         return UserError(
@@ -627,7 +627,7 @@ def _flat(
 
 
 def _get(config: DataclassInstance, key: str) -> Any:
-    """The group or value of a dotted key, None where there is none."""
+    """Return the group or value of a dotted key, None where there is none."""
     value: Any = config
     for part in key.split("."):
         if not _is_group(value):
@@ -637,7 +637,7 @@ def _get(config: DataclassInstance, key: str) -> Any:
 
 
 def _hint(config: DataclassInstance, key: str) -> Any:
-    """The type of a dotted key's value."""
+    """Return the type of a dotted key's value."""
     group, _, name = key.rpartition(".")
     return typing.get_type_hints(type(_get(config, group) if group else config))[name]
 
@@ -654,7 +654,7 @@ def _set(config: DataclassInstance, key: str, value: Any, where: str) -> None:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """The value as the type `hint`; UserError where it is of another."""
+    """Convert a value to the type `hint`; UserError where it is of another."""
     origin = typing.get_origin(hint)
     if hint == list[str] and (value is None or isinstance(value, str)):
         return [value] if value else []
@@ -677,7 +677,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def _convert_items(value: Any, hint: Any, where: str) -> list[Any]:
-    """The items of a list, or of a tuple of fixed length, each as its type."""
+    """Return the items of a list, or of a tuple of fixed length, each as its type."""
     if not isinstance(value, (list, tuple)):
         raise UserError(f"{where}: expected a list such as [1, 2], found {value!r}")
     kinds = list(typing.get_args(hint))
@@ -692,7 +692,7 @@ def _convert_items(value: Any, hint: Any, where: str) -> list[Any]:
 
 
 def _convert_group(value: Any, kind: type[DataclassInstance], where: str) -> DataclassInstance:
-    """A dataclass of `kind` that is an item of a list, from a mapping."""
+    """Build a dataclass of `kind` that is an item of a list, from a mapping."""
     if isinstance(value, kind):
         return dataclasses.replace(value)
     entries = {entry.name: entry for entry in dataclasses.fields(kind)}

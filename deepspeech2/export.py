@@ -1,4 +1,4 @@
-"""Write a checkpoint as MindIR or ONNX: python export.py --pre_trained_model_path CKPT"""
+"""Write a checkpoint as MindIR or ONNX (`python export.py --pre_trained_model_path CKPT`)."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from deepspeech2.src.recipe import RECIPE
 
 
 def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
     cli.run(cli.export, RECIPE)
 
 

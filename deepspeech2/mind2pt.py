@@ -1,4 +1,4 @@
-"""Our weights to deepspeech.pytorch's: python mind2pt.py --ckpt C --pth P"""
+"""Convert our weights to deepspeech.pytorch's (`python mind2pt.py --ckpt C --pth P`)."""
 
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from deepspeech2.src.recipe import RECIPE
 
 
 def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
     cli.run(mind2pt, RECIPE)
 
 

@@ -1,4 +1,4 @@
-"""Score what C++ inference wrote: python postprocess.py --mindir_path FILE"""
+"""Score what C++ inference wrote (`python postprocess.py --mindir_path FILE`)."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from deepspeech2.src.recipe import RECIPE
 
 
 def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
     cli.run(cli.postprocess, RECIPE)
 
 

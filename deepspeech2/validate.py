@@ -1,4 +1,4 @@
-"""List the utterances that cannot be trained on: python validate.py MANIFESTS..."""
+"""List the utterances that cannot be trained on (`python validate.py MANIFESTS...`)."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from deepspeech2.src.recipe import RECIPE
 
 
 def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
     cli.run(cli.check_data, RECIPE)
 
 

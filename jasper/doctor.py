@@ -1,4 +1,4 @@
-"""What this machine can do for a run, and what would help most: python doctor.py --preset an4"""
+"""Report what this machine can do for a run (`python doctor.py --preset an4`)."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from jasper.src.recipe import RECIPE
 
 
 def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
     cli.run(cli.doctor, RECIPE)
 
 

@@ -1,4 +1,4 @@
-"""Write the features of a test set for C++ inference: python preprocess.py --mindir_path FILE"""
+"""Write features of a test set for C++ inference (`python preprocess.py --mindir_path FILE`)."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from jasper.src.recipe import RECIPE
 
 
 def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
     cli.run(cli.preprocess, RECIPE)
 
 

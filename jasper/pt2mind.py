@@ -1,4 +1,4 @@
-"""NVIDIA's weights to ours: python pt2mind.py --pth P --ckpt C"""
+"""Convert NVIDIA's weights to ours (`python pt2mind.py --pth P --ckpt C`)."""
 
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from jasper.src.recipe import RECIPE
 
 
 def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
     cli.run(pt2mind, RECIPE)
 
 

@@ -1,4 +1,4 @@
-"""Train Jasper: python train.py --preset an4"""
+"""Train Jasper (`python train.py --preset an4`)."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from jasper.src.recipe import RECIPE
 
 
 def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
     cli.run(cli.train, RECIPE)
 
 

@@ -36,6 +36,7 @@ class Terminated(Exception):
 
 
 def main() -> int:
+    """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="quickstart.sh",
         description="Train a small network on real speech on the CPU, evaluate it on "
@@ -86,6 +87,16 @@ def main() -> int:
 
 
 def quickstart(arguments: argparse.Namespace, out: Path) -> None:
+    """Convert, train, evaluate, export and transcribe, each step by its own script.
+
+    Args:
+        arguments: Of the command line.
+        out: Folder for all that is made.
+
+    Raises:
+        UserError: The folder or the corpus cannot be had.
+        subprocess.CalledProcessError: A step failed.
+    """
     started = time.monotonic()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +152,7 @@ def quickstart(arguments: argparse.Namespace, out: Path) -> None:
 
 
 def _corpus(arguments: argparse.Namespace, out: Path) -> tuple[str, dict[str, Path]]:
-    """The corpus by name, and its manifests."""
+    """Return the corpus by name, and its manifests."""
     if not arguments.an4:
         names = {"train": "train", "val": "validation", "test": "test"}
         return "telephone prompts", {
@@ -189,14 +200,14 @@ def _step(number: int, what: str, out: Path, script: Path, *arguments: str) -> N
 
 
 def _two(utterances: list[Utterance]) -> list[Utterance]:
-    """Two utterances of middling length: neither a word nor an address."""
+    """Choose two utterances of middling length: neither a word nor an address."""
     ordered = sorted(utterances, key=lambda utterance: (len(utterance.text), utterance.id))
     return [ordered[len(ordered) // 2], ordered[len(ordered) * 3 // 4]]
 
 
 def _scores(log: Path) -> tuple[float, float]:
-    found = re.findall(r"Average WER ([\d.]+)\s+Average CER ([\d.]+)", log.read_text("utf-8"))
-    wer, cer = found[-1]
+    rates = re.findall(r"Average WER ([\d.]+)\s+Average CER ([\d.]+)", log.read_text("utf-8"))
+    wer, cer = rates[-1]
     return float(wer), float(cer)
 
 

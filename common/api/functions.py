@@ -27,7 +27,7 @@ def _to_stderr(line: str) -> None:
 
 
 def _full_key(config: Any, key: str) -> str:
-    """The only key of this name in any group, with its group; the name itself if there is none."""
+    """Add the group to the name of a key, where only one group has a key of this name."""
     keys = [full for full in configs.leaves(config) if full.rpartition(".")[2] == key]
     return keys[0] if len(keys) == 1 else key
 

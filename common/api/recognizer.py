@@ -127,11 +127,11 @@ class Recognizer:
                 self._samples(recording, name)
                 for recording, name in zip(recordings[start : start + portion], names)
             ]
-            features = [self._backend.featurizer(each) for each in samples]
+            features = [self._backend.featurizer(waveform) for waveform in samples]
             decoded = self._backend.decode(features, names, batch_size)
             transcripts += [
-                self._transcript(utterance, len(each) / self.sample_rate)
-                for utterance, each in zip(decoded, samples)
+                self._transcript(utterance, len(waveform) / self.sample_rate)
+                for utterance, waveform in zip(decoded, samples)
             ]
         return transcripts
 
@@ -203,7 +203,16 @@ class Backend(ABC):
     def decode(
         self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
     ) -> list[DecodedUtterance]:
-        """Features (F, T) of some recordings -> what the decoder makes of each, in their order."""
+        """Decode recordings.
+
+        Args:
+            features: (F, T) of each recording.
+            names: Their names, for messages.
+            batch_size: Recordings in a batch.
+
+        Returns:
+            One result for each recording, in their order.
+        """
 
 
 class NetworkBackend(Backend):
@@ -217,7 +226,16 @@ class NetworkBackend(Backend):
     def decode(
         self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
     ) -> list[DecodedUtterance]:
-        """See `Backend.decode`."""
+        """Decode recordings with the network.
+
+        Args:
+            features: (F, T) of each recording.
+            names: Their names, for messages.
+            batch_size: Recordings in a batch.
+
+        Returns:
+            One result for each recording, in their order.
+        """
         from common.evaluation.evaluate import recognise
         from common.model.decoder import DecodedUtterance
 
@@ -273,13 +291,13 @@ class FeatureDataset(Dataset):
         self._features = features
         super().__init__(
             [
-                Entry(name, "", 0.0, each.shape[1], labels=0, ctc_frames=0)
-                for name, each in zip(names, features)
+                Entry(name, "", 0.0, utterance.shape[1], labels=0, ctc_frames=0)
+                for name, utterance in zip(names, features)
             ]
         )
 
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
-        """The utterances in this order."""
+        """Yield the utterances in this order."""
         for index in indices:
             yield Example(
                 int(index), self.ids[index], np.zeros(0, np.int32), features=self._features[index]

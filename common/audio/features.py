@@ -31,18 +31,31 @@ _MIN_RMS = 1e-5  # RMS of full scale; what is fainter counts as this loud
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """How features are made; stored in MindRecord files, checkpoints and exported models."""
+    """How features are made; stored in MindRecord files, checkpoints and exported models.
 
-    kind: str = "spectrogram"  # spectrogram (log1p magnitude) or logmel (log mel filterbank energy)
-    sample_rate: int = 16000  # Hz
-    window_size: float = 0.02  # s
-    window_stride: float = 0.01  # s, from one frame to the next
-    window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
-    bands: int | None = 64  # mel bands; becomes None for the spectrogram, which has none
-    convention: str = "plain"  # of edges, window and deviation: see Featurizer
-    preemphasis: float = 0.0  # times the sample before, taken from each sample
-    frame_splicing: int = 1  # frames stacked into one
-    trim_silence: bool = False  # recordings lose silence at their ends: see Featurizer.trim
+    Attributes:
+        kind: "spectrogram" (log1p magnitude) or "logmel" (log mel filterbank energy).
+        sample_rate: In Hz.
+        window_size: Length of the window in seconds.
+        window_stride: Seconds from one frame to the next.
+        window: "hamming", "hann" (or "hanning"), "blackman" or "bartlett".
+        bands: Mel bands; becomes None for the spectrogram, which has none.
+        convention: Of edges, window and deviation; see `Featurizer`.
+        preemphasis: Factor of the previous sample, which is subtracted from each sample.
+        frame_splicing: Successive frames stacked into one.
+        trim_silence: Recordings lose silence at their ends; see `Featurizer.trim`.
+    """
+
+    kind: str = "spectrogram"
+    sample_rate: int = 16000
+    window_size: float = 0.02
+    window_stride: float = 0.01
+    window: str = "hamming"
+    bands: int | None = 64
+    convention: str = "plain"
+    preemphasis: float = 0.0
+    frame_splicing: int = 1
+    trim_silence: bool = False
 
     def __post_init__(self) -> None:
         if self.window == "hanning":

@@ -29,11 +29,17 @@ _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The header of a recording."""
+    """The header of a recording.
 
-    sample_rate: int  # Hz
+    Attributes:
+        sample_rate: In Hz.
+        channels: Number of channels.
+        samples: Samples per channel.
+    """
+
+    sample_rate: int
     channels: int
-    samples: int  # per channel
+    samples: int
 
     @property
     def duration(self) -> float:
@@ -103,7 +109,15 @@ def load_audio(
 
 
 def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
-    """Encode samples (N,) as 16-bit FLAC: lossless if they came from 16 bits, clipped at +-1."""
+    """Encode samples as 16-bit FLAC, lossless if they came from 16 bits.
+
+    Args:
+        samples: (N,) samples, clipped at +-1.
+        sample_rate: Their rate in Hz.
+
+    Returns:
+        Content of a FLAC file.
+    """
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
     sf.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")
@@ -131,12 +145,19 @@ def encode_opus(samples: np.ndarray, sample_rate: int) -> bytes:
 
 @dataclass
 class FormatNotice:
-    """Counts the recordings that `load_audio` converts, for one message about all of them."""
+    """Counts the recordings that `load_audio` converts, for one message about all of them.
 
-    sample_rate: int  # Hz that they are converted to
+    Attributes:
+        sample_rate: Rate in Hz that recordings are converted to.
+        recordings: Number of all recordings.
+        mixed: Recordings of more than one channel.
+        rates: Number of recordings by rate, where it differs.
+    """
+
+    sample_rate: int
     recordings: int = 0
-    mixed: int = 0  # recordings of more than one channel
-    rates: Counter[int] = field(default_factory=Counter)  # recordings by rate, where it differs
+    mixed: int = 0
+    rates: Counter[int] = field(default_factory=Counter)
 
     def add(self, info: AudioInfo) -> None:
         """Count a recording."""

@@ -35,7 +35,14 @@ _FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 
 def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None:
-    """Runs an entry point with the command line's arguments, and exits with its code."""
+    """Run a command with the arguments of `sys.argv`, and exit with its code.
+
+    A UserError is printed as one line, with exit code 1; any other exception with its traceback.
+
+    Args:
+        main: The command: (recipe, arguments) -> exit code; None counts as 0.
+        recipe: The model.
+    """
     try:
         code = main(recipe, sys.argv[1:])
     except UserError as error:

@@ -25,7 +25,12 @@ from common.utils.errors import UserError
 
 
 def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
-    """Run create_mindrecord.py with the options in `argv`."""
+    """Run create_mindrecord.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+    """
     parser = command(
         prog="create_mindrecord.py",
         description="Convert the training and validation manifests to MindRecord files, in "
@@ -42,7 +47,15 @@ def create_mindrecord(recipe: Recipe, argv: Sequence[str]) -> None:
 
 
 def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
-    """Run validate.py with the options in `argv`; return its exit code."""
+    """Run validate.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+
+    Returns:
+        The exit code: 1 where there are utterances that cannot be trained on.
+    """
     parser = command(
         prog="validate.py",
         description="List the utterances of manifests that cannot be trained on, and why. Exit "
@@ -85,7 +98,9 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
     data = config.DataConfig
     if arguments.manifests:
         sets = {"train": [[manifest] for manifest in arguments.manifests]}
-    named = [(split, manifests) for split, each in sets.items() for manifests in each if manifests]
+    named = [
+        (split, manifests) for split, group in sets.items() for manifests in group if manifests
+    ]
     if not named:
         raise UserError("no manifest to validate: name one, or set DataConfig.train_manifest")
     good, bad = [], 0

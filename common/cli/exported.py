@@ -1,4 +1,4 @@
-"""export.py, and preprocess.py and postprocess.py on either side of C++ inference."""
+"""Commands export.py, and preprocess.py and postprocess.py on either side of C++ inference."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ from common.utils.files import check_writable, read_json, write_text
 
 
 def export(recipe: Recipe, argv: Sequence[str]) -> None:
+    """Run export.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+    """
     parser = command(
         prog="export.py",
         description=f"Write a {recipe.name} checkpoint as MindIR or ONNX, with a description "
@@ -73,12 +79,21 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     )
     description = write(speech_model, arguments.file_name, options)
     files = [bucket["file"] for bucket in (read_json(description) or {})["buckets"]]
-    found = [str(part) for name in files for part in parts(description.with_name(name))]
-    listing = ", ".join(found)
+    written = [str(part) for name in files for part in parts(description.with_name(name))]
+    listing = ", ".join(written)
     print(f"exported {listing} and {description}")
 
 
 def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
+    """Run preprocess.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+
+    Returns:
+        The exit code: 1 where recordings could not be read.
+    """
     parser = command(
         prog="preprocess.py",
         description="Write the features of a test set for the C++ program of ascend310_infer/.",
@@ -123,6 +138,15 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
 
 
 def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
+    """Run postprocess.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+
+    Returns:
+        The exit code: 1 where utterances have no result.
+    """
     parser = command(
         prog="postprocess.py",
         description="Score what the C++ program of ascend310_infer/ wrote. Writes texts and "
@@ -145,29 +169,30 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     model = read_description(recipe, arguments.mindir_path)
     decoder = make_decoder(config.LMConfig, model.tokenizer)
     folder, results = Path(config.result_path), Path(config.result_dir)
-    found, problems = score_results(model, folder, results, decoder)
+    evaluation, problems = score_results(model, folder, results, decoder)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    if not found.utterances:
+    if not evaluation.utterances:
         raise UserError(f"{results}: not one result of the utterances in {folder}")
-    summary = [f"utterances: {len(found.utterances)}", *found.summary()]
-    lines = [line for utterance in found.utterances for line in utterance.lines()]
+    summary = [f"utterances: {len(evaluation.utterances)}", *evaluation.summary()]
+    lines = [line for utterance in evaluation.utterances for line in utterance.lines()]
     write_text(config.post_out, "\n".join([*lines, *summary]) + "\n")
     print(f"texts in {config.post_out}")
     print("\n".join(summary))
     if problems:
+        total = len(problems) + len(evaluation.utterances)
         print(
-            f"error: {len(problems)} of {len(problems) + len(found.utterances)} utterances have no "
-            "result, as said above; the figures are those of the others",
+            f"error: {len(problems)} of {total} utterances have no result, as said above; the "
+            "figures are those of the others",
             file=sys.stderr,
         )
     return 1 if problems else 0
 
 
 def _export_target(arguments: argparse.Namespace) -> str:
-    """The device that a file is for; the process takes the CPU where that device is not there."""
+    """Return the device that a file is for; the process takes the CPU where it is not there."""
     wanted = (arguments.device_target or "").lower()
-    target = next((each for each in runtime.DEVICES if each.lower() == wanted), "")
+    target = next((device for device in runtime.DEVICES if device.lower() == wanted), "")
     if target and target not in runtime.available_devices():
         print(f"no {target} in this machine: the file is written on the CPU", file=sys.stderr)
         arguments.device_target = "CPU"

@@ -151,6 +151,6 @@ def doctor(recipe: Recipe, argv: Sequence[str]) -> int:
             trials.training(recipe, config, *device, arguments.seconds, quick)
         return 0
 
-    found = examine(recipe, config, list(argv), arguments.device_target, arguments.seconds)
-    print("\n".join(found.lines))
-    return 1 if found.obstacles else 0
+    examination = examine(recipe, config, list(argv), arguments.device_target, arguments.seconds)
+    print("\n".join(examination.lines))
+    return 1 if examination.obstacles else 0

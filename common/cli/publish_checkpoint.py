@@ -54,7 +54,7 @@ def publish(source: str, out: str) -> None:
 
 
 def _here(path: str) -> str:
-    """The path without the folders of this machine."""
+    """Return the path without the folders of this machine."""
     inside = Path(path).is_relative_to(Path.cwd())
     return os.path.relpath(path) if inside else Path(path).name
 

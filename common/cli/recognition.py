@@ -25,7 +25,12 @@ _BATCHES_PER_PORTION = 16  # that transcribe.py reads, recognises and prints at 
 
 
 def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
-    """Run eval.py with the options in `argv`."""
+    """Run eval.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+    """
     parser = command(
         prog="eval.py",
         description=f"Score a {recipe.name} checkpoint. Writes eval.log, and with --set "
@@ -66,7 +71,15 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
 
 
 def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
-    """Run transcribe.py with the options in `argv`; return its exit code."""
+    """Run transcribe.py.
+
+    Args:
+        recipe: The model.
+        argv: Its options.
+
+    Returns:
+        The exit code: 1 where recordings could not be read.
+    """
     parser = command(
         prog="transcribe.py",
         description="Print the text of recordings: of one file the text, of several a line each, "

@@ -25,12 +25,19 @@ FRAME_MULTIPLE = 8  # static frame counts are multiples of so many feature frame
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """One batch of one rank. Rows past the first `valid` are repeats that count nowhere."""
+    """One batch of one rank. Rows past the first `valid` are repeats that count nowhere.
 
-    indices: tuple[int, ...]  # in the dataset, of each row
-    frames: int  # feature frames to pad to at least
-    labels: int  # labels to pad to
-    valid: int  # rows that count; 0 where a rank only keeps step with the others
+    Attributes:
+        indices: Indices of the rows in the dataset.
+        frames: Feature frames that rows are padded to, at least.
+        labels: Labels that rows are padded to.
+        valid: Rows that count; 0 where a rank only keeps step with the others.
+    """
+
+    indices: tuple[int, ...]
+    frames: int
+    labels: int
+    valid: int
 
 
 def plan_epoch(
@@ -154,7 +161,15 @@ def static_shapes(
 
 
 def aligned(frames: Any, multiple: int) -> Any:
-    """Round `frames` (an int or an array) up to a multiple."""
+    """Round numbers of frames up to a multiple.
+
+    Args:
+        frames: An int or an array.
+        multiple: What they become multiples of.
+
+    Returns:
+        The same kind as `frames`.
+    """
     return -(-frames // multiple) * multiple
 
 

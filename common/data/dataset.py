@@ -28,28 +28,47 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Entry:
-    """What planning an epoch and scoring need to know of an utterance, without its arrays."""
+    """What planning an epoch and scoring need to know of an utterance, without its arrays.
+
+    Attributes:
+        id: Of the utterance.
+        text: Normalised transcript.
+        duration: In seconds.
+        frames: Feature frames without augmentation; an upper bound where recordings are trimmed
+            when they are decoded and only their headers were read.
+        labels: Length of the encoded text.
+        ctc_frames: Output frames that CTC needs for these labels.
+        copy_of: Id of the utterance that this is a copy of, at another speed.
+        speed: Factor at which the recording plays; files of earlier versions do not have it.
+    """
 
     id: str
-    text: str  # as the tokenizer writes it
-    duration: float  # s
-    frames: int  # feature frames without augmentation; an upper bound where recordings are
-    # trimmed when they are decoded and only their headers were read
-    labels: int  # length of the encoded text
-    ctc_frames: int  # output frames that CTC needs for these labels
-    copy_of: str = ""  # id of the utterance that this is a copy of, at another speed
-    speed: float = 1.0  # at which the recording plays; files converted earlier do not say it
+    text: str
+    duration: float
+    frames: int
+    labels: int
+    ctc_frames: int
+    copy_of: str = ""
+    speed: float = 1.0
 
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance with its arrays: features, or audio to make them of."""
+    """One utterance with its arrays: features, or audio to make them of.
 
-    index: int  # in its dataset
+    Attributes:
+        index: In its dataset.
+        id: Of the utterance.
+        label_ids: (L,) int32.
+        features: (F, T) float32; None: there is audio instead.
+        audio: Encoded audio, or the path of the recording; None: there are features instead.
+    """
+
+    index: int
     id: str
-    label_ids: np.ndarray  # (L,) int32
-    features: np.ndarray | None = None  # (F, T) float32
-    audio: bytes | Path | None = None  # encoded audio, or the path of the recording
+    label_ids: np.ndarray
+    features: np.ndarray | None = None
+    audio: bytes | Path | None = None
 
     def samples(self, featurizer: Featurizer) -> np.ndarray:
         """Decode the audio: (N,) float32 at the featurizer's rate, trimmed as it says."""
@@ -87,8 +106,8 @@ class Dataset(ABC):
         self.frames = np.array([entry.frames for entry in self.entries], np.int64)
         self.label_counts = np.array([entry.labels for entry in self.entries], np.int64)
         self.ctc_frames = np.array([entry.ctc_frames for entry in self.entries], np.int64)
-        said: dict[str, int] = {}
-        numbers = [said.setdefault(e.copy_of or e.id, len(said)) for e in self.entries]
+        number_of: dict[str, int] = {}
+        numbers = [number_of.setdefault(e.copy_of or e.id, len(number_of)) for e in self.entries]
         self.spoken = np.array(numbers, np.int64)
 
     def __len__(self) -> int:
@@ -184,11 +203,17 @@ class MindRecordDataset(Dataset):
 
 @dataclass(frozen=True)
 class ReadFailure:
-    """A recording that cannot be read, and why."""
+    """A recording that cannot be read, and why.
 
-    index: int  # of the utterance in its dataset, or in the list that the dataset was made from
+    Attributes:
+        index: Of the utterance in its dataset, or in the list that the dataset was built from.
+        id: Of the utterance.
+        message: One line that names the recording.
+    """
+
+    index: int
     id: str
-    message: str  # one line that names the recording
+    message: str
 
 
 class ManifestDataset(Dataset):
@@ -312,7 +337,16 @@ def map_in_threads(
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-    """Return the length that `load_audio` gives a recording at another rate (rounded half up)."""
+    """Compute the length that `load_audio` gives a recording at another rate.
+
+    Args:
+        samples: Length in samples at `from_rate`.
+        from_rate: Rate of the recording in Hz.
+        to_rate: Rate that it is resampled to, in Hz.
+
+    Returns:
+        Length in samples at `to_rate`, rounded half up.
+    """
     return (2 * samples * to_rate + from_rate) // (2 * from_rate)
 
 

@@ -20,17 +20,29 @@ from common.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances padded to one size. Rows past the first `valid` are repeats that count nowhere."""
+    """Utterances padded to one size. Rows past the first `valid` are repeats that count nowhere.
 
-    features: np.ndarray  # (B, F, T) float32, padded with 0
-    lengths: np.ndarray  # (B,) int32, feature frames
-    targets: np.ndarray  # (B, L) int32 labels, padded with 0; L is at least 1
-    target_lengths: np.ndarray  # (B,) int32
-    indices: tuple[int, ...]  # of the rows in the dataset
-    ids: tuple[str, ...]  # of the rows
-    valid: int  # rows that count; 0 where no recording of the batch could be read
-    seconds: float  # of speech in the valid rows, without augmentation
-    unreadable: tuple[ReadFailure, ...] = ()  # utterances left out; `index` is the dataset's
+    Attributes:
+        features: (B, F, T) float32, padded with 0.
+        lengths: (B,) int32 feature frames.
+        targets: (B, L) int32 labels, padded with 0; L is at least 1.
+        target_lengths: (B,) int32 numbers of labels.
+        indices: Indices of the rows in the dataset.
+        ids: Ids of the rows.
+        valid: Rows that count; 0 where no recording of the batch could be read.
+        seconds: Seconds of speech in the valid rows, without augmentation.
+        unreadable: Utterances left out; their `index` is that of the dataset.
+    """
+
+    features: np.ndarray
+    lengths: np.ndarray
+    targets: np.ndarray
+    target_lengths: np.ndarray
+    indices: tuple[int, ...]
+    ids: tuple[str, ...]
+    valid: int
+    seconds: float
+    unreadable: tuple[ReadFailure, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -200,7 +212,7 @@ class _BatchBuilder:
         )
 
     def _shape(self, planned: PlannedBatch, longest: int) -> Shape:
-        """Frames and labels to pad to, where the longest row has `longest` frames."""
+        """Return frames and labels to pad to, where the longest row has `longest` frames."""
         if not self.shapes:
             return aligned(longest, self.pad_align), planned.labels
         frames = max(longest, planned.frames)
@@ -209,7 +221,7 @@ class _BatchBuilder:
         )
 
     def _features(self, example: Example) -> np.ndarray:
-        """Features (F, T) of one utterance, augmented."""
+        """Compute the features (F, T) of one utterance, augmented."""
         # An augmented utterance depends on nothing but this generator and the order of draws.
         rng = np.random.default_rng((self.seed, self.epoch, example.index))
         features = example.features

@@ -31,14 +31,23 @@ from common.utils.files import write_text
 
 @dataclass(frozen=True)
 class Utterance:
-    """A recording and its transcript, as a manifest lists them."""
+    """A recording and its transcript, as a manifest lists them.
 
-    id: str  # unique in its list
-    audio: Path  # absolute
-    text: str  # as it stands in the manifest, white space tidied; may be empty
-    duration: float | None = None  # seconds, where the manifest says so
-    speed: float = 1.0  # at which the recording already plays, for copies perturbed in advance
-    copy_of: str = ""  # id of the utterance that such a copy was made of, if that is in the list
+    Attributes:
+        id: Unique in its list.
+        audio: Absolute path of the recording.
+        text: Transcript as in the manifest, white space tidied; may be empty.
+        duration: In seconds; None: the manifest does not say.
+        speed: Factor at which the recording already plays, for copies perturbed in advance.
+        copy_of: Id of the utterance that such a copy was made of, if that is in the list.
+    """
+
+    id: str
+    audio: Path
+    text: str
+    duration: float | None = None
+    speed: float = 1.0
+    copy_of: str = ""
 
     @property
     def is_copy(self) -> bool:
@@ -284,7 +293,18 @@ def _with_unique_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a text file in UTF-8, with or without BOM; errors (UserError) call it `what`."""
+    """Read a text file in UTF-8, with or without BOM.
+
+    Args:
+        path: The file.
+        what: What messages call it, such as "manifest".
+
+    Returns:
+        Its text.
+
+    Raises:
+        UserError: It cannot be read or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -311,28 +331,38 @@ def without_copies(utterances: Sequence[Utterance], where: str | Path) -> list[U
     Raises:
         UserError: All of them are copies.
     """
-    kept = [utterance for utterance in utterances if not utterance.is_copy]
-    if utterances and not kept:
+    originals = [utterance for utterance in utterances if not utterance.is_copy]
+    if utterances and not originals:
         raise UserError(
             f"manifest {where}: all of its {len(utterances)} recordings have another speed than 1,"
             " expected some as they were spoken (training takes others where"
             " DataConfig.ignore_offline_speed_perturbation is false)"
         )
-    return kept
+    return originals
 
 
 # ---- writing; audio paths are written absolute, so a manifest can lie anywhere
 
 
 def write_csv(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write `audio,text` lines without a header. Ids, durations and speeds are not kept."""
+    """Write `audio,text` lines without a header. Ids, durations and speeds are not kept.
+
+    Args:
+        utterances: What is written.
+        path: The file.
+    """
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows((u.audio, u.text) for u in utterances)
     write_text(Path(path), buffer.getvalue())
 
 
 def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write JSON lines, the one format that keeps everything."""
+    """Write JSON lines, the one format that keeps everything.
+
+    Args:
+        utterances: What is written.
+        path: The file.
+    """
     records = []
     for u in utterances:
         record: dict[str, Any] = {"id": u.id, "audio": str(u.audio), "text": u.text}
@@ -347,7 +377,12 @@ def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
 
 
 def write_deepspeech_json(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write deepspeech.pytorch's JSON; transcripts are files in `<name>_txt/` beside it."""
+    """Write deepspeech.pytorch's JSON; transcripts are files in `<name>_txt/` beside it.
+
+    Args:
+        utterances: What is written.
+        path: The file.
+    """
     path = Path(path)
     samples = []
     for number, u in enumerate(utterances):
@@ -362,6 +397,10 @@ def write_jasper_json(utterances: Iterable[Utterance], path: str | Path) -> None
     """Write Jasper's JSON list, an entry for an utterance and its copies.
 
     Durations that are not known are read from the recordings.
+
+    Args:
+        utterances: What is written.
+        path: The file.
     """
     content: list[dict] = []
     entries: dict[str, dict] = {}  # by id
@@ -391,7 +430,19 @@ WRITERS: dict[str, Callable[[Iterable[Utterance], str | Path], None]] = {
 def json_to_csv(
     json_path: str | Path, csv_path: str | Path, data_dir: str | Path | None = None
 ) -> int:
-    """Convert a manifest of any format to CSV; return the number of utterances."""
+    """Convert a manifest of any format to CSV.
+
+    Args:
+        json_path: The manifest.
+        csv_path: File to write.
+        data_dir: As in `read_manifest`.
+
+    Returns:
+        Number of utterances.
+
+    Raises:
+        UserError: The manifest cannot be read.
+    """
     utterances = read_manifest(json_path, data_dir)
     write_csv(utterances, csv_path)
     return len(utterances)

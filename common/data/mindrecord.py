@@ -53,12 +53,19 @@ _PROBES = (1, 2, 3, 5, 10, 50, 100, 101, 102, 103, 500, 1000)  # frames; they te
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a converted directory holds, and what was left out."""
+    """What a converted directory holds, and what was left out.
+
+    Attributes:
+        directory: The converted directory.
+        utterances: Number of utterances in it.
+        seconds: Seconds of speech in it.
+        left_out: In the order of the manifest; an utterance may have several reasons.
+    """
 
     directory: Path
     utterances: int
-    seconds: float  # of speech
-    left_out: tuple[LeftOut, ...]  # in the order of the manifest; may have several reasons each
+    seconds: float
+    left_out: tuple[LeftOut, ...]
 
     def lines(self, limit: int = 10) -> list[str]:
         """Format what there is, and at most `limit` of what was left out for each reason."""
@@ -66,8 +73,8 @@ class ConversionReport:
         lines = [f"{self.directory}: {self.utterances} utterances, {hours:.2f} hours"]
         for reason, count in count_reasons(self.left_out).items():
             lines.append(f"left out, {reason}: {count}")
-            same_reason = [each for each in self.left_out if each.reason == reason]
-            lines += [f"  {each.id}: {each.message}" for each in same_reason[:limit]]
+            same_reason = [entry for entry in self.left_out if entry.reason == reason]
+            lines += [f"  {entry.id}: {entry.message}" for entry in same_reason[:limit]]
             if count > limit:
                 lines.append(
                     f"  and {count - limit} more, listed in {self.directory / _DESCRIPTION}"

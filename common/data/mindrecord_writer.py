@@ -49,21 +49,34 @@ _COMPACT = (".flac", ".ogg", ".opus")  # mono, of the right rate, untrimmed: sto
 
 @dataclass(frozen=True)
 class Record:
-    """What a worker process makes of an utterance."""
+    """What a worker process makes of an utterance.
+
+    Attributes:
+        candidate: What selection judges.
+        info: Header of the recording; None: unreadable.
+        example: The arrays, whose index means nothing; None: left out.
+    """
 
     candidate: Candidate
-    info: AudioInfo | None = None  # None: unreadable
-    example: Example | None = None  # its index means nothing; None: left out
+    info: AudioInfo | None = None
+    example: Example | None = None
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Makes records; small enough to be sent along with every utterance."""
+    """Makes records; small enough to be sent along with every utterance.
+
+    Attributes:
+        features: How features are computed.
+        tokenizer: Encodes the texts.
+        store: "features" or "audio".
+        rules: Limits, without those of the network, whose output frames may need MindSpore.
+    """
 
     features: FeatureConfig
     tokenizer: Tokenizer
-    store: str  # "features" or "audio"
-    rules: SelectionRules  # without the network's: its output frames may need MindSpore
+    store: str
+    rules: SelectionRules
 
     def __call__(self, utterance: Utterance) -> Record:
         """Decode one recording and make its record."""
@@ -259,6 +272,14 @@ def _finished_mark(path: Path) -> Path:
 
 
 def finished(partial: Path, name: str) -> dict | None:
-    """Return what is known of a shard if it is complete, else None."""
+    """Read what is known of a shard.
+
+    Args:
+        partial: Folder of the conversion.
+        name: Name of the shard.
+
+    Returns:
+        Content of its mark; None where the shard is not complete.
+    """
     shard = read_json(_finished_mark(partial / name))
     return None if shard is None or damage(partial, shard["files"]) else shard

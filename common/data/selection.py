@@ -49,11 +49,17 @@ MIN_PEAK = 1e-4  # share of full scale; a recording whose peak is lower is silen
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One reason why an utterance is not trained on; there may be several."""
+    """One reason why an utterance is not trained on; there may be several.
 
-    id: str  # of the utterance
-    reason: str  # one of REASONS
-    message: str  # what was found, and what was expected
+    Attributes:
+        id: Of the utterance.
+        reason: One of REASONS.
+        message: What was found, and what was expected.
+    """
+
+    id: str
+    reason: str
+    message: str
 
     def to_json(self) -> dict[str, str]:
         """Return the keys that files of a conversion have for it."""
@@ -67,33 +73,59 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An utterance that may be trained on, with what was measured of it."""
+    """An utterance that may be trained on, with what was measured of it.
+
+    Attributes:
+        entry: What planning needs to know of it.
+        is_copy: Plays at another speed than its utterance was spoken.
+        audio: Path of the recording, for messages.
+        unreadable: Why the recording cannot be decoded; nothing else is known then.
+        unknown: Characters of the text that have no label.
+        peak: Largest sample, as a share of full scale; None: not measured.
+        record_bytes: Size in a MindRecord file; 0: not known.
+    """
 
     entry: Entry
-    is_copy: bool = False  # plays at another speed than its utterance was spoken
-    audio: str = ""  # path, for messages
-    unreadable: str = ""  # why the recording cannot be decoded; nothing else is known then
-    unknown: str = ""  # characters of the text that have no label
-    peak: float | None = None  # largest sample, as a share of full scale; None: not measured
-    record_bytes: int = 0  # size in a MindRecord file; 0: not known
+    is_copy: bool = False
+    audio: str = ""
+    unreadable: str = ""
+    unknown: str = ""
+    peak: float | None = None
+    record_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class SelectionRules:
-    """What utterances must keep to, and how many of them are wanted."""
+    """Limits that utterances must keep to, and how many of them are wanted.
 
-    output_frames: Callable[[int], Any] | None = None  # of the network; None: not judged by it
-    min_duration: float = 0.0  # s
-    max_duration: float = math.inf  # s
-    ignore_copies: bool = False  # leave out recordings at another speed
+    Attributes:
+        output_frames: Feature frames -> output frames of the network; None: not judged by it.
+        min_duration: Shortest recording in seconds.
+        max_duration: Longest recording in seconds.
+        ignore_copies: Leave out recordings at another speed.
+        max_record_bytes: Largest record of a MindRecord file.
+        max_hours: Hours of speech, drawn at random; 0: all.
+        max_utterances: Number of utterances, drawn at random; 0: all.
+        seed: Of these draws.
+    """
+
+    output_frames: Callable[[int], Any] | None = None
+    min_duration: float = 0.0
+    max_duration: float = math.inf
+    ignore_copies: bool = False
     max_record_bytes: float = math.inf
-    max_hours: float = 0.0  # of speech, drawn at random; 0: all
-    max_utterances: int = 0  # drawn at random; 0: all
-    seed: int = 0  # of these draws
+    max_hours: float = 0.0
+    max_utterances: int = 0
+    seed: int = 0
 
     @classmethod
     def for_training(cls, config: Any, output_frames: Callable[[int], Any]) -> SelectionRules:
-        """Return the rules of a training configuration."""
+        """Return the rules of a training configuration.
+
+        Args:
+            config: The training configuration.
+            output_frames: Feature frames -> output frames of its network.
+        """
         data = config.DataConfig
         return cls(
             output_frames=output_frames,
@@ -108,10 +140,15 @@ class SelectionRules:
 
 @dataclass(frozen=True)
 class Selection:
-    """The utterances that are trained on, and the reasons against the others."""
+    """The utterances that are trained on, and the reasons against the others.
 
-    kept: np.ndarray  # (N,) indices of the candidates, ascending
-    left_out: list[LeftOut]  # in the order of the candidates
+    Attributes:
+        kept: (N,) indices of the candidates that are trained on, ascending.
+        left_out: Reasons against the others, in the order of the candidates.
+    """
+
+    kept: np.ndarray
+    left_out: list[LeftOut]
 
     def counts(self) -> dict[str, int]:
         """Return the number of utterances for each reason that occurs, in the order of REASONS."""
@@ -120,7 +157,7 @@ class Selection:
 
 def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:
     """Return the number of utterances for each reason that occurs, in the order of REASONS."""
-    counts = Counter(each.reason for each in left_out)
+    counts = Counter(utterance.reason for utterance in left_out)
     return {reason: counts[reason] for reason in REASONS if counts[reason]}
 
 
@@ -161,7 +198,12 @@ def measure(
 
 
 def unreadable(utterance: Utterance, error: UserError) -> Candidate:
-    """Return the candidate of a recording that cannot be decoded."""
+    """Return the candidate of a recording that cannot be decoded.
+
+    Args:
+        utterance: As the manifest has it.
+        error: What is wrong with its recording.
+    """
     entry = Entry(utterance.id, utterance.text, 0.0, 0, 0, 0, utterance.copy_of, utterance.speed)
     return Candidate(entry, utterance.is_copy, str(utterance.audio), unreadable=str(error))
 
@@ -181,14 +223,21 @@ def split_copies(
     if not rules.ignore_copies:
         return list(utterances), []
     judged = [utterance for utterance in utterances if not utterance.is_copy]
-    copies = [LeftOut(each.id, COPY, _COPY_MESSAGE) for each in utterances if each.is_copy]
+    copies = [LeftOut(u.id, COPY, _COPY_MESSAGE) for u in utterances if u.is_copy]
     return judged, copies
 
 
 def reasons_against(candidate: Candidate, rules: SelectionRules) -> list[LeftOut]:
-    """Return what keeps one utterance from training; nothing where it can be trained on.
+    """List what keeps one utterance from training.
 
     An utterance that is left out as a copy is not judged further, nor is one that is unreadable.
+
+    Args:
+        candidate: The utterance.
+        rules: What it must keep to.
+
+    Returns:
+        The reasons; empty where it can be trained on.
     """
     entry = candidate.entry
     reasons: list[LeftOut] = []
@@ -242,7 +291,7 @@ def select(candidates: Sequence[Candidate], rules: SelectionRules) -> Selection:
     if rules.output_frames is not None:  # far fewer lengths than utterances
         rules = replace(rules, output_frames=functools.cache(rules.output_frames))
     reasons = [reasons_against(candidate, rules) for candidate in candidates]
-    kept = np.array([index for index, each in enumerate(reasons) if not each], np.int64)
+    kept = np.array([index for index, against in enumerate(reasons) if not against], np.int64)
     if rules.max_hours > 0 or rules.max_utterances > 0:
         subset = _subset([candidate.entry for candidate in candidates], kept, rules)
         limits = (f"max_hours={rules.max_hours:g}", f"max_utterances={rules.max_utterances}")
@@ -253,7 +302,7 @@ def select(candidates: Sequence[Candidate], rules: SelectionRules) -> Selection:
             entry = candidates[index].entry
             reasons[index].append(LeftOut(entry.id, OUTSIDE_SUBSET, message))
         kept = subset
-    return Selection(kept, [reason for each in reasons for reason in each])
+    return Selection(kept, [reason for against in reasons for reason in against])
 
 
 def candidates_of(dataset: Dataset) -> list[Candidate]:

@@ -25,6 +25,13 @@ def shard_files(data: Any, split: str) -> tuple[Path, str]:
 
     Each split has a folder of its own: the one that `{split}` in DataConfig.mindrecord_format
     names, or else one named after the split beside the files.
+
+    Args:
+        data: A DataConfig.
+        split: "train" or "val".
+
+    Raises:
+        UserError: DataConfig.mindrecord_format has no place for the shard's number.
     """
     pattern = Path(data.mindrecord_format)
     if pattern.name.count("{}") != 1 or "{}" in str(pattern.parent):
@@ -85,7 +92,19 @@ def _manifests(data: Any, split: str) -> list[str]:
 
 
 def read_split(data: Any, tokenizer: Tokenizer, split: str) -> list[Utterance]:
-    """Read the utterances in the manifests of a split."""
+    """Read the utterances in the manifests of a split.
+
+    Args:
+        data: A DataConfig.
+        tokenizer: Normalises their texts.
+        split: "train" or "val".
+
+    Returns:
+        The utterances.
+
+    Raises:
+        UserError: No manifest is named, or one cannot be read.
+    """
     manifests = _manifests(data, split)
     if not manifests:
         raise UserError(f"DataConfig.{split}_manifest names no manifest")
@@ -99,7 +118,12 @@ def _origin(data: Any, manifests: list[str]) -> str:
 
 
 def ignores_copies(data: Any, split: str) -> bool:
-    """Whether recordings at another speed are left out: only training may take them."""
+    """Whether recordings at another speed are left out: only training may take them.
+
+    Args:
+        data: A DataConfig.
+        split: "train" or "val".
+    """
     return split != "train" or data.ignore_offline_speed_perturbation
 
 
@@ -152,12 +176,12 @@ def _check_manifests(data: Any, tokenizer: Tokenizer, split: str, directory: Pat
     same = origin == _origin(data, [os.path.abspath(path) for path in manifests])
     has = "has" if len(manifests) == 1 else "have"
     now = f"and {split}_manifest is {_origin(data, manifests)}"
-    found = f"which {has} changed since" if same else now
+    change = f"which {has} changed since" if same else now
     otherwise = {
         "train": "set train_manifest= (nothing) to train on it as it is",
         "val": "set val_manifest to what it was converted from",
     }
     raise UserError(
-        f"{directory} was converted from {origin}, {found}: convert again (create_mindrecord.py), "
+        f"{directory} was converted from {origin}, {change}: convert again (create_mindrecord.py), "
         f"or {otherwise[split]}"
     )

@@ -31,12 +31,19 @@ _MAX_CHARACTERS = 50  # unknown characters listed, the most frequent
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What of some utterances can be trained on, and why the others cannot."""
+    """What of some utterances can be trained on, and why the others cannot.
 
-    total: int  # utterances, without the copies that are ignored
-    ok: list[Utterance]  # that can be trained on, with their true durations
-    left_out: list[LeftOut]  # copies first, then in manifest order; may have several reasons
-    characters: Counter[str]  # unknown characters, with the number of utterances that hold them
+    Attributes:
+        total: Number of utterances, without the copies that are ignored.
+        ok: Those that can be trained on, with their true durations.
+        left_out: Copies first, then in manifest order; an utterance may have several reasons.
+        characters: Unknown characters, with the number of utterances that hold them.
+    """
+
+    total: int
+    ok: list[Utterance]
+    left_out: list[LeftOut]
+    characters: Counter[str]
 
     def lines(self, limit: int | None = None) -> list[str]:
         """Format the report: counts, then ids with details, at most `limit` for each reason."""
@@ -50,8 +57,8 @@ class ValidationReport:
                 counts = self.characters.most_common(_MAX_CHARACTERS)
                 more = ", ..." if len(self.characters) > _MAX_CHARACTERS else ""
                 lines[-1] += f" ({', '.join(f'{c!r} in {n}' for c, n in counts)}{more})"
-            same_reason = [each for each in self.left_out if each.reason == reason]
-            lines += [f"  {each.id}: {each.message}" for each in same_reason[:limit]]
+            same_reason = [entry for entry in self.left_out if entry.reason == reason]
+            lines += [f"  {entry.id}: {entry.message}" for entry in same_reason[:limit]]
             if limit is not None and count > limit:
                 lines.append(f"  and {count - limit} more")
         return lines

@@ -48,15 +48,24 @@ class Decoder(ABC):
 
 
 def collapse(path: np.ndarray, blank: int) -> np.ndarray:
-    """Return the labels of a CTC path (T,): repeats merged, then blanks removed.
+    """Return the labels of a CTC path: repeats merged, then blanks removed.
 
     Graves et al. 2006, "Connectionist Temporal Classification", section 3.1.
+
+    Args:
+        path: (T,) label ids, one a frame.
+        blank: Index of the blank.
     """
     return path[emission_frames(path, blank)]
 
 
 def emission_frames(path: np.ndarray, blank: int) -> np.ndarray:
-    """Return the frames of a CTC path (T,) in which the labels of `collapse` begin, ascending."""
+    """Return the frames of a CTC path in which the labels of `collapse` begin, ascending.
+
+    Args:
+        path: (T,) label ids, one a frame.
+        blank: Index of the blank.
+    """
     begins = np.ones(len(path), dtype=bool)
     begins[1:] = path[1:] != path[:-1]
     return np.flatnonzero(begins & (path != blank))
@@ -69,7 +78,12 @@ class GreedyDecoder(Decoder):
         self.tokenizer = tokenizer
 
     def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
-        """Decode a batch into one text for each utterance."""
+        """Decode a batch into one text for each utterance.
+
+        Args:
+            log_probs: (T, B, C) log-probabilities.
+            lengths: (B,) frames of each utterance.
+        """
         log_probs = np.asarray(log_probs)
         paths, scores = log_probs.argmax(axis=-1), log_probs.max(axis=-1)
         return [
@@ -92,7 +106,12 @@ class BeamDecoder(Decoder):
         self._searched = 0.0  # seconds, in this process
 
     def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
-        """Decode a batch into up to `LMConfig.top_paths` texts for each utterance."""
+        """Decode a batch into up to `LMConfig.top_paths` texts for each utterance.
+
+        Args:
+            log_probs: (T, B, C) log-probabilities.
+            lengths: (B,) frames of each utterance.
+        """
         utterances = [log_probs[:length, row] for row, length in enumerate(lengths)]
         workers = self._settings[0].lm_workers
         if workers == 1 or len(utterances) == 1 or self._searched < MIN_SECONDS_FOR_PROCESSES:

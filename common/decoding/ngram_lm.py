@@ -75,7 +75,15 @@ class WordModel:
         return state
 
     def score(self, history: Any, word: str) -> tuple[float, Any]:
-        """Return the score of `word` after `history`, and the history that includes it."""
+        """Score a word.
+
+        Args:
+            history: What `start` or an earlier `score` returned.
+            word: The word that follows it.
+
+        Returns:
+            alpha * log-probability + beta, in nats, and the history that includes the word.
+        """
         return self._score(history, self._spellings.get(word, word))
 
     def _score(self, history: Any, word: str) -> tuple[float, Any]:

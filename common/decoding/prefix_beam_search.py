@@ -32,13 +32,22 @@ class Hypothesis(NamedTuple):
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """Searches for the best texts of one utterance."""
+    """Searches for the best texts of one utterance.
+
+    Attributes:
+        tokenizer: Spells the labels.
+        beam_width: Prefixes kept after each frame.
+        cutoff_top_n: Labels followed in each frame, the most probable.
+        cutoff_prob: Or fewer labels, until their probabilities add up to this.
+        top_paths: Hypotheses returned, or fewer where the beam holds fewer.
+        language_model: Scores words; None: none.
+    """
 
     tokenizer: Tokenizer
-    beam_width: int  # prefixes kept after each frame
-    cutoff_top_n: int = 40  # labels followed in each frame, the best
-    cutoff_prob: float = 1.0  # or fewer, until their probabilities add up to this
-    top_paths: int = 1  # hypotheses returned, or fewer where the beam holds fewer
+    beam_width: int
+    cutoff_top_n: int = 40
+    cutoff_prob: float = 1.0
+    top_paths: int = 1
     language_model: WordModel | None = None
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
@@ -133,13 +142,13 @@ class _PrefixTree:
             The new number of each old node; those of removed ones are meaningless.
         """
         parents = np.array(self.parents)
-        kept = np.zeros(len(parents), dtype=bool)
+        is_used = np.zeros(len(parents), dtype=bool)
         while nodes.size:
-            kept[nodes] = True
+            is_used[nodes] = True
             nodes = parents[nodes]
-            nodes = np.unique(nodes[~kept[nodes]])
-        numbers = np.cumsum(kept) - 1
-        old = np.flatnonzero(kept).tolist()
+            nodes = np.unique(nodes[~is_used[nodes]])
+        numbers = np.cumsum(is_used) - 1
+        old = np.flatnonzero(is_used).tolist()
         self.parents = numbers[parents[old]].tolist()
         self.labels = [self.labels[node] for node in old]
         if self.language_model is not None:
@@ -255,7 +264,7 @@ class _Beam:
             (p_longer + word_scores + lookahead_scores).ravel(),
         ]
         chosen = _best(np.concatenate(scores), width)
-        kept = chosen[chosen < len(self.nodes)]
+        staying = chosen[chosen < len(self.nodes)]
         row, column = np.divmod(chosen[chosen >= len(self.nodes)] - len(self.nodes), len(letters))
         parents, labels = self.nodes[row], letters[column]
         nodes = [prefixes.child(*pair) for pair in zip(parents.tolist(), labels.tolist())]
@@ -269,7 +278,7 @@ class _Beam:
             lookahead_scores[row, column],
             np.array([prefixes.row(node) for node in nodes], dtype=int),
         )
-        return same._subset(kept)._joined(new)
+        return same._subset(staying)._joined(new)
 
     def _language_scores(
         self, prefixes: _PrefixTree, letters: np.ndarray, p_longer: np.ndarray

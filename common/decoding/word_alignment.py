@@ -34,7 +34,7 @@ class Word:
 
 
 def align_labels(log_probs: np.ndarray, ids: Sequence[int], blank: int) -> list[tuple[int, int]]:
-    """The most probable CTC path that reads as some labels.
+    """Find the most probable CTC path that reads as some labels.
 
     Args:
         log_probs: (T, C) natural logarithms of the probabilities of one utterance.
@@ -76,7 +76,7 @@ def align_labels(log_probs: np.ndarray, ids: Sequence[int], blank: int) -> list[
 def align_words(
     text: str, log_probs: np.ndarray, tokenizer: Tokenizer, frame_seconds: float
 ) -> list[Word]:
-    """Times and confidences of the words of a text.
+    """Find times and confidences of the words of a text.
 
     Args:
         text: A hypothesis, normalised.

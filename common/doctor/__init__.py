@@ -85,8 +85,8 @@ def examine(
         smaller = smallest_preset(recipe, config)
     if smaller:
         other = measure(recipe, [*argv, "--network_of", smaller], "training", seconds / 3)
-        found = replace(figures, **figures_of(kernels, other))
-        if then := advice.forecast_epoch(found):
+        with_smaller = replace(figures, **figures_of(kernels, other))
+        if then := advice.forecast_epoch(with_smaller):
             figures = replace(figures, smaller=smaller, smaller_epoch=then.seconds)
 
     disk_lines, full = machine.disk_lines(config, trial, shutil.disk_usage)
@@ -130,7 +130,12 @@ def _indented(lines: Sequence[str]) -> list[str]:
 
 
 def network_of(recipe: Recipe, preset: str) -> Any:
-    """Return the ModelConfig of a preset."""
+    """Return the ModelConfig of a preset.
+
+    Args:
+        recipe: The model.
+        preset: Name of the preset.
+    """
     config = recipe.train_config()
     configs.override_from_yaml(config, recipe.preset(preset))
     return config.ModelConfig
@@ -205,10 +210,10 @@ def run_lines(figures: Measurements, trial: Process) -> list[str]:
         f"one epoch: about {span(epoch.seconds)}, from {span(epoch.low)} to {span(epoch.high)}; "
         f"{figures.epochs} epochs: {span(epoch.seconds * figures.epochs)}"
     )
-    said = "on noise, in the lengths of short, median and long batches of the plan"
+    how = "on noise, in the lengths of short, median and long batches of the plan"
     if epoch.extended:
-        said += "; longer batches, or more utterances at once, are reckoned from these"
-    lines.append(f"(measured {said}; evaluations and the first compilation are not in it)")
+        how += "; longer batches, or more utterances at once, are reckoned from these"
+    lines.append(f"(measured {how}; evaluations and the first compilation are not in it)")
     return lines
 
 

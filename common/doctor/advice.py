@@ -40,12 +40,19 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Timed:
-    """Train steps of one size."""
+    """Train steps of one size.
 
-    rows: int  # utterances
-    of: int  # ... of the so many that a batch of the run has
-    frames: int  # feature frames that each is padded to
-    seconds: tuple[float, ...]  # of each step
+    Attributes:
+        rows: Utterances in a step.
+        of: Utterances that a batch of the run has, of which these are a part.
+        frames: Feature frames that rows are padded to.
+        seconds: Of each step.
+    """
+
+    rows: int
+    of: int
+    frames: int
+    seconds: tuple[float, ...]
 
     @property
     def padded(self) -> int:
@@ -60,53 +67,96 @@ class Timed:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All that was measured; what was not keeps its default."""
+    """All that was measured; what was not keeps its default.
+
+    Attributes:
+        device: Kind of device that is used.
+        devices: Kinds of devices that can be used.
+        cores: Cores that this process may use.
+        threads: Threads that oneDNN uses; 0: not known.
+        load: Cores that others kept busy before anything was measured.
+        avx512: Whether the processor has AVX-512.
+        instructions: ONEDNN_MAX_CPU_ISA, if that keeps AVX-512 from being used.
+        kernels: Small operators, timed.
+        unlimited: The same without that setting.
+        operators: Of the network: "convolution", "LSTM".
+        steps: Train steps, timed.
+        planned: Padded frames of each batch of an epoch.
+        speech: Seconds of speech in an epoch.
+        epochs: Epochs of the run.
+        delivered: Seconds of speech that the loader makes in a second; 0: not measured.
+        workers: Threads of the loader.
+        micro_rows: Utterances at once: as configured, as memory allows.
+        micro_seconds: Seconds of the same step with each.
+        micro_key: Key of the configuration that makes them as few.
+        paddings: Padded frames of an epoch under other settings.
+        static_seconds: Seconds of an epoch's steps: with dynamic shapes, with static ones.
+        static_compiling: Seconds to compile the graph of a static shape.
+        static_graphs: Number of these graphs.
+        static_memory: Bytes of all of them.
+        smaller: A preset with a smaller network.
+        smaller_epoch: Seconds of its epoch.
+    """
 
     device: str = "CPU"
     devices: tuple[str, ...] = ("CPU",)
-    cores: int = 1  # that this process may use
-    threads: int = 0  # that oneDNN uses; 0: not known
-    load: float = 0.0  # cores that others kept busy before anything was measured
+    cores: int = 1
+    threads: int = 0
+    load: float = 0.0
     avx512: bool = False
-    instructions: str = ""  # ONEDNN_MAX_CPU_ISA, if that keeps AVX-512 from being used
+    instructions: str = ""
     kernels: dict[str, Kernel] = field(default_factory=dict)
-    unlimited: dict[str, Kernel] = field(default_factory=dict)  # the same without that setting
-    operators: tuple[str, ...] = ()  # of the network: "convolution", "LSTM"
+    unlimited: dict[str, Kernel] = field(default_factory=dict)
+    operators: tuple[str, ...] = ()
     steps: tuple[Timed, ...] = ()
-    planned: tuple[int, ...] = ()  # padded frames of each batch of an epoch
-    speech: float = 0.0  # seconds in an epoch
+    planned: tuple[int, ...] = ()
+    speech: float = 0.0
     epochs: int = 1
-    delivered: float = 0.0  # seconds of speech a second that the loader makes; 0: not measured
+    delivered: float = 0.0
     workers: int = 1
-    micro_rows: tuple[int, int] = (0, 0)  # utterances at once: as configured, as memory allows
-    micro_seconds: tuple[float, float] = (0.0, 0.0)  # of the same step with each
-    micro_key: str = "TrainingConfig.micro_batch"  # that makes them as few
-    paddings: dict[str, int] = field(default_factory=dict)  # padded frames under other settings
-    static_seconds: tuple[float, float] = (0.0, 0.0)  # of an epoch's steps: dynamic shapes, static
-    static_compiling: float = 0.0  # seconds, of each ...
-    static_graphs: int = 0  # ... graph of a static shape
-    static_memory: float = 0.0  # bytes, of all of them
-    smaller: str = ""  # preset
-    smaller_epoch: float = 0.0  # seconds
+    micro_rows: tuple[int, int] = (0, 0)
+    micro_seconds: tuple[float, float] = (0.0, 0.0)
+    micro_key: str = "TrainingConfig.micro_batch"
+    paddings: dict[str, int] = field(default_factory=dict)
+    static_seconds: tuple[float, float] = (0.0, 0.0)
+    static_compiling: float = 0.0
+    static_graphs: int = 0
+    static_memory: float = 0.0
+    smaller: str = ""
+    smaller_epoch: float = 0.0
 
 
 @dataclass(frozen=True)
 class EpochTimeEstimate:
-    """Estimated time of an epoch, in seconds."""
+    """Estimated time of an epoch, in seconds.
+
+    Attributes:
+        seconds: The estimate.
+        low: Its lower bound.
+        high: Its upper bound.
+        computing: Seconds of the train steps.
+        loading: Seconds that the loader takes for an epoch by itself.
+        extended: Whether batches of the run are larger than what was timed.
+    """
 
     seconds: float
     low: float
     high: float
-    computing: float  # of the seconds: train steps ...
-    loading: float  # ... and what the loader takes for an epoch by itself
-    extended: bool  # whether batches of the run are larger than what was timed
+    computing: float
+    loading: float
+    extended: bool
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A change, and the factor by which a run would be shorter."""
+    """A change, and the factor by which a run would be shorter.
 
-    factor: float  # by which a run would be shorter
+    Attributes:
+        factor: Factor by which a run would be shorter.
+        sentence: What to do.
+    """
+
+    factor: float
     sentence: str
 
 
@@ -134,10 +184,10 @@ def step_seconds(steps: Sequence[Timed], padded: np.ndarray) -> np.ndarray:
         return times[0] * padded / sizes[0]
     last = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
     first = (times[1] - times[0]) / (sizes[1] - sizes[0])
-    found = np.interp(padded, sizes, times)
-    found += np.maximum(padded - sizes[-1], 0) * last
+    seconds = np.interp(padded, sizes, times)
+    seconds += np.maximum(padded - sizes[-1], 0) * last
     below = np.maximum(times[0] - (sizes[0] - padded) * first, times[0] * padded / sizes[0])
-    return np.where(padded < sizes[0], below, found)
+    return np.where(padded < sizes[0], below, seconds)
 
 
 def forecast_epoch(figures: Measurements) -> EpochTimeEstimate | None:
@@ -407,5 +457,7 @@ def best_advice(figures: Measurements) -> Advice | None:
     Returns:
         The advice; None where none promises a factor of MIN_FACTOR.
     """
-    found = [advice for rule in RULES if (advice := rule(figures)) and advice.factor >= MIN_FACTOR]
-    return max(found, key=lambda advice: advice.factor, default=None)
+    promising = [
+        advice for rule in RULES if (advice := rule(figures)) and advice.factor >= MIN_FACTOR
+    ]
+    return max(promising, key=lambda advice: advice.factor, default=None)

@@ -47,14 +47,14 @@ def device_lines(kernels: Process, figures: Measurements, target: str | None) ->
     for device in runtime.DEVICES:
         if device == "CPU":
             extent = "AVX-512" if figures.avx512 else platform.machine()
-            said = f"{_processor()}, {figures.cores} cores, {extent}"
+            description = f"{_processor()}, {figures.cores} cores, {extent}"
             if figures.threads:
-                said += f"; MindSpore computes with {figures.threads} threads"
+                description += f"; MindSpore computes with {figures.threads} threads"
         elif kernels.get("devices") and device in figures.devices:
-            said = "usable"
+            description = "usable"
         else:
-            said = f"not usable: {reasons[device]()}"
-        lines.append(f"{device:8}{said}")
+            description = f"not usable: {reasons[device]()}"
+        lines.append(f"{device:8}{description}")
     chosen = "asked for" if target else "the best one present"
     return [*lines, f"used here: {figures.device} ({chosen})"]
 
@@ -152,7 +152,7 @@ def kernel_lines(figures: Measurements) -> list[str]:
             continue
         kernel = figures.kernels[name]
         what = ", ".join(kernel.names) or "kernel not named by this device"
-        if name == "native" and any("ref:any" in each for each in kernel.names):
+        if name == "native" and any("ref:any" in primitive for primitive in kernel.names):
             what += " (oneDNN's slow reference)"
         mark = "*" if used[name] else " "
         lines.append(f"{mark} {title:37}{kernel.gflops:7.1f} GFLOP/s  {what}")
@@ -175,8 +175,8 @@ def memory_lines(trial: Process) -> list[str]:
     lines = [f"{runtime.machine_memory() / GIB:.1f} GiB in this machine"]
     if (free := available_memory()) is not None:
         lines[0] += f", {free / GIB:.1f} free now"
-    if said := trial.get("memory"):
-        lines.append(said)
+    if forecast := trial.get("memory"):
+        lines.append(forecast)
     if (limit := trial.get("limit")) and free is not None and free < limit < math.inf:
         lines.append(
             f"others hold memory that the run reckons with: --set memory_gib={0.9 * free / GIB:.0f}"
@@ -297,13 +297,13 @@ def pins(text: str, minor: int = sys.version_info.minor) -> dict[str, str]:
     Returns:
         Version by package.
     """
-    found = {}
+    versions = {}
     for line in text.splitlines():
         if match := _PIN.match(line.strip()):
             name, version, sign, number = match.groups()
             if sign is None or (minor >= int(number)) == (sign == ">="):
-                found[name] = version
-    return found
+                versions[name] = version
+    return versions
 
 
 def check_versions(
@@ -350,9 +350,9 @@ def _major(version: str) -> int:
 
 def setting_lines(environment: Any) -> list[str]:
     """Name the variables of the environment that may change speed."""
-    found = [
+    variables = [
         f"{key}={value}"
         for key, value in sorted(environment.items())
         if key.startswith(SETTINGS) and OUR_SETTINGS.get(key) != value
     ]
-    return [f"environment: {', '.join(found) or 'nothing set that changes speed'}"]
+    return [f"environment: {', '.join(variables) or 'nothing set that changes speed'}"]

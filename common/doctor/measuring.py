@@ -33,10 +33,15 @@ class Process:
 
     def all(self, key: str) -> list[Any]:
         """Return all values that were reported under a key."""
-        return [each[key] for each in self.said if key in each]
+        return [report[key] for report in self.said if key in report]
 
     def get(self, key: str, otherwise: Any = None) -> Any:
-        """Return the first value that was reported under a key, else `otherwise`."""
+        """Return the first value that was reported under a key.
+
+        Args:
+            key: The key.
+            otherwise: What is returned where there is none.
+        """
         return next(iter(self.all(key)), otherwise)
 
 
@@ -81,11 +86,11 @@ def measure(
     except subprocess.TimeoutExpired as error:
         output = (error.stdout or b"").decode(errors="replace")
         late = f"the measurement of {what} was given up after {error.timeout:.0f} s"
-    found = read_process(output)
-    found.problem = problem
+    process = read_process(output)
+    process.problem = problem
     if late:
-        found.said.append({"note": late})
-    return found
+        process.said.append({"note": late})
+    return process
 
 
 def _reason(code: int, errors: str) -> str:
@@ -107,11 +112,11 @@ def read_process(output: str) -> Process:
     Returns:
         Findings, and the kernels with the names that oneDNN gives to what it runs.
     """
-    found, names = Process(), []
+    process, names = Process(), []
     for line in output.splitlines():
         if line.startswith("onednn_verbose,"):
             if match := re.search(r",cpu,runtime:\w+,nthr:(\d+)", line):
-                found.threads = int(match[1])
+                process.threads = int(match[1])
             parts = line.split(",")
             if "exec" in parts:
                 # onednn_verbose,v1,primitive,exec,cpu,convolution,jit_uni_ncsp:conv+ref:any,...
@@ -124,21 +129,29 @@ def read_process(output: str) -> Process:
                 names = []
             elif "end" in values:
                 kernel = Kernel(tuple(names), values["seconds"], values["gflops"])
-                found.kernels[values["end"]] = kernel
+                process.kernels[values["end"]] = kernel
             else:
-                found.said.append(values)
-    return found
+                process.said.append(values)
+    return process
 
 
 def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:
-    """Return the fields of `Measurements` that two processes have found."""
-    found: dict[str, Any] = {"kernels": kernels.kernels, "threads": kernels.threads}
-    found["devices"] = tuple(kernels.get("devices", ["CPU"]))
-    found["device"] = trial.get("device", found["devices"][0])
-    found["steps"] = tuple(
-        Timed(each["rows"], each["of"], each["frames"], tuple(each["times"]))
-        for each in trial.said
-        if "times" in each
+    """Collect the fields of `Measurements` from two processes.
+
+    Args:
+        kernels: The process that timed kernels.
+        trial: The process that timed train steps.
+
+    Returns:
+        The fields by name; those that were not measured are left out.
+    """
+    fields: dict[str, Any] = {"kernels": kernels.kernels, "threads": kernels.threads}
+    fields["devices"] = tuple(kernels.get("devices", ["CPU"]))
+    fields["device"] = trial.get("device", fields["devices"][0])
+    fields["steps"] = tuple(
+        Timed(report["rows"], report["of"], report["frames"], tuple(report["times"]))
+        for report in trial.said
+        if "times" in report
     )
     for key, kind in (
         ("operators", tuple),
@@ -155,5 +168,5 @@ def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:
         ("static_memory", float),
     ):
         if (value := trial.get(key)) is not None:
-            found[key] = kind(value)
-    return found
+            fields[key] = kind(value)
+    return fields

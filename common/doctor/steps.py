@@ -24,7 +24,12 @@ QUANTILES = (0.05, 0.5, 0.95)  # of the batches of an epoch, by their padded fra
 
 
 def padded(batch: PlannedBatch, pad_align: int) -> int:
-    """Return the padded frames of a batch, which are a multiple of `pad_align` long."""
+    """Count the padded frames of a batch, over all its rows.
+
+    Args:
+        batch: The batch.
+        pad_align: What the length of its rows is a multiple of.
+    """
     return len(batch.indices) * int(aligned(batch.frames, pad_align))
 
 
@@ -85,14 +90,16 @@ class Steps:
             self._static_shapes()
 
     def _larger_micro_batches(self) -> None:
-        """Times the median batch with as many utterances at once as the machine's memory allows.
+        """Time the median batch with as many utterances at once as the machine's memory allows.
 
         Only where that is more than the configuration lets through.
         """
         size, now = self.sizes[1], self.step.forecast
         limit = max(now.limit, 0.8 * runtime.machine_memory())
         wide = replace(now, micro_batch=0, limit=limit)
-        rows, could = (min(each.rows(size.frames), len(size.indices)) for each in (now, wide))
+        rows, could = (
+            min(estimate.rows(size.frames), len(size.indices)) for estimate in (now, wide)
+        )
         left = self.end - time.perf_counter()
         if could <= rows or left <= 0:
             return
@@ -110,7 +117,7 @@ class Steps:
         )
 
     def _static_shapes(self) -> None:
-        """Times a batch of median size in a graph of its own, where all graphs fit the memory.
+        """Time a batch of median size in a graph of its own, where all graphs fit the memory.
 
         Dynamic shapes cost a small network on a CPU more than its arithmetic.
         """
@@ -139,8 +146,8 @@ class Steps:
         compiling, *after = self._time(size, 3)
         self.step = dynamic
         epochs = (
-            before * sum(padded(each, 1) for each in self.plan),
-            min(after) / padded(size, 1) * sum(padded(each, 1) for each in plan),
+            before * sum(padded(batch, 1) for batch in self.plan),
+            min(after) / padded(size, 1) * sum(padded(batch, 1) for batch in plan),
         )
         say(
             static_seconds=epochs,

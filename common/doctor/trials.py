@@ -162,31 +162,30 @@ def _bytes(parameters: Iterable[Any]) -> int:
 
 def _operators(network: nn.Cell) -> list[str]:
     cells = [cell for _, cell in network.cells_and_names()]
-    found = []
-    if any(
-        isinstance(each, (nn.Conv2d, MatmulConvolution, MatmulTimeConvolution)) for each in cells
-    ):
-        found.append("convolution")
-    if any(isinstance(each, Recurrent) for each in cells):
-        found.append("LSTM")
-    return found
+    convolutions = nn.Conv2d, MatmulConvolution, MatmulTimeConvolution
+    operators = []
+    if any(isinstance(cell, convolutions) for cell in cells):
+        operators.append("convolution")
+    if any(isinstance(cell, Recurrent) for cell in cells):
+        operators.append("LSTM")
+    return operators
 
 
 # ---- data
 
 
 def _data(speech_model: SpeechModel) -> Dataset | None:
-    """What would be trained on: the converted utterances, or else those of the manifest."""
+    """Return what would be trained on: the converted utterances, or else those of the manifest."""
     data = speech_model.config.DataConfig
     log = logging.getLogger("doctor")
     log.propagate = False
     try:
         source = open_split(speech_model, "train")
-        said = str(shard_files(data, "train")[0])
+        origin = str(shard_files(data, "train")[0])
     except UserError as error:
         say(obstacle=str(error))
         try:
-            source, said = _from_manifest(speech_model)
+            source, origin = _from_manifest(speech_model)
         except UserError as missing:
             say(obstacle=str(missing))
             return None
@@ -203,7 +202,7 @@ def _data(speech_model: SpeechModel) -> Dataset | None:
             open_split(speech_model, "val")
         except UserError as error:
             say(obstacle=str(error))
-    say(source=said, utterances=len(chosen), everything=float(source.durations.sum()))
+    say(source=origin, utterances=len(chosen), everything=float(source.durations.sum()))
     return chosen
 
 
@@ -250,11 +249,11 @@ def _from_manifest(speech_model: SpeechModel) -> tuple[Dataset, str]:
         )
         for (utterance, text, labels), duration in zip(good, durations)
     ]
-    said = listed(data.train_manifest)
+    origin = listed(data.train_manifest)
     if guessed:
-        said += f" (lengths of {guessed} recordings guessed from {MAX_HEADERS} others)"
-    utterances, labels = [each[0] for each in good], [each[2] for each in good]
-    return ListedDataset(utterances, entries, labels), said
+        origin += f" (lengths of {guessed} recordings guessed from {MAX_HEADERS} others)"
+    utterances, _, labels = map(list, zip(*good))
+    return ListedDataset(utterances, entries, labels), origin
 
 
 def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
@@ -272,36 +271,37 @@ def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
     Raises:
         UserError: No duration can be read.
     """
-    found = np.array([np.nan if u.duration is None else u.duration for u in utterances], float)
-    unknown, rng = np.flatnonzero(np.isnan(found)), np.random.default_rng(0)
+    durations = np.array([np.nan if u.duration is None else u.duration for u in utterances], float)
+    unknown, rng = np.flatnonzero(np.isnan(durations)), np.random.default_rng(0)
     first_error: UserError | None = None
     for index in rng.permutation(unknown)[:MAX_HEADERS]:
         try:
-            found[index] = audio_info(utterances[index].audio).duration
+            durations[index] = audio_info(utterances[index].audio).duration
         except UserError as error:
             first_error = first_error or error
-    known = found[~np.isnan(found)]
+    known = durations[~np.isnan(durations)]
     if first_error is not None and not len(known):
         raise first_error
-    rest = np.isnan(found)
-    found[rest] = rng.choice(known, np.count_nonzero(rest))
-    return found, max(0, len(unknown) - MAX_HEADERS)
+    rest = np.isnan(durations)
+    durations[rest] = rng.choice(known, np.count_nonzero(rest))
+    return durations, max(0, len(unknown) - MAX_HEADERS)
 
 
 def _plan(
     speech_model: SpeechModel, source: Dataset | None
 ) -> tuple[list[PlannedBatch], list[Shape] | None, int]:
-    """The batches of the second epoch, when they are shuffled.
+    """Return the batches of the second epoch, when they are shuffled.
 
     Also their static shapes, if they have such, and the frames of the longest utterance at the
     slowest speed.
     """
     data, features = speech_model.config.DataConfig, speech_model.featurizer
     if source is None:
-        lengths = [min(each, data.max_duration) for each in NOTHING_AT_HAND]
-        frames = [features.frames(round(each * features.config.sample_rate)) for each in lengths]
+        lengths = [min(seconds, data.max_duration) for seconds in NOTHING_AT_HAND]
+        rate = features.config.sample_rate
+        frames = [features.frames(round(seconds * rate)) for seconds in lengths]
         rows = data.batch_size
-        plan = [PlannedBatch((0,) * rows, each, max(each // 10, 1), rows) for each in frames]
+        plan = [PlannedBatch((0,) * rows, count, max(count // 10, 1), rows) for count in frames]
         return plan, None, max(frames)
     slowest = Augmentation(data.AugmentationConfig).slowest
     planner = EpochPlan(speech_model, source, slowest=slowest)
@@ -318,7 +318,7 @@ def _plan(
         setattr(other.DataConfig, key, value)
         others = EpochPlan(replace(speech_model, config=other), source).plan(1)
         paddings[f"{key}={value}"] = sum(
-            padded(each, other.DataConfig.pad_align) for each in others
+            padded(batch, other.DataConfig.pad_align) for batch in others
         )
     say(
         planned=planned,
@@ -336,11 +336,11 @@ def _loader(
     plan: list[PlannedBatch],
     shapes: list[Shape] | None,
 ) -> None:
-    """Seconds of speech that the loader makes in a second, with nothing beside it."""
+    """Report the seconds of speech that the loader makes in a second, with nothing beside it."""
     config = speech_model.config
     augmentation = Augmentation(config.DataConfig.AugmentationConfig)
     picks = np.unique(np.linspace(0, len(plan) - 1, LOADED).astype(int))
-    made = batches(
+    loader = batches(
         source,
         [plan[pick] for pick in picks],
         speech_model.featurizer,
@@ -354,7 +354,7 @@ def _loader(
     )
     started, spoken = time.perf_counter(), 0.0
     try:
-        for batch in made:
+        for batch in loader:
             spoken += batch.seconds
             if time.perf_counter() - started > LOADING:
                 break
@@ -362,5 +362,5 @@ def _loader(
         say(note=f"the loader: {error}")
         return
     finally:
-        made.close()
+        loader.close()
     say(delivered=spoken / (time.perf_counter() - started))

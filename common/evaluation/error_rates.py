@@ -15,12 +15,19 @@ import Levenshtein
 
 @dataclass(frozen=True)
 class EditCounts:
-    """Edits from reference to hypothesis. A corpus is `sum(counts, EditCounts())`."""
+    """Edits from reference to hypothesis. A corpus is `sum(counts, EditCounts())`.
+
+    Attributes:
+        substitutions: Words or characters that differ.
+        deletions: In the reference, not in the hypothesis.
+        insertions: In the hypothesis, not in the reference.
+        length: Words or characters in the reference.
+    """
 
     substitutions: int = 0
-    deletions: int = 0  # in the reference, not in the hypothesis
-    insertions: int = 0  # in the hypothesis, not in the reference
-    length: int = 0  # words or characters in the reference
+    deletions: int = 0
+    insertions: int = 0
+    length: int = 0
 
     @property
     def errors(self) -> int:
@@ -42,7 +49,15 @@ class EditCounts:
 
 
 def edit_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> EditCounts:
-    """Count the fewest edits between two sequences of words, or of characters (a str)."""
+    """Count the fewest edits between two sequences of words, or of characters (a str).
+
+    Args:
+        reference: What was said.
+        hypothesis: What was recognised.
+
+    Returns:
+        The edits from reference to hypothesis.
+    """
     kinds = Counter(kind for kind, _, _ in Levenshtein.editops(reference, hypothesis))
     return EditCounts(kinds["replace"], kinds["delete"], kinds["insert"], len(reference))
 
@@ -64,14 +79,31 @@ def word_errors(
 
 
 def character_errors(reference: str, hypothesis: str) -> EditCounts:
-    """Count edits in characters, with the spaces between words, without those at the ends."""
+    """Count edits in characters, with the spaces between words, without those at the ends.
+
+    Args:
+        reference: What was said.
+        hypothesis: What was recognised.
+
+    Returns:
+        The edits from reference to hypothesis.
+    """
     return edit_counts(reference.strip(), hypothesis.strip())
 
 
 def alignment(
     reference: Sequence[str], hypothesis: Sequence[str]
 ) -> list[tuple[str | None, str | None]]:
-    """Align two sequences of words: pairs in order, with None where a word has no counterpart."""
+    """Align two sequences of words.
+
+    Args:
+        reference: What was said.
+        hypothesis: What was recognised.
+
+    Returns:
+        Pairs (word of the reference, word of the hypothesis) in order, with None where a word has
+        no counterpart.
+    """
     pairs: list[tuple[str | None, str | None]] = []
     for kind, i, i_end, j, j_end in Levenshtein.opcodes(reference, hypothesis):
         if kind == "delete":

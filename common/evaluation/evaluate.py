@@ -34,12 +34,18 @@ class RankShard:
     They are whole batches, so that each utterance has the neighbours, and to the last bit the
     result, that it has in one process. Every `ranks`-th batch goes to a rank, so that all take
     about as long.
+
+    Attributes:
+        rank: Number of this rank.
+        ranks: Number of ranks.
+        watched: Index of an utterance that rank 0 is to have.
+        memory: Bytes to keep to; the same on every rank, since batches depend on it.
     """
 
     rank: int
     ranks: int
-    watched: int = 0  # index of an utterance that rank 0 is to have
-    memory: float = math.inf  # bytes; the same on every rank, since batches depend on it
+    watched: int = 0
+    memory: float = math.inf
 
     def of(self, plan: Sequence[PlannedBatch]) -> list[PlannedBatch]:
         """Return the batches of `plan` that this rank recognises."""

@@ -36,14 +36,23 @@ MIN_CHARACTERS = 4  # up to which texts are too short to say that they have noth
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """One utterance with the figures that it is ranked by."""
+    """One utterance with the figures that it is ranked by.
+
+    Attributes:
+        id: Of the utterance.
+        audio: Path of the recording.
+        loss: CTC loss in nats per character of the reference.
+        wer: Word error rate in percent.
+        reference: Normalised transcript.
+        hypothesis: Decoded greedily.
+    """
 
     id: str
     audio: Path
-    loss: float  # nats per character of the reference
-    wer: float  # percent
-    reference: str  # as the tokenizer writes it
-    hypothesis: str  # decoded greedily
+    loss: float
+    wer: float
+    reference: str
+    hypothesis: str
 
     def lines(self, rank: int) -> list[str]:
         """Format the utterance, with its rank, as validate.py prints it."""
@@ -162,6 +171,13 @@ def hints(reference: str, hypothesis: str) -> list[str]:
 
     Missing words are counted from the outermost words that agree (characters, in texts of one
     word), so that it does not matter which words between them are confused.
+
+    Args:
+        reference: The transcript.
+        hypothesis: What was recognised.
+
+    Returns:
+        Remarks; empty where nothing stands out.
     """
     if not hypothesis:
         return ["nothing was recognised: no speech in the recording?"]
@@ -192,7 +208,15 @@ def hints(reference: str, hypothesis: str) -> list[str]:
 
 
 def write_label_issues(path: str | Path, issues: Sequence[LabelIssue]) -> None:
-    """Write ranked utterances as CSV with a header; UserError where that fails."""
+    """Write ranked utterances as CSV with a header.
+
+    Args:
+        path: File to write.
+        issues: The utterances, in the order of the rows.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["id", "audio", "loss_per_character", "wer", "reference", "hypothesis"])

@@ -15,12 +15,19 @@ from common.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prediction:
-    """One utterance after network and decoder."""
+    """One utterance after network and decoder.
 
-    index: int  # of the utterance in its dataset
+    Attributes:
+        index: Of the utterance in its dataset.
+        id: Of the utterance.
+        hypotheses: Best first.
+        log_probs: (T', C) of a CTC network, without padding; None for another network.
+    """
+
+    index: int
     id: str
-    hypotheses: list[Hypothesis]  # best first
-    log_probs: np.ndarray | None  # (T', C) of a CTC network, without padding
+    hypotheses: list[Hypothesis]
+    log_probs: np.ndarray | None
 
     @property
     def text(self) -> str:
@@ -30,18 +37,31 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ScoredUtterance:
-    """One utterance after scoring."""
+    """One utterance after scoring.
+
+    Attributes:
+        id: Of the utterance.
+        reference: Normalised transcript.
+        hypothesis: The best hypothesis.
+        words: Edits in words.
+        characters: Edits in characters.
+        hypotheses: The best one and its alternatives.
+        duration: In seconds.
+        letters: Labels of the best CTC path, repeats merged; empty without CTC.
+        times: (len(letters),) seconds at which each letter begins.
+        pairs: Aligned words of reference and hypothesis.
+    """
 
     id: str
     reference: str
     hypothesis: str
     words: EditCounts
     characters: EditCounts
-    hypotheses: list[Hypothesis]  # the best one and its alternatives
-    duration: float  # s
-    letters: list[str]  # labels of the best CTC path, repeats merged; empty without CTC
-    times: np.ndarray  # (len(letters),) s, at which each letter begins
-    pairs: list[tuple[str | None, str | None]]  # aligned words of reference and hypothesis
+    hypotheses: list[Hypothesis]
+    duration: float
+    letters: list[str]
+    times: np.ndarray
+    pairs: list[tuple[str | None, str | None]]
 
     def lines(self) -> list[str]:
         """Format the utterance as eval.py prints it."""
@@ -56,13 +76,21 @@ class ScoredUtterance:
 
 @dataclass
 class Evaluation:
-    """Figures of a corpus: errors of all utterances over the length of all references."""
+    """Figures of a corpus: errors of all utterances over the length of all references.
 
-    utterances: list[ScoredUtterance] = field(default_factory=list)  # by index in the dataset
+    Attributes:
+        utterances: In the order of the dataset.
+        words: Edits in words, summed.
+        characters: Edits in characters, summed.
+        blanks: Output frames whose best label is the blank.
+        frames: Output frames.
+    """
+
+    utterances: list[ScoredUtterance] = field(default_factory=list)
     words: EditCounts = EditCounts()
     characters: EditCounts = EditCounts()
-    blanks: int = 0  # output frames whose best label is the blank
-    frames: int = 0  # output frames
+    blanks: int = 0
+    frames: int = 0
 
     @property
     def blank_share(self) -> float | None:

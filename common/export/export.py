@@ -1,5 +1,4 @@
-"""A trained network leaves Python: as MindIR or ONNX, with a description beside it and proof that
-it is equal.
+"""Export of trained networks as MindIR, AIR or ONNX, with a description, verified by running them.
 
 MindIR files of LSTM networks are for one kind of device. On CPU and GPU they hold the operator
 LSTM, which Ascend lacks; on Ascend DynamicRNN, in float16 and for static shapes, which no other
@@ -40,29 +39,45 @@ _LENGTHS = (37, 160, 403)  # feature frames at which a dynamic file is compared
 
 @dataclass(frozen=True)
 class Options:
-    """What is exported. batch_size, frames: of the input; 0 leaves the axis open, which is for CPU
-    and GPU only."""
+    """Form of the exported files.
+
+    Attributes:
+        file_format: One of ENDINGS.
+        batch_size: Utterances in a batch; 0: any number, on CPU and GPU only.
+        frames: Feature frames that inputs are padded to; 0: any number, on CPU and GPU only.
+        buckets: Several numbers of frames instead of `frames`, ascending: a file for each.
+        device: Kind of device that the file is for; empty: the one that this process runs on.
+        half: Weight matrices in float16.
+    """
 
     file_format: str = "MINDIR"
     batch_size: int = 0
     frames: int = 0
-    buckets: tuple[int, ...] = ()  # several numbers of frames, a file for each, instead of `frames`
-    device: str = ""  # that the file is for; empty: the one that this process runs on
-    half: bool = False  # weights in float16
+    buckets: tuple[int, ...] = ()
+    device: str = ""
+    half: bool = False
 
     @property
     def lengths(self) -> tuple[int, ...]:
+        """Feature frames of each file; 0: any number."""
         return self.buckets or (self.frames,)
 
 
 @dataclass
 class ExportedFile:
-    """A file, or of several the one for so many frames."""
+    """One file of an export.
+
+    Attributes:
+        file: Name of the file.
+        frames: Feature frames that its inputs are padded to; 0: any number.
+        difference: Largest difference from the checkpoint's outputs; None: could not be run here.
+        graph: Inputs and operators of a MindIR file (`graph_facts`), for programs that run it.
+    """
 
     file: str
     frames: int
-    difference: float | None = None  # from the checkpoint; None: could not be run here
-    graph: dict[str, Any] | None = None  # of a MindIR file, for programs that run it
+    difference: float | None = None
+    graph: dict[str, Any] | None = None
 
 
 def export(
@@ -71,16 +86,26 @@ def export(
     options: Options = Options(),
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Writes `path`, or for buckets `<path without ending>_<frames>.mindir` each, and a description
-    `<path without ending>.json`, which is what is returned.
+    """Export a network, verify the files, and write their description.
 
-    Files are made in a folder beside `path`, read back, and take their place, and that of an
-    earlier export, when their log-probabilities are found equal to the checkpoint's. Buckets have
-    their weights in common, in `<path without ending>_variables/`. The description is written last,
-    so that a file with a description is a good one.
+    Writes `path`, or for buckets `<path without ending>_<frames>.mindir` each, and a description
+    `<path without ending>.json`. Files are written in a folder beside `path` and read back. They
+    replace those of an earlier export only when their log-probabilities equal the checkpoint's.
+    Buckets share their weights, in `<path without ending>_variables/`. The description is written
+    last, so that a file with a description is a good one.
 
-    Raises UserError for a format or shapes that the device cannot have, and for a folder that
-    cannot be written, and where MindSpore cannot export the network.
+    Args:
+        speech_model: The network, with its configuration.
+        path: File to write; the ending of the format is added where it lacks one.
+        options: Form of the files.
+        log: Takes lines of progress.
+
+    Returns:
+        Path of the description.
+
+    Raises:
+        UserError: The device cannot have this format or these shapes, the folder cannot be written,
+            MindSpore cannot export the network, or a file differs from the checkpoint.
     """
     target = options.device or speech_model.device
     _check(speech_model, options, target)
@@ -97,20 +122,20 @@ def export(
         shutil.rmtree(staging, ignore_errors=True)  # of an export that was interrupted
         staging.mkdir(parents=True)
         if options.file_format == "ONNX":
-            made = _onnx(speech_model, staging / path.name, options, log)
+            exported = _onnx(speech_model, staging / path.name, options, log)
             device = "any"
         else:
-            made, device = _mindir(speech_model, staging / path.name, options, target, log)
-        content = describe(speech_model, path, options, device, made)
+            exported, device = _mindir(speech_model, staging / path.name, options, target, log)
+        content = describe(speech_model, path, options, device, exported)
         earlier = _earlier(description)
         description.unlink(missing_ok=True)
         for name in {path.name, *earlier}:
             _remove(path.with_name(name))
         for part in sorted(staging.iterdir()):
-            there = path.parent / part.name
-            if there.is_dir() and part.is_dir():
-                shutil.rmtree(there)
-            part.rename(there)
+            destination = path.parent / part.name
+            if destination.is_dir() and part.is_dir():
+                shutil.rmtree(destination)
+            part.rename(destination)
     except OSError as error:
         reason = error.strerror or repr(error)
         raise UserError(f"{path}: could not be written ({reason})") from error
@@ -130,16 +155,16 @@ def _mindir(
     target: str,
     log: Callable[[str], None],
 ) -> tuple[list[ExportedFile], str]:
-    """MindIR or AIR files, one for each length, and the device that they are for."""
+    """Write MindIR or AIR files, one for each length; return them and the device they are for."""
     source = for_device(speech_model, target, options.half)
-    made, files = [], []
+    exported, files = [], []
     for frames in options.lengths:
         name = f"{path.stem}_{frames}{path.suffix}" if options.buckets else path.name
         files.append(path.with_name(name))
         _write(source, files[-1], options, frames)
-        made.append(ExportedFile(name, frames))
+        exported.append(ExportedFile(name, frames))
     if options.file_format == "AIR":  # runs outside of MindSpore alone
-        return made, target
+        return exported, target
     if len(files) > 1:
         graphs = [graph_file(file) for file in files]
         share_weights(graphs, path.with_name(f"{path.stem}_variables"))
@@ -147,66 +172,72 @@ def _mindir(
             if graph != file:  # split by MindSpore, which needs its own variables no more
                 shutil.rmtree(file.with_name(f"{file.stem}_variables"))
                 graph.rename(file)
-    for each, file in zip(made, files):
-        each.graph = graph_facts(graph_file(file))
-    found = set(made[0].graph["operators"]) if made[0].graph else set()
-    specific = found & _SPECIFIC or not runtime.native_convolutions(target)
+    for entry, file in zip(exported, files):
+        entry.graph = graph_facts(graph_file(file))
+    operators = set(exported[0].graph["operators"]) if exported[0].graph else set()
+    specific = operators & _SPECIFIC or not runtime.native_convolutions(target)
     device = target if specific or not (options.batch_size and all(options.lengths)) else "any"
-    if found & {"DynamicRNN"} and speech_model.device != "Ascend":
+    if operators & {"DynamicRNN"} and speech_model.device != "Ascend":
         log(
             "not verified by running it: its LSTMs are the operator DynamicRNN, which Ascend alone "
             f"has, and this is {speech_model.device}"
         )
-        return made, device
-    for each, file in zip(made, files):
-        each.difference = verify(
-            speech_model, file, options.batch_size, each.frames, options.half, log
+        return exported, device
+    for entry, file in zip(exported, files):
+        entry.difference = verify(
+            speech_model, file, options.batch_size, entry.frames, options.half, log
         )
-    return made, device
+    return exported, device
 
 
 _SPECIFIC = {"LSTM", "DynamicRNN"}  # operators of CPU and GPU, or of Ascend alone
 
 
 def for_device(speech_model: SpeechModel, device: str, half: bool = False) -> SpeechModel:
-    """The same network in the form for `device`, with the same weights, to be exported alone.
+    """Rebuild a network in the form for a device, with the same weights, for export alone.
 
-    half: weight matrices in float16, brought to float32 where they are used.
+    Args:
+        speech_model: The network in the form for the device that this process runs on.
+        device: Kind of device that runs the exported file.
+        half: Keep weight matrices in float16, and bring them to float32 where they are used.
+
+    Returns:
+        The network in that form; `speech_model` itself where nothing differs.
     """
     if device == speech_model.device != "Ascend" and not half:
         return speech_model
-    made = SpeechModel.create(
+    converted = SpeechModel.create(
         speech_model.recipe, speech_model.config, speech_model.tokenizer, device
     )
     weights = {weight.name: weight for weight in speech_model.network.get_parameters()}
-    for weight in made.network.get_parameters():
+    for weight in converted.network.get_parameters():
         weight.set_data(Tensor(weights[weight.name].asnumpy()))
-    recurrent = [c for _, c in made.network.cells_and_names() if isinstance(c, Recurrent)]
+    recurrent = [c for _, c in converted.network.cells_and_names() if isinstance(c, Recurrent)]
     for cell in recurrent:
         cell.pack()
     if half:
-        for weight in made.network.get_parameters():
+        for weight in converted.network.get_parameters():
             if len(weight.shape) > 1 and weight.dtype == ms.float32:
                 weight.set_dtype(ms.float16)
-        made.network.to_float(ms.float32)
+        converted.network.to_float(ms.float32)
         for cell in recurrent:
             if cell.packed:
                 cell.add_flags_recursive(fp32=False)
-    return made
+    return converted
 
 
 def _onnx(
     speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
 ) -> list[ExportedFile]:
     write_onnx(speech_model, path, options.batch_size, options.frames, options.half)
-    made = ExportedFile(path.name, options.frames)
+    exported = ExportedFile(path.name, options.frames)
     if find_spec("onnxruntime") is None:
         log("not verified by running it: onnxruntime is not installed (pip install onnxruntime)")
     else:
-        made.difference = verify(
+        exported.difference = verify(
             speech_model, path, options.batch_size, options.frames, options.half, log
         )
-    return [made]
+    return [exported]
 
 
 def _write(speech_model: SpeechModel, path: Path, options: Options, frames: int) -> None:
@@ -230,11 +261,23 @@ def verify(
     log: Callable[[str], None] = print,
     forward: Forward | None = None,
 ) -> float:
-    """The largest difference in log-probabilities between the file and the network, or in
-    probabilities where the file has its weights in float16 (half).
+    """Compare an exported file with the network, on noise of several lengths.
 
-    Compared at several lengths, on noise, over the frames that count. Raises UserError where it
-    exceeds TOLERANCE.
+    Args:
+        speech_model: The network.
+        path: MindIR or ONNX file.
+        batch_size: Utterances in a batch of the file; 0: any number.
+        frames: Feature frames that inputs of the file are padded to; 0: any number.
+        half: The file has its weights in float16; probabilities are compared instead of
+            log-probabilities.
+        log: Takes a line for each comparison.
+        forward: The compiled network; None: compiled here.
+
+    Returns:
+        Largest difference over the unpadded frames.
+
+    Raises:
+        UserError: Output lengths differ, or outputs by more than TOLERANCE (TOLERANCE_HALF).
     """
     run, tolerance = open_graph(path), TOLERANCE_HALF if half else TOLERANCE
     what = "probabilities" if half else "log-probabilities"
@@ -248,15 +291,15 @@ def verify(
             features = np.zeros((rows, speech_model.featurizer.dimension, padded), np.float32)
             for row, length in enumerate(lengths):
                 features[row, :, :length] = rng.standard_normal((features.shape[1], length))
-            expected, out_lengths = forward(features, lengths)
-            found, found_lengths = run(features, lengths)
+            expected, expected_lengths = forward(features, lengths)
+            outputs, output_lengths = run(features, lengths)
             if half:
-                found, expected = np.exp(found), np.exp(expected)
-            if not np.array_equal(found_lengths, out_lengths):
+                outputs, expected = np.exp(outputs), np.exp(expected)
+            if not np.array_equal(output_lengths, expected_lengths):
                 raise UserError(f"{path.name}: its output lengths differ from the checkpoint's")
             difference = max(
-                float(np.abs(found[:count, row] - expected[:count, row]).max())
-                for row, count in enumerate(out_lengths)
+                float(np.abs(outputs[:count, row] - expected[:count, row]).max())
+                for row, count in enumerate(expected_lengths)
             )
             worst = max(worst, difference)
             if not difference <= tolerance:
@@ -270,15 +313,30 @@ def verify(
 
 
 def describe(
-    speech_model: SpeechModel, path: Path, options: Options, device: str, made: list[ExportedFile]
+    speech_model: SpeechModel,
+    path: Path,
+    options: Options,
+    device: str,
+    exported: list[ExportedFile],
 ) -> dict[str, Any]:
-    """What a program must know to use the files: inputs, features, labels, device, versions."""
+    """Describe exported files for the programs that use them.
+
+    Args:
+        speech_model: The network that was exported.
+        path: The exported file.
+        options: Form of the files.
+        device: Kind of device that they are for; "any" for all.
+        exported: The files.
+
+    Returns:
+        Content of the JSON description: inputs, outputs, features, labels, device, versions.
+    """
     dimension = speech_model.featurizer.dimension
     batch_size, frames = options.batch_size or -1, options.frames or -1
-    differences = [each.difference for each in made if each.difference is not None]
+    differences = [file.difference for file in exported if file.difference is not None]
     return {
         **speech_model.metadata(),
-        "file": made[0].file,
+        "file": exported[0].file,
         "file_format": options.file_format,
         "device": device,
         "weights": "float16" if options.half else "float32",
@@ -302,18 +360,18 @@ def describe(
         ],
         "buckets": [
             {
-                "file": each.file,
+                "file": file.file,
                 "batch_size": batch_size,
-                "frames": each.frames or -1,
-                "verified_difference": each.difference,
-                **({"graph": each.graph} if each.graph else {}),
+                "frames": file.frames or -1,
+                "verified_difference": file.difference,
+                **({"graph": file.graph} if file.graph else {}),
             }
-            for each in made
+            for file in exported
         ],
         "frame_stride": speech_model.recipe.frame_stride(speech_model.config.ModelConfig),
         "features": speech_model.featurizer.config.to_dict(),
         "blank": speech_model.tokenizer.blank,
-        "verified_difference": max(differences) if len(differences) == len(made) else None,
+        "verified_difference": max(differences) if len(differences) == len(exported) else None,
     }
 
 
@@ -361,16 +419,19 @@ def _inputs(speech_model: SpeechModel, batch_size: int | None, frames: int | Non
 
 
 def parts(path: Path) -> list[Path]:
-    """What an export consists of; above 1 GB MindSpore splits it into a graph and its variables."""
+    """List the files and folders of an export.
+
+    Above 1 GB MindSpore splits it into a graph and a folder of its variables.
+    """
     graph = path.with_name(f"{path.stem}_graph.mindir")
     variables = path.with_name(f"{path.stem}_variables")
     return [part for part in (path, graph, variables) if part.exists()]
 
 
 def _earlier(description: Path) -> list[str]:
-    """The files of the export that a description is of, its shared weights included."""
-    found = read_json(description) or {}
-    files = [bucket.get("file", "") for bucket in found.get("buckets", [])]
+    """List the files of the export that a description is of, its shared weights included."""
+    content = read_json(description) or {}
+    files = [bucket.get("file", "") for bucket in content.get("buckets", [])]
     named = [name for name in files if name and Path(name).name == name]
     return [*named, f"{description.stem}.mindir"] if len(named) > 1 else named
 

@@ -29,7 +29,7 @@ _TYPES = {
 
 
 def operators(path: Path) -> set[str]:
-    """The names of the operators in a file: "LSTM", "MatMul", ..."""
+    """Return the names of the operators in a file: "LSTM", "MatMul", ..."""
     model = _read(path)
     graphs = [model.graph, *model.functions]
     kinds = {node.op_type for graph in graphs for node in graph.node}
@@ -56,7 +56,7 @@ def graph_facts(path: Path) -> dict[str, Any]:
 
 
 def parameters(path: Path) -> dict[str, np.ndarray]:
-    """The weights in a file, or beside it, by their names in the network."""
+    """Read the weights in a file, or beside it, by their names in the network."""
     return {
         _name(tensor): np.frombuffer(_content(tensor, path), _TYPES[tensor.data_type]).reshape(
             tuple(tensor.dims)
@@ -66,10 +66,16 @@ def parameters(path: Path) -> dict[str, np.ndarray]:
 
 
 def share_weights(paths: list[Path], folder: Path) -> None:
-    """Has graphs of the same weights read them from one place: `folder`, beside them.
+    """Rewrite graphs of the same weights so that they read them from one folder.
 
-    The files are written anew; data files of their own become superfluous. Raises UserError where a
-    weight differs from one graph to another.
+    Data files of their own become superfluous.
+
+    Args:
+        paths: The MindIR files, which are replaced.
+        folder: Folder to make for the weights, beside the files.
+
+    Raises:
+        UserError: A weight differs from one graph to another.
     """
     folder.mkdir()
     places: dict[str, tuple[str, int, bytes]] = {}  # file, offset, content

@@ -44,25 +44,34 @@ _TOGETHER = 32  # utterances decoded at a time
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported model, as its description has it."""
+    """An exported model, as its description has it.
 
-    path: Path  # of the description
+    Attributes:
+        path: Of the description.
+        recipe: The model.
+        config: The training configuration of its network.
+        tokenizer: Spells its labels.
+        featurizer: Computes its features.
+        device: Kind of device that its files are for; "any" for all.
+    """
+
+    path: Path
     recipe: Recipe
-    config: Any  # of its training
+    config: Any
     tokenizer: Tokenizer
     featurizer: Featurizer
-    device: str  # that its files are for
+    device: str
 
     def buckets(self) -> list[Bucket]:
-        """Its files, from the shortest inputs to the longest."""
+        """Return its files, from the shortest inputs to the longest."""
         description = read_json(self.path) or {}
         buckets = [
             Bucket(
-                self.path.with_name(each["file"]),
-                max(each["batch_size"], 0),
-                max(each["frames"], 0),
+                self.path.with_name(bucket["file"]),
+                max(bucket["batch_size"], 0),
+                max(bucket["frames"], 0),
             )
-            for each in description.get("buckets", [])
+            for bucket in description.get("buckets", [])
         ]
         return sorted(buckets, key=lambda bucket: bucket.frames)
 
@@ -77,15 +86,16 @@ class ExportedModel:
 
     @property
     def features(self) -> dict[str, Any]:
-        """What features.json holds."""
+        """Content of features.json."""
         return {"model": self.recipe.name, "features": self.featurizer.config.to_dict()}
 
     def output_frames(self, frames: int) -> int:
+        """Return the output frames for `frames` feature frames."""
         return int(self.recipe.output_frames(self.config.ModelConfig, frames))
 
     @property
     def frame_seconds(self) -> float:
-        """From one output frame to the next."""
+        """Seconds from one output frame to the next."""
         features = self.featurizer.config
         stride = self.recipe.frame_stride(self.config.ModelConfig)
         return stride * features.hop_length / features.sample_rate
@@ -93,20 +103,39 @@ class ExportedModel:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """What the runner reads (name, features, frames) and what scoring needs beside it."""
+    """One utterance of the index.
+
+    The C++ program reads name, features and frames; scoring needs the others.
+
+    Attributes:
+        id: Of the utterance.
+        text: Its normalised transcript.
+        name: Beginning of the names of its files.
+        features: Path of its features, relative to the index.
+        frames: Its feature frames.
+        duration: Length of the recording in seconds.
+    """
 
     id: str
-    text: str  # as it is scored
-    name: str  # of the files
-    features: str  # relative to the index
+    text: str
+    name: str
+    features: str
     frames: int
-    duration: float  # s
+    duration: float
 
 
 def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
-    """model: NAME.json that export.py wrote, or NAME.mindir (or .onnx) beside it.
+    """Read the description of an exported model.
 
-    Raises UserError where there is none, or one of another model.
+    Args:
+        recipe: The model that it must be of.
+        model: NAME.json that export.py wrote, or NAME.mindir (or .onnx) beside it.
+
+    Returns:
+        The exported model.
+
+    Raises:
+        UserError: There is no description, or it is of another model.
     """
     path = Path(model)
     if path.suffix != ".json":
@@ -115,19 +144,19 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
             path = path.with_name(path.name.replace("_graph.json", ".json"))
     if not path.is_file():
         raise UserError(f"{path}: no such file; export.py writes this description beside a model")
-    found = read_json(path)
-    if not isinstance(found, dict) or "file_format" not in found:
+    description = read_json(path)
+    if not isinstance(description, dict) or "file_format" not in description:
         raise UserError(f"{path}: not a description that export.py wrote")
-    if found.get("model") != recipe.name:
+    name = description.get("model")
+    if name != recipe.name:
         raise UserError(
-            f"{path}: of a {found.get('model')} network, expected {recipe.name}; use the commands "
-            f"of {found.get('model')}/"
+            f"{path}: of a {name} network, expected {recipe.name}; use the commands of {name}/"
         )
     config = recipe.train_config()
     try:
-        configs.override(config, found["config"], str(path))
-        tokenizer = restored_tokenizer(recipe.tokenizer, found, str(path))
-        device = found["device"]
+        configs.override(config, description["config"], str(path))
+        tokenizer = restored_tokenizer(recipe.tokenizer, description, str(path))
+        device = description["device"]
     except KeyError as error:
         raise UserError(f"{path}: has no {error.args[0]}; export the model anew") from None
     featurizer = recipe.build_featurizer(config.DataConfig)
@@ -135,9 +164,18 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
 
 
 def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> list[str]:
-    """What the C++ program is to be called with; config: an InferConfig.
+    """Return the arguments that the C++ program is to be called with.
 
-    Raises UserError where the features are not there, or those of another model.
+    Args:
+        model: The exported model.
+        given: Its file, as it was named on the command line.
+        config: An InferConfig.
+
+    Returns:
+        The arguments, each option before its value.
+
+    Raises:
+        UserError: The features are not there, or those of another model.
     """
     check_features(model, Path(config.result_path))
     results = Path(config.result_dir)
@@ -154,8 +192,17 @@ def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> li
 
 
 def discard(folder: Path) -> None:
-    """Makes what is in a folder of features count for nothing, until `write_features` is done: what
-    fails in between must not leave the features of another test set to be recognised."""
+    """Delete features.json, without which a folder of features is refused.
+
+    `write_features` writes it last. A failure in between must not leave the features of another
+    test set to be recognised.
+
+    Args:
+        folder: The folder; it need not exist.
+
+    Raises:
+        UserError: It cannot be deleted.
+    """
     try:
         (folder / FEATURES).unlink(missing_ok=True)
     except OSError as error:
@@ -165,9 +212,18 @@ def discard(folder: Path) -> None:
 def write_features(
     model: ExportedModel, utterances: Sequence[Utterance], folder: Path, workers: int
 ) -> list[str]:
-    """Writes features, lengths and index; returns what is wrong with those left out.
+    """Write the features, lengths and index of a test set for the C++ program.
 
-    A file that has its content already keeps its time, so that the runner need not do it again.
+    A file that already has the right content keeps its time, so that the runner can skip it.
+
+    Args:
+        model: The exported model.
+        utterances: The test set.
+        folder: Folder to write.
+        workers: Processes to use at most.
+
+    Returns:
+        One line for each utterance that was left out: what is wrong with it.
     """
     earlier = {entry.name for entry in _read_index(folder / INDEX)}
     for name in (DATA, LENGTHS):
@@ -178,30 +234,38 @@ def write_features(
     settings = model.featurizer, model.tokenizer, folder
     if workers > 1:
         with worker_pool(workers, _start, *settings) as pool:
-            found = list(_shown(pool.map(_prepare_here, tasks, chunksize=16), len(tasks)))
+            results = list(_shown(pool.map(_prepare_here, tasks, chunksize=16), len(tasks)))
     else:
         _start(*settings)
-        found = list(_shown(map(_prepare_here, tasks), len(tasks)))
-    entries = [each for each in found if isinstance(each, IndexEntry)]
+        results = list(_shown(map(_prepare_here, tasks), len(tasks)))
+    entries = [result for result in results if isinstance(result, IndexEntry)]
     lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
     write_text(folder / INDEX, "".join(lines))
     write_text(folder / FEATURES, json.dumps(model.features, indent=2) + "\n")
     for name in earlier - {entry.name for entry in entries}:
         for kind in (DATA, LENGTHS):
             (folder / kind / f"{name}.bin").unlink(missing_ok=True)
-    return [each for each in found if isinstance(each, str)]
+    return [result for result in results if isinstance(result, str)]
 
 
 def check_features(model: ExportedModel, folder: Path) -> None:
-    """Refuses features of another kind than the model takes."""
-    found = read_json(folder / FEATURES)
-    if found is None:
+    """Refuse features of another kind than the model takes.
+
+    Args:
+        model: The exported model.
+        folder: Folder that preprocess.py wrote.
+
+    Raises:
+        UserError: There are no features, or they are of another kind.
+    """
+    written = read_json(folder / FEATURES)
+    if written is None:
         raise UserError(f"{folder}: holds no features that preprocess.py wrote; run it first")
     for key, value in model.features.items():
-        if found.get(key) != value:
+        if written.get(key) != value:
             raise UserError(
-                f"{folder / FEATURES}: {key} is {found.get(key)}, and {value} in {model.path}: run "
-                "preprocess.py again"
+                f"{folder / FEATURES}: {key} is {written.get(key)}, and {value} in {model.path}: "
+                "run preprocess.py again"
             )
 
 
@@ -214,7 +278,7 @@ def _start(*settings: Any) -> None:
 
 
 def _prepare_here(task: tuple[Utterance, str]) -> IndexEntry | str:
-    """Writes one utterance; its entry, or what is wrong with it."""
+    """Write the files of one utterance; return its entry, or what is wrong with it."""
     featurizer, tokenizer, folder = _here
     utterance, name = task
     try:
@@ -239,7 +303,7 @@ def _keep(path: Path, content: bytes) -> None:
 
 
 def _names(ids: Iterable[str]) -> Iterator[str]:
-    """File names of ids, all different: no id becomes one with a tilde."""
+    """Give each id a file name of its own: no id becomes one with a tilde."""
     seen: dict[str, int] = {}
     for id in ids:
         name = file_name(id)
@@ -259,8 +323,8 @@ def _make(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
-def _shown(found: Iterator[Any], total: int) -> Iterable[Any]:
-    return tqdm(found, total=total, desc="features", unit="utt", disable=None, leave=False)
+def _shown(results: Iterator[Any], total: int) -> Iterable[Any]:
+    return tqdm(results, total=total, desc="features", unit="utt", disable=None, leave=False)
 
 
 # ---- after
@@ -269,8 +333,21 @@ def _shown(found: Iterator[Any], total: int) -> Iterable[Any]:
 def score_results(
     model: ExportedModel, folder: Path, results: Path, decoder: Decoder
 ) -> tuple[Evaluation, list[str]]:
-    """Scores what the runner wrote for the utterances of an index; with what is wrong with the
-    others."""
+    """Score what the C++ program wrote for the utterances of an index.
+
+    Args:
+        model: The exported model.
+        folder: Features and index that preprocess.py wrote.
+        results: Folder that the C++ program wrote.
+        decoder: Search over the log-probabilities.
+
+    Returns:
+        The evaluation of the utterances that have a result, and one line for each of the others:
+        what is wrong with it.
+
+    Raises:
+        UserError: The features are not there, are of another model, or have no index.
+    """
     check_features(model, folder)
     entries = _read_index(folder / INDEX)
     if not entries:
@@ -303,15 +380,14 @@ def _score(
     padded = np.zeros((lengths.max(), len(portion), portion[0][1].shape[1]), np.float32)
     for row, (_, log_probs) in enumerate(portion):
         padded[: len(log_probs), row] = log_probs
-    found = decoder.hypotheses(padded, lengths)
-    for (index, log_probs), hypotheses in zip(portion, found):
+    for (index, log_probs), hypotheses in zip(portion, decoder.hypotheses(padded, lengths)):
         entry = entries[index]
         recognised = Prediction(index, entry.id, hypotheses, log_probs)
         scorer.add(recognised, entry.text, entry.duration)
 
 
 def _read_result(model: ExportedModel, entry: IndexEntry, results: Path) -> np.ndarray:
-    """Log-probabilities (T', C) of an utterance."""
+    """Read the log-probabilities (T', C) of an utterance."""
     paths = [results / f"{entry.name}_{number}.bin" for number in (0, 1)]
     try:
         values, count = np.fromfile(paths[0], "<f4"), np.fromfile(paths[1], "<i4")
@@ -337,7 +413,7 @@ def _read_index(path: Path) -> list[IndexEntry]:
         return []
     names = {entry.name for entry in dataclasses.fields(IndexEntry)}
     try:
-        found = [json.loads(line) for line in lines if line.strip()]
-        return [IndexEntry(**{key: entry[key] for key in names}) for entry in found]
+        entries = [json.loads(line) for line in lines if line.strip()]
+        return [IndexEntry(**{key: entry[key] for key in names}) for entry in entries]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not an index that preprocess.py wrote ({error})") from error

@@ -27,7 +27,8 @@ _MOST = 2**31 - 2**20  # bytes of a protocol-buffers message
 class Graph:
     """An ONNX graph under construction; tensors are known by their names.
 
-    half: weight matrices are kept in float16 and brought to float32 where they are used.
+    Args:
+        half: Keep weight matrices in float16, and bring them to float32 where they are used.
     """
 
     def __init__(self, half: bool = False):
@@ -37,7 +38,17 @@ class Graph:
         self._constants: dict[tuple, str] = {}
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Adds an operator; returns the name of its output, or of several a list."""
+        """Add an operator.
+
+        Args:
+            kind: Its ONNX name.
+            *inputs: Names of its inputs.
+            outputs: Number of its outputs.
+            **attributes: Its attributes.
+
+        Returns:
+            Name of its output; a list where there are several.
+        """
         from onnx import helper
 
         names = [f"{kind}_{len(self.nodes)}_{number}" for number in range(outputs)]
@@ -45,14 +56,33 @@ class Graph:
         return names[0] if outputs == 1 else names
 
     def weight(self, name: str, values: np.ndarray) -> str:
-        """A float32 tensor of the network."""
+        """Add a weight of the network.
+
+        Args:
+            name: Name of the tensor, unique in the graph.
+            values: Its values.
+
+        Returns:
+            Name of the float32 tensor to compute with.
+
+        Raises:
+            UserError: The weights exceed what an ONNX file can hold.
+        """
         values = np.ascontiguousarray(values, np.float32)
         if not self.half or values.ndim < 2:
             return self._store(name, values)
         return self.op("Cast", self._store(name, values.astype(np.float16)), to=1)  # float32
 
     def constant(self, values: Any, kind: type = np.int64) -> str:
-        """A small tensor; the same values are kept once."""
+        """Add a small constant tensor; the same values are kept once.
+
+        Args:
+            values: A number, or numbers in any shape.
+            kind: numpy type of the tensor.
+
+        Returns:
+            Name of the tensor.
+        """
         values = np.asarray(values, kind)
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
@@ -68,22 +98,45 @@ class Graph:
         self.initializers.append(numpy_helper.from_array(values, name))
         return name
 
-    # ---- what networks are made of
+    # ---- layers and lengths
 
     def size_of(self, x: str, axis: int) -> str:
-        """The length of an axis, as a scalar."""
+        """Add the length of an axis of a tensor, as a scalar int64.
+
+        Args:
+            x: Name of the tensor.
+            axis: The axis.
+
+        Returns:
+            Name of the scalar.
+        """
         return self.op("Gather", self.op("Shape", x), self.constant(axis), axis=0)
 
     def shorter(self, lengths: str, stride: int) -> str:
-        """Lengths (B,) int64 after a convolution of that stride, padded by half a kernel."""
+        """Add the lengths after a convolution that is padded by half a kernel.
+
+        Args:
+            lengths: Name of the lengths (B,) int64 before it.
+            stride: Its stride.
+
+        Returns:
+            Name of the lengths (B,) int64 after it.
+        """
         if stride == 1:
             return lengths
         raised = self.op("Add", lengths, self.constant([stride - 1]))
         return self.op("Div", raised, self.constant([stride]))
 
     def frame_mask(self, lengths: str, x: str) -> str:
-        """1 where a frame belongs to its utterance, 0 where it is padding: lengths (B,) int64,
-        x (B, C, F, T) -> (B, 1, 1, T)."""
+        """Add a mask of the frames that belong to their utterance.
+
+        Args:
+            lengths: Name of the lengths (B,) int64.
+            x: Name of the padded tensor (B, C, F, T).
+
+        Returns:
+            Name of the mask (B, 1, 1, T): 1 for a frame of the utterance, 0 for padding.
+        """
         count = self.size_of(x, 3)
         frames = self.op("Range", self.constant(0), count, self.constant(1))
         frames = self.op("Reshape", frames, self.constant([1, 1, 1, -1]))
@@ -102,8 +155,23 @@ class Graph:
         groups: int = 1,
         padding: Sequence[int] | None = None,
     ) -> str:
-        """x (B, C, F, T) -> (B, O, F', T'), padded by half a kernel unless told otherwise (before
-        and after the bins, before and after the frames)."""
+        """Add a convolution over bins and frames, with the normalisation after it.
+
+        Args:
+            x: Name of the input (B, C, F, T).
+            name: Beginning of the names of its weights.
+            weight: (O, C / groups, kernel bins, kernel frames).
+            bias: (O,); None: no bias.
+            norm: The batch normalisation after it, which becomes part of the weights; None: none.
+            stride: Stride over bins and over frames.
+            dilation: Dilation over frames.
+            groups: Number of groups.
+            padding: Zeros before and after the bins, before and after the frames; None: half a
+                kernel on each side.
+
+        Returns:
+            Name of the output (B, O, F', T').
+        """
         if norm is not None:
             scale, shift = norm.scale_and_shift()
             weight = weight * scale[:, None, None, None]
@@ -126,7 +194,13 @@ class Graph:
 
 
 class Norm:
-    """A batch normalisation's statistics and weights, by the beginning of their names."""
+    """Statistics and weights of a batch normalisation.
+
+    Args:
+        weights: Parameters of the network, by name.
+        name: Beginning of the names of those of the normalisation.
+        eps: Added to the variance.
+    """
 
     def __init__(self, weights: dict[str, np.ndarray], name: str, eps: float = 1e-5):
         self.leaves = {
@@ -136,7 +210,7 @@ class Norm:
         self.eps = eps
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
-        """(C,) each: the normalisation is x * scale + shift."""
+        """Return scale (C,) and shift (C,): the normalisation is x * scale + shift."""
         scale = self.leaves["gamma"] / np.sqrt(self.leaves["moving_variance"] + self.eps)
         return scale, self.leaves["beta"] - self.leaves["moving_mean"] * scale
 
@@ -144,9 +218,17 @@ class Norm:
 def write_onnx(
     speech_model: SpeechModel, path: Path, batch_size: int = 0, frames: int = 0, half: bool = False
 ) -> None:
-    """The network of a speech_model as an ONNX file; 0: an open axis.
+    """Write a network as an ONNX file.
 
-    Raises UserError where the network has parts that are not written as ONNX.
+    Args:
+        speech_model: The network.
+        path: File to write.
+        batch_size: Utterances in a batch; 0: any number.
+        frames: Feature frames that inputs are padded to; 0: any number.
+        half: Keep weight matrices in float16.
+
+    Raises:
+        UserError: The network has parts that cannot be written as ONNX, or is too large.
     """
     from onnx import TensorProto, checker, helper, save
 

@@ -108,5 +108,5 @@ def open_graph(path: Path) -> LogProbs:
 
 
 def graph_file(path: Path) -> Path:
-    """The MindIR file itself, or the graph that MindSpore writes apart above 1 GB."""
+    """Return the MindIR file itself, or the graph that MindSpore writes apart above 1 GB."""
     return path if path.exists() else path.with_name(f"{path.stem}_graph.mindir")

@@ -92,12 +92,19 @@ def named(origin: str) -> type[Named]:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file; its numbers are read by `numpy`."""
+    """A tensor of a file; its numbers are read by `numpy`.
+
+    Attributes:
+        storage: The numbers that it is a view of.
+        offset: Of the first element, in elements.
+        shape: Its shape.
+        strides: In elements.
+    """
 
     storage: _Storage
-    offset: int  # of the first element, in elements
+    offset: int
     shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements
+    strides: tuple[int, ...]
 
     def numpy(self) -> np.ndarray:
         """Read the tensor.

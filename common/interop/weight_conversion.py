@@ -32,25 +32,41 @@ NORM = {  # a BatchNorm's tensors: torch's leaf -> MindSpore's
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """The content of a file of the package."""
+    """The content of a file of the package.
+
+    Attributes:
+        weights: Tensors by the package's names.
+        names: The package's names -> ours.
+        config: The training configuration of such a network.
+        labels: Labels of its outputs.
+        lines: For the report: the network, and what had to be assumed.
+    """
 
     weights: Mapping[str, StoredTensor]
-    names: Mapping[str, str]  # the package's names -> ours
-    config: Any  # the training configuration of such a network
+    names: Mapping[str, str]
+    config: Any
     labels: Sequence[str]
-    lines: Sequence[str]  # for the report: the network, and what had to be assumed
+    lines: Sequence[str]
 
 
 @dataclass(frozen=True)
 class ExportedWeights:
-    """The file to write for a checkpoint of ours."""
+    """The file to write for a checkpoint of ours.
 
-    names: Mapping[str, str]  # the package's names -> ours
-    content: Callable[[dict[str, np.ndarray]], dict]  # weights by the package's names -> content
-    kind: str  # for the report, such as "for release 2 of deepspeech.pytorch"
-    # Whether the package stores a convolution over time as (out, in, k), not as (out, in, 1, k).
+    Attributes:
+        names: The package's names -> ours.
+        content: Weights by the package's names -> content of the file.
+        kind: For the report, such as "for release 2 of deepspeech.pytorch".
+        flat: Whether the package stores a convolution over time as (out, in, k), not (out, in, 1,
+            k).
+        notes: Further lines for the report.
+    """
+
+    names: Mapping[str, str]
+    content: Callable[[dict[str, np.ndarray]], dict]
+    kind: str
     flat: Callable[[str], bool] = lambda name: False
-    notes: Sequence[str] = ()  # for the report
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def check_gpu_libraries(find: Callable[[str], Any | None] = load) -> None:
 
 
 def _number(library: Any, function: str) -> int | None:
-    """The number that `int function(int *)` of a library returns, None where it fails."""
+    """Return the number that `int function(int *)` of a library returns, None where it fails."""
     number = ctypes.c_int()
     try:
         failed = getattr(library, function)(ctypes.byref(number))

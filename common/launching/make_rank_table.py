@@ -153,7 +153,7 @@ def this_host(devices: list[int] | None, conf: str) -> Cards:
 
 
 def _ask(*command: str) -> str:
-    """The output of a command; empty where it is not installed."""
+    """Return the output of a command; empty where it is not installed."""
     if shutil.which(command[0]) is None:
         return ""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout

@@ -36,11 +36,17 @@ HANG_TIMEOUT = 1800.0  # seconds; saving to a slow disk or compiling a new shape
 
 @dataclass(frozen=True)
 class Process:
-    """A process to start."""
+    """A process to start.
+
+    Attributes:
+        command: The command and its arguments.
+        environment: Variables on top of the launcher's own.
+        name: Number of the rank.
+    """
 
     command: tuple[str, ...]
-    environment: dict[str, str]  # on top of the launcher's own
-    name: str = ""  # the rank's number
+    environment: dict[str, str]
+    name: str = ""
 
     def settings(self) -> dict[str, str]:
         """Return the complete environment of the process."""
@@ -60,17 +66,29 @@ class Process:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job on this host."""
+    """A job on this host.
+
+    Attributes:
+        title: What the job does, in a line.
+        folder: Working folder of all processes.
+        start: "alone", or one of STARTS.
+        processes: To start: the job itself, the starter, or every rank.
+        ranks: Ranks of this host, as their starter will start them.
+        logs: Folder of the ranks' logs.
+        elsewhere: Whether other hosts have ranks, too.
+        meeting: Address and port where the hosts meet; None: nowhere.
+        node: This host's number among them; number 0 listens there.
+    """
 
     title: str
-    folder: Path  # working folder of all processes
-    start: str  # "alone", or one of STARTS
-    processes: tuple[Process, ...]  # to start: the job itself, the starter, or every rank
-    ranks: tuple[Process, ...]  # of this host, as their starter will start them
-    logs: Path  # folder of the ranks' logs
-    elsewhere: bool = False  # whether other hosts have ranks, too
-    meeting: tuple[str, int] | None = None  # address and port where the hosts meet, and ...
-    node: int = 0  # ... this host's number among them; number 0 listens there
+    folder: Path
+    start: str
+    processes: tuple[Process, ...]
+    ranks: tuple[Process, ...]
+    logs: Path
+    elsewhere: bool = False
+    meeting: tuple[str, int] | None = None
+    node: int = 0
 
     @property
     def starter(self) -> bool:
@@ -98,19 +116,34 @@ class Plan:
 
 @dataclass
 class Request:
-    """The parsed command line of a launcher."""
+    """The parsed command line of a launcher.
+
+    Attributes:
+        model: Name of the model.
+        entry: train, distribute_train, eval, or another entry point of the model.
+        device: Kind of device.
+        positional: Arguments before the first option.
+        options: Of the entry point.
+        start: One of STARTS; None: chosen by the launcher.
+        logs: Folder of the ranks' logs.
+        background: Whether the launcher returns while the job runs.
+        resume: Continue the run whose checkpoints are there.
+        restarts: Restarts after failures, at most.
+        hang_timeout: Seconds without a heartbeat; 0: no limit; None: the default.
+        environment: Variables of the launcher.
+    """
 
     model: str
-    entry: str  # train, distribute_train, eval, or another entry point of the model
+    entry: str
     device: str
-    positional: list[str]  # before the first option
-    options: list[str]  # of the entry point
+    positional: list[str]
+    options: list[str]
     start: str | None = None
     logs: str = "log"
     background: bool = False
-    resume: bool = False  # continue the run whose checkpoints are there
-    restarts: int = 0  # after failures, at most
-    hang_timeout: float | None = None  # seconds without a heartbeat; 0: no limit
+    resume: bool = False
+    restarts: int = 0
+    hang_timeout: float | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -204,7 +237,7 @@ def read_request(arguments: Sequence[str], environment: Mapping[str, str]) -> Re
 
 
 def _number(name: str, own: Mapping[str, str], environment: Mapping[str, str]) -> float | None:
-    """The number that an option or the variable of its name sets; None where neither is given."""
+    """Return the number that an option or the variable of its name sets; None if neither does."""
     variable = name.lstrip("-").upper()
     origin, text = f"{name} ", own.get(name)
     if text is None:
@@ -221,7 +254,7 @@ def _number(name: str, own: Mapping[str, str], environment: Mapping[str, str]) -
 
 
 def _model(script: str, chosen: str | None, environment: Mapping[str, str]) -> str:
-    """The model that a script belongs to, or that was named."""
+    """Return the model that a script belongs to, or that was named."""
     if not script.endswith(".sh"):
         return script
     folder = Path(os.path.abspath(script)).parents[1]
@@ -292,7 +325,7 @@ def _script_has_cards(request: Request) -> bool:
 
 
 def _start_from(request: Request, words: list[str]) -> list[str]:
-    """The options that name the checkpoint to start from, or ask to resume."""
+    """Return the options that name the checkpoint to start from, or ask to resume."""
     initial = _checkpoint(request, words)
     if not request.resume or "--resume" in request.options:
         return initial
@@ -508,7 +541,7 @@ def _place(request: Request, words: list[str]) -> tuple[Place, str]:
 
 
 def _visible_cards(request: Request, count: int) -> list[int]:
-    """The first `count` cards, of those in the environment (set by a cluster scheduler) if any."""
+    """Return the first `count` cards: of those that the environment names (cluster schedulers)."""
     variable = _VISIBLE.get(request.device, "")
     text = request.environment.get(variable, "")
     if not text:
@@ -598,7 +631,7 @@ def _port(request: Request, site: Place) -> str:
 
 
 def _gpus(environment: Mapping[str, str]) -> int:
-    """The number of GPUs that may be used."""
+    """Return the number of GPUs that may be used."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible:
         return len(visible.split(","))

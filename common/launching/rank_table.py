@@ -22,30 +22,49 @@ VERSIONS = ("1.0", "1.2")
 
 @dataclass(frozen=True)
 class Device:
-    """A card of a rank table."""
+    """A card of a rank table.
 
-    id: int  # number of the card on its server
-    ip: str  # address of its network port; "" where the table has none
+    Attributes:
+        id: Number of the card on its server.
+        ip: Address of its network port; "" where the table has none.
+        rank: Number of its rank.
+    """
+
+    id: int
+    ip: str
     rank: int
 
 
 @dataclass(frozen=True)
 class Server:
-    """A host of a rank table."""
+    """A host of a rank table.
 
-    id: str  # its address as a rule, or a name
-    devices: tuple[Device, ...]  # by rank
+    Attributes:
+        id: Its address as a rule, or a name.
+        devices: Its cards, by rank.
+    """
+
+    id: str
+    devices: tuple[Device, ...]
 
 
 @dataclass(frozen=True)
 class Place:
-    """This host's part of a job."""
+    """This host's part of a job.
 
-    size: int  # ranks of the whole job
-    master: str  # address of the first host
+    Attributes:
+        size: Ranks of the whole job.
+        master: Address of the first host.
+        nodes: Number of hosts.
+        node: This host's number among them.
+        devices: Cards to use here.
+    """
+
+    size: int
+    master: str
     nodes: int
-    node: int  # this host's number among them
-    devices: tuple[Device, ...]  # to use here
+    node: int
+    devices: tuple[Device, ...]
 
     @property
     def first_rank(self) -> int:

@@ -47,12 +47,19 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt to run the job ended."""
+    """How an attempt to run the job ended.
 
-    code: int  # the job's exit code
-    reason: str = ""  # of a failure, in a few words
-    again: bool = False  # whether a restart makes sense
-    last: Path | None = None  # the run's newest checkpoint
+    Attributes:
+        code: The job's exit code.
+        reason: Of a failure, in a few words.
+        again: Whether a restart makes sense.
+        last: The run's newest checkpoint.
+    """
+
+    code: int
+    reason: str = ""
+    again: bool = False
+    last: Path | None = None
 
 
 def run(
@@ -346,7 +353,7 @@ class _Job:
                 self.ended[name] = code
 
     def end_of(self, name: str) -> int | None:
-        """The exit code of a rank or of the scheduler; None while it runs, or if there is none."""
+        """Return the exit code of a rank or the scheduler; None while it runs, or if unknown."""
         note = noted(self.status / name)
         if len(note) == 1 and not _alive(note[0]):
             note = noted(self.status / name)  # it may have written its exit code since

@@ -19,12 +19,19 @@ _STATES = {"T": "stopped", "t": "stopped", "D": "in the kernel, for a disk or a 
 
 @dataclass(frozen=True)
 class Sign:
-    """A heartbeat of a rank."""
+    """A heartbeat of a rank.
 
-    meetings: int  # collective operations that the rank has entered
-    steps: int  # training steps of this process
-    pid: int  # of the entry point, not of its wrapper
-    what: str  # what the rank did last, such as "after step 3"
+    Attributes:
+        meetings: Collective operations that the rank has entered.
+        steps: Training steps of this process.
+        pid: Of the entry point, not of its wrapper.
+        what: What the rank did last, such as "after step 3".
+    """
+
+    meetings: int
+    steps: int
+    pid: int
+    what: str
 
 
 class Signs:

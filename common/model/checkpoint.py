@@ -28,19 +28,34 @@ AVERAGE = "ema."  # begins the names of moving averages (TrainingConfig.ema); th
 
 @dataclass
 class Checkpoint:
+    """Content of a checkpoint file.
+
+    Attributes:
+        path: The file.
+        parameters: Weights and optimizer state, by name.
+        metadata: Configuration, labels and progress; None: not written by this project.
+    """
+
     path: Path
     parameters: dict[str, np.ndarray]
-    metadata: dict[str, Any] | None  # None: not written by this project
+    metadata: dict[str, Any] | None
 
 
 @dataclass
 class MatchReport:
-    """What became of a checkpoint's parameters when they were laid on a network."""
+    """Comparison of a checkpoint's parameters with those of a network, by name.
+
+    Attributes:
+        matched: In both, with equal shapes.
+        missing: In the network, not in the file.
+        unused: In the file, not in the network.
+        reshaped: In both, with unequal shapes.
+    """
 
     matched: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)  # in the network, not in the file
-    unused: list[str] = field(default_factory=list)  # in the file, not in the network
-    reshaped: list[str] = field(default_factory=list)  # in both, with unequal shapes
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    reshaped: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         total = len(self.matched) + len(self.missing) + len(self.reshaped)
@@ -57,7 +72,16 @@ class MatchReport:
 
 
 def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Writes a checkpoint: whole or not there. Raises UserError where it cannot be written."""
+    """Write a checkpoint atomically: the file is complete, or is not there.
+
+    Args:
+        path: File to write.
+        parameters: Weights and optimizer state, by name; dropout seeds are left out.
+        metadata: What is stored beside them as JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     entries = [
         {"name": name, "data": value} for name, value in parameters.items() if STATELESS not in name
     ]
@@ -76,11 +100,21 @@ def save(path: Path, parameters: dict[str, Tensor], metadata: dict[str, Any]) ->
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint; a missing, foreign or damaged file is a UserError that names it."""
+    """Read a checkpoint.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UserError: The file is missing, damaged, of another kind, or of another format.
+    """
     path = Path(path)
     if not path.is_file():
-        earlier = [found for found in path.parent.glob(f"earlier-*/{path.name}") if found.is_file()]
-        newest = max(earlier, key=lambda found: found.stat().st_mtime_ns, default=None)
+        earlier = [file for file in path.parent.glob(f"earlier-*/{path.name}") if file.is_file()]
+        newest = max(earlier, key=lambda file: file.stat().st_mtime_ns, default=None)
         hint = f"; a run begun anew has moved an earlier one's to {newest}" if newest else ""
         raise UserError(f"checkpoint {path}: no such file{hint}")
     if path.suffix != ".ckpt":
@@ -112,7 +146,14 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def take_averages(checkpoint: Checkpoint) -> bool:
-    """Has the moving averages of a checkpoint, if it holds any, take the weights' places."""
+    """Replace the weights of a checkpoint by their moving averages, if it holds any.
+
+    Args:
+        checkpoint: Changed in place.
+
+    Returns:
+        Whether it holds any.
+    """
     averages = {
         name.removeprefix(AVERAGE): value
         for name, value in checkpoint.parameters.items()
@@ -128,18 +169,29 @@ def load_into(
     rename: Callable[[str], str] = lambda name: name,
     new_head: str | None = None,
 ) -> MatchReport:
-    """Lays a checkpoint's weights on a network, all of them or none.
+    """Load a checkpoint's weights into a network, all of them or none.
 
-    Names are compared after `rename` and without wrapper prefixes (`network.`, ...); optimizer
-    state is passed over. `new_head`: parameters that start with it may differ in shape (another
-    tokenizer); they keep their fresh values. Anything else missing is a UserError.
+    Names are compared without wrapper prefixes (`network.`, ...). Optimizer state is ignored.
+
+    Args:
+        network: The network.
+        checkpoint: The checkpoint.
+        rename: Name in the file -> name in the network.
+        new_head: Beginning of the names of parameters that may be missing or differ in shape
+            (another tokenizer); they keep their fresh values. None: there are none.
+
+    Returns:
+        Which parameters match.
+
+    Raises:
+        UserError: A parameter of the network is missing or differs in shape.
     """
     wanted = {
         parameter.name: parameter
         for parameter in network.get_parameters()
         if STATELESS not in parameter.name
     }
-    report, found = MatchReport(), {}
+    report, matched = MatchReport(), {}
     for name, value in checkpoint.parameters.items():
         target = _match(rename(name), wanted)
         if target is None:
@@ -148,9 +200,9 @@ def load_into(
         elif wanted[target].shape != value.shape:
             report.reshaped.append(target)
         else:
-            found[target] = value
-    report.matched = sorted(found)
-    report.missing = sorted(set(wanted) - set(found) - set(report.reshaped))
+            matched[target] = value
+    report.matched = sorted(matched)
+    report.missing = sorted(set(wanted) - set(matched) - set(report.reshaped))
     fatal = [
         name
         for name in report.missing + report.reshaped
@@ -170,13 +222,13 @@ def load_into(
             f"checkpoint {checkpoint.path}: not of this network: {report}; {detail}; "
             "use the ModelConfig it was trained with"
         )
-    for name, value in found.items():
+    for name, value in matched.items():
         wanted[name].set_data(Tensor(value.astype(np.float32)))
     return report
 
 
 def _match(name: str, wanted: dict) -> str | None:
-    """The network's name for a checkpoint's: equal, or equal behind wrapper prefixes."""
+    """Return the network's name for a checkpoint's: equal, or equal behind wrapper prefixes."""
     if is_training_state(name):
         return None
     parts = name.split(".")
@@ -188,8 +240,11 @@ def _match(name: str, wanted: dict) -> str | None:
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a parameter is the optimizer's, of this project or of the MindSpore model zoo, or a
-    moving average of a weight."""
+    """Whether a parameter is training state: the optimizer's, or a moving average of a weight.
+
+    Args:
+        name: Its name in a checkpoint of this project or of the MindSpore model zoo.
+    """
     parts = name.split(".")  # wrapper prefixes may come before the optimizer's
     ours = {"moment1", "moment2", "moments", "accum", "stat", AVERAGE.rstrip(".")}
     state = ours | {"adam_m", "adam_v"}  # of nn.AdamWeightDecay, which the model zoo's Jasper uses
@@ -213,6 +268,14 @@ class CheckpointKeeper:
 
     `{prefix}-{epoch}_{step}.ckpt` and `{prefix}-last.ckpt` (the same file under a second name)
     hold what `--resume` needs; `{prefix}-best.ckpt` holds the weights alone.
+
+    Args:
+        folder: Where they are.
+        prefix: Beginning of their names.
+        keep: How many numbered checkpoints are kept, at least 1.
+
+    Raises:
+        UserError: `keep` is less than 1.
     """
 
     def __init__(self, folder: str | Path, prefix: str, keep: int):
@@ -222,18 +285,24 @@ class CheckpointKeeper:
 
     @property
     def last(self) -> Path:
+        """Path of the checkpoint that `--resume` continues from."""
         return self.folder / f"{self.prefix}-last.ckpt"
 
     @property
     def best(self) -> Path:
+        """Path of the weights with the lowest WER."""
         return self.folder / f"{self.prefix}-best.ckpt"
 
     def check_writable(self) -> None:
-        """Found out before hours of training, not after."""
+        """Check that the folder can be written, before hours of training rather than after.
+
+        Raises:
+            UserError: It cannot.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(f".{self.prefix}-*.partial*"):  # by a kill while saving
-                left.unlink(missing_ok=True)
+            for partial in self.folder.glob(f".{self.prefix}-*.partial*"):  # of a killed save
+                partial.unlink(missing_ok=True)
             probe = self.folder / ".writable"
             probe.write_bytes(b"")
             probe.unlink(missing_ok=True)
@@ -244,23 +313,30 @@ class CheckpointKeeper:
             ) from error
 
     def set_aside(self, *others: Path) -> Path | None:
-        """Moves what an earlier run left, its checkpoints and `others` as far as they are files,
-        into a folder of its own: `earlier-1`, or the next number that is free. Returns the folder,
-        None where there was nothing to move.
+        """Move the files of an earlier run into a folder of their own.
 
-        Raises UserError where that cannot be done.
+        The folder is `earlier-1`, or the next number that is free.
+
+        Args:
+            *others: Files to move beside the checkpoints, where they exist.
+
+        Returns:
+            The folder; None: there was nothing to move.
+
+        Raises:
+            UserError: The files cannot be moved.
         """
         # `last` goes last: up to then --resume continues the earlier run.
-        left = [*others, *self.numbered(), self.best, self.last]
-        left = [path for path in left if path.is_file()]
-        if not left:
+        earlier = [*others, *self.numbered(), self.best, self.last]
+        earlier = [path for path in earlier if path.is_file()]
+        if not earlier:
             return None
         number = 1
         while (folder := self.folder / f"earlier-{number}").exists():
             number += 1
         try:
             folder.mkdir()
-            for path in left:
+            for path in earlier:
                 shutil.move(path, folder / path.name)
         except OSError as error:
             raise UserError(
@@ -270,6 +346,20 @@ class CheckpointKeeper:
         return folder
 
     def save_last(self, parameters: dict, metadata: dict, epoch: int, step: int) -> Path:
+        """Write a numbered checkpoint, also under the name `last`, and delete the oldest ones.
+
+        Args:
+            parameters: Weights and optimizer state, by name.
+            metadata: Configuration, labels and progress.
+            epoch: Number of the epoch.
+            step: Number of the step in it.
+
+        Returns:
+            Path of the numbered checkpoint.
+
+        Raises:
+            UserError: It cannot be written.
+        """
         path = self.folder / f"{self.prefix}-{epoch}_{step}.ckpt"
         save(path, parameters, metadata)
         try:
@@ -281,16 +371,25 @@ class CheckpointKeeper:
         return path
 
     def save_best(self, parameters: dict, metadata: dict) -> None:
+        """Write the checkpoint `best`.
+
+        Args:
+            parameters: Weights, by name.
+            metadata: Configuration, labels and progress.
+
+        Raises:
+            UserError: It cannot be written.
+        """
         save(self.best, parameters, metadata)
 
     def numbered(self) -> list[Path]:
-        """The numbered checkpoints, oldest first. They are of one run: see `set_aside`."""
-        found = []
+        """List the numbered checkpoints of the run, oldest first; see `set_aside`."""
+        numbered = []
         for path in self.folder.glob(f"{self.prefix}-*_*.ckpt"):
             epoch, _, step = path.stem.removeprefix(f"{self.prefix}-").partition("_")
             if epoch.isdigit() and step.isdigit():
-                found.append((int(epoch), int(step), path))
-        return [path for *_, path in sorted(found)]
+                numbered.append((int(epoch), int(step), path))
+        return [path for *_, path in sorted(numbered)]
 
     def _drop_oldest(self) -> None:
         for path in self.numbered()[: -self.keep]:

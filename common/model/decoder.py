@@ -42,6 +42,9 @@ class SpeechDecoder(ABC):
             features: (B, F, T) float32, padded with 0.
             lengths: (B,) feature frames.
             valid: Rows that count, the first ones; others fill the batch up. None: all.
+
+        Returns:
+            One result for each row that counts.
         """
 
 
@@ -59,7 +62,16 @@ class CTCDecoder(SpeechDecoder):
     def decode(
         self, features: np.ndarray, lengths: np.ndarray, valid: int | None = None
     ) -> list[DecodedUtterance]:
-        """Decode a batch; see `SpeechDecoder.decode`."""
+        """Decode a batch.
+
+        Args:
+            features: (B, F, T) float32, padded with 0.
+            lengths: (B,) feature frames.
+            valid: Rows that count, the first ones. None: all.
+
+        Returns:
+            One result for each row that counts, with its log-probabilities.
+        """
         log_probs, frames = self.forward(features, lengths)
         hypotheses = self.search.hypotheses(log_probs[:, :valid], frames[:valid])
         return [

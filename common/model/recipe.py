@@ -1,5 +1,7 @@
-"""What a model folder gives to the shared code: its configuration, network, tokenizer, training
-objective and decoder, and a few formulas."""
+"""What a model folder gives to the shared code.
+
+That is its configuration, network, tokenizer, training objective and decoder, and a few formulas.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:  # these load MindSpore, which a recipe does without
 
 
 def ctc_objective(network: nn.Cell, tokenizer: Tokenizer) -> nn.Cell:
-    """Connectionist temporal classification (Graves et al. 2006) over a network's outputs.
+    """Build the CTC objective (Graves et al. 2006) over a network's outputs.
 
     Args:
         network: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,).
@@ -33,11 +35,17 @@ def ctc_objective(network: nn.Cell, tokenizer: Tokenizer) -> nn.Cell:
 
 
 def ctc_decoder(speech_model: Any, decoding: Any) -> SpeechDecoder:
-    """The search that an `LMConfig` describes over the log-probabilities of a CTC network.
+    """Build a decoder from a CTC network and a search over its log-probabilities.
 
     Args:
         speech_model: A `SpeechModel`, or an `ExportedModel`: what has `forward()` and a tokenizer.
-        decoding: The `LMConfig`.
+        decoding: An `LMConfig`, which describes the search.
+
+    Returns:
+        The decoder.
+
+    Raises:
+        UserError: The language model's files are bad.
     """
     from common.decoding.decoders import make_decoder
     from common.model.decoder import CTCDecoder
@@ -122,20 +130,26 @@ class Recipe:
     onnx_network: Callable[..., tuple[str, str]] | None = None
 
     def frame_stride(self, model_config: Any) -> int:
-        """Feature frames from one output frame to the next."""
+        """Return the feature frames from one output frame to the next."""
         many = 1_000_000
         return round(many / int(self.output_frames(model_config, many)))
 
     def preset(self, name: str) -> Path:
-        """The YAML file of a preset that ships with the model."""
+        """Return the YAML file of a preset that ships with the model."""
         return self.folder / "presets" / f"{name}.yaml"
 
     def presets(self) -> list[str]:
-        """Names of the presets that ship with the model."""
+        """List the names of the presets that ship with the model."""
         return sorted(path.stem for path in (self.folder / "presets").glob("*.yaml"))
 
     def load_tokenizer(self, config: Any) -> Tokenizer:
-        """The tokenizer of a training configuration.
+        """Load the tokenizer of a training configuration.
+
+        Args:
+            config: The training configuration.
+
+        Returns:
+            The tokenizer.
 
         Raises:
             UserError: DataConfig.labels_path is missing or not what the tokenizer needs.
@@ -144,7 +158,15 @@ class Recipe:
 
 
 def labels_file(recipe: Recipe, config: Any) -> Path:
-    """DataConfig.labels_path as it is, or else in the model's folder."""
+    """Find the labels file of a training configuration.
+
+    Args:
+        recipe: The model.
+        config: The training configuration.
+
+    Returns:
+        DataConfig.labels_path as it is, or where only that exists, in the model's folder.
+    """
     path = Path(config.DataConfig.labels_path)
     inside = recipe.folder / path
     return inside if not path.exists() and inside.exists() else path

@@ -30,8 +30,20 @@ _PATHS = ("train_manifest", "val_manifest", "test_manifest", "Data_dir")
 
 @dataclass
 class SpeechModel:
+    """A network with all that must travel with it.
+
+    Attributes:
+        recipe: The model.
+        config: The training configuration, resolved.
+        tokenizer: Spells the labels.
+        featurizer: Computes the features.
+        network: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,), or
+            what the recipe's objective and decoder take.
+        device: Kind of device that it runs on: "CPU", "GPU" or "Ascend".
+    """
+
     recipe: Recipe
-    config: Any  # the training configuration, resolved
+    config: Any
     tokenizer: Tokenizer
     featurizer: Featurizer
     network: nn.Cell
@@ -39,7 +51,17 @@ class SpeechModel:
 
     @classmethod
     def create(cls, recipe: Recipe, config: Any, tokenizer: Tokenizer, device: str) -> SpeechModel:
-        """With fresh weights, drawn from TrainingConfig.seed."""
+        """Build a network with fresh weights, drawn from TrainingConfig.seed.
+
+        Args:
+            recipe: The model.
+            config: The training configuration.
+            tokenizer: Spells the labels.
+            device: Kind of device that it runs on.
+
+        Returns:
+            The network.
+        """
         featurizer = recipe.build_featurizer(config.DataConfig)
         network = recipe.build_network(
             config.ModelConfig,
@@ -59,15 +81,27 @@ class SpeechModel:
         fallback: Any = None,
         log: Callable[[str], None] = print,
     ) -> SpeechModel:
-        """The network that a checkpoint describes, with its weights: their moving average where
-        the checkpoint of a run holds one.
+        """Build the network that a checkpoint describes, with its weights.
 
-        fallback: the configuration for a checkpoint of another origin, which describes nothing
-        (the MindSpore model zoo's); None: the recipe's defaults. Refused for one that describes
-        its network itself.
+        Where the checkpoint holds a moving average of the weights, that is taken.
+
+        Args:
+            recipe: The model that it must be of.
+            path: The checkpoint.
+            device: Kind of device that the network runs on.
+            fallback: Training configuration for a checkpoint that describes nothing (of the
+                MindSpore model zoo); None: the recipe's defaults.
+            log: Takes lines about what was assumed.
+
+        Returns:
+            The network.
+
+        Raises:
+            UserError: The checkpoint cannot be read or is of another network, or it carries a
+                configuration and `fallback` is given.
         """
-        found = checkpoints.load(path)
-        if found.metadata is None:
+        checkpoint = checkpoints.load(path)
+        if checkpoint.metadata is None:
             config = fallback or recipe.train_config()
             tokenizer = recipe.load_tokenizer(config)
             log(
@@ -79,15 +113,19 @@ class SpeechModel:
                 f"--train_config: checkpoint {path} carries its own configuration; leave it out"
             )
         else:
-            config, tokenizer = described(recipe, found)
+            config, tokenizer = described(recipe, checkpoint)
         speech_model = cls.create(recipe, config, tokenizer, device)
-        if checkpoints.take_averages(found):
+        if checkpoints.take_averages(checkpoint):
             log(f"{path}: taking the moving average of its weights (TrainingConfig.ema)")
-        checkpoints.load_into(speech_model.network, found, recipe.rename_parameter)
+        checkpoints.load_into(speech_model.network, checkpoint, recipe.rename_parameter)
         return speech_model
 
     def metadata(self, **more: Any) -> dict[str, Any]:
-        """What a checkpoint of this network says of it."""
+        """Return the metadata that a checkpoint of this network stores.
+
+        Args:
+            **more: Further entries.
+        """
         config = configs.to_dict(self.config)
         data = config["DataConfig"]
         for key in _PATHS:
@@ -110,24 +148,27 @@ class SpeechModel:
         return Forward(self)
 
     def objective(self) -> nn.Cell:
-        """What a train step differentiates; see `Recipe.build_objective`."""
+        """Build what a train step differentiates; see `Recipe.build_objective`."""
         return self.recipe.build_objective(self.network, self.tokenizer)
 
     def decoder(self, decoding: Any = None) -> SpeechDecoder:
-        """What turns features into hypotheses.
+        """Build the decoder, which turns features into hypotheses.
 
         Args:
             decoding: An `LMConfig`; None: greedy.
+
+        Returns:
+            The decoder; see `Recipe.build_decoder`.
         """
         return self.recipe.build_decoder(self, decoding or configs.LMConfig())
 
     def output_frames(self, frames):
-        """Output frames of the network for `frames` feature frames (int or array)."""
+        """Return the output frames of the network for `frames` feature frames (int or array)."""
         return self.recipe.output_frames(self.config.ModelConfig, frames)
 
     @property
     def frame_seconds(self) -> float:
-        """From one output frame to the next; output frame i is about feature frame i * stride."""
+        """Seconds between output frames; output frame i is about feature frame i * stride."""
         stride = self.recipe.frame_stride(self.config.ModelConfig)
         features = self.featurizer.config
         return stride * features.hop_length / features.sample_rate
@@ -147,21 +188,23 @@ class SpeechModel:
 
     @property
     def static_training(self) -> bool:
-        """Whether they come so in training, because they must or because they shall: a graph for
-        each shape pays where it runs thousands of times, and takes memory of its own."""
+        """Whether training batches come in a finite set of shapes, by need or by configuration.
+
+        A graph for each shape pays where it runs thousands of times, and takes memory of its own.
+        """
         return self.static or self.config.DataConfig.batch_shapes == "static"
 
     def parameters(self) -> int:
-        """Number of trainable weights."""
+        """Count the trainable weights."""
         return sum(int(np.prod(weight.shape)) for weight in self.network.trainable_params())
 
 
 def described(recipe: Recipe, checkpoint: checkpoints.Checkpoint) -> tuple[Any, Tokenizer]:
-    """Read the configuration and the tokenizer that a checkpoint of this project carries.
+    """Read the configuration and the tokenizer that a checkpoint carries.
 
     Args:
-        recipe: The model.
-        checkpoint: Its checkpoint.
+        recipe: The model that it must be of.
+        checkpoint: The checkpoint.
 
     Returns:
         The training configuration and the tokenizer.
@@ -194,6 +237,9 @@ class Forward:
     """The network in evaluation mode, numpy in and numpy out.
 
     features (B, F, T) float32, lengths (B,) -> log-probabilities (T', B, C), lengths (B,).
+
+    Args:
+        speech_model: The network.
     """
 
     def __init__(self, speech_model: SpeechModel):
@@ -206,17 +252,25 @@ class Forward:
             )
 
     def __call__(self, features: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network on a batch."""
         self._cell.set_train(False)
         log_probs, lengths = self._cell(Tensor(features), Tensor(lengths.astype(np.int32)))
         return log_probs.asnumpy(), lengths.asnumpy()
 
 
 class Inference(nn.Cell):
-    """A graph of its own around the network, which also stands inside the training graph."""
+    """A graph of its own for evaluation; the network is also part of the training graph.
+
+    Inputs and outputs are the network's.
+
+    Args:
+        network: features (B, F, T), lengths (B,) -> its outputs.
+    """
 
     def __init__(self, network: nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
 
     def construct(self, features, lengths):
+        """Run the network."""
         return self.network(features, lengths)

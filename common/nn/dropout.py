@@ -56,8 +56,8 @@ class Dropout(nn.Cell):
         column = _hash(self.column + utterance + seed * 31)  # of all utterances and channels
         drawn = ops.bitwise_xor(row, column) * 1_540_483_477
         # Not a division: by a number it takes the CPU 10 times as long as a product.
-        kept = x * (1 / (1 - self.rate))
-        return ops.select(drawn >= self.threshold, kept, ops.zeros_like(x))
+        rescaled = x * (1 / (1 - self.rate))
+        return ops.select(drawn >= self.threshold, rescaled, ops.zeros_like(x))
 
 
 def _hash(bits: Tensor) -> Tensor:

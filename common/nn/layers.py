@@ -22,7 +22,16 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
 
 
 def uniform(rng: np.random.Generator, bound: float, *shape: int) -> Tensor:
-    """Draw initial weights of a shape from U(-bound, bound)."""
+    """Draw initial weights from U(-bound, bound).
+
+    Args:
+        rng: Random generator.
+        bound: Half the width of the distribution.
+        *shape: Shape of the weights.
+
+    Returns:
+        The weights, float32.
+    """
     return Tensor(rng.uniform(-bound, bound, shape).astype(np.float32))
 
 
@@ -35,13 +44,13 @@ class Dense(nn.Dense):
         """Apply the layer to x (..., I)."""
         half = self.half and self.training
         weight = maybe_half(self.weight, half)
-        found = self.matmul(maybe_half(x, half).reshape((-1, self.in_channels)), weight)
-        found = found.astype(x.dtype).reshape((*x.shape[:-1], self.out_channels))
-        return found + self.bias.astype(x.dtype) if self.has_bias else found
+        product = self.matmul(maybe_half(x, half).reshape((-1, self.in_channels)), weight)
+        product = product.astype(x.dtype).reshape((*x.shape[:-1], self.out_channels))
+        return product + self.bias.astype(x.dtype) if self.has_bias else product
 
 
 class Clip(nn.Cell):
-    """Hardtanh(0, 20), the clipped rectifier of DeepSpeech2.
+    """Hardtanh(0, 20), the clipped rectifier of DeepSpeech2: x -> values of the same shape.
 
     Computed by the one at 6: a minimum with a number, and its gradient, take the CPU 2 to 4 times
     as long.

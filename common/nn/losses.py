@@ -48,6 +48,10 @@ class CTCObjective(nn.Cell):
     """A CTC network and its loss: what a train step differentiates.
 
     features (B, F, T), lengths (B,), targets (B, L), target_lengths (B,) -> losses (B,) in nats.
+
+    Args:
+        network: features, lengths -> log-probabilities (T', B, C), lengths (B,).
+        loss: Such as `CTCLoss`.
     """
 
     def __init__(self, network: nn.Cell, loss: nn.Cell):
@@ -55,5 +59,6 @@ class CTCObjective(nn.Cell):
         self.network, self.loss = network, loss
 
     def construct(self, features, lengths, targets, target_lengths):
+        """Compute the losses of a batch."""
         log_probs, lengths = self.network(features, lengths)
         return self.loss(log_probs, lengths, targets, target_lengths)

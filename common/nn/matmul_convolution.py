@@ -56,8 +56,8 @@ class NativeConvolution(nn.Conv2d):
     def construct(self, x):
         """Convolve x (B, C, F, T)."""
         half = self.half and self.training
-        found = self.conv2d(maybe_half(x, half), maybe_half(self.weight, half)).astype(x.dtype)
-        return self.bias_add(found, self.bias.astype(x.dtype)) if self.has_bias else found
+        output = self.conv2d(maybe_half(x, half), maybe_half(self.weight, half)).astype(x.dtype)
+        return self.bias_add(output, self.bias.astype(x.dtype)) if self.has_bias else output
 
 
 def time_convolution(
@@ -111,7 +111,17 @@ class MatmulTimeConvolution(nn.Cell):
     """A convolution (1, C, B, T) -> (1, O, B, ceil(T / stride)) by im2col and one product.
 
     One channel at a time (groups = C = O) goes by `MatmulRowConvolution`, which copies the input
-    twice, not K times. See `time_convolution` for the arguments.
+    twice, not K times.
+
+    Args:
+        weight: (O, C / groups, 1, K) initial weights.
+        stride: Frames from one output frame to the next.
+        dilation: Frames from one tap to the next.
+        groups: Groups of channels: 1, or C.
+        bias: (O,) initial bias; None: no bias.
+
+    Raises:
+        ValueError: The groups are neither one nor single channels.
     """
 
     half = False  # see `common.nn.precision`
@@ -137,11 +147,11 @@ class MatmulTimeConvolution(nn.Cell):
 
     def construct(self, x):
         """Convolve x (1, C, B, T)."""
-        half, given = self.half and self.training, x.dtype
+        half, dtype = self.half and self.training, x.dtype
         x, weight = maybe_half(x, half), maybe_half(self.weight, half)
         x = self._by_channel(x, weight) if self.by_channel else self._dense(x, weight)
-        x = x.astype(given)
-        return x + self.bias.reshape((1, -1, 1, 1)).astype(given) if self.has_bias else x
+        x = x.astype(dtype)
+        return x + self.bias.reshape((1, -1, 1, 1)).astype(dtype) if self.has_bias else x
 
     def _dense(self, x, weight):
         _, channels, batch, frames = x.shape
@@ -166,19 +176,29 @@ class MatmulTimeConvolution(nn.Cell):
             x = x.reshape((channels, batch, step, long)).transpose((0, 1, 3, 2))
             x = x.reshape((channels, batch, long * step))[:, :, :frames]
         if self.stride > 1:
-            kept = _ceil(frames, self.stride)
-            x = _pad(x, 2, 0, kept * self.stride - frames)
-            x = x.reshape((channels, batch, kept, self.stride))[:, :, :, 0]
+            strided = _ceil(frames, self.stride)
+            x = _pad(x, 2, 0, strided * self.stride - frames)
+            x = x.reshape((channels, batch, strided, self.stride))[:, :, :, 0]
         return x.expand_dims(0)
 
 
 class MatmulConvolution(nn.Cell):
     """A two-dimensional convolution as one matrix product; the axis of bins must be static.
 
+    Maps x (B, C, F, T) to (B, O, ceil(F / bin stride), ceil(T / frame stride)).
+
     Along the bins, r outputs make one staircase. Strides become channels: with stride s, frames
     s t .. s t + s - 1 are s channels of one frame. The taps along the frames go to the cheaper
     side of the product: copies of the input (im2col) where it is narrow, else L products of which
     each is shifted by its tap and added.
+
+    Args:
+        weight: (O, C, kernel bins, kernel frames) initial weights; kernel sizes are odd.
+        stride: Along bins and along frames.
+        bias: (O,) initial bias; None: no bias.
+
+    Raises:
+        ValueError: A kernel size is even.
     """
 
     half = False  # see `common.nn.precision`
@@ -205,7 +225,7 @@ class MatmulConvolution(nn.Cell):
     def construct(self, x):
         """Convolve x (B, C, F, T)."""
         batch, channels, bins, frames = x.shape
-        half, given = self.half and self.training, x.dtype
+        half, dtype = self.half and self.training, x.dtype
         x = maybe_half(x, half)
         taps, step = self.taps, self.frame_stride
         out_bins, out_frames = (bins - 1) // self.bin_stride + 1, (frames - 1) // step + 1
@@ -245,11 +265,11 @@ class MatmulConvolution(nn.Cell):
         x = x.reshape((self.outputs, together, groups, batch, out_frames))
         x = x.transpose((3, 0, 2, 1, 4))
         x = x.reshape((batch, self.outputs, groups * together, out_frames))
-        x = (x if groups * together == out_bins else x[:, :, :out_bins]).astype(given)
-        return x + self.bias.reshape((1, -1, 1, 1)).astype(given) if self.has_bias else x
+        x = (x if groups * together == out_bins else x[:, :, :out_bins]).astype(dtype)
+        return x + self.bias.reshape((1, -1, 1, 1)).astype(dtype) if self.has_bias else x
 
     def _matrix(self, weight, together, window):
-        """The weight as ([taps,] O, together) rows and (window, [taps,] C, stride) columns."""
+        """Arrange it as ([taps,] O, together) rows and (window, [taps,] C, stride) columns."""
         taps, step = self.taps, self.frame_stride
         weight = _pad(weight, 3, 0, taps * step - self.width)
         weight = weight.reshape((self.outputs, self.inputs, self.height, taps, step))
@@ -263,8 +283,9 @@ class MatmulConvolution(nn.Cell):
 
 
 class MatmulRowConvolution(nn.Cell):
-    """y[h, b, t] = sum_j weight[h, j] x[h, b, t + j], a convolution for each h: x (H, B, T).
+    """A convolution of its own for each of H rows, as one batched matrix product.
 
+    Maps x (H, B, T) and weight (H, K) to (H, B, T): y[h, b, t] = sum_j weight[h, j] x[h, b, t + j].
     As many outputs as the kernel has taps make one staircase.
     """
 
@@ -297,7 +318,7 @@ def _staircase(kernel, stairs, step, window):
 
 
 def _pad(x, axis, before, after):
-    """Zeros on both sides of an axis; on the CPU a concatenation is 10 times faster than a pad."""
+    """Add zeros on both sides of an axis; on the CPU a concatenation is 10 times as fast."""
     shape = x.shape
     parts = (x, ops.zeros(shape[:axis] + (after,) + shape[axis + 1 :], x.dtype))
     if before > 0:

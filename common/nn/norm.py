@@ -61,7 +61,7 @@ class MaskedBatchNorm(nn.Cell):
 
     def construct(self, x, mask):
         """Normalise x; mask: 1 for a frame of the utterance, 0 for padding."""
-        given = x.dtype
+        dtype = x.dtype
         x, mask = x.astype(ms.float32), mask.astype(ms.float32)
         if self.training:
             count, total, squares = self._sums(x, mask)
@@ -85,10 +85,10 @@ class MaskedBatchNorm(nn.Cell):
             if self.layout != "TBC":
                 scale, shift = scale.reshape((1, -1, 1, 1)), shift.reshape((1, -1, 1, 1))
             x = (x * scale + shift) * self._spread(mask)
-        return x.astype(given)
+        return x.astype(dtype)
 
     def _spread(self, mask):
-        """The mask, to be broadcast over x."""
+        """Give the mask axes to be broadcast over x."""
         if self.layout == "TBC":
             return mask.expand_dims(2)
         if self.layout == "1CBT":
@@ -96,25 +96,25 @@ class MaskedBatchNorm(nn.Cell):
         return mask.expand_dims(1).expand_dims(1)
 
     def _outer(self, values, mask, shape):
-        """Values (C,) of each channel times the mask, in the shape of x."""
+        """Multiply values (C,) of each channel by the mask, in the shape of x."""
         if self.layout == "1CBT":
-            found = self.product(values.reshape((-1, 1)), mask.reshape((1, -1)))
+            product = self.product(values.reshape((-1, 1)), mask.reshape((1, -1)))
         elif self.layout == "TBC":
-            found = self.product(mask.reshape((-1, 1)), values.reshape((1, -1)))
+            product = self.product(mask.reshape((-1, 1)), values.reshape((1, -1)))
         else:
             batch, channels, bins, frames = shape
             rows = self.product(values.reshape((-1, 1)), ops.ones((1, bins), ms.float32))
             rows = self.product(ops.ones((batch, 1), ms.float32), rows.reshape((1, -1)))
-            found = self.products(rows.expand_dims(2), mask.expand_dims(1))
-        return found.reshape(shape)
+            product = self.products(rows.expand_dims(2), mask.expand_dims(1))
+        return product.reshape(shape)
 
     def _sums(self, x, mask):
         """Count, sum and sum of squares of each channel over the unpadded frames."""
         if not self.use_matmul:
             axes = (0, 1) if self.layout == "TBC" else (0, 2, 3)
-            kept = x * self._spread(mask)
+            masked = x * self._spread(mask)
             count = ops.sum(mask) * (x.shape[2] if self.layout == "BCFT" else 1)
-            return count, kept.sum(axes), (kept * x).sum(axes)
+            return count, masked.sum(axes), (masked * x).sum(axes)
         if self.layout == "1CBT":
             count = ops.sum(mask)
             column, flat = mask.reshape((-1, 1)), x.reshape((self.channels, -1))
@@ -140,5 +140,5 @@ class LayerNorm(nn.LayerNorm):
 
     def construct(self, x):
         """Normalise x along its last axis."""
-        found, _, _ = self.layer_norm(x.astype(ms.float32), self.gamma, self.beta)
-        return found.astype(x.dtype)
+        normalised, _, _ = self.layer_norm(x.astype(ms.float32), self.gamma, self.beta)
+        return normalised.astype(x.dtype)

@@ -26,7 +26,12 @@ LEVELS = ("O0", "O2", "O3")
 
 
 def maybe_half(x: Tensor, half: bool) -> Tensor:
-    """Return x in float16 where `half` is set, else as it is."""
+    """Return a tensor in float16, or as it is.
+
+    Args:
+        x: The tensor.
+        half: Whether it becomes float16.
+    """
     return x.astype(ms.float16) if half else x
 
 

@@ -81,9 +81,9 @@ class Recurrent(nn.Cell):
             return
         for suffix in ("", "_reverse") if self.bidirectional else ("",):
             names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-            given = [getattr(self, name + suffix) for name in names]
-            prefix = given[0].name.removesuffix(names[0] + suffix)
-            packed = pack_gates(*(weight.asnumpy() for weight in given))
+            weights = [getattr(self, name + suffix) for name in names]
+            prefix = weights[0].name.removesuffix(names[0] + suffix)
+            packed = pack_gates(*(weight.asnumpy() for weight in weights))
             for kind, values in zip(("weight", "bias"), packed):
                 name = f"{kind}_packed_l0{suffix}"
                 setattr(self, name, Parameter(Tensor(values), name=prefix + name))
@@ -101,7 +101,7 @@ class Recurrent(nn.Cell):
                 )
                 output = output + self.reverse(backward, lengths)
             return output
-        half, given = self.half and self.training, x.dtype
+        half, dtype = self.half and self.training, x.dtype
         x = maybe_half(x, half)
         output = self.run(
             x,
@@ -119,11 +119,14 @@ class Recurrent(nn.Cell):
                 maybe_half(self.bias_hh_l0_reverse, half),
             )
             output = output + self.reverse(backward, lengths)
-        return output.astype(given)
+        return output.astype(dtype)
 
 
 class FusedLSTM(nn.Cell):
     """One direction by the LSTM operator: oneDNN on the CPU, cuDNN on a GPU.
+
+    Maps x (T, B, I), weight_ih (G H, I), weight_hh (G H, H), bias_ih (G H,) and bias_hh (G H,), as
+    in torch.nn with G gates, to (T, B, H).
 
     Args:
         input_size: Values I of an input frame.
@@ -134,7 +137,7 @@ class FusedLSTM(nn.Cell):
     def __init__(self, input_size: int, hidden_size: int, summed_bias: bool):
         super().__init__()
         self.hidden_size = hidden_size
-        self.summed_bias = summed_bias  # oneDNN takes one bias a gate, cuDNN two
+        self.summed_bias = summed_bias
         self.operator = ops.LSTM(input_size, hidden_size, 1, True, False, 0.0)
 
     def construct(self, x, weight_ih, weight_hh, bias_ih, bias_hh):
@@ -147,7 +150,14 @@ class FusedLSTM(nn.Cell):
 
 
 class AscendLSTM(nn.Cell):
-    """One direction by DynamicRNN, which computes in float16 and orders its gates i, g, f, o."""
+    """One direction by DynamicRNN, which computes in float16 and orders its gates i, g, f, o.
+
+    Maps x (T, B, I), weight_ih (G H, I), weight_hh (G H, H), bias_ih (G H,) and bias_hh (G H,), as
+    in torch.nn with G gates, to (T, B, H).
+
+    Args:
+        hidden_size: Values H of an output frame.
+    """
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -161,7 +171,16 @@ class AscendLSTM(nn.Cell):
         return self.step(x, weights.astype(ms.float16), bias.astype(ms.float16))
 
     def step(self, x, weights, bias):
-        """Apply the layer to x (T, B, I), with weights and bias as `pack_gates` returns them."""
+        """Apply the layer with packed weights.
+
+        Args:
+            x: (T, B, I).
+            weights: (I + H, 4 H) float16, as `pack_gates` returns them.
+            bias: (4 H,) float16, likewise.
+
+        Returns:
+            (T, B, H) in the type of x.
+        """
         state = ops.zeros((1, x.shape[1], self.hidden_size), ms.float16)
         output = self.operator(x.astype(ms.float16), weights, bias, None, state, state)[0]
         return output.astype(x.dtype)
@@ -195,7 +214,15 @@ def pack_gates(
 
 
 class FrameLoop(nn.Cell):
-    """One direction of a GRU or tanh RNN as a loop over frames, for static shapes."""
+    """One direction of a GRU or tanh RNN as a loop over frames, for static shapes.
+
+    Maps x (T, B, I), weight_ih (G H, I), weight_hh (G H, H), bias_ih (G H,) and bias_hh (G H,), as
+    in torch.nn with G gates, to (T, B, H).
+
+    Args:
+        kind: "GRU" or "RNN".
+        hidden_size: Values H of an output frame.
+    """
 
     def __init__(self, kind: str, hidden_size: int):
         super().__init__()

@@ -115,7 +115,7 @@ def _ascii(text: str) -> str:
 
 
 def _number(match: re.Match[str]) -> str:
-    """A number as words, separated by a space from a letter next to it."""
+    """Spell a number as words, separated by a space from a letter next to it."""
     parts = match.groupdict()
     if parts["currency"]:
         words = _money(_MONEY[parts["currency"]], parts["amount"], parts["scale"])
@@ -152,7 +152,7 @@ def _decimal(whole: str, fraction: str) -> str:
 
 
 def _integer(digits: str) -> str:
-    """A number as it is read aloud.
+    """Spell a number as it is read aloud.
 
     With commas it is a quantity, of four digits a year; a very long number, or one with a leading
     zero, is read digit by digit.
@@ -179,7 +179,7 @@ def _digits(digits: str) -> str:
 
 
 def _spelled(number: int | str, **options: Any) -> str:
-    """The words of inflect without commas; an ordinal has "and", as in the cleaners."""
+    """Return the words of inflect without commas; an ordinal has "and", as in the cleaners."""
     if isinstance(number, int):
         options["andword"] = ""
     return _engine().number_to_words(number, **options).replace(",", "")

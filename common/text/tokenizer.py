@@ -49,20 +49,20 @@ class Tokenizer(ABC):
         """Rebuild a tokenizer from what `description` gave; other keys are ignored."""
 
     def description(self) -> dict[str, Any]:
-        """What checkpoints, MindRecord files and exports keep of it, as JSON holds it."""
+        """Return what checkpoints, MindRecord files and exports keep of it, as JSON holds it."""
         return {"labels": list(self.labels)}
 
     @abstractmethod
     def normalise(self, text: str) -> str:
-        """Text as it is scored: in the case and the Unicode form of the tokenizer."""
+        """Return a text as it is scored: in the case and the Unicode form of the tokenizer."""
 
     @abstractmethod
     def unknown(self, text: str) -> set[str]:
-        """Characters of a normalised text that `encode` cannot spell."""
+        """Return the characters of a normalised text that `encode` cannot spell."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Label ids to train on, of a normalised text.
+        """Return the label ids of a normalised text, to train on.
 
         Raises:
             UserError: Some characters cannot be spelled; it names them.
@@ -70,11 +70,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """What label ids read as, without blanks."""
+        """Return the text that label ids spell; there are no blanks among them."""
 
     @abstractmethod
     def words(self, text: str) -> list[str]:
-        """The words of a normalised text that the word error rate counts."""
+        """Split a normalised text into the words that the word error rate counts."""
 
     @property
     def ctc_blank(self) -> int:
@@ -88,15 +88,15 @@ class Tokenizer(ABC):
         return self.blank
 
     def __len__(self) -> int:
-        """Number of labels, the blank included: the network's output classes."""
+        """Return the number of labels, the blank included: the network's output classes."""
         return len(self.labels)
 
     def unknown_in(self, texts: Iterable[str]) -> Counter[str]:
-        """Characters that cannot be spelled, with the number of texts that hold them."""
+        """Count the texts that hold each character that cannot be spelled."""
         return Counter(char for text in texts for char in self.unknown(self.normalise(text)))
 
     def frames_needed(self, ids: Sequence[int]) -> int:
-        """Fewest output frames of the network for a transcript.
+        """Count the fewest output frames of the network for a transcript.
 
         Args:
             ids: Label ids of the transcript.
@@ -129,7 +129,17 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def from_file(cls, path: str | Path) -> CharacterTokenizer:
-        """From a JSON list in UTF-8, with or without BOM; labels are composed (NFC)."""
+        """Read a JSON list in UTF-8, with or without BOM; labels are composed (NFC).
+
+        Args:
+            path: The file.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            UserError: The file cannot be read, or is no list of single characters with a blank.
+        """
         try:
             labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
@@ -156,7 +166,7 @@ class CharacterTokenizer(Tokenizer):
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        """What text may hold; a written "_" is unknown, it would read as the blank."""
+        """Index of each label; a written "_" is unknown, it would read as the blank."""
         return {label: i for i, label in enumerate(self.labels) if label != BLANK}
 
     @cached_property
@@ -166,7 +176,7 @@ class CharacterTokenizer(Tokenizer):
         return str if upper == lower else str.upper if upper else str.lower
 
     def normalise(self, text: str) -> str:
-        """Text composed (NFC), without BOM, in the labels' case if they have only one.
+        """Compose a text (NFC), without BOM, in the labels' case if they have only one.
 
         White space is trimmed and collapsed to one space, or to nothing if no label is a space.
         """
@@ -174,18 +184,22 @@ class CharacterTokenizer(Tokenizer):
         return (" " if " " in self._index else "").join(text.split())
 
     def words(self, text: str) -> list[str]:
-        """What error rates count as the words of a normalised text: what stands between spaces.
+        """Split a normalised text at spaces, into what error rates count as words.
 
         Where no label is a space, as for Mandarin, by custom each character; WER then equals CER.
         """
         return text.split() if " " in self._index else list(text)
 
     def unknown(self, text: str) -> set[str]:
-        """Characters of a normalised text that have no label."""
+        """Return the characters of a normalised text that have no label."""
         return set(text) - self._index.keys()
 
     def encode(self, text: str) -> list[int]:
-        """Label indices of a normalised text; UserError names characters that have none."""
+        """Return the label indices of a normalised text.
+
+        Raises:
+            UserError: Some characters have no label; it names them.
+        """
         if unknown := self.unknown(text):
             raise UserError(
                 f"text {text!r} has characters without a label: {_listed(sorted(unknown))};"
@@ -194,7 +208,7 @@ class CharacterTokenizer(Tokenizer):
         return [self._index[character] for character in text]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of label indices without blanks; the inverse of `encode`."""
+        """Return the text of label indices without blanks; the inverse of `encode`."""
         return "".join(self.labels[i] for i in ids)
 
 
@@ -234,15 +248,30 @@ def restored_tokenizer(kind: type[Tokenizer], stored: Mapping[str, Any], where: 
 
 
 def labels_of(texts: Iterable[str]) -> list[str]:
-    """The labels that spell some texts: their characters (NFC) as they stand, sorted, a space if
-    there is any, and the blank."""
-    found = {char for text in texts for char in unicodedata.normalize("NFC", text)} - {BLANK}
-    spaces = {char for char in found if char.isspace()}
-    return [*sorted(found - spaces), *([" "] if spaces else []), BLANK]
+    """List the labels that spell some texts.
+
+    Args:
+        texts: The texts, as they are to be spelled.
+
+    Returns:
+        Their characters (NFC), sorted, then a space if there is any, then the blank.
+    """
+    characters = {char for text in texts for char in unicodedata.normalize("NFC", text)} - {BLANK}
+    spaces = {char for char in characters if char.isspace()}
+    return [*sorted(characters - spaces), *([" "] if spaces else []), BLANK]
 
 
 def ctc_frames_needed(ids: Sequence[int]) -> int:
-    """Fewest frames that CTC can spell the labels in: equal neighbours need a blank between."""
+    """Count the fewest frames in which CTC can spell labels.
+
+    Equal neighbours need a blank between them (Graves et al. 2006, section 3.1).
+
+    Args:
+        ids: Label indices.
+
+    Returns:
+        Number of output frames.
+    """
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 

@@ -32,13 +32,21 @@ from common.utils.errors import UserError
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What is known after an evaluation."""
+    """What is known after an evaluation.
+
+    Attributes:
+        progress: Where the run stands.
+        metrics: Since the last evaluation.
+        evaluation: Of the validation set; None without one.
+        is_best: Whether it is the best so far (`Progress.update_best`).
+        seconds_left: Seconds to the last planned step, at the mean pace so far.
+    """
 
     progress: Progress
     metrics: EpochMetrics
-    evaluation: Evaluation | None  # None without a validation set
+    evaluation: Evaluation | None
     is_best: bool
-    seconds_left: float  # to the last planned step, at the mean pace so far
+    seconds_left: float
 
 
 class Callback:
@@ -52,14 +60,14 @@ class Callback:
     files: Sequence[Path] = ()
 
     def on_run_start(self, progress: Progress) -> None:
-        """Runs once before the first step, when nothing has refused the run.
+        """Run once before the first step, when nothing has refused the run.
 
         Args:
             progress: Where the run stands; `progress.step` is above 0 in a resumed run.
         """
 
     def on_epoch_start(self, epoch: int, batches: int) -> None:
-        """Runs before the first step of an epoch.
+        """Run before the first step of an epoch.
 
         Args:
             epoch: Number of the epoch, from 0.
@@ -67,7 +75,7 @@ class Callback:
         """
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
-        """Runs after each optimizer step.
+        """Run after each optimizer step.
 
         Args:
             progress: Where the run stands, with this step counted.
@@ -77,7 +85,7 @@ class Callback:
         """
 
     def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
-        """Runs for each validation utterance of this rank.
+        """Run for each validation utterance of this rank.
 
         Args:
             progress: Where the run stands.
@@ -86,17 +94,17 @@ class Callback:
         """
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Runs after each evaluation, also where there is no validation set.
+        """Run after each evaluation, also where there is no validation set.
 
         Args:
             report: Metrics since the last evaluation, and error rates of this one.
         """
 
     def on_epoch_end(self) -> None:
-        """Runs when an epoch ends, and when something ends the run in the middle of one."""
+        """Run when an epoch ends, and when something ends the run in the middle of one."""
 
     def on_early_end(self, progress: Progress) -> None:
-        """Runs where a signal or a failure ends the run before its time; it can be resumed.
+        """Run where a signal or a failure ends the run before its time; it can be resumed.
 
         Args:
             progress: Where the run stands.
@@ -106,7 +114,7 @@ class Callback:
         """
 
     def on_run_end(self, result: TrainingResult) -> None:
-        """Runs at the end, unless an exception ends the run.
+        """Run at the end, unless an exception ends the run.
 
         Args:
             result: Where the run ended, and why.
@@ -121,7 +129,7 @@ class MetricsWriter(Callback):
         self.files = (history.path, curves)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Adds a row and draws the curves."""
+        """Add a row and draw the curves."""
         _warn_where_unwritten(self.log, lambda: self.history.add(report.metrics))
         _warn_where_unwritten(self.log, lambda: self.history.draw(self.curves, self.title))
 
@@ -134,11 +142,16 @@ class EmissionPlots(Callback):
         self.files = (animation.gif, animation.png, animation.npz)
 
     def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
-        """Keeps the log-probabilities of the utterance that is shown."""
+        """Keep the log-probabilities of the utterance that is shown.
+
+        Args:
+            progress: Where the run stands.
+            prediction: The network's output for the utterance; its arrays are views.
+        """
         self.animation.watch(prediction)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Adds a frame and draws the animation."""
+        """Add a frame and draw the animation."""
         _warn_where_unwritten(self.log, lambda: self.animation.add(report.metrics))
         _warn_where_unwritten(self.log, self.animation.draw)
 
@@ -159,11 +172,11 @@ class CheckpointWriter(Callback):
         self.epoch_plan, self.identity, self.log = epoch_plan, identity, log
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Saves; raises UserError where that fails."""
+        """Save a checkpoint; UserError where that fails."""
         self.save(report.progress, report.is_best)
 
     def on_early_end(self, progress: Progress) -> None:
-        """Saves; raises UserError where that fails."""
+        """Save a checkpoint; UserError where that fails."""
         self.save(progress, is_best=False)
 
     def save(self, progress: Progress, is_best: bool) -> None:
@@ -200,19 +213,31 @@ class HeartbeatSender(Callback):
         self.heartbeat, self.last_checkpoint = heartbeat, last_checkpoint
 
     def on_run_start(self, progress: Progress) -> None:
-        """From here on `last` is of this run."""
+        """Tell the launcher that `last` is of this run from here on."""
         self.heartbeat.set_checkpoint(self.last_checkpoint)
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
-        """Notes the step."""
+        """Tell the launcher that a step is finished.
+
+        Args:
+            progress: Where the run stands, with this step counted.
+            epoch: Number of the epoch that the step belongs to, from 0.
+            result: Outcome of the step.
+            batches: Number of this rank's batches in the step.
+        """
         self.heartbeat.step_finished(progress.step)
 
     def on_prediction(self, progress: Progress, prediction: Prediction) -> None:
-        """Notes that an evaluation goes on."""
+        """Tell the launcher that an evaluation goes on.
+
+        Args:
+            progress: Where the run stands.
+            prediction: The network's output for the utterance; its arrays are views.
+        """
         self.heartbeat.beat(f"evaluating after step {progress.step}")
 
     def on_run_end(self, result: TrainingResult) -> None:
-        """Says that exit code 0 is right."""
+        """Tell the launcher that the run is complete, so that exit code 0 is right."""
         if result.completed:
             self.heartbeat.finished()
 
@@ -239,7 +264,7 @@ class ConsoleProgress(Callback):
         self.bar: tqdm | None = None
 
     def on_run_start(self, progress: Progress) -> None:
-        """Sums the run up in a few lines."""
+        """Sum the run up in a few lines."""
         epoch_plan, model = self.epoch_plan, self.speech_model
         dataset, features = epoch_plan.dataset, model.featurizer.config
         self.log.info(
@@ -266,7 +291,12 @@ class ConsoleProgress(Callback):
             self.log.info(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
 
     def on_epoch_start(self, epoch: int, batches: int) -> None:
-        """Opens the bar."""
+        """Open the progress bar.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            batches: Number of batches of this rank that are left in the epoch.
+        """
         self.bar = tqdm(
             total=batches,
             desc=f"epoch {epoch + 1}/{self.training.epochs}",
@@ -276,7 +306,14 @@ class ConsoleProgress(Callback):
         )
 
     def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
-        """Logs the loss, and why a step was skipped."""
+        """Log the loss, and why a step was skipped.
+
+        Args:
+            progress: Where the run stands, with this step counted.
+            epoch: Number of the epoch that the step belongs to, from 0.
+            result: Outcome of the step.
+            batches: Number of this rank's batches in the step.
+        """
         number = progress.step - epoch * self.epoch_plan.steps_per_epoch
         where = f"epoch: {epoch + 1} step: {number}"
         self.log.debug(f"{where}, loss is {result.loss:.6g}")
@@ -300,7 +337,7 @@ class ConsoleProgress(Callback):
         self.bar.update(batches)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
-        """Logs the metrics and some hypotheses beside their references."""
+        """Log the metrics and some hypotheses beside their references."""
         metrics, evaluation = report.metrics, report.evaluation
         line = (
             f"epoch {metrics.epoch:g}: loss {metrics.train_loss:.3f}, {metrics.minutes:.1f} min, "
@@ -322,12 +359,12 @@ class ConsoleProgress(Callback):
             self.log.info(f"  hyp: {utterance.hypothesis}")
 
     def on_epoch_end(self) -> None:
-        """Closes the bar."""
+        """Close the progress bar."""
         if self.bar is not None:
             self.bar.close()
 
     def on_run_end(self, result: TrainingResult) -> None:
-        """Sums up what was reached, of a run that ended as planned."""
+        """Sum up the results of a run that ended as planned."""
         if not result.completed or self.rank != 0:
             return
         progress = result.progress
@@ -350,7 +387,7 @@ class ConsoleProgress(Callback):
 
 
 def _warn_where_unwritten(log: logging.Logger, write: Callable[[], None]) -> None:
-    """A full disk, or a file in the way, costs the figures and not the run."""
+    """Write, and warn where that fails: a full disk costs the figures and not the run."""
     try:
         write()
     except UserError as error:

@@ -39,15 +39,25 @@ STILLS = 5  # evaluations in the still picture
 
 @dataclass(frozen=True)
 class Frame:
-    """What one evaluation found."""
+    """What one evaluation found.
+
+    Attributes:
+        epoch: Epochs done, with the share of the current one.
+        step: Optimizer steps done.
+        wer: Word error rate of the whole validation set in percent.
+        blanks: Its frames whose best label is the blank, in percent.
+        text: Of the utterance that is shown, decoded greedily.
+        columns: (K,) the labels that are kept of it.
+        log_probs: (T', K) float16 log-probabilities of these labels.
+    """
 
     epoch: float
     step: int
-    wer: float  # percent, of the whole validation set, as is ...
-    blanks: float  # ... the share of frames whose best label is the blank
-    text: str  # of the animation's utterance, decoded greedily
-    columns: np.ndarray  # (K,) the labels that are kept of it
-    log_probs: np.ndarray  # (T', K) float16
+    wer: float
+    blanks: float
+    text: str
+    columns: np.ndarray
+    log_probs: np.ndarray
 
 
 class EmissionAnimation:
@@ -182,7 +192,7 @@ class EmissionAnimation:
         return EmissionFrame(f"epoch {frame.epoch:g}: {title}", probabilities, frame.text)
 
     def _labels_shown(self) -> list[int]:
-        """The labels with a row, the blank below the others."""
+        """List the labels with a row, the blank below the others."""
         labels, blank = np.arange(len(self.tokenizer)), self.tokenizer.blank
         if len(labels) > MAX_ALL_SHOWN:
             labels = np.flatnonzero(self._likeliest >= MIN_SHOWN_PROBABILITY)
@@ -204,7 +214,7 @@ class EmissionAnimation:
         np.maximum.at(self._likeliest, frame.columns, highest)
 
     def _write(self) -> None:
-        """Writes one array (N,) for each of `_PER_FRAME`, and the log-probabilities (N, T', K).
+        """Write one array (N,) for each of `_PER_FRAME`, and the log-probabilities (N, T', K).
 
         They are -inf where a label was not kept.
         """
@@ -226,7 +236,7 @@ class EmissionAnimation:
             )
 
     def _read(self) -> list[Frame]:
-        """The frames in the file; none where they are of another utterance."""
+        """Read the frames in the file; none where they are of another utterance."""
         try:
             with np.load(self.npz) as file:
                 if (file["id"].item(), file["reference"].item()) != (self.id, self.reference):

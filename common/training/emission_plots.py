@@ -103,7 +103,7 @@ class EmissionPlotter:
 
     @functools.cached_property
     def _axes(self) -> np.ndarray:
-        """Labels beside the rows, seconds below them."""
+        """Draw labels beside the rows, and seconds below them."""
         from PIL import Image, ImageDraw
 
         bottom = self.row * len(self.names)
@@ -180,9 +180,9 @@ class Gif:
         height, width = self._before.shape
         parts = [b"GIF89a", struct.pack("<HHBBB", width, height, 0xF7, 0, 0), palette().tobytes()]
         parts.append(b"!\xff\x0bNETSCAPE2.0" + struct.pack("<BBHB", 3, 1, 0, 0))
-        each = min(longest, max(total / len(self), 0.05))  # browsers slow down faster ones
+        duration = min(longest, max(total / len(self), 0.05))  # browsers slow down faster ones
         for number, block in enumerate(self._blocks, 1):
-            hundredths = round(100 * (held if number == len(self) else each))
+            hundredths = round(100 * (held if number == len(self) else duration))
             # 5: what is there stays, and one colour lets it through.
             parts += [struct.pack("<BBBBHBB", 0x21, 0xF9, 4, 5, hundredths, UNCHANGED, 0), block]
         return b"".join([*parts, b";"])
@@ -208,7 +208,7 @@ def palette() -> np.ndarray:
 
 
 def _grey(lightness: np.ndarray | float) -> np.ndarray:
-    """The palette's greys for 0 (black) to 1 (white)."""
+    """Return the palette's greys for 0 (black) to 1 (white)."""
     return (COLOURS + np.round(np.asarray(lightness) * (GREYS - 1))).astype(np.uint8)
 
 

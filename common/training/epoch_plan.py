@@ -90,7 +90,7 @@ class EpochPlan:
         self._totals: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
-        """Number of batches in an epoch of this rank."""
+        """Return the number of batches in an epoch of this rank."""
         return self.batches
 
     @property
@@ -220,12 +220,12 @@ _LEFT_OUT = {
 def _log_left_out(left_out: Sequence[LeftOut], log: logging.Logger) -> None:
     for reason, count in count_reasons(left_out).items():
         log.info(f"left out: {count} {_LEFT_OUT.get(reason, f'utterances, {reason}')}")
-    faults = [each for each in left_out if each.reason in FAULTS]
+    faults = [utterance for utterance in left_out if utterance.reason in FAULTS]
     files = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]
     if faults and files:
         log.info(f"left out: each with its reason in {files[0].baseFilename}")
-    for each in faults:
-        log.debug(f"  {each.id}: {each.reason}: {each.message}")
+    for utterance in faults:
+        log.debug(f"  {utterance.id}: {utterance.reason}: {utterance.message}")
 
 
 def identity_of(dataset: Dataset, ranks: int) -> dict[str, Any]:

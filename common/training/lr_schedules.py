@@ -10,7 +10,15 @@ from common.utils.errors import UserError
 
 
 def constant(base: float, total: int) -> np.ndarray:
-    """Return `base` at each of `total` steps."""
+    """Return the same rate at each step.
+
+    Args:
+        base: Learning rate.
+        total: Number of steps.
+
+    Returns:
+        (total,) rates.
+    """
     return np.full(total, base, dtype=np.float64)
 
 
@@ -47,12 +55,29 @@ def cosine(base: float, total: int, start: int = 0) -> np.ndarray:
 
 
 def warmed_up(rates: np.ndarray, steps: int) -> np.ndarray:
-    """Return the rates with the first `steps` scaled by 1/steps, 2/steps ... 1."""
+    """Scale the first rates by 1/steps, 2/steps ... 1.
+
+    Args:
+        rates: (total,) rates.
+        steps: Number of steps of the warm-up.
+
+    Returns:
+        (total,) rates.
+    """
     return rates * np.minimum((np.arange(len(rates)) + 1) / max(steps, 1), 1)
 
 
 def warmup_cosine(base: float, warmup_steps: int, total: int) -> np.ndarray:
-    """Return a linear climb to `base` over `warmup_steps`, then a cosine up to `total`."""
+    """Return a linear climb, then half a cosine; see `cosine`.
+
+    Args:
+        base: Highest learning rate.
+        warmup_steps: Steps of the climb.
+        total: Number of steps.
+
+    Returns:
+        (total,) rates.
+    """
     return warmed_up(cosine(base, total, start=warmup_steps), warmup_steps)
 
 

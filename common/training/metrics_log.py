@@ -14,19 +14,34 @@ from common.utils.files import replacing, write_text
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Metrics of one evaluation during training."""
+    """Metrics of one evaluation during training.
 
-    epoch: float  # epochs done, with the share of the current one
-    step: int  # optimizer steps done
-    minutes: float  # spent training
+    Attributes:
+        epoch: Epochs done, with the share of the current one.
+        step: Optimizer steps done.
+        minutes: Minutes spent training.
+        learning_rate: Of the last step.
+        train_loss: Mean per utterance since the last evaluation, in nats.
+        val_wer: Word error rate in percent; None without a validation set.
+        val_cer: Character error rate in percent; None without a validation set.
+        blank_share: Frames whose best label is the blank, in percent; None without a validation
+            set.
+        speech_per_second: Seconds of speech trained on per second.
+        data_wait: Time spent waiting for data, in percent.
+        skipped: Non-finite steps so far.
+    """
+
+    epoch: float
+    step: int
+    minutes: float
     learning_rate: float
-    train_loss: float  # mean per utterance since the last evaluation, nats
-    val_wer: float | None  # percent; None without a validation set
+    train_loss: float
+    val_wer: float | None
     val_cer: float | None
-    blank_share: float | None  # percent of the frames
-    speech_per_second: float  # seconds of speech trained on per second
-    data_wait: float  # percent of the time spent waiting for data
-    skipped: int  # non-finite steps so far
+    blank_share: float | None
+    speech_per_second: float
+    data_wait: float
+    skipped: int
 
 
 class History:

@@ -62,7 +62,7 @@ class _OfGradients(nn.Cell):
 
 
 class Add(_OfGradients):
-    """The sum of two lists of gradients."""
+    """The sum of two lists of gradients, pair by pair: two tuples -> a tuple."""
 
     def construct(self, first, second):
         """Return the sums, pair by pair."""
@@ -73,7 +73,7 @@ class Add(_OfGradients):
 
 
 class AllReduce(_OfGradients):
-    """Sums the gradients over all ranks."""
+    """Sums the gradients over all ranks: a tuple of gradients -> a tuple of the same shapes."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +88,10 @@ class AllReduce(_OfGradients):
 
 
 class GlobalNorm(_OfGradients):
-    """The Euclidean norm of all gradients together; non-finite if any of them is."""
+    """The Euclidean norm of all gradients together: a tuple of gradients -> a scalar.
+
+    It is not finite if any of them is not.
+    """
 
     def __init__(self):
         super().__init__()
@@ -104,6 +107,8 @@ class GlobalNorm(_OfGradients):
 
 class Update(_OfGradients):
     """One optimizer step with gradients * factor; `set_learning_rate` comes before each step.
+
+    Inputs are the gradients, a tuple in the order of the weights, and the factor, a scalar.
 
     Weight decay is L2 (added to the gradient) for Adam and SGD, decoupled for AdamW (Loshchilov &
     Hutter 2019), part of the normalised step for NovoGrad and LAMB. Biases and normalisation
@@ -207,6 +212,11 @@ class NovoGrad(_LayerWise):
 
     A layer's v begins at its first gradient that is not 0. Unlike the paper's, biases and
     normalisation parameters are not decayed.
+
+    Args:
+        config: The OptimConfig.
+        weights: The parameters to update.
+        decays: Whether each of them is decayed.
     """
 
     def __init__(self, config, weights: list[Parameter], decays: tuple[bool, ...]):
@@ -244,6 +254,11 @@ class LAMB(_LayerWise):
     phi of the paper is the identity. Where |w| or |r| is 0 (a fresh bias, say) the ratio is 1,
     which the paper leaves open. Biases and normalisation parameters have their ratio too, but are
     not decayed.
+
+    Args:
+        config: The OptimConfig.
+        weights: The parameters to update.
+        decays: Whether each of them is decayed.
     """
 
     def __init__(self, config, weights: list[Parameter], decays: tuple[bool, ...]):

@@ -21,23 +21,39 @@ class Progress:
     """Where a run stands.
 
     With the weights and the optimizer's state, this is all that a resumed run needs.
+
+    Attributes:
+        epoch: Epochs done.
+        batch: Batches done in the current epoch.
+        step: Optimizer steps done.
+        best_wer: Lowest word error rate so far, in percent; None: not evaluated yet.
+        best_cer: Character error rate of the same evaluation, in percent.
+        stale: Evaluations since the best one.
+        skipped: Non-finite steps.
+        skipped_in_a_row: Non-finite steps since the last finite one.
+        seconds: Seconds spent training.
+        loss_sum: Loss in nats since the last evaluation, of the utterances of finite steps on all
+            ranks.
+        loss_utterances: Number of these utterances.
+        speech: Seconds of speech since the last evaluation, on all ranks.
+        busy: Seconds since the last evaluation that this rank was busy.
+        waiting: Seconds since the last evaluation that this rank waited for data.
     """
 
-    epoch: int = 0  # epochs done
-    batch: int = 0  # batches done in the current epoch
-    step: int = 0  # optimizer steps done
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
     best_wer: float | None = None
     best_cer: float | None = None
-    stale: int = 0  # evaluations since the best one
-    skipped: int = 0  # non-finite steps
+    stale: int = 0
+    skipped: int = 0
     skipped_in_a_row: int = 0
-    seconds: float = 0.0  # spent training
-    # Since the last evaluation, of all ranks (but the seconds that this one was busy or waited):
-    loss_sum: float = 0.0  # over the utterances of finite steps
+    seconds: float = 0.0
+    loss_sum: float = 0.0
     loss_utterances: int = 0
-    speech: float = 0.0  # seconds
-    busy: float = 0.0  # seconds
-    waiting: float = 0.0  # seconds, for data
+    speech: float = 0.0
+    busy: float = 0.0
+    waiting: float = 0.0
 
     def advance(
         self,

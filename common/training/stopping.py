@@ -31,11 +31,17 @@ class StopReason(enum.Enum):
 
 @dataclass(frozen=True)
 class Stop:
-    """A reason with its particulars."""
+    """A reason with its particulars.
+
+    Attributes:
+        reason: Why the run ends.
+        signal: Of INTERRUPTED.
+        message: Of DIVERGED and REMOTE_FAILURE: one line, what to do among it.
+    """
 
     reason: StopReason
-    signal: signal.Signals | None = None  # of INTERRUPTED
-    message: str = ""  # of DIVERGED and REMOTE_FAILURE: one line, what to do among it
+    signal: signal.Signals | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class StopRequest:
         signal.signal(number, again)
 
     def _keep_sigint(self, ours: ctypes.Array[ctypes.c_char]) -> None:
-        """Puts our answer to SIGINT back where MindSpore has put its own, until we leave."""
+        """Restore our handler of SIGINT where MindSpore has replaced it, until we leave."""
         while self.signal is None and not self._left.wait(_KEEP_INTERVAL):
             if _sigint_action()[:_POINTER] != ours[:_POINTER]:
                 ctypes.CDLL(None).sigaction(int(signal.SIGINT), ours, None)
@@ -113,7 +119,7 @@ class StopRequest:
 
 
 def _sigint_action() -> ctypes.Array[ctypes.c_char]:
-    """The kernel's `struct sigaction` of SIGINT, which begins with the handler's address."""
+    """Read the kernel's `struct sigaction` of SIGINT, which begins with the handler's address."""
     action = ctypes.create_string_buffer(_ACTION_BYTES)
     ctypes.CDLL(None).sigaction(int(signal.SIGINT), None, action)
     return action

@@ -25,17 +25,29 @@ from common.utils.errors import UserError
 
 @dataclass
 class StepResult:
-    """What a step over all ranks found; the same on each rank."""
+    """What a step over all ranks found; the same on each rank.
 
-    loss: float  # mean over the utterances that count, nats
-    norm: float  # of the gradient of that mean, before clipping
+    Attributes:
+        loss: Mean over the utterances that count, in nats.
+        norm: Of the gradient of that mean, before clipping.
+        applied: Whether the weights were updated.
+        blamed: Utterances of a step that was not applied.
+        utterances: Number of utterances that count.
+        seconds: Seconds of their speech.
+        scale: Of the loss, in this step.
+        overflowed: Not applied because of the scale, which is half from here on.
+        diverged: Why training gets nowhere any more, in one line.
+    """
+
+    loss: float
+    norm: float
     applied: bool
-    blamed: list[str] = field(default_factory=list)  # utterances of a step that was not applied
-    utterances: int = 0  # that count, and ...
-    seconds: float = 0.0  # ... their speech
-    scale: float = 1.0  # of the loss, in this step
-    overflowed: bool = False  # not applied because of the scale, which is half from here on
-    diverged: str = ""  # why training gets nowhere any more, in one line
+    blamed: list[str] = field(default_factory=list)
+    utterances: int = 0
+    seconds: float = 0.0
+    scale: float = 1.0
+    overflowed: bool = False
+    diverged: str = ""
 
 
 class TrainStep:
@@ -114,8 +126,8 @@ class TrainStep:
         counting = sum(batch.valid for batch in batches)
         total = total or counting
         micros = [m for batch in batches for m in self._micro_batches(batch) if m.valid]
-        found = self.group.all_gather(len(micros), sum(batch.seconds for batch in batches))
-        if self.synchronised and (missing := int(found[:, 0].max()) - len(micros)):
+        gathered = self.group.all_gather(len(micros), sum(batch.seconds for batch in batches))
+        if self.synchronised and (missing := int(gathered[:, 0].max()) - len(micros)):
             silent = _silent(next(self._micro_batches(batches[0])))
             micros += [silent] * missing
         statistics = [parameter.asnumpy().copy() for parameter in self.statistics]
@@ -124,14 +136,14 @@ class TrainStep:
         for part, micro in enumerate(micros):
             self._draw_dropout(number, part)
             counts = np.arange(len(micro.ids)) < micro.valid
-            each, fresh = self.gradients(
+            micro_losses, fresh = self.gradients(
                 Tensor(micro.features),
                 Tensor(micro.lengths * counts),
                 Tensor(micro.targets),
                 Tensor(micro.target_lengths * counts),
                 Tensor(np.float32(counts / total * scale)),
             )
-            losses.append(each.asnumpy()[: micro.valid])
+            losses.append(micro_losses.asnumpy()[: micro.valid])
             ids += micro.ids[: micro.valid]
             gradients = fresh if gradients is None else self.add(gradients, fresh)
         if gradients is None:  # this rank only keeps step with the others
@@ -151,7 +163,7 @@ class TrainStep:
             applied=math.isfinite(norm) and not infinite,
             scale=scale,
             utterances=total,
-            seconds=float(found[:, 1].sum()),
+            seconds=float(gathered[:, 1].sum()),
         )
         if result.applied:
             self._apply(gradients, learning_rate, number, result)
@@ -183,8 +195,8 @@ class TrainStep:
         of_features, of_losses = self.group.all_reduce_sum(len(spoilt), len(infinite))
         blamed = spoilt if of_features else infinite if of_losses else ids
         if self.group.count > 1:
-            said = enumerate(self.group.all_gather_text(", ".join(blamed)))
-            blamed = [f"{names} (rank {rank})" for rank, names in said if names]
+            by_rank = enumerate(self.group.all_gather_text(", ".join(blamed)))
+            blamed = [f"{names} (rank {rank})" for rank, names in by_rank if names]
         result.blamed = list(blamed)
         if not self.scaling.dynamic or of_features or of_losses:
             return
@@ -236,7 +248,7 @@ class TrainStep:
 
 
 def _spoilt(batches: Sequence[Batch]) -> list[str]:
-    """Utterances with non-finite features."""
+    """List the utterances with non-finite features."""
     return [
         name
         for batch in batches
@@ -246,12 +258,12 @@ def _spoilt(batches: Sequence[Batch]) -> list[str]:
 
 
 def _silent(batch: Batch) -> Batch:
-    """An empty micro-batch of the same shape: none of its rows counts."""
+    """Return an empty micro-batch of the same shape: none of its rows counts."""
     return replace(batch, features=np.zeros_like(batch.features), valid=0)
 
 
 def _rows(batch: Batch, start: int, stop: int, trim: int) -> Batch:
-    """Some rows of a batch.
+    """Return some rows of a batch.
 
     trim: The rows are padded to the longest of them, not of the whole batch, and to a multiple of
     so many frames; 0: as in the batch.
@@ -283,7 +295,7 @@ def _dynamic_inputs(dimension: int) -> list[Tensor]:
 
 
 def _synchronise(network: ms.nn.Cell) -> list[ms.nn.Cell]:
-    """Has normalisation take its statistics over all ranks; returns its cells."""
+    """Make normalisation take its statistics over all ranks; return its cells."""
     cells = [c for _, c in network.cells_and_names() if isinstance(c, MaskedBatchNorm)]
     for cell in cells:
         cell.synchronise()
@@ -291,7 +303,7 @@ def _synchronise(network: ms.nn.Cell) -> list[ms.nn.Cell]:
 
 
 def _freeze(network: ms.nn.Cell, beginnings: Sequence[str]) -> list[ms.nn.Cell]:
-    """Stops the training of parameters by the beginning of their names; returns their cells."""
+    """Freeze parameters by the beginning of their names; return their cells."""
     if not beginnings:
         return []
     for beginning in beginnings:

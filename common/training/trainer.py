@@ -239,20 +239,20 @@ class Trainer:
     # ---- setting up
 
     def _forecast_memory(self) -> MemoryEstimate:
-        """The tightest of all hosts', so that a checkpoint can name the one to go on with."""
+        """Return the tightest of all hosts', which a checkpoint names to go on with."""
         processes = self.group.local_world_size()
         forecast = forecast_memory(self.speech_model, processes, self.epoch_plan.shapes)
         limits = self.group.all_gather(forecast.limit)[:, 0]
         return replace(forecast, limit=float(limits.min()))
 
     def _check_memory(self) -> str:
-        """Refuses a run whose longest utterance needs too much; what a user should know of it."""
+        """Refuse a run whose longest utterance needs too much; return a line for the user."""
         longest = int(self.dataset.frames.max() / self.augmentation.slowest)
         self.step.forecast.check(longest)
         return self.step.forecast.line(self.config.DataConfig.batch_size, longest)
 
     def _make_callbacks(self, identity: dict[str, Any], memory_line: str) -> list[Callback]:
-        """The run's own callbacks.
+        """Build the run's own callbacks.
 
         Metrics come before the checkpoint, since resuming drops a row too many; the console comes
         last, when all is written.
@@ -273,7 +273,7 @@ class Trainer:
         return [*callbacks, console]
 
     def _move_earlier_run_aside(self) -> None:
-        """Makes room for a new run, which nothing has refused, in the folder of an earlier one."""
+        """Make room for a new run, which nothing has refused, in the folder of an earlier one."""
         if self.group.rank == 0 and not self.resume:
             files = [file for callback in self.callbacks for file in callback.files]
             if folder := self.keeper.set_aside(*files):
@@ -285,7 +285,7 @@ class Trainer:
     # ---- one epoch
 
     def _train_epoch(self, epoch: int) -> Stop | None:
-        """Trains to the end of an epoch, from where the run stands in it."""
+        """Train to the end of an epoch, from where the run stands in it."""
         plan = self.epoch_plan.plan(epoch)[self.progress.batch :]
         for callback in self.callbacks:
             callback.on_epoch_start(epoch, len(plan))
@@ -340,7 +340,7 @@ class Trainer:
     # ---- between two steps
 
     def _evaluate_and_check(self) -> Stop | None:
-        """Evaluates if it is time to, and says whether the run ends here.
+        """Evaluate if it is time to, and return whether the run ends here.
 
         An evaluation in which a signal comes is discarded: it is still due then, and runs first in
         a resumed run.
@@ -360,12 +360,12 @@ class Trainer:
         return Stop(StopReason.FINISHED) if progress.epoch >= training.epochs else None
 
     def _signal_of_any_rank(self) -> signal.Signals | None:
-        """The signal that asks this rank or another one to stop."""
+        """Return the signal that asks this rank or another one to stop."""
         number = int(self.group.all_gather(self.stop_request.signal or 0)[:, 0].max())
         return signal.Signals(number) if number else None
 
     def _evaluate(self) -> None:
-        """Measures the error rates, and has them and a checkpoint written unless a signal came."""
+        """Measure the error rates, and let callbacks write them unless a signal came."""
         evaluation = None
         if self.validation is not None:
             evaluation = self._validate(self.validation)
@@ -381,7 +381,7 @@ class Trainer:
             callback.on_evaluation_end(report)
 
     def _validate(self, validation: Dataset) -> Evaluation | None:
-        """Error rates over the whole validation set; None where a signal came in between."""
+        """Measure error rates over the validation set; None where a signal came in between."""
         data, group = self.config.DataConfig, self.group
         limit = self.step.forecast.limit
         evaluation = None
@@ -414,7 +414,7 @@ class Trainer:
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
-        """Writes a checkpoint before a UserError leaves, so that no finished step is lost."""
+        """Write a checkpoint before a UserError leaves, so that no finished step is lost."""
         try:
             yield
         except UserError:
@@ -444,7 +444,7 @@ class _EvaluationInterrupted(Exception):
 
 
 def _grouped(loaded: Iterator[Batch], size: int) -> Iterator[tuple[list[Batch], float]]:
-    """Batches in groups of `size` (the last may be smaller), with the seconds waited for them."""
+    """Yield groups of `size` batches (the last may be smaller) and the seconds waited for each."""
     group: list[Batch] = []
     waited = 0.0
     while True:
@@ -471,7 +471,7 @@ def _keeper(config: Any) -> CheckpointKeeper:
 def _same_everywhere(
     group: ProcessGroup, speech_model: SpeechModel, identity: dict, validation: dict
 ) -> None:
-    """Refuses a run whose ranks have different configurations, data or weights.
+    """Refuse a run whose ranks have different configurations, data or weights.
 
     The hosts of one job have files of their own; with different ones the ranks would compute
     different things, or wait for each other for ever.
@@ -492,9 +492,9 @@ def _same_everywhere(
         "vocabulary": zlib.crc32(repr(stored_tokenizer(speech_model.tokenizer)).encode()),
         "weights to start from": weights,
     }
-    found = group.all_gather(*known.values())
+    gathered = group.all_gather(*known.values())
     for column, what in enumerate(known):
-        if others := np.flatnonzero(found[:, column] != found[0, column]).tolist():
+        if others := np.flatnonzero(gathered[:, column] != gathered[0, column]).tolist():
             raise UserError(
                 f"rank {others[0]}, and in all {len(others)} of {group.count} ranks, have another "
                 f"{what} than rank 0: give every host of the job the same files and options"
@@ -505,7 +505,7 @@ def _same_everywhere(
 
 
 def _fine_tune(speech_model: SpeechModel, path: str, log: logging.Logger) -> None:
-    """Takes the weights of a checkpoint; the output layer starts anew with other labels."""
+    """Take the weights of a checkpoint; the output layer starts anew with other labels."""
     recipe = speech_model.recipe
     checkpoint = checkpoints.load(path)
     averaged = checkpoints.take_averages(checkpoint)
@@ -533,7 +533,7 @@ def _fine_tune(speech_model: SpeechModel, path: str, log: logging.Logger) -> Non
 def _warn_of_features(
     speech_model: SpeechModel, checkpoint: checkpoints.Checkpoint, log: logging.Logger
 ) -> None:
-    """Names each feature setting that differs from the checkpoint's: it may still help."""
+    """Name each feature setting that differs from the checkpoint's: it may still help."""
     if checkpoint.metadata is None:
         return
     before = speech_model.recipe.build_featurizer(
@@ -558,12 +558,12 @@ def _resume(
     identity: dict,
     log: logging.Logger,
 ) -> Progress:
-    """Takes over weights, optimizer and progress of the checkpoint `last`.
+    """Take over weights, optimizer and progress of the checkpoint `last`.
 
     Raises UserError where the run would not go on exactly.
     """
-    found = checkpoints.load(keeper.last)
-    before = configs.leaves(described_config(speech_model.recipe, found))
+    checkpoint = checkpoints.load(keeper.last)
+    before = configs.leaves(described_config(speech_model.recipe, checkpoint))
     resumable = configs.resumable_keys(speech_model.config)
     for key, value in configs.leaves(speech_model.config).items():
         if key not in resumable and before[key] != value:
@@ -578,7 +578,7 @@ def _resume(
             f"schedule of the run in {keeper.last} ends after {before[epochs]}; resume without "
             "changing it, or begin anew from --pre_trained_model_path"
         )
-    metadata = found.metadata
+    metadata = checkpoint.metadata
     if metadata is None:
         raise UserError(f"--resume: {keeper.last} was not written by a training run of this kind")
     if metadata["data"] != identity:
@@ -586,11 +586,11 @@ def _resume(
             f"--resume: the run in {keeper.last} trains on {metadata['data']}, "
             f"found {identity}; go back to the data it was started with"
         )
-    checkpoints.load_into(speech_model.network, found, speech_model.recipe.rename_parameter)
+    checkpoints.load_into(speech_model.network, checkpoint, speech_model.recipe.rename_parameter)
     for name, parameter in step.state().items():
-        if name not in found.parameters:
+        if name not in checkpoint.parameters:
             raise UserError(f"--resume: {keeper.last} lacks the optimizer's {name}")
-        parameter.set_data(Tensor(found.parameters[name], parameter.dtype))
+        parameter.set_data(Tensor(checkpoint.parameters[name], parameter.dtype))
     if state := metadata.get("loss_scale"):
         step.scaling.restore(state)
     # The micro-batches of the run so far, whatever this machine's memory: they enter the

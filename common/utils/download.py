@@ -95,7 +95,7 @@ def md5_of(path: Path) -> str:
 
 
 def _bar(label: str, total: int | None, initial: int = 0) -> tqdm:
-    """A progress bar, shown only on a terminal."""
+    """Return a progress bar, shown only on a terminal."""
     return tqdm(
         desc=label,
         total=total,

@@ -85,7 +85,7 @@ def _is_x86() -> bool:
 
 
 def _cpu_flags() -> list[str] | None:
-    """The processor's feature flags as Linux names them; None where they are not known."""
+    """Return the processor's feature flags as Linux names them; None where they are not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -25,6 +25,8 @@ from deepspeech2.src.config import ModelConfig
 class DeepSpeech2(nn.Cell):
     """The network: convolutions, recurrent layers, one dense layer.
 
+    Maps features (B, F, T) and lengths (B,) to log-probabilities (T', B, C) and lengths (B,).
+
     Args:
         config: Sizes and kinds of the layers.
         dimension: Values F of a feature frame.
@@ -77,8 +79,14 @@ class DeepSpeech2(nn.Cell):
 class ConvolutionFrontEnd(nn.Cell):
     """Convolutions over frequency and time, each with batch normalisation and a bounded activation.
 
-    Padded frames are zero before every convolution, as they are outside a lone utterance:
-    normalisation makes them so, and both activations keep zero.
+    Maps x (B, 1, F, T) and lengths (B,) to (B, channels, F', T') and lengths (B,). Padded frames
+    are zero before every convolution, as they are outside a lone utterance: normalisation makes
+    them so, and both activations keep zero.
+
+    Args:
+        config: Sizes and kinds of the layers.
+        rng: Draws the initial weights.
+        device: "CPU", "GPU" or "Ascend", which decides between equivalent operators.
     """
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator, device: str = "CPU"):
@@ -124,7 +132,14 @@ class ConvolutionFrontEnd(nn.Cell):
 class RecurrentStack(nn.Cell):
     """Recurrent layers, each with normalisation and dropout.
 
-    A one-directional stack looks ahead behind the last layer, before its normalisation.
+    Maps x (T, B, I) and lengths (B,) to (T, B, H). A one-directional stack looks ahead behind the
+    last layer, before its normalisation.
+
+    Args:
+        config: Sizes and kinds of the layers.
+        width: Values I of an input frame.
+        rng: Draws the initial weights.
+        device: "CPU", "GPU" or "Ascend", which decides between equivalent operators.
     """
 
     def __init__(self, config: ModelConfig, width: int, rng: np.random.Generator, device: str):
@@ -174,7 +189,11 @@ class RecurrentStack(nn.Cell):
 
 
 class SequenceWise(nn.Cell):
-    """One layer applied to every frame; it gives the output layer its name in checkpoints."""
+    """One layer applied to every frame; it gives the output layer its name in checkpoints.
+
+    Args:
+        module: (T, B, I) -> (T, B, C).
+    """
 
     def __init__(self, module: nn.Cell):
         super().__init__()

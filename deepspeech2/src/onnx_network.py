@@ -19,7 +19,21 @@ def add(
     features: str,
     lengths: str,
 ) -> tuple[str, str]:
-    """features (B, F, T) float32, lengths (B,) int64 -> log-probabilities (T', B, C), lengths."""
+    """Add the network to an ONNX graph.
+
+    Args:
+        graph: The graph.
+        model: The ModelConfig.
+        weights: Parameters of the network, by name.
+        features: Name of the features (B, F, T) float32.
+        lengths: Name of the lengths (B,) int64.
+
+    Returns:
+        Names of the log-probabilities (T', B, C) and of the output lengths (B,) int64.
+
+    Raises:
+        UserError: The recurrent layers are not LSTMs.
+    """
     if model.rnn_type != "LSTM":
         raise UserError(
             f"ModelConfig.rnn_type={model.rnn_type}: only LSTM networks are written as ONNX; use "
@@ -71,15 +85,15 @@ def _lstm(
     x: str,
     counts: str,
 ) -> str:
-    """x (T, B, I) -> (T, B, H), both directions summed."""
+    """Add a recurrent layer: x (T, B, I) -> (T, B, H), both directions summed."""
     name, size = f"RNN.lstms.{layer}", model.hidden_size
     ends = ("_l0", "_l0_reverse") if model.bidirectional else ("_l0",)
 
     def gates(leaf: str) -> np.ndarray:
-        """(directions, 4 H, ...)."""
-        found = np.stack([weights[f"{name}.{leaf}{end}"] for end in ends])
-        split = found.reshape(len(ends), 4, size, *found.shape[2:])
-        return split[:, _GATES].reshape(found.shape)
+        """Stack the weights of both directions in ONNX's order of gates: (directions, 4 H, ...)."""
+        stacked = np.stack([weights[f"{name}.{leaf}{end}"] for end in ends])
+        split = stacked.reshape(len(ends), 4, size, *stacked.shape[2:])
+        return split[:, _GATES].reshape(stacked.shape)
 
     output = graph.op(
         "LSTM",
@@ -97,7 +111,7 @@ def _lstm(
 def _lookahead(
     graph: Graph, model: ModelConfig, weights: dict[str, np.ndarray], x: str, mask: str
 ) -> str:
-    """x (T, B, H), mask (B, 1, 1, T)."""
+    """Add the row convolution: x (T, B, H), mask (B, 1, 1, T) -> (T, B, H)."""
     x = graph.op("Unsqueeze", graph.op("Transpose", x, perm=[1, 2, 0]), axes=[2])  # (B, H, 1, T)
     weight = weights["RNN.lookahead.conv.weight"]
     ahead = (0, 0, 0, model.lookahead_context - 1)

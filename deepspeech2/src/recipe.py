@@ -12,29 +12,54 @@ from deepspeech2.src.config import ModelConfig
 
 
 def build_network(model: ModelConfig, *arguments: Any) -> Any:
+    """Build the network.
+
+    Args:
+        model: The ModelConfig.
+        *arguments: As of `Recipe.build_network`.
+
+    Returns:
+        The network, an nn.Cell.
+    """
     from deepspeech2.src.model import DeepSpeech2  # mindspore loads here, not in every process
 
     return DeepSpeech2(model, *arguments)
 
 
 def onnx_network(*arguments: Any) -> tuple[str, str]:
+    """Add the network to an ONNX graph; see `Recipe.onnx_network`."""
     from deepspeech2.src.onnx_network import add
 
     return add(*arguments)
 
 
 def output_frames(model: ModelConfig, frames):
-    """Output frames for `frames` feature frames: an int, a numpy array or a Tensor."""
+    """Compute the output frames of the network.
+
+    Args:
+        model: The ModelConfig.
+        frames: Feature frames: an int, a numpy array or a Tensor.
+
+    Returns:
+        Output frames, of the same kind.
+    """
     for _, stride in model.conv_strides:
         frames = (frames - 1) // stride + 1  # odd kernels, padded by half on both sides
     return frames
 
 
 def activation_bytes(model: ModelConfig, dimension: int) -> float:
-    """Memory of a train step per feature frame; the factors are fitted to benchmarks/memory.py.
+    """Forecast the memory of a train step; the factors are fitted to benchmarks/memory.py.
 
-    They hold for batches of ever other lengths, which leave gaps in MindSpore's memory pool: the
+    They hold for batches of varying lengths, which leave gaps in MindSpore's memory pool: the
     quickstart's training took 5.0 GiB where a fit to batches of one length said 3.4.
+
+    Args:
+        model: The ModelConfig.
+        dimension: Bins F of a feature frame.
+
+    Returns:
+        Bytes per feature frame.
     """
     frames, bins, values = 1.0, dimension, 0.0
     for bin_stride, frame_stride in model.conv_strides:
@@ -46,7 +71,7 @@ def activation_bytes(model: ModelConfig, dimension: int) -> float:
 
 
 def rename_parameter(name: str) -> str:
-    """Older model zoo files say `rnn` for `RNN`."""
+    """Return today's name of a parameter: older model zoo files say `rnn` for `RNN`."""
     return ".".join("RNN" if part == "rnn" else part for part in name.split("."))
 
 

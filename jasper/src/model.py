@@ -30,6 +30,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "selu": nn.SeLU}
 class Jasper(nn.Cell):
     """The network: blocks of convolutions and an output layer.
 
+    Maps features (B, F, T) and lengths (B,) to log-probabilities (T', B, C) and lengths (B,).
+
     Args:
         config: The blocks.
         dimension: Values F of a feature frame.
@@ -76,7 +78,13 @@ class Jasper(nn.Cell):
 
 
 class LayerFactory:
-    """Builds the parts of a network, with the same initial weights for every device."""
+    """Builds the parts of a network, with the same initial weights for every device.
+
+    Args:
+        config: The ModelConfig.
+        rng: Draws the initial weights.
+        device: "CPU", "GPU" or "Ascend", which decides between equivalent operators.
+    """
 
     def __init__(self, config: ModelConfig, rng: np.random.Generator, device: str):
         self.config, self.rng, self.device = config, rng, device
@@ -121,13 +129,24 @@ class LayerFactory:
         return ACTIVATIONS[self.config.activation]()
 
     def dropout(self, rate: float, channels: int) -> nn.Cell:
-        """Build a dropout whose masks differ from those of the others."""
+        """Build a dropout whose masks differ from those of the others.
+
+        Args:
+            rate: Share of the values that are dropped.
+            channels: Number of channels C.
+        """
         self.dropouts += 1
         return Dropout(rate, channels, self.dropouts, "BC1T" if self.native else "1CBT")
 
 
 class Encoder(nn.Cell):
-    """Blocks, one after the other."""
+    """Blocks, one after the other.
+
+    Args:
+        blocks: Their sizes.
+        dimension: Values F of a feature frame.
+        make: Builds the layers.
+    """
 
     def __init__(self, blocks: list[Block], dimension: int, make: LayerFactory):
         super().__init__()
@@ -223,7 +242,11 @@ class JasperBlock(nn.Cell):
 
 
 class Convolution(nn.Cell):
-    """Gives a convolution its name in checkpoints."""
+    """Gives a convolution its name in checkpoints.
+
+    Args:
+        convolution: x (B, C, 1, T) or (1, C, B, T) -> the same form, with O channels.
+    """
 
     def __init__(self, convolution: nn.Cell):
         super().__init__()
@@ -235,7 +258,11 @@ class Convolution(nn.Cell):
 
 
 class Normalisation(nn.Cell):
-    """Gives a batch normalisation its name in checkpoints."""
+    """Gives a batch normalisation its name in checkpoints.
+
+    Args:
+        norm: x (B, C, 1, T) or (1, C, B, T), mask (B, T) -> the shape of x.
+    """
 
     def __init__(self, norm: nn.Cell):
         super().__init__()
@@ -247,7 +274,11 @@ class Normalisation(nn.Cell):
 
 
 class Decoder(nn.Cell):
-    """The output layer, which gives each frame a value for each label."""
+    """The output layer, which gives each frame a value for each label.
+
+    Args:
+        convolution: x (B, H, 1, T) or (1, H, B, T) -> the same form, with C channels.
+    """
 
     def __init__(self, convolution: nn.Cell):
         super().__init__()
@@ -259,12 +290,12 @@ class Decoder(nn.Cell):
 
 
 def _spread(mask, native):
-    """Mask (B, T) for x (B, C, 1, T) or (1, C, B, T)."""
+    """Give a mask (B, T) the axes of x (B, C, 1, T) or (1, C, B, T)."""
     return mask.expand_dims(1).expand_dims(1) if native else mask.expand_dims(0).expand_dims(0)
 
 
 def _bounds(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Values that enter an output, and outputs that an input value enters."""
+    """Count the values that enter an output, and the outputs that an input value enters."""
     receptive = math.prod(shape[2:])
     return shape[1] * receptive, shape[0] * receptive
 

@@ -17,7 +17,18 @@ def add(
     features: str,
     lengths: str,
 ) -> tuple[str, str]:
-    """features (B, F, T) float32, lengths (B,) int64 -> log-probabilities (T', B, C), lengths."""
+    """Add the network to an ONNX graph.
+
+    Args:
+        graph: The graph.
+        model: The ModelConfig.
+        weights: Parameters of the network, by name.
+        features: Name of the features (B, F, T) float32.
+        lengths: Name of the lengths (B,) int64.
+
+    Returns:
+        Names of the log-probabilities (T', B, C) and of the output lengths (B,) int64.
+    """
     x = graph.op("Unsqueeze", features, axes=[2])  # (B, F, 1, T)
     residual_inputs = [graph.op("Mul", x, graph.frame_mask(lengths, x))]
     for number, block in enumerate(model.blocks):
@@ -49,9 +60,9 @@ def add(
             mask = graph.frame_mask(lengths, x)
             if repetition == block.repeat - 1 and block.residual:
                 entering = residual_inputs if block.residual_dense else residual_inputs[-1:]
-                for index, pane in enumerate(entering):
+                for index, branch_input in enumerate(entering):
                     branch = graph.convolution(
-                        pane,
+                        branch_input,
                         f"{name}.res.{index}",
                         weights[f"{name}.res.{index}.0.conv1.weight"],
                         norm=Norm(weights, f"{name}.res.{index}.1.batchnorm", EPSILON),

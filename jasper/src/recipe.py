@@ -13,19 +13,37 @@ from jasper.src.original_yaml import translate_yaml
 
 
 def build_network(model: ModelConfig, *arguments: Any) -> Any:
+    """Build the network.
+
+    Args:
+        model: The ModelConfig.
+        *arguments: As of `Recipe.build_network`.
+
+    Returns:
+        The network, an nn.Cell.
+    """
     from jasper.src.model import Jasper  # mindspore loads here, not in every process
 
     return Jasper(model, *arguments)
 
 
 def onnx_network(*arguments: Any) -> tuple[str, str]:
+    """Add the network to an ONNX graph; see `Recipe.onnx_network`."""
     from jasper.src.onnx_network import add
 
     return add(*arguments)
 
 
 def output_frames(model: ModelConfig, frames):
-    """Output frames for `frames` feature frames: an int, a numpy array or a Tensor."""
+    """Compute the output frames of the network.
+
+    Args:
+        model: The ModelConfig.
+        frames: Feature frames: an int, a numpy array or a Tensor.
+
+    Returns:
+        Output frames, of the same kind.
+    """
     for block in model.blocks:
         for _ in range(block.repeat):
             frames = (frames - 1) // block.stride + 1  # odd kernels, padded by half on both sides
@@ -33,11 +51,18 @@ def output_frames(model: ModelConfig, frames):
 
 
 def activation_bytes(model: ModelConfig, dimension: int) -> float:
-    """Memory of a train step per feature frame; the factors are fitted to benchmarks/memory.py.
+    """Forecast the memory of a train step; the factors are fitted to benchmarks/memory.py.
 
     Peaks in GiB, measured and forecast: jasper10x5dr with Adam, 1 x 800 frames 12.4 and 14.3;
     jasper5x3, 1 x 200 3.9 and 5.2, 2 x 800 5.0 and 6.8; quartznet5x5, 1 x 200 2.3 and 2.2, 4 x 800
     3.8 and 4.4; an4, 1 x 200 1.2 and 1.2, 8 x 800 2.2 and 2.3.
+
+    Args:
+        model: The ModelConfig.
+        dimension: Bins F of a feature frame.
+
+    Returns:
+        Bytes per feature frame.
     """
     frames, inputs, values = 1.0, dimension, 0.0
     for block, widths in zip(model.blocks, residual_inputs(model.blocks, dimension)):
@@ -51,7 +76,7 @@ def activation_bytes(model: ModelConfig, dimension: int) -> float:
 
 
 def graph_bytes(model: ModelConfig) -> float:
-    """20 MiB a convolution: 108 of them in Jasper 10x5dr."""
+    """Forecast the bytes of the compiled graph: 20 MiB a convolution, 108 in Jasper 10x5dr."""
     count = 1
     for block, widths in zip(model.blocks, residual_inputs(model.blocks, 1)):
         count += block.repeat * (2 if block.separable else 1) + len(widths)
