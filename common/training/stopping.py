@@ -87,6 +87,7 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._left = threading.Event()
+        self._ours: ctypes.Array[ctypes.c_char] | None = None  # SIGINT's action while entered
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -97,8 +98,8 @@ class StopRequest:
             except ValueError:  # not in the main thread: Python delivers no signals here
                 return self
         self._left.clear()
-        keeper = threading.Thread(target=self._keep_sigint, args=(_sigint_action(),), daemon=True)
-        keeper.start()
+        self._ours = _sigint_action()
+        threading.Thread(target=self._keep_sigint, daemon=True).start()
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -106,11 +107,18 @@ class StopRequest:
         again = signal.SIG_IGN if number == signal.SIGHUP else self._previous[number]
         signal.signal(number, again)
 
-    def _keep_sigint(self, ours: ctypes.Array[ctypes.c_char]) -> None:
-        """Restore our handler of SIGINT where MindSpore has replaced it, until we leave."""
+    def _keep_sigint(self) -> None:
+        """Restore our handler of SIGINT again and again, until we leave."""
         while self.signal is None and not self._left.wait(_KEEP_INTERVAL):
-            if _sigint_action()[:_POINTER] != ours[:_POINTER]:
-                ctypes.CDLL(None).sigaction(int(signal.SIGINT), ours, None)
+            self.restore_sigint()
+
+    def restore_sigint(self) -> None:
+        """Restore our handler of SIGINT where MindSpore has replaced it while running a graph."""
+        ours = self._ours
+        if ours is None or self.signal is not None or self._left.is_set():
+            return
+        if _sigint_action()[:_POINTER] != ours[:_POINTER]:
+            ctypes.CDLL(None).sigaction(int(signal.SIGINT), ours, None)
 
     def __exit__(self, *_: object) -> None:
         self._left.set()

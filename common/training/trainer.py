@@ -345,6 +345,7 @@ class Trainer:
         An evaluation in which a signal comes is discarded: it is still due then, and runs first in
         a resumed run.
         """
+        self.stop_request.restore_sigint()  # a graph has just run
         progress, training = self.progress, self.training
         if progress.due(training):
             self._evaluate()
@@ -405,6 +406,7 @@ class Trainer:
         return None if evaluation is None or interrupted else evaluation.of_all(totals)
 
     def _watch(self, prediction: Prediction) -> None:
+        self.stop_request.restore_sigint()  # a graph has just run
         if self.stop_request.signal is not None:
             raise _EvaluationInterrupted
         for callback in self.callbacks:
