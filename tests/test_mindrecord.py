@@ -55,7 +55,7 @@ def run(utterances, directory: Path, **changes) -> tuple[mindrecord.ConversionRe
         "pattern": "part{}.md",
         "shards": 3,
         "featurizer": FEATURIZER,
-        "vocabulary": VOCABULARY,
+        "tokenizer": VOCABULARY,
         "output_frames": halved,
         "store": "features",
         "log": said.append,
@@ -286,7 +286,7 @@ def test_converting_again_does_nothing(utterances, tmp_path):
             "features.trim_silence is False in the files, True is wanted",
         ),
         (
-            {"vocabulary": CharacterTokenizer(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-"))},
+            {"tokenizer": CharacterTokenizer(tuple("'ABCDEFGHIJKLMNOPQRSTUVWXYZ _-"))},
             "labels differ: 29 in the files, 30 are wanted; the first that differs, number 29,"
             " is none in the files, '-' is wanted",
         ),
@@ -488,7 +488,7 @@ def test_wrong_settings_are_named(utterances, tmp_path, changes, message):
 
 
 def test_a_file_name_needs_one_place_for_the_number(utterances, tmp_path):
-    settings = {"featurizer": FEATURIZER, "vocabulary": VOCABULARY, "output_frames": halved}
+    settings = {"featurizer": FEATURIZER, "tokenizer": VOCABULARY, "output_frames": halved}
     for stem in ("train.md", "a{}b{}.md", "sub/{}.md"):
         with pytest.raises(UserError, match="expected one {} for the number"):
             convert(utterances, tmp_path / "set", stem, shards=1, **settings)
