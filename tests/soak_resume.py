@@ -33,6 +33,7 @@ from pathlib import Path
 import conftest  # noqa: F401  (sets the environment before mindspore loads)
 import numpy as np
 import yaml
+from launcher_clone import copy_launcher
 from synthetic_corpus import make_corpus, settings
 
 from common.launching.supervise import descendants
@@ -78,6 +79,7 @@ class Place:
         self.checkpoints, self.temporary = self.model / "checkpoint", folder / "tmp"
         cache = shutil.ignore_patterns("__py*")
         shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=cache)
+        copy_launcher(folder)
         shutil.copytree(ROOT / "deepspeech2" / "scripts", self.model / "scripts")
         (self.model / "train.py").write_text(ENTRY)
         self._corpus()

@@ -102,7 +102,7 @@ REFUSED = {
     ),
     "a truncated shard": Refused(
         TRAIN + " --set mindrecord_format=cut/{split}/tones{}.md",
-        r"cut/train/tones1\.md: 1000 bytes where \d+ were written, truncated",
+        r"cut/train/tones1\.md: 1000 bytes, expected \d+; it is truncated",
     ),
     "records of another manifest": Refused(
         TRAIN + " --set train_manifest=cut.csv",

@@ -451,9 +451,9 @@ def test_an_undecodable_recording_does_not_change_the_others(
     texts = {source.ids[index]: text for index, (text, _) in alone.items()}
     for batch_size in (1, 4):
         failures: list[ReadFailure] = []
-        decoder = GreedyDecoder(tokenizer)
+        decoder = CTCDecoder(forward, GreedyDecoder(tokenizer))
         predictions = recognise(
-            speech_model, forward, dataset, decoder, batch_size, on_unreadable=failures.append
+            speech_model, decoder, dataset, batch_size, on_unreadable=failures.append
         )
         found = {prediction.id: prediction.text for prediction in predictions}
         assert found == {name: texts[name] for name in dataset.ids if name != "lying"}

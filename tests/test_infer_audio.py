@@ -349,9 +349,8 @@ def documented(language: str) -> str:
 
 def test_programs_build_against_the_installed_library(cpu, runner, fake, tmp_path):  # noqa: F811
     """The example of the documents, and two threads, with the checkpoint that ships."""
-    from common.recogniser import Recogniser
-
-    from common.export import export
+    from common.export.export import export
+    from common.model.speech_model import SpeechModel
     from deepspeech2.src.recipe import RECIPE
 
     def done(*command: object) -> str:
@@ -369,7 +368,7 @@ def test_programs_build_against_the_installed_library(cpu, runner, fake, tmp_pat
     done("cmake", "--build", source / "build")
 
     checkpoint = SOURCE.parent / "deepspeech2" / "pretrained" / "an4.ckpt"
-    model = export(Recogniser.from_checkpoint(RECIPE, checkpoint, cpu), tmp_path / "m.mindir")
+    model = export(SpeechModel.from_checkpoint(RECIPE, checkpoint, cpu), tmp_path / "m.mindir")
     audio = SOURCE.parent / "data" / "telephone_prompts" / "audio"
     paths = sorted(audio.glob("conf-[a-c]*.opus"))[:2]
     said = done(prefix / "bin" / "infer", "--mindir_path", model, "--audio", *paths, "--json")

@@ -145,6 +145,8 @@ def test_a_failure_is_known_to_all_who_leave_together(failing, wanted):
 )
 def test_hosts_with_other_files_are_refused(what, change, monkeypatch):
     monkeypatch.setattr("common.training.trainer.configs.leaves", lambda config: config)
+    of_a_host = {"DataConfig.workers"}
+    monkeypatch.setattr("common.training.trainer.configs.host_keys", lambda config: of_a_host)
 
     def call(ranks: ProcessGroup):
         own = {"identity": {"digest": "a"}, "labels": ("A",), "weights": np.zeros(3)}

@@ -626,7 +626,7 @@ def test_fine_tuning_with_another_vocabulary_starts_the_head_anew(corpus, whole,
     training._fine_tune(speech_model, str(best.path), log)
     all_but_one = f"{len(best.parameters) - 1} of {len(best.parameters)}"
     assert log.texts[0].startswith(f"start from {best.path}: {all_but_one} parameters match")
-    assert log.texts[1] == "another tokenizer: the output layer fc.module starts anew"
+    assert log.texts[1] == "another vocabulary: the output layer fc.module starts anew"
     np.testing.assert_array_equal(head.asnumpy(), fresh)
     conv = speech_model.network.conv.conv1.weight
     np.testing.assert_array_equal(conv.asnumpy(), best.parameters["conv.conv1.weight"])

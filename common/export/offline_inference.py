@@ -155,6 +155,8 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
     config = recipe.train_config()
     try:
         configs.override(config, description["config"], str(path))
+        if "labels" not in description:
+            raise KeyError("labels")
         tokenizer = restored_tokenizer(recipe.tokenizer, description, str(path))
         device = description["device"]
     except KeyError as error:
