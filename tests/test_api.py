@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from synthetic_corpus import RATE, chdir, trained
+from synthetic_corpus import RATE, chdir, make_corpus, settings, trained
 
 import deepspeech2
 import jasper
@@ -84,17 +84,21 @@ def test_texts_are_those_of_the_greedy_path_of_the_log_probabilities(model):
     assert ends == sorted(ends) and ends[-1] <= result.duration + 2 * model.frame_seconds
 
 
-@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
-def test_an_exported_file_transcribes_as_its_checkpoint(model, cpu, tmp_path, file_format):
+@pytest.mark.parametrize(
+    ("file_format", "shapes"),
+    [("MINDIR", {}), ("ONNX", {}), ("MINDIR", {"batch_size": 2, "buckets": (100, 400)})],
+)
+def test_an_exported_file_transcribes_as_its_checkpoint(model, cpu, tmp_path, file_format, shapes):
     pytest.importorskip("onnxruntime")
     checkpoint = trained() / "checkpoint" / "tiny-best.ckpt"
     description = deepspeech2.export_model(
-        checkpoint, tmp_path / "tiny", file_format=file_format, device=cpu
+        checkpoint, tmp_path / "tiny", file_format=file_format, device=cpu, **shapes
     )
-    exported = deepspeech2.load(description.with_suffix(f".{file_format.lower()}"))
+    name = description if shapes else description.with_suffix(f".{file_format.lower()}")
+    exported = deepspeech2.load(name)
     paths = recordings()
     expected = model.transcribe(paths)
-    for one, other in zip(exported.transcribe(paths, batch_size=2), expected, strict=True):
+    for one, other in zip(exported.transcribe(paths, batch_size=3), expected, strict=True):
         assert (one.text, len(one.words)) == (other.text, len(other.words))
         for word, same in zip(one.words, other.words):
             assert (word.start, word.end) == (same.start, same.end)
@@ -169,3 +173,20 @@ def test_the_examples_of_the_documentation_run(cpu, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "NINE"
     assert "['NINE', 'NINE']" in done.stdout
+
+
+def test_convert_and_train_model_run_a_training_in_the_current_folder(cpu, tmp_path):
+    corpus = make_corpus(tmp_path)
+    config = deepspeech2.config(**settings(corpus))
+    with chdir(tmp_path):
+        deepspeech2.convert(config)
+        result = deepspeech2.train_model(config, device=cpu)
+        assert result.completed and result.progress.epoch == config.TrainingConfig.epochs
+        assert result.stop.reason.name == "FINISHED"
+        text = (
+            deepspeech2.load(result.best_checkpoint, device=cpu).transcribe("test/test0.wav").text
+        )
+        scores = deepspeech2.evaluate_model(result.best_checkpoint, device=cpu)
+        assert scores.recordings == 5
+        (scored,) = [each for each in scores.evaluation.utterances if each.id == "test0"]
+        assert scored.hypothesis == text

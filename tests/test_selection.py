@@ -23,6 +23,7 @@ from common.data.selection import (
     Candidate,
     LeftOut,
     SelectionRules,
+    count_reasons,
     reasons_against,
     select,
 )
@@ -204,7 +205,7 @@ def test_a_subset_is_drawn_of_what_is_left_and_takes_copies_along():
     selection = select(candidates, rules)
     kept = {candidates[index].entry.id for index in selection.kept}
     assert len(kept) == 12 and {f"{name}-0.9" for name in kept if "-" not in name} < kept
-    assert selection.counts() == {"too long": 1, OUTSIDE_SUBSET: 28}
+    assert count_reasons(selection.left_out) == {"too long": 1, OUTSIDE_SUBSET: 28}
     assert {each.id for each in selection.left_out} | kept == {c.entry.id for c in candidates}
     assert select(candidates, rules).kept.tolist() == selection.kept.tolist()
     other = SelectionRules(max_duration=2.0, max_utterances=6, seed=4)

@@ -1,4 +1,4 @@
-"""What a model's package offers as functions; its commands call the same."""
+"""What a model's package offers as functions, over the code that its commands run."""
 
 from __future__ import annotations
 
@@ -266,7 +266,5 @@ class ModelFunctions:
         """
         from common.export.export import Options, export
 
-        if not self._recipe.exportable:
-            raise UserError(f"{self._recipe.name} cannot be exported: it is no CTC network")
         options = Options(file_format.upper(), batch_size, frames, tuple(buckets), half=half)
         return export(self.load_network(checkpoint, device=device), path, options)

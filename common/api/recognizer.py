@@ -226,16 +226,7 @@ class NetworkBackend(Backend):
     def decode(
         self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
     ) -> list[DecodedUtterance]:
-        """Decode recordings with the network.
-
-        Args:
-            features: (F, T) of each recording.
-            names: Their names, for messages.
-            batch_size: Recordings in a batch.
-
-        Returns:
-            One result for each recording, in their order.
-        """
+        """See `Backend.decode`."""
         from common.evaluation.evaluate import recognise
         from common.model.decoder import DecodedUtterance
 

@@ -57,8 +57,6 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
     add_device(parser)
     arguments = parser.parse_args(argv)
-    if not recipe.exportable:
-        raise UserError(f"{recipe.name} cannot be exported: it is no CTC network")
     elsewhere = (arguments.device_target or "cpu").lower() != "cpu"
     if elsewhere and "mindspore" not in sys.modules:
         # On a CPU with more, other devices' convolutions are too slow to be verified.

@@ -1,7 +1,8 @@
 """Which utterances are trained on, and why the others are left out.
 
 Validation, conversion to MindRecord files and training all decide by `reasons_against`, so that
-they cannot disagree. What a caller has not measured of an utterance (a converted record does not
+they cannot disagree (but for the size of a MindRecord record, which conversion alone knows). What
+a caller has not measured of an utterance (a converted record does not
 say how loud it is) was judged before, and is not judged again.
 """
 
@@ -149,10 +150,6 @@ class Selection:
 
     kept: np.ndarray
     left_out: list[LeftOut]
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of utterances for each reason that occurs, in the order of REASONS."""
-        return count_reasons(self.left_out)
 
 
 def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:

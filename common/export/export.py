@@ -377,6 +377,8 @@ def describe(
 
 def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
     file_format, batch_size, frames = options.file_format, options.batch_size, options.frames
+    if not speech_model.recipe.exportable:
+        raise UserError(f"{speech_model.recipe.name} cannot be exported: it is no CTC network")
     if file_format not in ENDINGS:
         raise UserError(f"--file_format {file_format}: expected one of {', '.join(ENDINGS)}")
     if file_format == "AIR" and speech_model.device != "Ascend":
