@@ -275,18 +275,18 @@ def description(shop: Workshop, damaged: list[Path], folder: Path) -> str:
 
 
 KINDS = {
-    "transcribe": Kind("audio", 12, 40, transcribe),
-    "validate": Kind("audio", 6, 80, validate),
+    "transcribe": Kind("audio", 16, 40, transcribe),
+    "validate": Kind("audio", 8, 80, validate),
     "convert": Kind("audio", 4, 50, convert),
-    "manifest": Kind("manifest", 260, 1, manifest),
+    "manifest": Kind("manifest", 100, 1, manifest),
     "rank_table": Kind("rank_table", 220, 1, rank_table),
-    "configuration": Kind("yaml", 140, 1, configuration),
-    "labels": Kind("labels", 60, 1, labels),
-    "language_model": Kind("arpa", 40, 1, language_model),
-    "checkpoint": Kind("checkpoint", 50, 1, checkpoint),
-    "export": Kind("checkpoint", 20, 1, export),
-    "foreign": Kind("torch", 50, 1, foreign),
-    "description": Kind("export", 30, 1, description),
+    "configuration": Kind("yaml", 60, 1, configuration),
+    "labels": Kind("labels", 30, 1, labels),
+    "language_model": Kind("arpa", 20, 1, language_model),
+    "checkpoint": Kind("checkpoint", 30, 1, checkpoint),
+    "export": Kind("checkpoint", 10, 1, export),
+    "foreign": Kind("torch", 35, 1, foreign),
+    "description": Kind("export", 15, 1, description),
 }
 
 

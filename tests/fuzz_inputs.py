@@ -62,12 +62,9 @@ def run(
             sys.stdout.flush()
         elif len(numbers) == 1 and not outcome.finding:
             print(f"{target.kind}, seed {seed}, number {outcome.number}: {outcome.how}")
-        if keep and (new or len(numbers) == 1):
-            copy = keep / f"{target.kind}-{seed}-{outcome.number}"
-            shutil.copytree(folder / "input", copy, dirs_exist_ok=True)
 
     with shown:
-        campaign(target, seed, numbers, folder, add)
+        campaign(target, seed, numbers, folder, add, keep)
     return totals
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 import zipfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,8 @@ def _torch_files(folder: Path) -> dict[str, Seed]:
     for name, (seed, _) in _checkpoints(folder).items():
         source, target = folder / seed.name, folder / f"{name}.pt"
         convert = to_deepspeech if name == DEEPSPEECH2.name else to_nvidia
-        convert(_RECIPES[name], ["--ckpt", str(source), "--pth", str(target)])
+        with redirect_stdout(io.StringIO()):
+            convert(_RECIPES[name], ["--ckpt", str(source), "--pth", str(target)])
         seeds[name] = Seed(target.name, target.read_bytes())
     return seeds
 

@@ -17,7 +17,8 @@ import time
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -162,7 +163,12 @@ def _peak() -> int:
 
 
 def _work(
-    connection: Connection, target: Target, seed: int, numbers: Iterable[int], folder: Path
+    connection: Connection,
+    target: Target,
+    seed: int,
+    numbers: Sequence[int],
+    folder: Path,
+    keep: Path | None,
 ) -> None:
     """Read inputs one after the other and report each; runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
@@ -178,8 +184,20 @@ def _work(
     for number in numbers:
         path = make_input(target, good, seed, number, folder / "input")
         connection.send(number)
-        connection.send(read_input(target, good, number, path))
+        outcome = read_input(target, good, number, path)
+        if outcome.finding or len(numbers) == 1:
+            _keep(target, seed, outcome, folder, keep)
+        connection.send(outcome)
     connection.close()
+
+
+def _keep(target: Target, seed: int, outcome: Outcome, folder: Path, keep: Path | None) -> None:
+    """Copy an input, unless there is a copy of one with the same fault."""
+    if keep is None:
+        return
+    fault = re.sub(r"\W+", "-", outcome.same or "one")[:60]
+    with suppress(FileExistsError):
+        shutil.copytree(folder / "input", keep / f"{target.kind}-{fault}")
 
 
 @dataclass
@@ -222,6 +240,7 @@ def campaign(
     numbers: range,
     folder: Path,
     on_outcome: Callable[[Outcome], None],
+    keep: Path | None = None,
 ) -> None:
     """Read the inputs of these numbers in a process that is replaced where it dies.
 
@@ -229,29 +248,37 @@ def campaign(
         target: What reads them.
         seed: Of the campaign.
         numbers: Of the inputs.
-        folder: To work in; while `on_outcome` runs, `folder/input` holds the input.
+        folder: To work in.
         on_outcome: Takes what came of each.
+        keep: Where copies of findings go, one for each fault.
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("fork")
     rest = numbers
     while rest:
         here, there = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(there, target, seed, rest, folder))
+        worker = context.Process(target=_work, args=(there, target, seed, rest, folder, keep))
         worker.start()
         there.close()
         try:
-            rest = _follow(here, worker, rest, on_outcome)
+            rest, lost = _follow(here, worker, rest, on_outcome)
         finally:
             worker.kill()
             worker.join()
             here.close()
+        if lost is not None:
+            _keep(target, seed, lost, folder, keep)
+            on_outcome(lost)
 
 
 def _follow(
     connection: Connection, worker: Any, rest: range, on_outcome: Callable[[Outcome], None]
-) -> range:
-    """Take a process's reports until its end; return the numbers that it did not come to."""
+) -> tuple[range, Outcome | None]:
+    """Take a process's reports until its end.
+
+    Returns:
+        The numbers that it did not come to, and what came of the one that it did not survive.
+    """
     if not connection.poll(10 * HANGS) or not _received(connection, lambda _: None):
         raise RuntimeError("the good inputs could not be made, as said above")
     while rest:
@@ -259,17 +286,14 @@ def _follow(
         if not _received(connection, number.append):
             worker.join()
             raise RuntimeError(f"the process ended ({worker.exitcode}) before input {rest[0]}")
-        if _answers(connection, worker.pid):
-            if not _received(connection, on_outcome):
-                worker.join()
-                ended = f"the process ended: {_end(worker.exitcode)}"
-                on_outcome(Outcome(number[0], "", ended, ended))
-                return rest[1:]
-        else:
-            on_outcome(Outcome(number[0], "", "no answer", "no answer"))
-            return rest[1:]
+        if not _answers(connection, worker.pid):
+            return rest[1:], Outcome(number[0], "", "no answer", "no answer")
+        if not _received(connection, on_outcome):
+            worker.join()
+            ended = f"the process ended: {_end(worker.exitcode)}"
+            return rest[1:], Outcome(number[0], "", ended, ended)
         rest = rest[1:]
-    return rest
+    return rest, None
 
 
 def _answers(connection: Connection, pid: int) -> bool:
