@@ -13,6 +13,7 @@ import itertools
 import math
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from common.text.normalization import normaliser
-from common.utils.errors import UserError
+from common.utils.errors import UserError, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -374,6 +375,8 @@ def validation_keys(config: DataclassInstance) -> set[str]:
 def check(config: DataclassInstance, prefix: str = "") -> None:
     """Check every value against the bounds and choices of its key, and the rates of a schedule.
 
+    A group that has a method `check`, for what its keys are together, is asked, too.
+
     Args:
         config: A configuration, or one group of it.
         prefix: What to put before the keys in messages, such as "ModelConfig.".
@@ -387,6 +390,10 @@ def check(config: DataclassInstance, prefix: str = "") -> None:
     for key, value in values.items():
         if problem := _problem(value, known[key]):
             raise UserError(f"{prefix}{key}={value}: {problem}")
+    groups = [config, *(getattr(config, entry.name) for entry in dataclasses.fields(config))]
+    for group in groups:
+        if _is_group(group) and hasattr(group, "check"):
+            group.check()
     rate = values.get("OptimConfig.learning_rate", 0)
     least = values.get("OptimConfig.min_learning_rate", 0)
     if values.get("OptimConfig.schedule") == "exponential" and rate < least:
@@ -493,16 +500,16 @@ def override_from_yaml(
     """
     where = f"configuration {path}"
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{where}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{where}: not valid YAML ({problem})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not valid YAML ({error})") from error
+    values = _load_yaml(text, where)
     if values is None:  # empty, or nothing but comments
         return None
     if not isinstance(values, dict):
-        raise UserError(f"{where}: expected groups of keys, found {values!r}")
+        raise UserError(f"{where}: expected groups of keys, found {shown(values)}")
     try:
         translated = translate(values)
     except UserError as error:
@@ -539,9 +546,19 @@ def _parse(text: str, hint: Any, where: str) -> Any:
     text = text.strip()
     if hint is str or not text or (hint == list[str] and not text.startswith("[")):
         return text
+    return _load_yaml(text, where)
+
+
+def _load_yaml(text: str, where: str) -> Any:
+    """Parse YAML; whatever PyYAML runs into is a UserError.
+
+    Its constructors raise ValueError for 2020-13-45, KeyError for !!bool maybe, and so on.
+    """
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise UserError(f"{where}: not valid YAML (nested too deeply)") from None
+    except Exception as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{where}: not valid YAML ({problem})") from error
 
@@ -620,7 +637,7 @@ def _flat(
         key = f"{prefix}{name}"
         if _is_group(_get(config, key)):
             if not isinstance(value, dict):
-                raise UserError(f"{where}: {key} is a group of keys, found {value!r}")
+                raise UserError(f"{where}: {key} is a group of keys, found {shown(value)}")
             yield from _flat(config, value, where, f"{key}.")
         else:
             yield key, value
@@ -663,7 +680,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _convert_group(value, typing.cast(type, hint), where)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):  # more than 1e308
+            return float(value)
     if hint is float and isinstance(value, str):
         try:
             return float(value)  # YAML 1.1 takes 1e-4 for a string
@@ -673,13 +691,13 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return ""
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+    raise UserError(f"{where}: expected {hint.__name__}, found {shown(value)}")
 
 
 def _convert_items(value: Any, hint: Any, where: str) -> list[Any]:
     """Return the items of a list, or of a tuple of fixed length, each as its type."""
     if not isinstance(value, (list, tuple)):
-        raise UserError(f"{where}: expected a list such as [1, 2], found {value!r}")
+        raise UserError(f"{where}: expected a list such as [1, 2], found {shown(value)}")
     kinds = list(typing.get_args(hint))
     if typing.get_origin(hint) is list:
         kinds *= len(value)
@@ -697,7 +715,9 @@ def _convert_group(value: Any, kind: type[DataclassInstance], where: str) -> Dat
         return dataclasses.replace(value)
     entries = {entry.name: entry for entry in dataclasses.fields(kind)}
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected keys such as {next(iter(entries))}, found {value!r}")
+        raise UserError(
+            f"{where}: expected keys such as {next(iter(entries))}, found {shown(value)}"
+        )
     for name in value:
         if name not in entries:
             suggestion = closest(str(name), entries)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from common import config as shared
 from common.config import option
+from common.utils.errors import UserError
 
 
 @dataclass
@@ -43,6 +44,27 @@ class ModelConfig:
     # Of each convolution [bins, frames]:
     conv_kernels: list[list[int]] = field(default_factory=lambda: [[41, 11], [21, 11]])
     conv_strides: list[list[int]] = field(default_factory=lambda: [[2, 2], [2, 1]])
+
+    def check(self) -> None:
+        """Refuse a network that cannot be built.
+
+        Raises:
+            UserError: Names the key, what was found and what was expected.
+        """
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"ModelConfig.dropout={self.dropout}: expected 0 <= dropout < 1")
+        pairs = [*self.conv_kernels, *self.conv_strides]
+        if len(self.conv_kernels) != len(self.conv_strides) or not self.conv_kernels:
+            raise UserError(
+                f"ModelConfig.conv_kernels has {len(self.conv_kernels)} entries and conv_strides "
+                f"{len(self.conv_strides)}: expected one of each per convolution"
+            )
+        if any(len(pair) != 2 or min(pair) < 1 for pair in pairs):
+            raise UserError(
+                "ModelConfig.conv_kernels and conv_strides: expected [bins, frames] pairs"
+            )
+        if any(size % 2 == 0 for kernel in self.conv_kernels for size in kernel):
+            raise UserError(f"ModelConfig.conv_kernels={self.conv_kernels}: expected odd sizes")
 
 
 @dataclass

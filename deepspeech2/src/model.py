@@ -18,7 +18,6 @@ from common.nn.norm import LayerNorm, MaskedBatchNorm
 from common.nn.recurrent import Lookahead, Recurrent
 from common.utils import runtime
 from common.utils.backend import ms, nn, ops
-from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig
 
 
@@ -47,7 +46,7 @@ class DeepSpeech2(nn.Cell):
         device: str = "CPU",
     ):
         super().__init__()
-        check(config)
+        configs.check(config, "ModelConfig.")
         self.config = config
         self.conv = ConvolutionFrontEnd(config, rng, device)
         self.RNN = RecurrentStack(config, self.conv.width(dimension), rng, device)
@@ -202,27 +201,3 @@ class SequenceWise(nn.Cell):
     def construct(self, x):
         """Apply the layer to x (T, B, I)."""
         return self.module(x)
-
-
-def check(config: ModelConfig) -> None:
-    """Refuse a configuration that cannot be built.
-
-    Args:
-        config: The ModelConfig.
-
-    Raises:
-        UserError: Names the key, what was found and what was expected.
-    """
-    configs.check(config, "ModelConfig.")
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"ModelConfig.dropout={config.dropout}: expected 0 <= dropout < 1")
-    pairs = [*config.conv_kernels, *config.conv_strides]
-    if len(config.conv_kernels) != len(config.conv_strides) or not config.conv_kernels:
-        raise UserError(
-            f"ModelConfig.conv_kernels has {len(config.conv_kernels)} entries and conv_strides "
-            f"{len(config.conv_strides)}: expected one of each per convolution"
-        )
-    if any(len(pair) != 2 or min(pair) < 1 for pair in pairs):
-        raise UserError("ModelConfig.conv_kernels and conv_strides: expected [bins, frames] pairs")
-    if any(size % 2 == 0 for kernel in config.conv_kernels for size in kernel):
-        raise UserError(f"ModelConfig.conv_kernels={config.conv_kernels}: expected odd sizes")

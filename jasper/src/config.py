@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from common import config as shared
 from common.config import option
+from common.utils.errors import UserError
 
 
 @dataclass
@@ -51,6 +52,7 @@ def jasper(blocks: int, repeat: int) -> list[Block]:
     ]
 
 
+_GREATEST = 100_000  # value of a block's key: more is a slip, and takes for ever
 EPSILON = 1e-3  # of the batch normalisation, as in both references
 
 
@@ -87,6 +89,34 @@ class ModelConfig:
         "xavier_uniform",
         choices=("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"),
     )
+
+    def check(self) -> None:
+        """Refuse a network that cannot be built.
+
+        Raises:
+            UserError: Names the key, what was found and what was expected.
+        """
+        if not self.blocks:
+            raise UserError("ModelConfig.blocks: expected at least one block")
+        for number, block in enumerate(self.blocks):
+            _check_block(block, f"ModelConfig.blocks[{number}]")
+
+
+def _check_block(block: Block, where: str) -> None:
+    for key in ("filters", "repeat", "kernel_size", "stride", "dilation"):
+        value = getattr(block, key)
+        if not 1 <= value <= _GREATEST:
+            raise UserError(f"{where}.{key}={value}: expected at least 1, at most {_GREATEST}")
+    if block.kernel_size % 2 == 0:
+        raise UserError(f"{where}.kernel_size={block.kernel_size}: expected an odd size")
+    if block.stride > 1 and block.dilation > 1:
+        raise UserError(f"{where}: stride and dilation above 1; expected one of them")
+    if not 0 <= block.dropout < 1:
+        raise UserError(f"{where}.dropout={block.dropout}: expected 0 <= dropout < 1")
+    if block.residual and block.stride > 1:
+        raise UserError(f"{where}: residual with stride {block.stride}; expected stride 1")
+    if block.residual_dense and not block.residual:
+        raise UserError(f"{where}: residual_dense without residual; expected residual: true")
 
 
 @dataclass

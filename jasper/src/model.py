@@ -21,7 +21,6 @@ from common.nn.matmul_convolution import time_convolution
 from common.nn.norm import MaskedBatchNorm
 from common.utils import runtime
 from common.utils.backend import ms, nn, ops
-from common.utils.errors import UserError
 from jasper.src.config import EPSILON, Block, ModelConfig, residual_inputs
 
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "selu": nn.SeLU}
@@ -52,7 +51,7 @@ class Jasper(nn.Cell):
         device: str = "CPU",
     ):
         super().__init__()
-        check(config)
+        configs.check(config, "ModelConfig.")
         make = LayerFactory(config, rng, device)
         self.native = make.native
         self.encoder = Encoder(config.blocks, dimension, make)
@@ -322,32 +321,3 @@ INITIAL = {
     "kaiming_uniform": _uniform(lambda ins, outs: math.sqrt(6 / ins)),
     "kaiming_normal": _normal(lambda ins, outs: math.sqrt(2 / ins)),
 }
-
-
-def check(config: ModelConfig) -> None:
-    """Refuse a configuration that cannot be built.
-
-    Args:
-        config: The ModelConfig.
-
-    Raises:
-        UserError: Names the key, what was found and what was expected.
-    """
-    configs.check(config, "ModelConfig.")
-    if not config.blocks:
-        raise UserError("ModelConfig.blocks: expected at least one block")
-    for number, block in enumerate(config.blocks):
-        where = f"ModelConfig.blocks[{number}]"
-        for key in ("filters", "repeat", "kernel_size", "stride", "dilation"):
-            if getattr(block, key) < 1:
-                raise UserError(f"{where}.{key}={getattr(block, key)}: expected at least 1")
-        if block.kernel_size % 2 == 0:
-            raise UserError(f"{where}.kernel_size={block.kernel_size}: expected an odd size")
-        if block.stride > 1 and block.dilation > 1:
-            raise UserError(f"{where}: stride and dilation above 1; expected one of them")
-        if not 0 <= block.dropout < 1:
-            raise UserError(f"{where}.dropout={block.dropout}: expected 0 <= dropout < 1")
-        if block.residual and block.stride > 1:
-            raise UserError(f"{where}: residual with stride {block.stride}; expected stride 1")
-        if block.residual_dense and not block.residual:
-            raise UserError(f"{where}: residual_dense without residual; expected residual: true")

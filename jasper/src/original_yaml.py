@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from common.utils.errors import UserError
+from common.utils.errors import UserError, shown
 
 NETWORKS = ("jasper", "quartznet")
 # The name of this key, which differs between the two originals, tells whose features are meant.
@@ -49,7 +49,7 @@ class Section:
 
     def __init__(self, values: Any, name: str):
         if not isinstance(values, dict):
-            raise UserError(f"{name}: expected a group of keys, found {values!r}")
+            raise UserError(f"{name}: expected a group of keys, found {shown(values)}")
         self.values, self.name = dict(values), name
 
     def take(self, key: str, absent: Any = None) -> Any:
@@ -93,7 +93,7 @@ class Section:
         """
         value = self.take(key, allowed[0])
         if value not in allowed:
-            raise UserError(f"{self.path(key)}: {value!r}, expected {allowed[0]!r}{why}")
+            raise UserError(f"{self.path(key)}: {shown(value)}, expected {shown(allowed[0])}{why}")
 
     def section(self, key: str) -> Section:
         """Take out a mandatory group of keys."""
@@ -111,7 +111,9 @@ class Section:
     def end(self) -> None:
         """Raise UserError if there is a key that was not taken out."""
         for key, value in self.values.items():
-            raise UserError(f"{self.path(key)}: {value!r} has no counterpart here: take it out")
+            raise UserError(
+                f"{self.path(key)}: {shown(value)} has no counterpart here: take it out"
+            )
 
 
 def translate_yaml(values: dict) -> dict | None:
@@ -133,7 +135,7 @@ def translate_yaml(values: dict) -> dict | None:
     file.take("name")
     labels = file.need("labels")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise UserError(f"labels: expected a list of characters, found {labels!r}")
+        raise UserError(f"labels: expected a list of characters, found {shown(labels)}")
     spect, data, augmentation = _input(file.section("input_train"))
     if (evaluation := file.optional("input_val")) is not None:
         _check_evaluation(evaluation, spect, data)
@@ -224,8 +226,8 @@ def _check_evaluation(section: Section, spect: dict, data: dict) -> None:
         for key, value in ours.items():
             if theirs[key] != value:
                 raise UserError(
-                    f"{section.name}: {key} is {theirs[key]!r}, and {value!r} in input_train: "
-                    "expected the same features and texts for both"
+                    f"{section.name}: {key} is {shown(theirs[key])}, and {shown(value)} in "
+                    "input_train: expected the same features and texts for both"
                 )
     for key in ("speed_volume_perturb", "speeds", "spec_augment", "cutout_masks"):
         if augmentation[key]:
@@ -299,7 +301,9 @@ def _network(section: Section, spect: dict) -> tuple[str, dict]:
         )
     blocks = encoder.need("blocks")
     if not isinstance(blocks, list) or not blocks:
-        raise UserError(f"{encoder.path('blocks')}: expected a list of blocks, found {blocks!r}")
+        raise UserError(
+            f"{encoder.path('blocks')}: expected a list of blocks, found {shown(blocks)}"
+        )
     model = {
         "blocks": [
             _block(Section(block, f"{encoder.path('blocks')}[{number}]"))
@@ -322,7 +326,7 @@ def _block(section: Section) -> dict:
         if isinstance(value, list) and len(value) == 1:
             value = value[0]  # NVIDIA's files have kernel_size: [11]
         if isinstance(value, list):
-            raise UserError(f"{section.path(key)}: {value!r}, expected one number")
+            raise UserError(f"{section.path(key)}: {shown(value)}, expected one number")
         block[key] = value
     for key, value in FIXED_IN_BLOCK.items():
         section.fixed(key, value)
