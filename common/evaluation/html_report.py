@@ -66,14 +66,15 @@ def write_report(
         utterance = evaluation.utterances[example.index]
         media[example.index] = _media(utterance, samples, featurizer)
     cards = [_card(evaluation.utterances[index], media.get(index, "")) for index in order]
-    dated = {**facts, "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")}
+    date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    rows = {**facts, "Words": evaluation.words_note, "Date": date}
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     page = Template(template).substitute(
         title=escape(f"{model}: WER {evaluation.wer:.1f} %"),
         model=escape(model),
         facts="".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n"
-            for name, value in dated.items()
+            for name, value in rows.items()
             if value
         ),
         tiles=_tiles(evaluation, dataset),

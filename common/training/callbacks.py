@@ -286,6 +286,8 @@ class ConsoleProgress(Callback):
             self.log.info(f"static shapes (frames, labels): {epoch_plan.shapes}")
         if self.validation is not None:
             self.log.info(f"validation: {len(self.validation)} utterances")
+            if note := model.tokenizer.words_note:
+                self.log.info(note)
         self.log.info(self.memory_line)
         if progress.step:
             self.log.info(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
