@@ -7,11 +7,13 @@ from itertools import groupby, product
 
 import numpy as np
 import pytest
+from synthetic_lm import write_arpa
 
 from common.config import EvalConfig, LMConfig, check
 from common.decoding import decoders as decoding
 from common.decoding.decoders import (
     BeamDecoder,
+    Decoder,
     GreedyDecoder,
     collapse,
     describe,
@@ -139,6 +141,33 @@ def test_a_word_model_needs_a_space_among_the_labels():
         make_decoder(
             LMConfig(decoder_type="beam", lm_path="x.arpa"), CharacterTokenizer(("A", "_"))
         )
+
+
+def test_a_model_of_other_words_gives_a_warning_with_the_share(tmp_path):
+    pytest.importorskip("kenlm", reason="pip install -r requirements-lm.txt")
+    arpa = str(write_arpa(tmp_path / "words.arpa"))  # it knows A, B, AB, BA and AAB
+    tokenizer = CharacterTokenizer(tuple("AB _"))
+
+    def decoder() -> Decoder:
+        return make_decoder(LMConfig(decoder_type="beam", lm_path=arpa, beam_width=4), tokenizer)
+
+    def decode(decoder: Decoder, *texts: str) -> None:
+        spelled = [[letter for pair in zip(text, "_" * 99) for letter in pair] for text in texts]
+        for letters in spelled:
+            ids = [tokenizer.labels.index(letter) for letter in letters]
+            log_probs = np.log(np.eye(4)[ids] * 0.9 + 0.025)[:, None]
+            decoder(log_probs, np.array([len(ids)]))
+
+    doubted = decoder()
+    decode(doubted, "BB A BB ABA", "B BBB BAB AB BBA")
+    (line,) = doubted.warnings()
+    assert f"{arpa} knows 14 % of the recognised words (1 of 7 of two letters" in line
+    assert doubted.warnings() == []  # of the words since then
+    decode(doubted, "A A B A B A B")
+    assert doubted.warnings() == []  # too short to tell a model of words from one of letters
+    trusted = decoder()
+    decode(trusted, "AB BA A AAB BB BBA")
+    assert trusted.warnings() == []
 
 
 def test_decoders_are_described_in_words():

@@ -170,6 +170,8 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     evaluation, problems = score_results(model, folder, results, decoder)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
+    for line in decoder.warnings():
+        print(f"warning: {line}", file=sys.stderr)
     if not evaluation.utterances:
         raise UserError(f"{results}: not one result of the utterances in {folder}")
     summary = [f"utterances: {len(evaluation.utterances)}", *evaluation.summary()]

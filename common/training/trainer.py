@@ -400,6 +400,8 @@ class Trainer:
                 )
         except _EvaluationInterrupted:
             pass
+        for line in self.decoder.warnings():
+            self.log.warning(line)
         # A rank that was interrupted has no counts to give.
         counts = evaluation.counts() if evaluation is not None else []
         interrupted, *totals = group.all_reduce_sum(evaluation is None, *counts)
