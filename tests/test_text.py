@@ -16,6 +16,7 @@ from common.text.tokenizer import (
     script_without_spaces,
 )
 from common.utils.errors import UserError
+from common.utils.wording import counted
 
 ENGLISH = Path(__file__).parents[1] / "deepspeech2" / "labels.json"
 
@@ -219,6 +220,11 @@ def test_vocabularies_with_equal_labels_are_equal_and_can_be_pickled(english):
     assert CharacterTokenizer(list(english.labels)) == english
     assert pickle.loads(pickle.dumps(english)) == english
     assert CharacterTokenizer(("A", "_")) != english
+
+
+def test_one_thing_is_counted_in_the_singular():
+    assert [counted(number, "epoch") for number in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert [counted(number, "batch", "batches") for number in (1, 2)] == ["1 batch", "2 batches"]
 
 
 def test_ctc_frames_needed_agrees_with_enumeration():

@@ -24,6 +24,7 @@ from common.audio.io import encode_opus
 from common.data.dataset import Dataset
 from common.evaluation.error_rates import EditCounts
 from common.utils.files import write_text
+from common.utils.wording import counted
 
 if TYPE_CHECKING:  # it loads mindspore, which a page can do without
     from common.evaluation.evaluate import Evaluation, ScoredUtterance
@@ -214,7 +215,7 @@ def _features_line(featurizer: Featurizer) -> str:
 def _card(utterance: ScoredUtterance, media: str) -> str:
     words, characters = utterance.words, utterance.characters
     find = f"{utterance.id}\n{utterance.reference}\n{utterance.hypothesis}".lower()
-    errors = f"{words.errors} error{'' if words.errors == 1 else 's'} in {words.length} words"
+    errors = f"{counted(words.errors, 'error')} in {counted(words.length, 'word')}"
     return (
         f'<article data-id="{escape(utterance.id)}" data-wer="{words.rate:.6g}" '
         f'data-duration="{utterance.duration:.3f}" data-find="{escape(find)}">\n'
