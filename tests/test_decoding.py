@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from synthetic_lm import write_arpa
 
+from common.api.recognizer import Backend, Recognizer
+from common.audio.features import FeatureConfig, Featurizer
 from common.config import EvalConfig, LMConfig, check
 from common.decoding import decoders as decoding
 from common.decoding.decoders import (
@@ -20,7 +22,8 @@ from common.decoding.decoders import (
     emission_frames,
     make_decoder,
 )
-from common.decoding.prefix_beam_search import BeamSearch
+from common.decoding.prefix_beam_search import BeamSearch, Hypothesis
+from common.model.decoder import DecodedUtterance
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
@@ -168,6 +171,22 @@ def test_a_model_of_other_words_gives_a_warning_with_the_share(tmp_path):
     trusted = decoder()
     decode(trusted, "AB BA A AAB BB BBA")
     assert trusted.warnings() == []
+
+
+def test_the_python_api_logs_what_the_decoder_warns_of(caplog):
+    class Doubtful(Backend):
+        tokenizer, frame_seconds = VOCABULARY, 0.02
+        featurizer = Featurizer(FeatureConfig(sample_rate=8000))
+
+        def decode(self, features, names, batch_size):
+            return [DecodedUtterance([Hypothesis("A", 0.0)]) for _ in features]
+
+        def warnings(self):
+            return ["the language model knows 0 % of the recognised words"]
+
+    recognizer = Recognizer(Doubtful())
+    assert recognizer.transcribe((np.zeros(8000, np.float32), 8000)).text == "A"
+    assert [record.message for record in caplog.records] == Doubtful().warnings()
 
 
 def test_decoders_are_described_in_words():

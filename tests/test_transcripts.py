@@ -66,6 +66,8 @@ SAID = {
     "5551234567": "five five five one two three four five six seven",
     "1" + "0" * 39: "one" + " zero" * 39,
     "20000000000": "twenty billion",
+    "1" * 5000: ("one " * 5000).strip(),
+    "$" + "1" * 5000: "one " * 5000 + "dollars",
     # letters that touch a number
     "8pm, b2b, mp3, the 12's": "eight pm b two b mp three the twelve's",
     # what is not ASCII

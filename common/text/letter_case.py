@@ -63,7 +63,8 @@ class _UpperTable(dict[int, str]):
             self.setdefault(ord(letter), capital)
 
     def __missing__(self, code: int) -> str:
-        return chr(code).upper()
+        capital = self[code] = chr(code).upper()
+        return capital
 
 
 def _upper(text: str, table: _UpperTable, dotless: bool) -> str:

@@ -78,7 +78,9 @@ _INTEGER = (
 )
 _AMOUNT = rf"(?:{_INTEGER}(?:\.[0-9]+)?|(?<![0-9a-z.])\.[0-9]+)"
 _SCALE = "thousand|million|billion|trillion"
+_MOST_DIGITS = 15  # of a number that is not read digit by digit
 _FRACTIONS = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
+_DIGIT = re.compile(f"[0-9{_FRACTIONS}]")
 _NUMBER = re.compile(
     rf"""
       # what may be said between two numbers
@@ -140,7 +142,8 @@ def _english(text: str, table: dict[int, str]) -> str:
         text = _MINUS.sub(" minus ", unicodedata.normalize("NFC", text))
         text = _FOREIGN.sub(lambda match: _transliterated(match[0]), text).lower()
         text = _DOMAIN.sub(" dot ", text)
-        text = _NUMBER.sub(_number, " ".join(text.split()))
+        if _DIGIT.search(text):  # what follows takes three times as long
+            text = _NUMBER.sub(_number, " ".join(text.split()))
         text = _ABBREVIATION.sub(lambda match: _ABBREVIATIONS[match[1]], text)
     return " ".join(text.lower().translate(table).split())
 
@@ -177,7 +180,10 @@ def _number(match: re.Match[str]) -> str:
         minute = "zero" if parts["minute"] == "00" else _integer(parts["minute"])
         words = f"{_integer(parts['hour'])} {minute}"
     elif parts["ordinal"]:
-        words = _spelled(_plain(parts["ordinal"]))
+        ordinal = _plain(parts["ordinal"])
+        if len(ordinal) > _MOST_DIGITS:
+            return match[0]
+        words = _spelled(ordinal)
     elif parts["decade"]:
         words = _engine().plural(_integer(parts["decade"]))
     elif parts["fraction"]:
@@ -185,7 +191,8 @@ def _number(match: re.Match[str]) -> str:
     else:
         words = _amount(parts["number"], parts["part"])
     words = "minus " * bool(parts["minus"]) + words + " percent" * bool(parts["percent"])
-    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    text, start, end = match.string, match.start(), match.end()
+    before, after = text[max(start - 1, 0) : start], text[end : end + 1]
     return " " * before.isalnum() + words + " " * after.isalnum()
 
 
@@ -196,8 +203,8 @@ def _money(units: tuple[str, str, str, str], amount: str, scale: str | None) -> 
     if scale or len(fraction) > 2:
         number = _decimal(whole, fraction) if fraction else _quantity(whole)
         return f"{number} {scale} {many}" if scale else f"{number} {many}"
-    units_count, rest = int(whole), int(fraction.ljust(2, "0"))
-    words = [f"{_quantity(whole)} {one if units_count == 1 else many}"] if units_count else []
+    count, rest = whole.lstrip("0"), int(fraction.ljust(2, "0"))
+    words = [f"{_quantity(count)} {one if count == '1' else many}"] if count else []
     if rest:
         words.append(f"{_quantity(str(rest))} {hundredth if rest == 1 else hundredths}")
     return " ".join(words) or f"zero {many}"
@@ -240,8 +247,10 @@ def _integer(digits: str) -> str:
     """
     if not digits.isdecimal():
         return _quantity(digits)
+    if digits[0] == "0" or len(digits) > _MOST_DIGITS:
+        return _digits(digits)
     number = int(digits)
-    if digits[0] == "0" or (number > 10**9 and number % 10_000):
+    if number > 10**9 and number % 10_000:
         return _digits(digits)
     if 1000 < number < 3000 and not 2000 <= number < 2010:
         if number % 100 == 0:
@@ -252,13 +261,14 @@ def _integer(digits: str) -> str:
 
 def _quantity(digits: str) -> str:
     digits = _plain(digits)
-    return _digits(digits) if len(digits) > 15 else _spelled(int(digits))
+    return _digits(digits) if len(digits) > _MOST_DIGITS else _spelled(int(digits))
 
 
 def _digits(digits: str) -> str:
     return " ".join(_spelled(int(digit)) for digit in digits)
 
 
+@functools.lru_cache(maxsize=4096)
 def _spelled(number: int | str, **options: Any) -> str:
     """Return the words of inflect without commas; an ordinal has "and", as in the cleaners."""
     if isinstance(number, int):
