@@ -11,10 +11,10 @@ transliterates letters. Where the cleaners give words that nobody says, this dif
 | 1,2,3 | one hundred twenty-three | one two three |
 | $2.5 million | two dollars five cents million | two point five million dollars |
 | £3.50 | three pounds.fifty | three pounds fifty pence |
-| 5$, 5 € | five, five | five dollars, five euros |
+| 5$ | five | five dollars |
 | 10%, -5, .5 | ten, five, five | ten percent, minus five, point five |
-| 1 000 | one zero zero zero | one thousand |
-| 2½ | twenty-twelve | two and a half |
+| 1 000 | one zero | one thousand |
+| ½ cup | one two cup | one half cup |
 | 1980s | nineteen eightys | nineteen eighties |
 | b2b | btwob | b two b |
 | Mrs. | misess | missus |
