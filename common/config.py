@@ -255,7 +255,7 @@ class LMConfig:
     """
 
     decoder_type: str = option("greedy", resumable=True)  # greedy, or beam: for all keys below
-    # Word n-gram language model, ARPA or KenLM's binary; empty: none.
+    # Word n-gram language model, ARPA (also .gz, .bz2, .xz) or KenLM's binary; empty: none.
     lm_path: str = option("", host=True)
     alpha: float = option(1.818182, min=0, resumable=True)  # weight of the language model
     # For each word, where there is a language model; a larger beta gives more words.

@@ -136,7 +136,7 @@ def test_the_types_are_consistent():
 
 
 def test_the_documents_have_no_gaps_left():
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("*/README*.md"), *ROOT.glob("docs/*.md")]
     assert documents
     for document in documents:
         assert not re.search(r"@[A-Z0-9]+@", document.read_text(encoding="utf-8")), document
@@ -157,14 +157,15 @@ def test_importing_an_entry_point_does_nothing(tmp_path):
 
 # ---- the documents
 
-README, README_CN = ROOT / "README.md", ROOT / "README_CN.md"
+README = ROOT / "README.md"
 DOCUMENTS = [
     path
-    for pattern in ("*.md", "docs/*.md", "[!.]*/README.md", "[!.]*/*/README.md")
+    for pattern in ("*.md", "docs/*.md", "[!.]*/README*.md", "[!.]*/*/README.md")
     for path in sorted(ROOT.glob(pattern))
 ]
 CODE_BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#+) +(.+)$", re.MULTILINE)
+CODE_SPAN = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"(?<![\w.])\d[\d.]*")
 
@@ -188,7 +189,7 @@ def commands_of(document: Path) -> list[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_in_documents_lead_somewhere(document):
-    for target in LINK.findall(re.sub("`[^`\n]+`", "", prose_of(document))):
+    for target in LINK.findall(CODE_SPAN.sub("", prose_of(document))):
         if not target.startswith(("http://", "https://")):
             path, _, anchor = target.partition("#")
             linked = document.parent / path if path else document
@@ -196,16 +197,39 @@ def test_links_in_documents_lead_somewhere(document):
             assert not anchor or anchor in anchors_of(linked), target
 
 
-def test_readmes_in_both_languages_have_equal_headings_commands_and_tables():
-    levels, tables = [], []
-    for document in (README, README_CN):
-        prose = prose_of(document)
-        levels.append([level for level, _ in HEADING.findall(prose)])
+@pytest.mark.parametrize("folder", [".", *MODELS])
+def test_readmes_in_both_languages_have_equal_headings_commands_tables_and_figures(folder):
+    def parts_of(document: Path) -> dict[str, list]:
+        prose = (
+            prose_of(document).replace("_CN.md", ".md").replace("mindspore.cn/en", "mindspore.cn/")
+        )
         rows = [line for line in prose.splitlines() if line.startswith("|")]
-        tables.append([NUMBER.findall(row) + LINK.findall(row) for row in rows])
-    assert levels[0] == levels[1]
-    assert tables[0] == tables[1]
-    assert commands_of(README) == commands_of(README_CN)
+        return {
+            "levels of headings": [level for level, _ in HEADING.findall(prose)],
+            "commands": commands_of(document),
+            "rows of tables": [NUMBER.findall(row) + LINK.findall(row) for row in rows],
+            "links": sorted(LINK.findall(prose)),
+            "inline code": sorted(CODE_SPAN.findall(prose)),
+            "figures": sorted(number.rstrip(".") for number in NUMBER.findall(prose)),
+        }
+
+    english = parts_of(ROOT / folder / "README.md")
+    assert all(english.values())
+    assert parts_of(ROOT / folder / "README_CN.md") == english
+
+
+@pytest.mark.parametrize("folder", [".", *MODELS])
+def test_chinese_readmes_prefer_chinese_documents_and_mark_english_ones(folder):
+    document = ROOT / folder / "README_CN.md"
+    assert "\n[中文](README_CN.md)\n" in prose_of(document.with_name("README.md"))
+    title, switch, text = re.split(r"\n+", prose_of(document), maxsplit=2)
+    assert switch == "[English](README.md)"
+    text = re.sub(r"^\| \[.*$", "", text, flags=re.MULTILINE)  # the list of English documents
+    for target, mark in re.findall(LINK.pattern + "(（英文）)?", text):
+        path = document.parent / target.partition("#")[0]
+        if path.suffix == ".md":
+            assert not path.with_name(f"{path.stem}_CN.md").exists(), target
+            assert bool(mark) != path.stem.endswith("_CN"), target
 
 
 def test_the_readme_is_at_most_1300_words_long():

@@ -141,7 +141,7 @@ def test_an_unreadable_recording_is_named_and_the_rest_goes_on(tmp_path, capsys)
     with chdir(tmp_path):
         assert run(cli.preprocess, path, "--set", "test_manifest=mine.csv") == 1
         said = capsys.readouterr()
-        assert "features of 1 utterances" in said.out
+        assert "features of 1 utterance " in said.out
         assert "bad.wav" in said.err and "1 of 2 recordings were not read" in said.err
         assert [entry["id"] for entry in index_of(tmp_path)] == ["good"]
 

@@ -7,18 +7,23 @@ from itertools import groupby, product
 
 import numpy as np
 import pytest
+from synthetic_lm import write_arpa
 
+from common.api.recognizer import Backend, Recognizer
+from common.audio.features import FeatureConfig, Featurizer
 from common.config import EvalConfig, LMConfig, check
 from common.decoding import decoders as decoding
 from common.decoding.decoders import (
     BeamDecoder,
+    Decoder,
     GreedyDecoder,
     collapse,
     describe,
     emission_frames,
     make_decoder,
 )
-from common.decoding.prefix_beam_search import BeamSearch
+from common.decoding.prefix_beam_search import BeamSearch, Hypothesis
+from common.model.decoder import DecodedUtterance
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
@@ -139,6 +144,49 @@ def test_a_word_model_needs_a_space_among_the_labels():
         make_decoder(
             LMConfig(decoder_type="beam", lm_path="x.arpa"), CharacterTokenizer(("A", "_"))
         )
+
+
+def test_a_model_of_other_words_gives_a_warning_with_the_share(tmp_path):
+    pytest.importorskip("kenlm", reason="pip install -r requirements-lm.txt")
+    arpa = str(write_arpa(tmp_path / "words.arpa"))  # it knows A, B, AB, BA and AAB
+    tokenizer = CharacterTokenizer(tuple("AB _"))
+
+    def decoder() -> Decoder:
+        return make_decoder(LMConfig(decoder_type="beam", lm_path=arpa, beam_width=4), tokenizer)
+
+    def decode(decoder: Decoder, *texts: str) -> None:
+        spelled = [[letter for pair in zip(text, "_" * 99) for letter in pair] for text in texts]
+        for letters in spelled:
+            ids = [tokenizer.labels.index(letter) for letter in letters]
+            log_probs = np.log(np.eye(4)[ids] * 0.9 + 0.025)[:, None]
+            decoder(log_probs, np.array([len(ids)]))
+
+    doubted = decoder()
+    decode(doubted, "BB A BB ABA", "B BBB BAB AB BBA")
+    (line,) = doubted.warnings()
+    assert f"{arpa} knows 14 % of the recognised words (1 of 7 of two letters" in line
+    assert doubted.warnings() == []  # of the words since then
+    decode(doubted, "A A B A B A B")
+    assert doubted.warnings() == []  # too short to tell a model of words from one of letters
+    trusted = decoder()
+    decode(trusted, "AB BA A AAB BB BBA")
+    assert trusted.warnings() == []
+
+
+def test_the_python_api_logs_what_the_decoder_warns_of(caplog):
+    class Doubtful(Backend):
+        tokenizer, frame_seconds = VOCABULARY, 0.02
+        featurizer = Featurizer(FeatureConfig(sample_rate=8000))
+
+        def decode(self, features, names, batch_size):
+            return [DecodedUtterance([Hypothesis("A", 0.0)]) for _ in features]
+
+        def warnings(self):
+            return ["the language model knows 0 % of the recognised words"]
+
+    recognizer = Recognizer(Doubtful())
+    assert recognizer.transcribe((np.zeros(8000, np.float32), 8000)).text == "A"
+    assert [record.message for record in caplog.records] == Doubtful().warnings()
 
 
 def test_decoders_are_described_in_words():

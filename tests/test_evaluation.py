@@ -127,9 +127,9 @@ def test_padding_to_a_multiple_changes_nothing(speech_model, forward, source, al
     assert seen and all(frames % 64 == 0 for frames in seen)
 
 
-def test_without_a_space_among_the_labels_wer_is_cer(speech_model, forward):
-    """The same network with E where the space was: texts without spaces, in and out."""
-    unspaced = replace(speech_model, tokenizer=CharacterTokenizer(tuple("ABCDE_")))
+def test_without_a_space_among_han_labels_wer_is_cer(speech_model, forward):
+    """The same network with 你 where the space was: texts without spaces, in and out."""
+    unspaced = replace(speech_model, tokenizer=CharacterTokenizer(tuple("ABCD你_")))
     utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
     assert any(" " in utterance.text for utterance in utterances)
     source = ManifestDataset(utterances, unspaced.featurizer, unspaced.tokenizer)
@@ -138,9 +138,25 @@ def test_without_a_space_among_the_labels_wer_is_cer(speech_model, forward):
     assert not any(" " in text for text in [*source.texts, *hypotheses])
     assert found.wer == found.cer == pytest.approx(100 * jiwer.cer(source.texts, hypotheses))
     assert found.words == found.characters and 0 < found.wer < 100
+    assert found.summary()[0].startswith("WER counts characters: ")
+    assert found.of_all(found.counts()).summary() == found.summary()
     for each in found.utterances:
         assert [wanted for wanted, _ in each.pairs if wanted] == list(each.reference)
         assert sum(wanted != heard for wanted, heard in each.pairs) == each.words.errors
+
+
+def test_single_words_are_words_without_a_space_among_the_labels(speech_model, forward):
+    """The same network with E where the space was, on texts of one word."""
+    unspaced = replace(speech_model, tokenizer=CharacterTokenizer(tuple("ABCDE_")))
+    utterances = read_manifest([trained() / "train.csv", trained() / "test.csv"])
+    single = [utterance for utterance in utterances if " " not in utterance.text]
+    source = ManifestDataset(single, unspaced.featurizer, unspaced.tokenizer)
+    found = scored(unspaced, forward, source)
+    hypotheses = [utterance.hypothesis for utterance in found.utterances]
+    assert found.words.length == len(single) and found.characters.length > len(single)
+    assert found.wer == pytest.approx(100 * jiwer.wer(source.texts, hypotheses))
+    assert found.cer == pytest.approx(100 * jiwer.cer(source.texts, hypotheses))
+    assert found.summary()[0].startswith(f"words: {len(single)}, ")
 
 
 def in_shapes(shapes: str, speech_model: SpeechModel, monkeypatch) -> SpeechModel:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import re
 import sys
 from pathlib import Path
@@ -41,6 +44,40 @@ def test_scores_are_alpha_times_natural_logarithms_plus_beta(arpa, file):
         expected = 0.7 * log_prob(text, -3.0) + 1.5 * len(text.split())
         assert total(model, text) == pytest.approx(expected, rel=1e-6)
     assert model.lookahead.row("AA") > 0 and model.lookahead.row("AAA") == 0
+
+
+PACKED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_compressed_files_are_the_same_model(arpa, tmp_path, suffix):
+    packed = tmp_path / f"packed{suffix}"
+    packed.write_bytes(PACKED[suffix](arpa.read_bytes()))
+    lower = CharacterTokenizer(tuple("ab _"))
+    plain, model = (WordModel(path, lower, 1.0, 0.0, -3.0) for path in (arpa, packed))
+    for text in TEXTS:
+        assert total(model, text.lower()) == total(plain, text.lower())
+        assert total(model, text.lower()) == pytest.approx(log_prob(text, -3.0), rel=1e-6)
+    assert model.lookahead.row("aa") > 0
+    assert model.knows("aab") and not model.knows("aaa")
+
+
+def test_compressed_files_are_read_by_a_kenlm_that_cannot(arpa, tmp_path, monkeypatch):
+    import kenlm
+
+    load = kenlm.Model
+
+    def without_zlib(path: str, config: kenlm.Config) -> kenlm.Model:
+        if path.endswith(".gz"):
+            raise OSError("This looks like a gzip file but gzip support was not compiled in.")
+        return load(path, config)
+
+    monkeypatch.setattr(kenlm, "Model", without_zlib)
+    packed = tmp_path / "packed.gz"
+    packed.write_bytes(gzip.compress(arpa.read_bytes()))
+    assert total(WordModel(packed, VOCABULARY, 1.0, 0.0, -3.0), "A AB") == pytest.approx(
+        log_prob("A AB"), rel=1e-6
+    )
 
 
 def test_letter_case_does_not_matter(arpa):
@@ -97,11 +134,36 @@ def test_files_that_are_not_language_models_are_named(arpa, tmp_path):
         "cut.arpa": arpa.read_bytes()[:150],
         "cut.klm": (DATA / "words.probing.klm").read_bytes()[:200],
         "latin.arpa": arpa.read_bytes().replace(b"AAB", b"A\xc4B"),
+        "text.gz": gzip.compress(b"a text\n" * 30),
+        "cut.arpa.gz": gzip.compress(arpa.read_bytes())[:-60],
+        "cut.arpa.bz2": bz2.compress(arpa.read_bytes())[:60],
+        "cut.arpa.xz": lzma.compress(arpa.read_bytes())[:60],
+        "noise.gz": b"\x1f\x8b" + bytes(range(256)),
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         message = refused(tmp_path / name)
         assert "not an n-gram language model, an ARPA file or KenLM's binary" in message
+
+
+def test_models_without_a_word_that_the_labels_can_spell_are_refused(arpa, tmp_path):
+    content = arpa.read_text()
+    arpa.write_text(
+        re.sub(r"\b[AB]+\b", lambda word: word[0].translate({65: 1046, 66: 1041}), content)
+    )
+    message = refused(arpa)
+    assert "can spell no word of this language model" in message and "'Ж', 'Б', 'ЖБ'" in message
+    arpa.write_text(
+        "\\data\\\nngram 1=3\nngram 2=1\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\t0\n-1\t</s>\n\n"
+        "\\2-grams:\n-1\t<s> </s>\n\n\\end\\\n"
+    )
+    assert refused(arpa).endswith("which has none")
+
+
+def test_a_compressed_binary_says_what_to_do(arpa, tmp_path):
+    packed = tmp_path / "words.klm.gz"
+    packed.write_bytes(gzip.compress((DATA / "words.probing.klm").read_bytes()))
+    assert "KenLM's binary, compressed: decompress it" in refused(packed)
 
 
 def test_a_missing_kenlm_says_what_to_install(tmp_path, monkeypatch):

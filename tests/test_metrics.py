@@ -45,6 +45,16 @@ def test_words_without_spaces_are_characters_as_jiwer_counts_them():
         assert word_errors(reference, hypothesis, words).rate == jiwer.cer(reference, hypothesis)
 
 
+def test_single_words_agree_with_jiwer_where_no_label_is_a_space():
+    words = CharacterTokenizer((*"ABC", "_")).words
+    rng = random.Random(5)
+    for _ in range(500):
+        reference, hypothesis = (random_text(rng, "ABC") for _ in range(2))
+        counts = word_errors(reference, rng.choice([reference, hypothesis, ""]), words)
+        assert counts.length == 1 and counts.errors in (0, 1)
+        assert word_errors(reference, hypothesis, words).rate == jiwer.wer(reference, hypothesis)
+
+
 def test_characters_agree_with_jiwer():
     rng = random.Random(2)
     for _ in range(1500):

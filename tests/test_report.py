@@ -7,7 +7,7 @@ import io
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -415,6 +415,18 @@ def test_an_unwritable_path_is_named_and_an_existing_file_is_kept(tmp_path):
     ):
         with pytest.raises(UserError, match=f"{path}: cannot be written \\({reason}\\)"):
             check_writable(path)
+
+
+def test_the_page_says_that_wer_counts_characters(tmp_path):
+    source, _ = recorded(tmp_path)
+    featurizer = Featurizer(FeatureConfig(sample_rate=RATE))
+    found = evaluation([scored(name, *texts) for name, texts in SPOKEN.items()])
+    note = CharacterTokenizer(("你", "_")).words_note
+    path = tmp_path / "report.html"
+    write_report(path, "tones", {}, replace(found, words_note=note), source, featurizer, 0)
+    page = parse(path.read_text(encoding="utf-8"))
+    assert note.startswith("WER counts characters") and note in path.read_text(encoding="utf-8")
+    assert [each.inside for each in page.find("dt")] == [["Words"], ["Date"]]
 
 
 def test_a_deleted_recording_is_named_and_no_page_is_written(tmp_path):

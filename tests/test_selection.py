@@ -146,7 +146,7 @@ def test_validation_conversion_and_training_leave_out_the_same_for_the_same_reas
     counts = [line for line in lines if re.match(r"left out: \d", line)]
     assert len(counts) == len(EXPECTED) and all(": 1 " in line for line in counts)
     ignored = "DataConfig.ignore_offline_speed_perturbation"
-    assert f"left out: 1 recordings at another speed ({ignored})" in counts
+    assert f"left out: 1 recording at another speed ({ignored})" in counts
 
 
 def test_records_converted_before_speeds_were_written_are_selected_alike(corpus):

@@ -221,9 +221,9 @@ def test_utterances_that_cannot_be_trained_on_are_not_ranked(here, capsys):
     assert "train2" not in (here / "worse.csv").read_text()
 
 
-def test_words_are_characters_where_no_label_is_a_space(here):
+def test_words_are_characters_where_no_label_is_a_space_beside_han(here):
     speech_model = SpeechModel.from_checkpoint(RECIPE, "good.ckpt", "CPU")
-    speech_model.tokenizer = CharacterTokenizer(tuple("ABCDE_"))  # E where the space was
+    speech_model.tokenizer = CharacterTokenizer(tuple("ABCD你_"))  # 你 where the space was
     suspects = rank_label_issues(
         speech_model, read_manifest(trained() / "train.csv"), batch_size=12
     )

@@ -2,9 +2,34 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <utility>
 
 namespace speech::internal {
 namespace {
+
+// Blocks of the scripts whose words are not separated by spaces, first and last code point, as in
+// common/text/tokenizer.py.
+constexpr std::pair<char32_t, char32_t> kScriptsWithoutSpaces[] = {
+    {0x0E00, 0x0E7F}, {0x0E80, 0x0EFF}, {0x0F00, 0x0FFF}, {0x1000, 0x109F}, {0xA9E0, 0xA9FF},
+    {0xAA60, 0xAA7F}, {0x1780, 0x17FF}, {0x1950, 0x19DF}, {0x1A20, 0x1AAF}, {0xAA80, 0xAADF},
+    {0x1B00, 0x1B7F}, {0xA980, 0xA9DF}, {0x3040, 0x30FF}, {0x31F0, 0x31FF}, {0xFF66, 0xFF9F},
+    {0x1AFF0, 0x1B16F}, {0x3100, 0x312F}, {0x31A0, 0x31BF}, {0xA000, 0xA4CF}, {0x2E80, 0x2FDF},
+    {0x3005, 0x3007}, {0x3400, 0x4DBF}, {0x4E00, 0x9FFF}, {0xF900, 0xFAFF}, {0x20000, 0x3FFFD}};
+
+// Whether a label stands for itself, without spaces around it: a character of such a script, or
+// several characters.
+bool is_word(const std::string& label) {
+  const auto first = static_cast<unsigned char>(label.empty() ? '\0' : label[0]);
+  const std::size_t size = first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;  // of UTF-8
+  if (label.size() > size) return true;
+  char32_t code = size == 1 ? first : first & (0xFF >> (size + 1));
+  for (std::size_t i = 1; i < label.size(); ++i)
+    code = code << 6 | (static_cast<unsigned char>(label[i]) & 0x3F);
+  return std::any_of(
+      std::begin(kScriptsWithoutSpaces), std::end(kScriptsWithoutSpaces),
+      [code](const auto& block) { return block.first <= code && code <= block.second; });
+}
 
 bool has_space(const Vocabulary& vocabulary) {
   return std::find(vocabulary.labels.begin(), vocabulary.labels.end(), " ") !=
@@ -33,7 +58,9 @@ std::vector<Token> best_path(const Emission& emission, const Vocabulary& vocabul
 }
 
 std::vector<DecodedWord> words(const std::vector<Token>& tokens, const Vocabulary& vocabulary) {
-  const bool by_token = !has_space(vocabulary);
+  const auto& labels = vocabulary.labels;
+  const bool by_token =
+      !has_space(vocabulary) && std::any_of(labels.begin(), labels.end(), is_word);
   std::vector<DecodedWord> result;
   double sum = 0;
   int count = 0;  // tokens of the current word

@@ -31,7 +31,8 @@ struct DecodedWord {
 
 std::vector<Token> best_path(const Emission& emission, const Vocabulary& vocabulary);
 
-// Splits tokens at spaces. Where no label is a space, as for Mandarin, each token is a word.
+// Splits tokens at spaces. Where no label is a space and the script separates no words, as Han,
+// each token is a word.
 std::vector<DecodedWord> words(const std::vector<Token>& tokens, const Vocabulary& vocabulary);
 
 // The words, separated by one space where the vocabulary has one, as Python's decoder writes them.

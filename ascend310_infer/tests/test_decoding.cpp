@@ -70,7 +70,15 @@ TEST_CASE("tokens of the best path") {
   CHECK(near(words[1].confidence, .4));
 }
 
-TEST_CASE("labels without a space are words") {
+TEST_CASE("labels without a space spell one word in a script that separates words") {
+  const Vocabulary single{{"A", "_", "\u00e9"}, 1};
+  const auto tokens = internal::best_path(spelled({{0, .9}, {2, .5}, {1, .9}, {2, .7}}, 3), single);
+  CHECK(internal::text_of(tokens, single) == "A\u00e9\u00e9");
+  REQUIRE(internal::words(tokens, single).size() == 1);
+  CHECK(internal::words(tokens, single)[0].text == "A\u00e9\u00e9");
+}
+
+TEST_CASE("labels without a space are words in a script that separates none") {
   const Vocabulary han{{"\u4f60", "_", "\u597d"}, 1};
   const auto tokens = internal::best_path(spelled({{0, .9}, {2, .5}, {1, .9}, {2, .7}}, 3), han);
   CHECK(internal::text_of(tokens, han) == "\u4f60\u597d\u597d");

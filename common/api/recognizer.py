@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ class Recognizer:
                 self._transcript(utterance, len(waveform) / self.sample_rate)
                 for utterance, waveform in zip(decoded, samples)
             ]
+        for line in self._backend.warnings():
+            logging.getLogger("common.transcribe").warning(line)
         return transcripts
 
     def _transcript(self, utterance: DecodedUtterance, duration: float) -> Transcript:
@@ -198,6 +201,7 @@ class Backend(ABC):
     tokenizer: Tokenizer
     featurizer: Featurizer
     frame_seconds: float
+    _decoder: SpeechDecoder
 
     @abstractmethod
     def decode(
@@ -213,6 +217,10 @@ class Backend(ABC):
         Returns:
             One result for each recording, in their order.
         """
+
+    def warnings(self) -> list[str]:
+        """Return what the decoder says of its texts since the last call."""
+        return self._decoder.warnings()
 
 
 class NetworkBackend(Backend):

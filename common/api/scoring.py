@@ -129,6 +129,8 @@ def score_manifests(
     finally:
         for position in sorted(unreadable):
             log.error(unreadable[position])
+    for line in decoder.warnings():
+        log.warning(line)
     readable = [
         index for index, position in enumerate(dataset.positions) if position not in unreadable
     ]

@@ -22,6 +22,7 @@ from common.model.recipe import Recipe, ctc_decoder
 from common.utils import runtime
 from common.utils.errors import UserError
 from common.utils.files import check_writable, read_json, write_text
+from common.utils.wording import counted
 
 
 def export(recipe: Recipe, argv: Sequence[str]) -> None:
@@ -128,7 +129,7 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
         print(f"error: {problem}", file=sys.stderr)
     if len(unread) == len(utterances):
         raise UserError(f"{listed(manifests)}: not one of its recordings can be read")
-    print(f"features of {len(utterances) - len(unread)} utterances in {folder}")
+    print(f"features of {counted(len(utterances) - len(unread), 'utterance')} in {folder}")
     if unread:
         counts = f"{len(unread)} of {len(utterances)} recordings were not read, as said above"
         print(f"error: {counts}", file=sys.stderr)
@@ -170,6 +171,8 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     evaluation, problems = score_results(model, folder, results, decoder)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
+    for line in decoder.warnings():
+        print(f"warning: {line}", file=sys.stderr)
     if not evaluation.utterances:
         raise UserError(f"{results}: not one result of the utterances in {folder}")
     summary = [f"utterances: {len(evaluation.utterances)}", *evaluation.summary()]

@@ -17,6 +17,7 @@ from common.data.librispeech import (
     prepare_librispeech,
 )
 from common.utils.errors import UserError
+from common.utils.wording import counted
 
 ROOT_DIR = "/datasets"  # default of the original scripts
 
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out or root).expanduser()
     written = prepare_librispeech(root, out, args.sets, speeds, args.wav, args.workers, log=_say)
     for path, count in written.items():
-        print(f"{path}: {count} utterances")
+        print(f"{path}: {counted(count, 'utterance')}")
 
 
 def _say(line: str) -> None:

@@ -11,6 +11,7 @@ from common.data import corpora, manifest
 from common.text.tokenizer import labels_of
 from common.utils.errors import UserError
 from common.utils.files import write_text
+from common.utils.wording import counted
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "deepspeech"}
 
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for path, count in written.items():
-        print(f"{path}: {count} {'labels' if args.command == 'labels' else 'utterances'}")
+        print(f"{path}: {counted(count, 'label' if args.command == 'labels' else 'utterance')}")
     return 0
 
 

@@ -129,6 +129,8 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         for name, result in zip(names[start:], results):
             if not isinstance(result, ReadFailure):
                 print(result if len(names) == 1 else f"{name}\t{result}", flush=True)
+    for line in decoder.warnings():
+        print(f"warning: {line}", file=sys.stderr)
     if failed:
         print(f"error: {failed} of {len(names)} files were not read", file=sys.stderr)
     return 1 if failed else 0

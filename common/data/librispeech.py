@@ -24,6 +24,7 @@ from common.utils.archives import unpack
 from common.utils.download import download
 from common.utils.errors import UserError
 from common.utils.files import check_writable, replacing, write_text
+from common.utils.wording import counted
 from common.utils.worker_pool import worker_pool
 
 # From https://www.openslr.org/resources/12/md5sum.txt (NVIDIA's Jasper and others have the same).
@@ -157,7 +158,8 @@ def prepare_librispeech(
         write_text(path, json.dumps(entries, ensure_ascii=False, indent=1))
         written[path] = len(entries)
         written_copies = sum(copy.target != copy.source for copy in flat)
-        log(f"{name}: {len(utterances)} utterances, {written_copies} recordings made of them")
+        made = f"{counted(written_copies, 'recording')} made of them"
+        log(f"{name}: {counted(len(utterances), 'utterance')}, {made}")
         listed[name] = [
             replace(utterance, audio=recordings[0].target)
             for utterance, recordings in zip(utterances, copies)

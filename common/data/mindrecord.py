@@ -42,6 +42,7 @@ from common.text.tokenizer import Tokenizer, stored_tokenizer
 from common.utils.atomic_directory import beside, interrupted, publish, recover, staging
 from common.utils.errors import UserError
 from common.utils.files import damage, read_json, write_text
+from common.utils.wording import counted
 
 FORMAT = 1  # of the directory; another one is converted again
 STORES = ("features", "audio")
@@ -70,7 +71,7 @@ class ConversionReport:
     def lines(self, limit: int = 10) -> list[str]:
         """Format what there is, and at most `limit` of what was left out for each reason."""
         hours = self.seconds / 3600
-        lines = [f"{self.directory}: {self.utterances} utterances, {hours:.2f} hours"]
+        lines = [f"{self.directory}: {counted(self.utterances, 'utterance')}, {hours:.2f} hours"]
         for reason, count in count_reasons(self.left_out).items():
             lines.append(f"left out, {reason}: {count}")
             same_reason = [entry for entry in self.left_out if entry.reason == reason]

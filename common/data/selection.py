@@ -251,7 +251,9 @@ def reasons_against(candidate: Candidate, rules: SelectionRules) -> list[LeftOut
     if not entry.text:
         add(EMPTY_TEXT, f"no transcript for {candidate.audio}")
     if candidate.unknown:
-        add(UNKNOWN_CHARACTERS, f"{candidate.unknown!r} in {entry.text!r}")
+        spaces = "; add a space to the labels, which keeps words apart"
+        hint = spaces if " " in candidate.unknown else ""
+        add(UNKNOWN_CHARACTERS, f"{candidate.unknown!r} in {entry.text!r}{hint}")
     if candidate.peak is not None and candidate.peak < MIN_PEAK:
         add(
             SILENT,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,8 @@ from common.utils.errors import UserError
 from common.utils.worker_pool import worker_pool
 
 MIN_SECONDS_FOR_PROCESSES = 2.0  # of searching, after which further processes are started
+MIN_KNOWN_SHARE = 0.2  # of the recognised words, below which the language model is doubted
+MIN_WORDS = 5  # for such a doubt
 
 
 class Decoder(ABC):
@@ -41,6 +44,10 @@ class Decoder(ABC):
         Returns:
             For each utterance one or more different texts, best first.
         """
+
+    def warnings(self) -> list[str]:
+        """Return what the user should know of the texts since the last call, a line each."""
+        return []
 
     def __call__(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Return the best text of each utterance; arguments as in `hypotheses`."""
@@ -104,6 +111,8 @@ class BeamDecoder(Decoder):
         self._search = make_search(lm_config, tokenizer)  # UserError if the files are bad
         self._pool: ProcessPoolExecutor | None = None
         self._searched = 0.0  # seconds, in this process
+        self._greedy = GreedyDecoder(tokenizer)
+        self._words = Counter[bool]()  # recognised ones: whether the language model knows them
 
     def hypotheses(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[list[Hypothesis]]:
         """Decode a batch into up to `LMConfig.top_paths` texts for each utterance.
@@ -113,6 +122,29 @@ class BeamDecoder(Decoder):
             lengths: (B,) frames of each utterance.
         """
         utterances = [log_probs[:length, row] for row, length in enumerate(lengths)]
+        if (model := self._search.language_model) is not None:
+            texts = self._greedy(log_probs, lengths)
+            words = (word for text in texts for word in text.split())
+            # A model of letters knows all words of one letter.
+            self._words.update(model.knows(word) for word in words if len(word) > 1)
+        return self._best_texts(utterances)
+
+    def warnings(self) -> list[str]:
+        """Say so if the language model knows few of the words since the last call.
+
+        They are the words without the model, which otherwise puts its own in their place.
+        """
+        words, self._words = self._words, Counter()
+        known, count = words[True], words.total()
+        if count < MIN_WORDS or known >= MIN_KNOWN_SHARE * count:
+            return []
+        return [
+            f"the language model {self._settings[0].lm_path} knows {100 * known / count:.0f} % of "
+            f"the recognised words ({known} of {count} of two letters or more, recognised without "
+            "it): expected a model of words, in the language of the recordings"
+        ]
+
+    def _best_texts(self, utterances: list[np.ndarray]) -> list[list[Hypothesis]]:
         workers = self._settings[0].lm_workers
         if workers == 1 or len(utterances) == 1 or self._searched < MIN_SECONDS_FOR_PROCESSES:
             start = time.perf_counter()

@@ -1,14 +1,20 @@
-"""Word n-gram language models: ARPA or KenLM binary files, read by KenLM."""
+"""Word n-gram language models: ARPA files, compressed or not, or KenLM's binary, read by KenLM."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import mmap
 import os
+import shutil
 import sys
+import tempfile
+import zlib
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,6 +23,12 @@ from common.utils.errors import UserError
 
 _LN_10 = float(np.log(10))  # ARPA files and KenLM speak in base 10
 _BINARY = b"mmap lm "  # how KenLM's binary files begin
+_COMPRESSED: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+_UNPACKING_ERRORS = (EOFError, OSError, lzma.LZMAError, zlib.error)
 _MARKS = (b"", b"<s>", b"</s>", b"<unk>", b"<UNK>")  # entries that are no words
 _LAST = "\U0010ffff"  # sorts after every character
 _TABLE_BYTES = 64 << 20
@@ -43,24 +55,34 @@ class WordModel:
         """Load a model.
 
         Args:
-            path: An ARPA file or KenLM's binary file.
+            path: An ARPA file, which may be compressed (gzip, bzip2, xz), or KenLM's binary file.
             tokenizer: Labels that the words are spelled with.
             alpha: Weight of the language model.
             beta: Added for each word.
             unk_offset: Added to the natural logarithm of an unknown word's probability.
 
         Raises:
-            UserError: The file is no language model, or KenLM is not installed.
+            UserError: The file is no language model, the labels can spell none of its words, or
+                KenLM is not installed.
         """
         self.alpha, self.beta, self.unk_offset = alpha, beta, unk_offset
         self._kenlm, self._model = _load(path)
         no_history = self._kenlm.State()
         self._model.NullContextWrite(no_history)
         best: dict[str, tuple[float, str]] = {}  # of spellings that differ in letter case only
+        spelled = False
         for word in _words(path):
             entry = self._score(no_history, word)[0], word
             text = tokenizer.normalise(word)
             best[text] = max(entry, best.get(text, entry))
+            spelled = spelled or not tokenizer.unknown(text)
+        if not spelled:
+            examples = ", ".join(repr(word) for _, word in list(best.values())[:3])
+            found = f"its words ({examples}, ...) have characters without a label"
+            raise UserError(
+                f"LMConfig.lm_path {path}: the labels can spell no word of this language model, "
+                + (found if best else "which has none")
+            )
         self._spellings = {text: word for text, (_, word) in best.items()}
         self.lookahead = LanguageModelLookahead(
             tokenizer,
@@ -85,6 +107,10 @@ class WordModel:
             alpha * log-probability + beta, in nats, and the history that includes the word.
         """
         return self._score(history, self._spellings.get(word, word))
+
+    def knows(self, word: str) -> bool:
+        """Whether a recognised word is among the model's words, in any letter case."""
+        return word in self._spellings
 
     def _score(self, history: Any, word: str) -> tuple[float, Any]:
         next_history = self._kenlm.State()
@@ -166,30 +192,59 @@ def _load(path: str | Path) -> tuple[Any, Any]:
             f"installed: {install} (it takes a C++ compiler)"
         ) from None
     try:
-        with open(path, "rb"):
-            pass
+        opener = _opener(path)
     except OSError as error:
         raise UserError(f"LMConfig.lm_path {path}: {error.strerror}") from None
+    try:
+        with opener(path, "rb") as file:
+            is_binary = file.read(len(_BINARY)) == _BINARY
+    except _UNPACKING_ERRORS as error:
+        raise _not_a_model(path, str(error)) from None
+    if is_binary and opener is not open:
+        raise UserError(f"LMConfig.lm_path {path}: KenLM's binary, compressed: decompress it")
     config = kenlm.Config()
     config.show_progress = False
     config.arpa_complain = kenlm.ARPALoadComplain.NONE
     try:
-        return kenlm, kenlm.Model(str(path), config)
-    except (OSError, RuntimeError) as error:
+        return kenlm, _model(kenlm, path, config)
+    except (*_UNPACKING_ERRORS, RuntimeError) as error:
         raise _not_a_model(path, str(error)) from None
+
+
+def _model(kenlm: Any, path: str | Path, config: Any) -> Any:
+    try:
+        return kenlm.Model(str(path), config)
+    except (OSError, RuntimeError) as error:
+        if "not compiled in" not in str(error):
+            raise
+    with tempfile.NamedTemporaryFile(suffix=".arpa") as plain:  # a KenLM built without zlib etc.
+        with _opener(path)(path, "rb") as file:
+            shutil.copyfileobj(file, plain)
+        plain.flush()
+        return kenlm.Model(plain.name, config)
+
+
+def _opener(path: str | Path) -> Callable[..., IO[bytes]]:
+    """Return what opens a file, compressed or not, as KenLM tells it: by its first bytes."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    found = (opener for magic, opener in _COMPRESSED.items() if start.startswith(magic))
+    return next(found, open)
 
 
 def _words(path: str | Path) -> Iterator[str]:
     """Yield the words of a model: an ARPA file's unigrams, or a binary file's list at its end."""
-    with open(path, "rb") as file:
+    with _opener(path)(path, "rb") as file:
         words = _binary_words(file) if file.read(len(_BINARY)) == _BINARY else _arpa_words(file)
         try:
             yield from (word.decode() for word in words if word not in _MARKS)
         except UnicodeDecodeError as error:
             raise _not_a_model(path, f"its words are not in UTF-8: {error}") from None
+        except _UNPACKING_ERRORS as error:
+            raise _not_a_model(path, str(error)) from None
 
 
-def _arpa_words(file: Any) -> Iterator[bytes]:
+def _arpa_words(file: IO[bytes]) -> Iterator[bytes]:
     for line in file:
         if line.startswith(b"\\1-grams:"):
             break
@@ -200,9 +255,11 @@ def _arpa_words(file: Any) -> Iterator[bytes]:
             yield line.split()[1]
 
 
-def _binary_words(file: Any) -> Iterator[bytes]:
+def _binary_words(file: IO[bytes]) -> Iterator[bytes]:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        yield from content[content.rfind(b"<unk>\0") :].split(b"\0")
+        start = content.rfind(b"<unk>\0")
+        if start >= 0:
+            yield from content[start:].split(b"\0")
 
 
 def _not_a_model(path: str | Path, problem: str) -> UserError:

@@ -20,6 +20,7 @@ from common.doctor.advice import Measurements
 from common.doctor.measuring import Process, figures_of, measure
 from common.model.recipe import Recipe
 from common.utils import runtime
+from common.utils.wording import counted
 
 KERNEL_SECONDS = 120.0  # after which the small operators are given up
 
@@ -181,10 +182,10 @@ def run_lines(figures: Measurements, trial: Process) -> list[str]:
     if (source := trial.get("source")) is not None:
         shortest, median, longest = trial.get("durations", [0, 0, 0])
         lines.append(
-            f"data: {source}, {trial.get('utterances')} utterances, "
+            f"data: {source}, {counted(trial.get('utterances', 0), 'utterance')}, "
             f"{figures.speech / 3600:.2f} hours, {shortest:.1f} to {longest:.1f} s, median "
-            f"{median:.1f} s; {len(figures.planned)} batches, {100 * trial.get('padding', 0):.0f} "
-            "% of their frames are padding"
+            f"{median:.1f} s; {counted(len(figures.planned), 'batch', 'batches')}, "
+            f"{100 * trial.get('padding', 0):.0f} % of their frames are padding"
         )
     for step in figures.steps[1:] or figures.steps:
         part = f"{step.rows}" if step.rows == step.of else f"{step.rows} (of {step.of})"
@@ -208,7 +209,7 @@ def run_lines(figures: Measurements, trial: Process) -> list[str]:
         )
     lines.append(
         f"one epoch: about {span(epoch.seconds)}, from {span(epoch.low)} to {span(epoch.high)}; "
-        f"{figures.epochs} epochs: {span(epoch.seconds * figures.epochs)}"
+        f"{counted(figures.epochs, 'epoch')}: {span(epoch.seconds * figures.epochs)}"
     )
     how = "on noise, in the lengths of short, median and long batches of the plan"
     if epoch.extended:

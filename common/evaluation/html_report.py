@@ -24,6 +24,7 @@ from common.audio.io import encode_opus
 from common.data.dataset import Dataset
 from common.evaluation.error_rates import EditCounts
 from common.utils.files import write_text
+from common.utils.wording import counted
 
 if TYPE_CHECKING:  # it loads mindspore, which a page can do without
     from common.evaluation.evaluate import Evaluation, ScoredUtterance
@@ -66,14 +67,15 @@ def write_report(
         utterance = evaluation.utterances[example.index]
         media[example.index] = _media(utterance, samples, featurizer)
     cards = [_card(evaluation.utterances[index], media.get(index, "")) for index in order]
-    dated = {**facts, "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")}
+    date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    rows = {**facts, "Words": evaluation.words_note, "Date": date}
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     page = Template(template).substitute(
         title=escape(f"{model}: WER {evaluation.wer:.1f} %"),
         model=escape(model),
         facts="".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n"
-            for name, value in dated.items()
+            for name, value in rows.items()
             if value
         ),
         tiles=_tiles(evaluation, dataset),
@@ -213,7 +215,7 @@ def _features_line(featurizer: Featurizer) -> str:
 def _card(utterance: ScoredUtterance, media: str) -> str:
     words, characters = utterance.words, utterance.characters
     find = f"{utterance.id}\n{utterance.reference}\n{utterance.hypothesis}".lower()
-    errors = f"{words.errors} error{'' if words.errors == 1 else 's'} in {words.length} words"
+    errors = f"{counted(words.errors, 'error')} in {counted(words.length, 'word')}"
     return (
         f'<article data-id="{escape(utterance.id)}" data-wer="{words.rate:.6g}" '
         f'data-duration="{utterance.duration:.3f}" data-find="{escape(find)}">\n'

@@ -27,6 +27,7 @@ from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
 from common.utils.errors import UserError
 from common.utils.files import write_text
+from common.utils.wording import counted
 
 DEVIATIONS = 6  # see `threshold`
 MISSING_WORDS = 2  # at one end, from which it is more than a misunderstood word
@@ -161,7 +162,7 @@ def summary(issues: Sequence[LabelIssue]) -> str:
     losses = np.array([issue.loss for issue in issues])
     limit = threshold(losses)
     return (
-        f"{len(losses)} utterances: median {np.median(losses):.2f} nats per character, "
+        f"{counted(len(losses), 'utterance')}: median {np.median(losses):.2f} nats per character, "
         f"{(losses > limit).sum()} above {limit:.2f} (median + {DEVIATIONS} MAD)"
     )
 

@@ -84,6 +84,7 @@ class Evaluation:
         characters: Edits in characters, summed.
         blanks: Output frames whose best label is the blank.
         frames: Output frames.
+        words_note: What WER counts, where that is not words (`Tokenizer.words_note`).
     """
 
     utterances: list[ScoredUtterance] = field(default_factory=list)
@@ -91,6 +92,7 @@ class Evaluation:
     characters: EditCounts = EditCounts()
     blanks: int = 0
     frames: int = 0
+    words_note: str = ""
 
     @property
     def blank_share(self) -> float | None:
@@ -119,11 +121,13 @@ class Evaluation:
         """
         values = [int(count) for count in counts]
         words, characters = EditCounts(*values[:4]), EditCounts(*values[4:8])
-        return Evaluation(self.utterances, words, characters, *values[8:])
+        blanks, frames = values[8:]
+        return Evaluation(self.utterances, words, characters, blanks, frames, self.words_note)
 
     def summary(self) -> list[str]:
         """Format the figures as eval.py prints them."""
         return [
+            *([self.words_note] if self.words_note else []),
             _counts("words", self.words),
             _counts("characters", self.characters),
             f"Test Summary \tAverage WER {self.wer:.3f}\tAverage CER {self.cer:.3f}",
@@ -187,6 +191,7 @@ class Scorer:
             sum((utterance.characters for utterance in utterances), EditCounts()),
             self._blanks,
             self._frames,
+            self._tokenizer.words_note,
         )
 
 

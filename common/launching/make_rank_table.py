@@ -20,6 +20,7 @@ from pathlib import Path
 
 from common.launching import LaunchError
 from common.launching.rank_table import read_rank_table
+from common.utils.wording import counted
 
 CONF = "/etc/hccn.conf"  # where hccn_tool keeps the addresses of the cards' network ports
 Cards = list[tuple[int, str]]  # device_id, device_ip
@@ -235,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{path}: {count} cards of {len(servers)} server{'s' * (len(servers) > 1)}")
+    print(f"{path}: {counted(count, 'card')} of {counted(len(servers), 'server')}")
     return 0
 
 

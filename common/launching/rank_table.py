@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.launching import LaunchError
+from common.utils.wording import counted
 
 VERSIONS = ("1.0", "1.2")
 
@@ -201,7 +202,7 @@ def place(
         if len(devices) < share:
             raise LaunchError(
                 f"{where}: server {server.id} has {len(devices)} devices from {begin} on, and "
-                f"{size} ranks on {nodes} server{'s' * (nodes > 1)} need {share} on each",
+                f"{size} ranks on {counted(nodes, 'server')} need {share} on each",
                 2,
             )
         chosen.append(tuple(devices[:share]))

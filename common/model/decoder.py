@@ -47,6 +47,10 @@ class SpeechDecoder(ABC):
             One result for each row that counts.
         """
 
+    def warnings(self) -> list[str]:
+        """Return what the user should know of the texts since the last call, a line each."""
+        return []
+
 
 class CTCDecoder(SpeechDecoder):
     """A CTC network, and a search over its log-probabilities.
@@ -78,3 +82,7 @@ class CTCDecoder(SpeechDecoder):
             DecodedUtterance(best, log_probs[: frames[row], row])
             for row, best in enumerate(hypotheses)
         ]
+
+    def warnings(self) -> list[str]:
+        """Return what the search says of its texts since the last call."""
+        return self.search.warnings()

@@ -18,9 +18,29 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from common.text.letter_case import case_folding
 from common.utils.errors import UserError
 
 BLANK = "_"
+
+# Scripts whose words are not separated by spaces: first and last code point of their blocks
+# (Unicode Standard Annex 14, "Line Breaking", classes ID and SA; Annex 24 for the scripts).
+# ascend310_infer/src/decoding.cpp has the same list.
+_SCRIPTS_WITHOUT_SPACES = {
+    "Thai": [(0x0E00, 0x0E7F)],
+    "Lao": [(0x0E80, 0x0EFF)],
+    "Tibetan": [(0x0F00, 0x0FFF)],
+    "Myanmar": [(0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F)],
+    "Khmer": [(0x1780, 0x17FF)],
+    "Tai": [(0x1950, 0x19DF), (0x1A20, 0x1AAF), (0xAA80, 0xAADF)],
+    "Balinese": [(0x1B00, 0x1B7F)],
+    "Javanese": [(0xA980, 0xA9DF)],
+    "Kana": [(0x3040, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F)],
+    "Bopomofo": [(0x3100, 0x312F), (0x31A0, 0x31BF)],
+    "Yi": [(0xA000, 0xA4CF)],
+    "Han": [(0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF)]
+    + [(0xF900, 0xFAFF), (0x20000, 0x3FFFD)],
+}
 
 
 class Tokenizer(ABC):
@@ -75,6 +95,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def words(self, text: str) -> list[str]:
         """Split a normalised text into the words that the word error rate counts."""
+
+    @property
+    def words_note(self) -> str:
+        """What the word error rate counts, where that is not words; empty: words."""
+        return ""
 
     @property
     def ctc_blank(self) -> int:
@@ -171,24 +196,40 @@ class CharacterTokenizer(Tokenizer):
 
     @cached_property
     def _fold(self) -> Callable[[str], str]:
-        upper = any(label.isupper() for label in self.labels)
-        lower = any(label.islower() for label in self.labels)
-        return str if upper == lower else str.upper if upper else str.lower
+        return case_folding(self._index)
+
+    @cached_property
+    def _script(self) -> str:
+        """Script without spaces between words that the labels have no space for; or empty."""
+        return "" if " " in self._index else script_without_spaces(self._index)
 
     def normalise(self, text: str) -> str:
         """Compose a text (NFC), without BOM, in the labels' case if they have only one.
 
-        White space is trimmed and collapsed to one space, or to nothing if no label is a space.
+        White space is trimmed and collapsed to one space. Where no label is a space, it is left out
+        if the labels' script needs none, as Han; in other scripts it stays and is unknown, since
+        words would run together without it.
         """
-        text = self._fold(unicodedata.normalize("NFC", text.replace("\ufeff", "")))
-        return (" " if " " in self._index else "").join(text.split())
+        text = self._fold(text.replace("\ufeff", ""))
+        return ("" if self._script else " ").join(text.split())
 
     def words(self, text: str) -> list[str]:
         """Split a normalised text at spaces, into what error rates count as words.
 
-        Where no label is a space, as for Mandarin, by custom each character; WER then equals CER.
+        Where no label is a space and the script separates no words, as Han, by custom each
+        character counts; WER then equals CER.
         """
-        return text.split() if " " in self._index else list(text)
+        return list(text) if self._script else text.split()
+
+    @property
+    def words_note(self) -> str:
+        """What the word error rate counts, where that is not words; empty: words."""
+        if not self._script:
+            return ""
+        return (
+            "WER counts characters: no label is a space, and the labels are of a script that "
+            f"separates no words ({self._script})"
+        )
 
     def unknown(self, text: str) -> set[str]:
         """Return the characters of a normalised text that have no label."""
@@ -254,11 +295,29 @@ def labels_of(texts: Iterable[str]) -> list[str]:
         texts: The texts, as they are to be spelled.
 
     Returns:
-        Their characters (NFC), sorted, then a space if there is any, then the blank.
+        Their characters (NFC), sorted, then a space, then the blank. The space is left out where
+        no text has one and the script separates no words, as Han.
     """
     characters = {char for text in texts for char in unicodedata.normalize("NFC", text)} - {BLANK}
     spaces = {char for char in characters if char.isspace()}
-    return [*sorted(characters - spaces), *([" "] if spaces else []), BLANK]
+    letters = sorted(characters - spaces)
+    return [*letters, *([" "] if spaces or not script_without_spaces(letters) else []), BLANK]
+
+
+def script_without_spaces(characters: Iterable[str]) -> str:
+    """Find a script among characters that does not separate words by spaces.
+
+    Args:
+        characters: Single characters.
+
+    Returns:
+        The script of the first such character, for example "Han"; empty if there is none.
+    """
+    for code in map(ord, characters):
+        for script, blocks in _SCRIPTS_WITHOUT_SPACES.items():
+            if any(first <= code <= last for first, last in blocks):
+                return script
+    return ""
 
 
 def ctc_frames_needed(ids: Sequence[int]) -> int:

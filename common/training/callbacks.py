@@ -28,6 +28,7 @@ from common.training.progress import Progress
 from common.training.stopping import StopReason, TrainingResult
 from common.training.train_step import StepResult, TrainStep
 from common.utils.errors import UserError
+from common.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -270,12 +271,13 @@ class ConsoleProgress(Callback):
         self.log.info(
             f"{model.recipe.name} on {model.device}: {model.parameters() / 1e6:.1f} M "
             f"parameters, {features.kind} of {features.dimension} bins at {features.sample_rate} "
-            f"Hz, {len(model.tokenizer)} labels"
+            f"Hz, {counted(len(model.tokenizer), 'label')}"
         )
         ranks = f" on each of {epoch_plan.ranks} ranks" if epoch_plan.ranks > 1 else ""
+        batches = counted(len(epoch_plan), "batch", "batches")
         self.log.info(
-            f"training: {epoch_plan.utterances} utterances, {epoch_plan.hours:.2f} hours, "
-            f"{len(epoch_plan)} batches of {model.config.DataConfig.batch_size} an epoch{ranks}, "
+            f"training: {counted(epoch_plan.utterances, 'utterance')}, {epoch_plan.hours:.2f} "
+            f"hours, {batches} of {model.config.DataConfig.batch_size} an epoch{ranks}, "
             f"{100 * padded_share(epoch_plan.plan(1), dataset.frames):.1f} % padding"
         )
         if epoch_plan.utterances < len(dataset):
@@ -285,7 +287,9 @@ class ConsoleProgress(Callback):
         if epoch_plan.shapes:
             self.log.info(f"static shapes (frames, labels): {epoch_plan.shapes}")
         if self.validation is not None:
-            self.log.info(f"validation: {len(self.validation)} utterances")
+            self.log.info(f"validation: {counted(len(self.validation), 'utterance')}")
+            if note := model.tokenizer.words_note:
+                self.log.info(note)
         self.log.info(self.memory_line)
         if progress.step:
             self.log.info(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
@@ -370,17 +374,17 @@ class ConsoleProgress(Callback):
         progress = result.progress
         if result.stop.reason == StopReason.OUT_OF_PATIENCE:
             self.log.info(
-                f"stopped early: {progress.stale} evaluations without a better WER than "
+                f"stopped early: {counted(progress.stale, 'evaluation')} without a better WER than "
                 f"{progress.best_wer:.2f}"
             )
         line = (
-            f"trained {progress.epoch} epochs, {progress.step} steps, in "
+            f"trained {counted(progress.epoch, 'epoch')}, {counted(progress.step, 'step')}, in "
             f"{progress.seconds / 60:.1f} minutes"
         )
         if progress.best_wer is not None:
             line += f"; best WER {progress.best_wer:.2f} in {result.best_checkpoint}"
         if progress.skipped:
-            line += f"; {progress.skipped} steps were skipped"
+            line += f"; {counted(progress.skipped, 'step')} skipped"
         self.log.info(f"{line}; last state in {result.last_checkpoint}")
         if result.files:
             self.log.info(f"figures and pictures in {', '.join(map(str, result.files))}")

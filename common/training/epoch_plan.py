@@ -28,6 +28,7 @@ from common.data.selection import (
 )
 from common.model.speech_model import SpeechModel
 from common.utils.errors import UserError
+from common.utils.wording import counted
 
 
 class EpochPlan:
@@ -209,17 +210,18 @@ def select_training_examples(
 
 
 _LEFT_OUT = {
-    TOO_SHORT: "utterances shorter than DataConfig.min_duration",
-    TOO_LONG: "utterances longer than DataConfig.max_duration",
-    CTC_INFEASIBLE: "utterances whose text does not fit the network's output frames",
-    COPY: "recordings at another speed (DataConfig.ignore_offline_speed_perturbation)",
-    OUTSIDE_SUBSET: "utterances outside the subset (DataConfig.max_hours, max_utterances)",
+    TOO_SHORT: ("utterance", " shorter than DataConfig.min_duration"),
+    TOO_LONG: ("utterance", " longer than DataConfig.max_duration"),
+    CTC_INFEASIBLE: ("utterance", " whose text does not fit the network's output frames"),
+    COPY: ("recording", " at another speed (DataConfig.ignore_offline_speed_perturbation)"),
+    OUTSIDE_SUBSET: ("utterance", " outside the subset (DataConfig.max_hours, max_utterances)"),
 }
 
 
 def _log_left_out(left_out: Sequence[LeftOut], log: logging.Logger) -> None:
     for reason, count in count_reasons(left_out).items():
-        log.info(f"left out: {count} {_LEFT_OUT.get(reason, f'utterances, {reason}')}")
+        what, which = _LEFT_OUT.get(reason, ("utterance", f", {reason}"))
+        log.info(f"left out: {counted(count, what)}{which}")
     faults = [utterance for utterance in left_out if utterance.reason in FAULTS]
     files = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]
     if faults and files:

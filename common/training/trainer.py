@@ -54,6 +54,7 @@ from common.training.train_step import TrainStep
 from common.utils import runtime
 from common.utils.backend import Tensor, ms
 from common.utils.errors import UserError
+from common.utils.wording import counted
 
 # Files that a run writes into the current folder.
 METRICS, CURVES, ANIMATION = "metrics.csv", "curves.png", "emissions"  # .gif, .png, .npz
@@ -261,7 +262,7 @@ class Trainer:
         callbacks: list[Callback] = [HeartbeatSender(self.group.heartbeat, self.keeper.last)]
         if self.group.rank == 0:
             history = History(METRICS, self.progress.step)
-            title = f"{model.recipe.name}: {len(self.dataset)} utterances"
+            title = f"{model.recipe.name}: {counted(len(self.dataset), 'utterance')}"
             callbacks += [
                 MetricsWriter(history, Path(CURVES), title, log),
                 EmissionPlots(self.animation, log),
@@ -400,6 +401,8 @@ class Trainer:
                 )
         except _EvaluationInterrupted:
             pass
+        for line in self.decoder.warnings():
+            self.log.warning(line)
         # A rank that was interrupted has no counts to give.
         counts = evaluation.counts() if evaluation is not None else []
         interrupted, *totals = group.all_reduce_sum(evaluation is None, *counts)

@@ -41,7 +41,8 @@ struct Features {
   std::int64_t frames = 0;
 };
 
-/// A recognized word; each label is one where no label of the model is a space.
+/// A recognized word; each label is one where no label of the model is a space and the script
+/// separates no words, as Han.
 struct Word {
   std::string text;       ///< UTF-8
   double start = 0;       ///< s, from the start of the recording; NaN if the model does not tell
