@@ -108,7 +108,7 @@ def _damage_checkpoint(rng: Rng, seeds: dict, folder: Path) -> Path:
         changed[key] = _other_weights(rng, changed[key])
         if changed[key] is None:
             del changed[key]
-        text = _pick(rng, [text, text, None])
+        text = None if rng.random() < 0.05 else text  # then the default network is built
     _save(path, changed, text)
     return path
 

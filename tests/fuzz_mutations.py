@@ -243,9 +243,9 @@ def _places(tree: Any) -> list[tuple[Any, Any]]:
 def _other_value(rng: Rng, value: Any) -> Any:
     if isinstance(value, str) and rng.random() < 0.3:
         return _pick(rng, [value.upper(), value + " ", value[:-1], [value], {"a": value}])
-    if isinstance(value, (int, float)) and rng.random() < 0.4:
-        factor = int(_pick(rng, [-1, 0, 2, 1000, 10**9, 10**30]))
-        return _pick(rng, [factor, -value, value + 1, str(value), [value], value + 0.5])
+    if isinstance(value, (int, float)) and abs(value) < 1e300 and rng.random() < 0.4:
+        number = int(_pick(rng, [-1, 0, 2, 1000, 10**9, 10**30]))
+        return _pick(rng, [number, -value, value + 1, str(value), [value], value + 0.5])
     return copy.deepcopy(_pick(rng, [_pick(rng, _LEAVES), _pick(rng, _STRINGS)]))
 
 

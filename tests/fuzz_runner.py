@@ -13,6 +13,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import time
 import traceback
 import zlib
@@ -174,6 +175,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     os.chdir(folder)
     good = target.prepare(folder)
+    sys.stderr = os.fdopen(os.dup(2), "w")  # for faults of these tests
     with open(os.devnull, "r+b") as nothing:
         for stream in (0, 1, 2):
             os.dup2(nothing.fileno(), stream)

@@ -26,7 +26,7 @@ from test_original_yaml import MINDSPORE
 from common import config as configs
 from common.data import manifest as manifests
 from common.decoding.ngram_lm import WordModel
-from common.launching.make_rank_table import addresses_in, device_list, make_table
+from common.launching.make_rank_table import make_table, this_host
 from common.launching.rank_table import place, read_rank_table
 from common.text.tokenizer import CharacterTokenizer, labels_of
 from common.utils.errors import UserError
@@ -224,11 +224,10 @@ def _rank_tables(folder: Path) -> list[Seed]:
 
 def _read_rank_table(path: Path, seeds: list[Seed]) -> str:
     if path.suffix == ".conf":
-        from common.launching.make_rank_table import this_host
-
-        this_host(None, str(path))
-        addresses_in(path.read_text(encoding="utf-8"))
-        device_list(",".join(str(n) for n in range(3)))
+        cards = this_host(None, str(path))
+        numbers = [number for number, _ in cards]
+        if sorted(set(numbers)) != numbers:
+            raise Finding(f"cards {numbers}")
         return "read"
     servers = read_rank_table(path)
     size = sum(len(server.devices) for server in servers)
@@ -271,12 +270,13 @@ def _read_arpa(path: Path, seeds: list[Seed]) -> str:
     score, history = model.score(model.start(), "A")
     further, _ = model.score(history, "never")
     rows = model.lookahead.after(np.array([model.lookahead.row("A")]))
-    if not np.isfinite([score, further]).all() or np.isnan(rows).any():
-        raise Finding(f"scores that are not finite: {score}, {further}")
+    # A word may have the probability 0.
+    if np.isnan([score, further]).any() or max(score, further) == np.inf or np.isnan(rows).any():
+        raise Finding(f"scores that are no numbers: {score}, {further}")
     return "read"
 
 
-_KEYS = r"Config\.|--set|\bTraining|\bData|\bModel"
+_KEYS = r"Config\.|--set|^(features|window|bands|convention|preemphasis|frame_splicing|sample_rate)"
 TARGETS = (
     Target("manifest", 24_000, _manifests, _damage, _read_manifest),
     Target("yaml", 16_000, _yaml_files, _damage_yaml, _read_yaml, names=_KEYS),

@@ -198,6 +198,8 @@ def _load(path: str | Path) -> tuple[Any, Any]:
     try:
         with opener(path, "rb") as file:
             is_binary = file.read(len(_BINARY)) == _BINARY
+            while opener is not open and file.read(1 << 20):
+                pass  # to its end: KenLM hangs on some compressed files that are cut
     except _UNPACKING_ERRORS as error:
         raise _not_a_model(path, str(error)) from None
     if is_binary and opener is not open:
@@ -207,6 +209,8 @@ def _load(path: str | Path) -> tuple[Any, Any]:
     config.arpa_complain = kenlm.ARPALoadComplain.NONE
     try:
         return kenlm, _model(kenlm, path, config)
+    except UnicodeDecodeError as error:  # of KenLM's message, which quotes the file
+        raise _not_a_model(path, error.object.decode(errors="replace")) from None
     except (*_UNPACKING_ERRORS, RuntimeError) as error:
         raise _not_a_model(path, str(error)) from None
 

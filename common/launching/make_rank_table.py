@@ -35,7 +35,7 @@ def addresses_in(conf: str) -> dict[int, str]:
     Returns:
         device_id -> address.
     """
-    pairs = re.findall(r"^[ \t]*address_(\d+)[ \t]*=[ \t]*(\S+)", conf, re.MULTILINE)
+    pairs = re.findall(r"^[ \t]*address_(\d{1,9})[ \t]*=[ \t]*(\S+)", conf, re.MULTILINE)
     return {int(device): address for device, address in pairs}
 
 
@@ -134,7 +134,7 @@ def this_host(devices: list[int] | None, conf: str) -> Cards:
     if not known:
         source = conf
         try:
-            known = addresses_in(Path(conf).read_text(encoding="utf-8"))
+            known = addresses_in(Path(conf).read_text(encoding="utf-8", errors="replace"))
         except OSError as error:
             raise LaunchError(
                 f"{conf}: cannot be read ({error.strerror}), and hccn_tool gives no addresses: is "

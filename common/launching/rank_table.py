@@ -7,7 +7,6 @@ and their ranks (hiascend.com, "Configuring Resource Information Through the Ran
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.launching import LaunchError
+from common.utils.json_parsing import parse_json
 from common.utils.wording import counted
 
 VERSIONS = ("1.0", "1.2")
@@ -87,7 +87,7 @@ def read_rank_table(path: str | Path) -> list[Server]:
     """
     where = f"rank table {path}"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise LaunchError(f"{where}: cannot be read ({error.strerror})", 2) from None
     except ValueError as error:
@@ -139,7 +139,7 @@ def _device(entry: Any, where: str) -> Device:
     numbers = []
     for key in ("device_id", "rank_id"):
         text = str(entry.get(key, "missing")).strip()
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 9:
             raise LaunchError(f"{where}: {key} is {text}, expected a number from 0 on", 2)
         numbers.append(int(text))
     address = str(entry.get("device_ip") or "").strip()

@@ -228,8 +228,13 @@ def described_config(recipe: Recipe, checkpoint: checkpoints.Checkpoint) -> Any:
             f"checkpoint {checkpoint.path}: holds a {model} network, expected {recipe.name}; "
             f"use the commands of {model}/"
         )
-    config = recipe.train_config()
-    configs.override(config, checkpoint.metadata["config"], f"checkpoint {checkpoint.path}")
+    config, values = recipe.train_config(), checkpoint.metadata.get("config")
+    if not isinstance(values, dict):
+        raise UserError(
+            f"checkpoint {checkpoint.path}: what it says of its network is damaged; take another "
+            "copy of it"
+        )
+    configs.override(config, values, f"checkpoint {checkpoint.path}")
     return config
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from common.text.letter_case import case_folding
 from common.utils.errors import UserError
+from common.utils.json_parsing import parse_json
 
 BLANK = "_"
 
@@ -166,7 +167,7 @@ class CharacterTokenizer(Tokenizer):
             UserError: The file cannot be read, or is no list of single characters with a blank.
         """
         try:
-            labels = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            labels = parse_json(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             where = "" if Path(path).is_absolute() else f" (in {Path.cwd()})"
             raise UserError(f"labels file {path}: {error.strerror}{where}") from None
@@ -286,6 +287,8 @@ def restored_tokenizer(kind: type[Tokenizer], stored: Mapping[str, Any], where: 
         return kind.from_description(stored.get("tokenizer") or {"labels": stored["labels"]})
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: its tokenizer is no {kind.__name__} ({error!r})") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def labels_of(texts: Iterable[str]) -> list[str]:

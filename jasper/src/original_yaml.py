@@ -80,6 +80,24 @@ class Section:
             raise UserError(f"{self.path(key)}: missing")
         return self.values.pop(key)
 
+    def number(self, key: str, absent: float | None = None) -> Any:
+        """Take out a key with a number; mandatory where there is no default.
+
+        Args:
+            key: The key.
+            absent: The default.
+
+        Returns:
+            Its value, an int or a finite float.
+
+        Raises:
+            UserError: It is missing, or no number.
+        """
+        value = self.need(key) if absent is None else self.take(key, absent)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e9 < value < 1e9:
+            raise UserError(f"{self.path(key)}: {shown(value)}, expected a number")
+        return value
+
     def fixed(self, key: str, *allowed: Any, why: str = "") -> None:
         """Take out a key that must have one of some values.
 
@@ -162,7 +180,7 @@ def _input(section: Section) -> tuple[dict, dict, dict]:
     """Keys of SpectConfig, of DataConfig and of AugmentationConfig."""
     dataset, features = section.section("audio_dataset"), section.section("filterbank_features")
     section.end()
-    sample_rate = features.need("sample_rate")
+    sample_rate = features.number("sample_rate")
     dataset.fixed("sample_rate", sample_rate, why=", that of the features")
     max_duration = dataset.take("max_duration", math.inf)
     limit = features.take("max_duration", math.inf)
@@ -172,7 +190,7 @@ def _input(section: Section) -> tuple[dict, dict, dict]:
         )
     spect = {
         "sample_rate": sample_rate,
-        "window_size": features.take("window_size", 0.02),
+        "window_size": features.number("window_size", 0.02),
         "window_stride": features.take("window_stride", 0.01),
         "window": features.need("window"),
         "features": "logmel",
