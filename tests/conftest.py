@@ -52,6 +52,7 @@ FILES = {
     "test_export": "training",
     "test_features": "unit",
     "test_film": "unit",
+    "test_fuzz": "unit",
     "test_history": "unit",
     "test_infer_audio": "cpp",
     "test_jasper": "training launcher",

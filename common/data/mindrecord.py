@@ -42,6 +42,7 @@ from common.text.tokenizer import Tokenizer, stored_tokenizer
 from common.utils.atomic_directory import beside, interrupted, publish, recover, staging
 from common.utils.errors import UserError
 from common.utils.files import damage, read_json, write_text
+from common.utils.json_parsing import parse_json
 from common.utils.wording import counted
 
 FORMAT = 1  # of the directory; another one is converted again
@@ -215,7 +216,7 @@ def open_dataset(
 
     records: dict[str, int] = description["records"]
     chosen = _chosen(directory, list(records), files)
-    entries_in_order = iter(_read_entries(directory / _ENTRIES))
+    entries_in_order = iter(_read_entries(directory / _ENTRIES, sum(records.values())))
     parts = {name: list(islice(entries_in_order, count)) for name, count in records.items()}
     entries = [entry for name in chosen for entry in parts[name]]
     left_out = (
@@ -336,20 +337,56 @@ def _left_out(description: dict) -> list[LeftOut]:
     return [LeftOut.from_json(reason) for reason in description["left_out"]]
 
 
+def _is_whole(description: dict) -> bool:
+    """Whether a description holds what is read of it here."""
+    try:
+        _left_out(description)
+        counts = (description["files"], description["records"])
+        return (
+            all(type(count) is int for group in counts for count in group.values())
+            and description["store"] in STORES
+            and isinstance(description["utterances"], int)
+            and isinstance(description["seconds"], (int, float))
+            and isinstance(description.get("features") or {}, dict)
+            and isinstance(description.get("labels", []), list)
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
 def _description(directory: Path) -> dict | None:
     """Return the content of dataset.json, None if there is none."""
     path = directory / _DESCRIPTION
     if not path.exists():
         return None
     description = read_json(path)
-    if description is None:
-        raise UserError(f"{path}: damaged, not JSON; remove {directory} and convert again")
+    if description is None or not _is_whole(description):
+        raise UserError(f"{path}: damaged; remove {directory} and convert again")
     return description
 
 
-def _read_entries(path: Path) -> list[Entry]:
-    with path.open(encoding="utf-8") as lines:
-        return [Entry(**json.loads(line)) for line in lines]
+def _read_entries(path: Path, count: int) -> list[Entry]:
+    """Read the list of utterances; UserError where it is damaged or not of `count` lines."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            entries = [_entry(parse_json(line)) for line in lines]
+        if len(entries) != count:
+            raise ValueError(f"{len(entries)} utterances, expected {count}")
+    except (OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); convert again") from None
+    return entries
+
+
+def _entry(values: dict) -> Entry:
+    entry = Entry(**values)
+    texts, counts = (entry.id, entry.text, entry.copy_of), (entry.labels, entry.ctc_frames)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{texts}: expected texts")
+    if entry.frames < 1 or not all(0 <= count < 1 << 31 for count in (*counts, entry.frames)):
+        raise ValueError(f"{entry.id}: {entry.frames} frames, {counts} labels")
+    if not (0 < entry.duration < math.inf and 0 < entry.speed < math.inf):
+        raise ValueError(f"{entry.id}: {entry.duration} s at speed {entry.speed}")
+    return entry
 
 
 def _difference(description: dict, wanted: dict) -> str | None:

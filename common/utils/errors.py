@@ -8,6 +8,7 @@ from typing import Any
 _START, _END = 1200, 400  # characters that are kept of a message that is longer than both
 
 _values = reprlib.Repr()
+_values.maxlevel = 3
 _values.maxlist = _values.maxtuple = _values.maxdict = _values.maxset = 12
 _values.maxstring = _values.maxother = _values.maxlong = 200
 
@@ -21,7 +22,7 @@ def shown(value: Any) -> str:
         value: Any value.
 
     Returns:
-        Its `repr`, with "..." for what is beyond a dozen items, six levels, or 200 characters.
+        Its `repr`, with "..." for what is beyond a dozen items, three levels, or 200 characters.
     """
     try:
         return _values.repr(value)

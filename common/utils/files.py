@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.utils.errors import UserError
+from common.utils.json_parsing import parse_json
 
 
 def sync(path: Path) -> None:
@@ -119,12 +119,13 @@ def read_json(path: Path) -> dict | None:
         path: The file.
 
     Returns:
-        The object, None where the file is missing or malformed.
+        The object, None where the file is missing, malformed, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+    return value if isinstance(value, dict) else None
 
 
 def damage(directory: Path, files: dict[str, int]) -> str | None:
