@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.data.manifest import Utterance, make_utterance, read_text, write_csv
+from common.data.manifest import Utterance, make_utterance
+from common.data.manifest_writers import write_csv
 from common.utils.archives import unpack
 from common.utils.errors import UserError
+from common.utils.files import absolute_path, read_text
 
 AN4_ARCHIVE = "an4_sphere.tar.gz"
 _LIBRISPEECH_SETS = ("train-", "dev-", "test-")
@@ -161,13 +163,12 @@ def _librispeech_set(folder: Path) -> list[Utterance]:
 
 def _places(root: str | Path, name: str) -> tuple[Path, Path]:
     """Return where a corpus may be, as absolute paths: `root`, or a folder of its own there."""
-    root = Path(os.path.abspath(root))
+    root = absolute_path(root)
     return root, root / name
 
 
 def _not_found(root: str | Path, name: str, layout: str) -> UserError:
-    root = os.path.abspath(root)
-    return UserError(f"{root}: no {name} found, expected a folder that holds {layout}")
+    return UserError(f"{absolute_path(root)}: no {name} found, expected a folder that holds {layout}")
 
 
 def _write_parts(parts: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:
