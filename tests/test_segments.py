@@ -148,10 +148,14 @@ def test_a_segment_of_any_format_is_read(tmp_path):
         (None, 2),
         (0, None),
     ]
-    jasper = tmp_path / "m.json"
+    listed = tmp_path / "m.json"
     files = [{"fname": "a.wav", "offset": 1.5, "duration": 2, "speed": 1.0}]
-    jasper.write_text(json.dumps([{"transcript": "A", "files": files}]))
-    assert [(u.offset, u.duration) for u in read_manifest(jasper)] == [(1.5, 2)]
+    listed.write_text(json.dumps([{"transcript": "A", "files": files}]))
+    assert [(u.offset, u.duration) for u in read_manifest(listed)] == [(1.5, 2)]
+    sample = {"wav_path": "a.wav", "transcript_path": "a.txt", "offset": 1.5, "duration": 2}
+    listed.with_name("a.txt").write_text("A")
+    listed.write_text(json.dumps({"samples": [sample]}))
+    assert [(u.offset, u.duration) for u in read_manifest(listed)] == [(1.5, 2)]
 
 
 @pytest.mark.parametrize(

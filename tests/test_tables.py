@@ -47,6 +47,12 @@ def test_delimiter_header_and_encoding_are_recognised(tmp_path, encoding, end, d
     assert said == []
 
 
+def test_joined_files_keep_no_byte_order_mark(tmp_path):
+    marked = "a.wav,EINS\r\n".encode("utf-8-sig")
+    (tmp_path / "m.csv").write_bytes(marked + marked.replace(b"a.wav", b"b.wav"))
+    assert read(tmp_path / "m.csv") == [("a.wav", "EINS"), ("b.wav", "EINS")]
+
+
 def test_paths_without_suffix_are_read_in_any_table(tmp_path):
     for delimiter in ",;\t":
         path = write(tmp_path / "m.csv", f"a{delimiter}EINS\nb{delimiter}ZWEI\n")
@@ -85,8 +91,7 @@ def test_common_voice_is_read(tmp_path):
 
 
 def test_columns_are_found_by_their_names_and_others_named(tmp_path):
-    text = "Text,speaker,Duration,audio path\nEINS,anna,1.5,a.wav\nZWEI,ben,,b.wav\n"
-    text = text.replace("audio path", "Audio_Path")
+    text = ",Text,speaker,Duration,Audio_Path\n0,EINS,anna,1.5,a.wav\n1,ZWEI,ben,,b.wav\n"
     said: list[str] = []
     path = write(tmp_path / "m.csv", text)
     utterances = read_manifest(path, log=said.append)

@@ -38,7 +38,7 @@ _JASPER_FILE_KEYS = frozenset(
     "fname offset duration speed channels sample_rate bitdepth bitrate num_samples encoding"
     " silent".split()
 )
-_DEEPSPEECH_KEYS = frozenset("wav_path transcript_path".split())
+_DEEPSPEECH_KEYS = frozenset("wav_path transcript_path offset duration speed".split())
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # Other names of what `offset` and `duration` say.
 _SEGMENT_KEYS = frozenset(
@@ -249,6 +249,7 @@ def _from_deepspeech(
             base,
             _field(sample, ["wav_path"], str, where),
             read_text(transcript, f"{where}: transcript file"),
+            **_times(sample, where),
         )
 
 

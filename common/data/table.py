@@ -126,7 +126,9 @@ def read_table(name: str, text: str, is_file: Callable[[str], bool]) -> Table:
         ignored: Counter[str] = Counter()
         used = {fields[place] for place in places.values()}
         unused = [
-            field for field in fields if field not in used and field.lower() not in _NOT_NEEDED
+            field
+            for field in fields
+            if field and field not in used and field.lower() not in _NOT_NEEDED
         ]
         return Table(_named(name, rows, fields, places, unused, ignored, delimiter), names, ignored)
     if len(fields) != 2 and places:

@@ -143,7 +143,7 @@ def read_text(path: Path, what: str) -> str:
         what: What messages call it, such as "manifest".
 
     Returns:
-        Its text, without byte order mark.
+        Its text, without byte order marks: files that were joined have them in the middle.
 
     Raises:
         UserError: It cannot be read or has another encoding.
@@ -168,7 +168,7 @@ def read_text(path: Path, what: str) -> str:
         raise UserError(
             f"{what} {path}: not {encoding} text (byte {error.start}); {hint}"
         ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n\ufeff", "\n")
 
 
 def _likely_encoding(content: bytes) -> str:
