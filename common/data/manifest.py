@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,7 +144,8 @@ def _doubled(utterances: Sequence[Utterance], where: str) -> Iterator[str]:
     other: list[str] = []
     for utterance in utterances:
         # As text: paths take far longer to compare.
-        key = str(utterance.audio), utterance.offset, utterance.segment.duration
+        duration = None if utterance.offset is None else utterance.duration
+        key = str(utterance.audio), utterance.offset, duration
         first = earlier.setdefault(key, utterance)
         if first is not utterance:
             found = same if first.text == utterance.text else other
@@ -337,6 +339,8 @@ def _times(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the arguments of `make_utterance` that are numbers."""
     names = ("offset", "duration", "speed")
     given = {name: record[name] for name in names if record.get(name) is not None}
+    if not given:
+        return {}
     try:
         times = {name: float(value) for name, value in given.items()}
         if not all(map(math.isfinite, times.values())):
@@ -377,7 +381,7 @@ def make_utterance(
     Returns:
         The utterance.
     """
-    path = absolute_path(base / audio)
+    path = absolute_path(os.path.join(base, audio))
     name = path.stem
     if offset is not None:
         name += f"_{round(offset, 3):.10g}s"

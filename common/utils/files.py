@@ -114,23 +114,24 @@ def absolute_path(path: str | Path) -> Path:
     Returns:
         The absolute path. Symbolic links in it are kept.
     """
-    whole = Path(os.getcwd(), path)
-    if ".." not in whole.parts:
-        return whole
-    root, *names = whole.parts
-    kept: list[str] = []
-    for name in names:
-        if name != ".." or (kept and not _is_plain_folder(root, kept)):
-            kept.append(name)
-        elif kept:  # the root is the folder above itself
-            kept.pop()
-    return Path(root, *kept)
+    whole = os.path.join(os.getcwd(), path)  # as text: pathlib takes several times as long
+    if ".." not in whole:
+        return Path(whole)
+    kept = ""
+    for name in whole.split("/"):
+        if name in ("", "."):
+            continue
+        if name != ".." or (kept and not _is_plain_folder(kept)):
+            kept += f"/{name}"
+        else:  # the root is the folder above itself
+            kept = kept.rpartition("/")[0]
+    return Path(kept or "/")
 
 
-def _is_plain_folder(root: str, names: list[str]) -> bool:
-    """Whether the last of `names` is that of a folder, and not of a symbolic link."""
+def _is_plain_folder(path: str) -> bool:
+    """Whether the last name in a path is that of a folder, and not of a symbolic link."""
     try:
-        return names[-1] != ".." and stat.S_ISDIR(os.lstat(os.path.join(root, *names)).st_mode)
+        return not path.endswith("/..") and stat.S_ISDIR(os.lstat(path).st_mode)
     except (OSError, ValueError):  # ValueError: a null byte in the name
         return False
 
