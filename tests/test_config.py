@@ -35,7 +35,8 @@ from common.config import (
     to_dict,
 )
 from common.data import loader as dataset
-from common.data.manifest import read_manifest, write_csv, write_jasper_json
+from common.data.manifest import read_manifest
+from common.data.manifest_writers import write_csv, write_jasper_json
 from common.data.mindrecord import STORES, open_dataset
 from common.data.splits import shard_files
 from common.nn.precision import LEVELS

@@ -515,6 +515,7 @@ def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
 
 
 def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatch):
+    from common.audio import segments
     from common.audio.io import AudioInfo
     from common.data.manifest import Utterance
     from common.doctor import trials
@@ -527,14 +528,14 @@ def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatc
             raise UserError("broken")
         return AudioInfo(100, 1, 100 * int(path.name))
 
-    monkeypatch.setattr(trials, "audio_info", info)
+    monkeypatch.setattr(segments, "audio_info", info)
     monkeypatch.setattr(trials, "MAX_HEADERS", 5)
     unknown = [Utterance(str(n), Path(str(n)), "") for n in range(20)]
     known = [Utterance("k", Path("k"), "", duration=77.0)]
     durations, guessed = trials.guess_durations(unknown + known)
     assert (len(opened), guessed, durations[-1]) == (5, 15, 77.0)
     assert set(durations) <= {77.0, *(float(path.name) for path in opened)} - {0.0}
-    monkeypatch.setattr(trials, "audio_info", lambda path: info(Path("0")))
+    monkeypatch.setattr(segments, "audio_info", lambda path: info(Path("0")))
     with pytest.raises(UserError, match="broken"):
         trials.guess_durations(unknown)
 

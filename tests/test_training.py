@@ -33,7 +33,8 @@ from synthetic_corpus import LABELS, chdir, make_corpus, record, settings
 from common.audio.augmentation import Augmentation
 from common.config import override, override_from_options
 from common.data.dataset import Dataset
-from common.data.manifest import Utterance, read_manifest, write_jsonl
+from common.data.manifest import Utterance, read_manifest
+from common.data.manifest_writers import write_jsonl
 from common.data.splits import convert_split, open_split
 from common.decoding.decoders import GreedyDecoder
 from common.evaluation.evaluate import evaluate, recognise

@@ -22,6 +22,7 @@ from common.launching.plan import (
     resumed,
 )
 from common.launching.rank_table import is_local
+from common.utils.files import absolute_path
 
 # The entries of the scripts for LibriSpeech; they run where they were typed.
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
@@ -43,7 +44,7 @@ def find_python(module: str = "mindspore") -> str:
         command = which(chosen)
         if command is None:
             raise LaunchError(f"PYTHON={chosen} is not a command")
-        return os.path.abspath(command)
+        return str(absolute_path(command))
     own = ROOT / ".venv" / "bin" / "python"
     if os.access(own, os.X_OK):
         return str(own)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from common.launching import LaunchError
 from common.launching.rank_table import Device, Place, place, read_rank_table
+from common.utils.files import absolute_path
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("Ascend", "GPU", "CPU")
@@ -257,8 +258,8 @@ def _model(script: str, chosen: str | None, environment: Mapping[str, str]) -> s
     """Return the model that a script belongs to, or that was named."""
     if not script.endswith(".sh"):
         return script
-    folder = Path(os.path.abspath(script)).parents[1]
-    if folder.resolve() != ROOT:  # a clone may be known by a symbolic link
+    folder = Path(script).parent.resolve().parent  # a clone may be known by a symbolic link
+    if folder != ROOT:
         if chosen not in (None, folder.name):
             raise LaunchError(f"{script} is of {folder.name}, not of --model {chosen}", 2)
         return folder.name
@@ -387,7 +388,7 @@ def followed(request: Request, folder: Path) -> Callable[[], Request]:
             for moved in (path, *path.parent.glob(f"earlier-*/{path.name}")):
                 with suppress(OSError):
                     if os.path.samestat(stat, moved.stat()):
-                        return (flag if word.startswith(flag) else "") + os.path.abspath(moved)
+                        return (flag if word.startswith(flag) else "") + str(absolute_path(moved))
         return word
 
     return lambda: replace(
@@ -411,7 +412,7 @@ def _checkpoint(request: Request, words: list[str]) -> list[str]:
             raise LaunchError(f"{words[0]}: one argument too many before the options", 2)
         if not Path(path).is_file():
             raise LaunchError(f"checkpoint {path} not found", 2)
-        return [flag, os.path.abspath(path)]
+        return [flag, str(absolute_path(path))]
     return []  # eval.py takes the one that ships with the model, and says so
 
 
@@ -443,7 +444,7 @@ def _distributed(
     wrapped = (python, str(_WRAPPER), *entry)
     job = (python, *entry)
     if start == "rank_table":
-        environment |= {"RANK_TABLE_FILE": os.path.abspath(table), "RANK_SIZE": str(site.size)}
+        environment |= {"RANK_TABLE_FILE": str(absolute_path(table)), "RANK_SIZE": str(site.size)}
         ranks = tuple(
             Process(
                 wrapped,
