@@ -12,6 +12,7 @@ FILES = (
     "common/__init__.py",
     "common/utils/__init__.py",
     "common/utils/errors.py",
+    "common/utils/streams.py",
 )
 
 

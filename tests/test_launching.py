@@ -902,6 +902,34 @@ def test_a_job_in_the_background_writes_its_output_to_a_file(clone):
     job.communicate()
 
 
+def test_output_redirected_to_the_log_of_rank_0_has_its_lines_once(clone):
+    """Rank 0 appends to train.log itself, and what it prints is in worker_0.log."""
+    log = clone / "deepspeech2" / "train.log"
+    with log.open("wb") as output:  # as the shell opens it: without O_APPEND
+        job = launch(clone, *MSRUN_LINE, output=output.fileno(), STAND_IN="fail")
+        with log.open("a") as own:
+            own.write("epoch 1\n")
+        job.wait(timeout=300)
+    assert job.returncode == 7
+    text = log.read_text()
+    assert text.count("epoch 1\n") == 1
+    assert text.count("train on CPU, 3 ranks") == 1
+    assert "rank 0 of train.py" not in text  # of worker_0.log
+    assert "rank 1 ended with exit code 7" in text and "no such file: x" in text
+
+
+def test_output_redirected_to_a_log_that_a_rank_writes_is_refused(clone):
+    logs = clone / "deepspeech2" / "log"
+    logs.mkdir()
+    with (logs / "worker_0.log").open("wb") as output:
+        job = launch(clone, *MSRUN_LINE, output=output.fileno())
+        job.wait(timeout=300)
+    assert (job.returncode, left(clone)) == (1, [])
+    assert "worker_0.log: the output of this command goes there" in (
+        logs / "worker_0.log"
+    ).read_text()
+
+
 def test_a_dry_run_of_mpirun_runs_as_printed(clone):
     mpirun(clone / "tools")
     (clone / "deepspeech2" / "train.py").write_text("import sys; print(*sys.argv)")

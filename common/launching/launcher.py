@@ -22,6 +22,7 @@ from common.launching.plan import (
     resumed,
 )
 from common.launching.rank_table import is_local
+from common.utils.streams import append_always, is_same_file
 
 # The entries of the scripts for LibriSpeech; they run where they were typed.
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
@@ -126,6 +127,9 @@ def _launch(arguments: list[str]) -> int:
 
         # Before the log is overwritten, and while this process, or what it becomes by exec, runs.
         os.set_inheritable(hold(plan), not request.watched)
+    for stream in (sys.stdout, sys.stderr):
+        if plan.entry_log and is_same_file(stream, plan.entry_log):  # as in `... > train.log`
+            append_always(stream)
     print(plan.title, flush=True)
     if request.background:
         code = detach(plan, request.script)

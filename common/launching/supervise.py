@@ -24,6 +24,7 @@ from common.launching import LaunchError
 from common.launching.plan import Plan
 from common.launching.rank import end_with_parent, exit_code, make_notes, noted
 from common.launching.watching import Signs
+from common.utils.streams import is_same_file
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _POLL = 0.1  # seconds
@@ -229,6 +230,11 @@ def _make_room(plan: Plan) -> None:
         plan.logs.mkdir(parents=True, exist_ok=True)
         for folder in (plan.logs, *plan.logs.glob("attempt_*")):
             for old in _logs(folder):
+                if is_same_file(sys.stdout, old) or is_same_file(sys.stderr, old):
+                    raise LaunchError(
+                        f"{old}: the output of this command goes there, and a process of the job "
+                        "writes this log itself: choose another file"
+                    )
                 old.unlink(missing_ok=True)
             if folder != plan.logs:
                 with suppress(OSError):  # it holds other files, too
@@ -281,6 +287,8 @@ class _Job:
         self.signs = Signs(status, self.names)
         # A single process writes to the output of the launcher.
         self.followed = plan.log_of(self.names[0]) if plan.start != "alone" else None
+        # Rank 0 writes the same lines to the entry point's own log: not twice into one file.
+        self.shows = not (plan.entry_log and is_same_file(sys.stdout, plan.entry_log))
         self.shown = 0  # bytes of this log that were printed
         self.ended: dict[str, int] = {}  # exit codes, in the order in which they were seen
         self.vanished: set[str] = set()  # ranks that were killed together with their wrapper
@@ -395,7 +403,7 @@ class _Job:
         log = self.plan.log_of(name)
         if self.followed is None:
             _say(how)
-        elif log == self.followed:
+        elif log == self.followed and self.shows:
             _say(f"{how}; its log, shown above: {log}")
         else:
             _say(f"{how}; the last lines of {log}:")
@@ -426,7 +434,7 @@ class _Job:
         _say(f"hang: no sign of life for {quiet} (--hang_timeout): {what}; {seen}")
         for name in late if self.followed else ():
             log = self.plan.log_of(name)
-            if log != self.followed:
+            if log != self.followed or not self.shows:
                 _say(f"the last lines of {log}:\n{_tail(log)}")
         return Outcome(_HUNG, f"hang, {what}", True, self.signs.last())
 
@@ -469,7 +477,7 @@ class _Job:
 
     def show(self) -> None:
         """Print what is new in the first rank's log, up to its last complete line."""
-        if self.followed is None:
+        if self.followed is None or not self.shows:
             return
         with suppress(OSError), open(self.followed, "rb") as file:
             file.seek(self.shown)
