@@ -1118,6 +1118,6 @@ def test_two_processes_train_together(tmp_path):
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "1 batches of 4 an epoch on each of 2 ranks" in done.stdout
-    assert "trained 1 epochs, 1 steps" in done.stdout
+    assert "trained 1 epoch, 1 step" in done.stdout
     assert (model / "checkpoint" / "DeepSpeech-last.ckpt").is_file()
     assert (model / "train_rank1.log").is_file()

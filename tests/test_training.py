@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import logging
+import math
 import os
 import re
 import shutil
@@ -36,16 +37,20 @@ from common.data.dataset import Dataset
 from common.data.manifest import Utterance, read_manifest, write_jsonl
 from common.data.splits import convert_split, open_split
 from common.decoding.decoders import GreedyDecoder
+from common.evaluation.error_rates import EditCounts
 from common.evaluation.evaluate import evaluate, recognise
+from common.evaluation.scoring import Evaluation
 from common.memory import MemoryEstimate
 from common.model import checkpoint
 from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import CharacterTokenizer
+from common.training import progress as progress_module
 from common.training import trainer as training
 from common.training.callbacks import Callback
 from common.training.emission_animation import EmissionAnimation
 from common.training.metrics_log import History
+from common.training.progress import Progress
 from common.training.stopping import Stop, StopReason, StopRequest, TrainingResult
 from common.utils.errors import UserError
 from common.utils.logging import open_log
@@ -732,7 +737,44 @@ def test_a_non_finite_step_is_skipped_counted_and_named(
     assert kept.path.read_bytes() == before
 
 
-def test_training_stops_early_and_says_so_again(corpus, tmp_path, no_pictures):
+def scored(wer: float, cer: float) -> Evaluation:
+    """An evaluation with these rates, in percent."""
+    return Evaluation(
+        words=EditCounts(round(wer), 0, 0, 100), characters=EditCounts(round(cer), 0, 0, 100)
+    )
+
+
+def best_and_stale(*evaluations: tuple[float, float]) -> list[tuple[bool, int]]:
+    progress = Progress()
+    return [(progress.update_best(scored(*each)), progress.stale) for each in evaluations]
+
+
+def test_blanks_and_babble_are_no_best_and_do_not_count_for_patience():
+    # The first evaluation has the lowest CER by chance, while the loss falls for many epochs.
+    babble = [(100, 92), (100, 100), (100, 94), (100, 94), (97, 85), (100, 91)]
+    assert best_and_stale(*babble) == [(True, 0)] * 6
+    # The first words, though that WER was there before, and from here on both count.
+    assert best_and_stale(*babble, (97, 74), (100, 60), (99, 80), (90, 76)) == [
+        *[(True, 0)] * 7,
+        (False, 1),
+        (False, 2),
+        (True, 0),
+    ]
+
+
+def test_once_the_network_spells_wer_and_then_cer_decide():
+    found = best_and_stale((60, 30), (60, 29), (60, 29), (61, 20), (59, 31), (100, 100))
+    assert found == [(True, 0), (True, 0), (False, 1), (False, 2), (True, 0), (False, 1)]
+
+
+def test_a_run_of_an_earlier_version_goes_on_while_it_babbles():
+    """It counted two evaluations since the babble with the lowest CER."""
+    progress = Progress(best_wer=100.0, best_cer=92.65, stale=2)
+    assert progress.update_best(scored(100, 94)) and progress.stale == 0
+
+
+def test_training_stops_early_and_says_so_again(corpus, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.setattr(progress_module, "SPELLS_BELOW_CER", math.inf)  # whatever it answers
     options = ["learning_rate=0", "patience=2", "batch_size=6"]
     result = train(corpus, tmp_path, *options, "epochs=9")
     assert (result.progress.epoch, result.progress.stale) == (3, 2)

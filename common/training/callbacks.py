@@ -24,7 +24,7 @@ from common.training.emission_animation import EmissionAnimation
 from common.training.epoch_plan import EpochPlan
 from common.training.heartbeat import Heartbeat
 from common.training.metrics_log import EpochMetrics, History
-from common.training.progress import Progress
+from common.training.progress import SPELLS_BELOW_CER, Progress
 from common.training.stopping import StopReason, TrainingResult
 from common.training.train_step import StepResult, TrainStep
 from common.utils.errors import UserError
@@ -262,6 +262,7 @@ class ConsoleProgress(Callback):
         self.validation, self.memory_line, self.rank = validation, memory_line, rank
         self.training = speech_model.config.TrainingConfig
         self.bar: tqdm | None = None
+        self.explained = False  # whether the lines say why WER does not count yet
 
     def on_run_start(self, progress: Progress) -> None:
         """Sum the run up in a few lines."""
@@ -350,6 +351,8 @@ class ConsoleProgress(Callback):
                 line += f" blanks {100 * evaluation.blank_share:.0f} %"
             line += " (best)" if report.is_best else ""
         self.log.info(line)
+        if evaluation is not None and not report.progress.spells:
+            self._explain_babble()
         count = self.training.hypotheses
         if evaluation is None or count < 1:
             return
@@ -357,6 +360,18 @@ class ConsoleProgress(Callback):
         for utterance in [evaluation.utterances[index] for index in np.unique(spread)]:
             self.log.info(f"  ref: {utterance.reference}")
             self.log.info(f"  hyp: {utterance.hypothesis}")
+
+    def _explain_babble(self) -> None:
+        """Say once why WER does not count yet."""
+        if self.explained:
+            return
+        self.explained = True
+        patience = ", and none counts for patience" if self.training.patience else ""
+        self.log.info(
+            f"until an evaluation has a CER below {SPELLS_BELOW_CER:g} %, blanks or a few letters "
+            "are all that the network answers, which is normal at first: each evaluation is the "
+            f"best so far{patience}"
+        )
 
     def on_epoch_end(self) -> None:
         """Close the progress bar."""
@@ -370,20 +385,30 @@ class ConsoleProgress(Callback):
         progress = result.progress
         if result.stop.reason == StopReason.OUT_OF_PATIENCE:
             self.log.info(
-                f"stopped early: {progress.stale} evaluations without a better WER than "
+                f"stopped early: {_count(progress.stale, 'evaluation')} without a better WER than "
                 f"{progress.best_wer:.2f}"
             )
         line = (
-            f"trained {progress.epoch} epochs, {progress.step} steps, in "
+            f"trained {_count(progress.epoch, 'epoch')}, {_count(progress.step, 'step')}, in "
             f"{progress.seconds / 60:.1f} minutes"
         )
         if progress.best_wer is not None:
             line += f"; best WER {progress.best_wer:.2f} in {result.best_checkpoint}"
         if progress.skipped:
-            line += f"; {progress.skipped} steps were skipped"
+            line += f"; {_count(progress.skipped, 'step')} skipped"
         self.log.info(f"{line}; last state in {result.last_checkpoint}")
+        if progress.best_wer is not None and not progress.spells:
+            self.log.info(
+                f"the network does not spell yet (CER {progress.best_cer:.2f}): train for more "
+                "epochs, TrainingConfig.epochs with --resume, or on more data"
+            )
         if result.files:
             self.log.info(f"figures and pictures in {', '.join(map(str, result.files))}")
+
+
+def _count(number: int, what: str) -> str:
+    """Format a number of things: "1 epoch", "2 epochs"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _warn_where_unwritten(log: logging.Logger, write: Callable[[], None]) -> None:
