@@ -974,6 +974,7 @@ def test_a_single_process_locks_the_log_folder(clone):
         assert second.returncode == 1 and "another job is running" in err
     first.kill()
     first.communicate()
+    assert not (clone / "deepspeech2" / "log").exists()  # nothing would be in it
 
 
 def test_hosts_that_share_a_folder_have_separate_logs(tmp_path):

@@ -191,7 +191,7 @@ def _logs(folder: Path) -> list[Path]:
 
 
 def hold(plan: Plan) -> int:
-    """Lock the log folder of a job.
+    """Lock the log folder of a job, by a hidden file beside it: a single process needs no folder.
 
     The lock holds while this process, or one that it forks, has the returned file open; it ends
     with them, however they end.
@@ -205,9 +205,9 @@ def hold(plan: Plan) -> int:
     Raises:
         LaunchError: Another job has the folder, or it cannot be written.
     """
-    path = plan.logs / "job.lock"
+    path = plan.logs.with_name(f".{plan.logs.name}.lock")
     try:
-        plan.logs.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise LaunchError(f"{path}: cannot be written ({error.strerror})") from None
