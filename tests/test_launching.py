@@ -925,9 +925,9 @@ def test_output_redirected_to_a_log_that_a_rank_writes_is_refused(clone):
         job = launch(clone, *MSRUN_LINE, output=output.fileno())
         job.wait(timeout=300)
     assert (job.returncode, left(clone)) == (1, [])
-    assert "worker_0.log: the output of this command goes there" in (
-        logs / "worker_0.log"
-    ).read_text()
+    assert (
+        "worker_0.log: the output of this command goes there" in (logs / "worker_0.log").read_text()
+    )
 
 
 def test_a_dry_run_of_mpirun_runs_as_printed(clone):

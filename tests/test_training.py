@@ -910,6 +910,19 @@ def test_a_new_run_sets_an_earlier_one_aside(corpus, whole, tmp_path, no_picture
         train(corpus, tmp_path, "norm=batch", "epochs=0", start_from=best)
 
 
+def test_a_run_with_other_checkpoints_returns_the_figures_of_an_earlier_one(
+    corpus, whole, tmp_path, no_pictures
+):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path)
+    train(corpus, tmp_path, "norm=batch", "epochs=0", "val_manifest=", "ckpt_path=other")
+    names = {path.name for path in (tmp_path / "checkpoint" / "tiny-figures").iterdir()}
+    assert names == {file.name for file in training.FIGURES}
+    assert not list((tmp_path / "other").glob("earlier-*"))
+    train(corpus, tmp_path, *RANDOM, resume=True)  # all of its epochs are done
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

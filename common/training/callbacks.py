@@ -22,6 +22,7 @@ from common.model.checkpoint import CheckpointKeeper
 from common.model.speech_model import SpeechModel
 from common.training.emission_animation import EmissionAnimation
 from common.training.epoch_plan import EpochPlan
+from common.training.figures import OWNER
 from common.training.heartbeat import Heartbeat
 from common.training.metrics_log import EpochMetrics, History
 from common.training.progress import SPELLS_BELOW_CER, Progress
@@ -124,14 +125,38 @@ class Callback:
 class MetricsWriter(Callback):
     """Writes metrics.csv and curves.png; what cannot be written is a warning."""
 
-    def __init__(self, history: History, curves: Path, title: str, log: logging.Logger):
+    def __init__(
+        self,
+        history: History,
+        curves: Path,
+        title: str,
+        log: logging.Logger,
+        checkpoint: Path,
+        steps_per_epoch: int,
+    ):
         self.history, self.curves, self.title, self.log = history, curves, title, log
+        self.checkpoint = checkpoint  # `last`, by which the figures are known
+        self.steps_per_epoch = steps_per_epoch
         self.files = (history.path, curves)
+
+    def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
+        """Keep the loss for the curves.
+
+        Args:
+            progress: Where the run stands, with this step counted.
+            epoch: Number of the epoch that the step belongs to, from 0.
+            result: Outcome of the step.
+            batches: Number of this rank's batches in the step.
+        """
+        self.history.add_step(progress.step / self.steps_per_epoch, result.loss)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
         """Add a row and draw the curves."""
         _warn_where_unwritten(self.log, lambda: self.history.add(report.metrics))
-        _warn_where_unwritten(self.log, lambda: self.history.draw(self.curves, self.title))
+        _warn_where_unwritten(self.log, self._draw)
+
+    def _draw(self) -> None:
+        self.history.draw(self.curves, self.title, {OWNER: str(self.checkpoint)})
 
 
 class EmissionPlots(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,10 +128,10 @@ class Progress:
             Whether it is the best.
         """
         wer, cer = evaluation.wer, evaluation.cer
-        if self.best_wer is not None and self.best_cer is not None and self.spells:
-            if (wer, cer) >= (self.best_wer, self.best_cer):
-                self.stale += 1
-                return False
+        best = math.inf if self.best_wer is None else self.best_wer, self.best_cer or 0.0
+        if self.spells and (wer, cer) >= best:
+            self.stale += 1
+            return False
         self.best_wer, self.best_cer, self.stale = wer, cer, 0
         return True
 
