@@ -413,6 +413,36 @@ def test_a_second_ctrl_c_acts_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+# A call into a library, which computes for a minute and goes on when a signal comes.
+NATIVE_STEP = """
+import hashlib, sys
+sys.path.insert(0, {root!r})
+from common.training.stopping import StopRequest
+with StopRequest(lambda line: print(line, flush=True)):
+    print("step", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+
+@pytest.mark.launcher
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_is_acknowledged_while_a_step_computes(name, code):
+    number = getattr(signal, name)
+    with subprocess.Popen(
+        [sys.executable, "-c", NATIVE_STEP.format(root=str(ROOT))],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "step\n"
+        process.send_signal(number)
+        line = process.stdout.readline()
+        assert line.startswith(f"{name}: stopping after this step, then a checkpoint is written")
+        assert ("Ctrl-C once more stops now" in line) == (name == "SIGINT")
+        process.send_signal(number)
+        assert process.stdout.readline().startswith(f"{name} again: stopped in the middle")
+        assert process.wait(timeout=60) == code
+
+
 @pytest.mark.launcher
 def test_a_killed_run_goes_on_from_its_last_checkpoint(corpus, whole, tmp_path):
     options = ["--set", *RANDOM, "eval_every=2"]

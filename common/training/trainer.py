@@ -167,7 +167,7 @@ class Trainer:
         """See `train`. Raises UserError for whatever keeps the run from starting."""
         self.config, self.log, self.group, self.resume = config, log, group, resume
         self.training = config.TrainingConfig
-        self.stop_request = StopRequest()
+        self.stop_request = StopRequest(log.info)
         with group.failure_propagation():
             # ---- data
             self.keeper = _keeper(config)
