@@ -535,7 +535,7 @@ def _without_stored(
 ) -> dict[str, Any]:
     """Leave out the keys of training that evaluation lacks, where they are at their defaults."""
     own, defaults = leaves(config), leaves(stored)
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and _is_group(_get(stored, name)):
             nested = {f"{name}.{key}": item for key, item in value.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from common.doctor.advice import (
 from common.doctor.measuring import MARK
 from common.memory import MemoryEstimate
 from common.model.recipe import MemoryModel
+from common.training.disk_space import forecast_disk
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
@@ -330,6 +332,21 @@ def test_disk_that_is_too_small_keeps_a_run_from_starting(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     _, (obstacle,) = machine.disk_lines(config, trial, disk(need))
     assert "cannot be written" in obstacle
+
+
+def test_a_run_says_what_its_checkpoints_take(tmp_path, monkeypatch):
+    folder = tmp_path / "not" / "there"
+
+    def forecast(free: int, present: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free << 30))
+        return forecast_disk(folder, 10, 4 << 30, 1 << 30, present << 30)
+
+    line, warning = forecast(45)  # 10, one in the making, the best
+    assert warning == "" and "up to 45.0 GiB" in line and "10 (keep_checkpoint_max)" in line
+    _, warning = forecast(44)
+    assert "1.0 GiB are missing" in warning and "--set keep_checkpoint_max=9, " in warning
+    assert forecast(5, present=40)[1] == ""  # of the run that goes on
+    assert "keep_checkpoint_max" not in forecast(6)[1]
 
 
 def test_records_need_what_their_store_keeps():

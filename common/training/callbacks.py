@@ -7,7 +7,7 @@ of all callbacks, in their order.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from common.data.dataset import Dataset
 from common.evaluation.evaluate import Evaluation, Prediction
 from common.model.checkpoint import CheckpointKeeper
 from common.model.speech_model import SpeechModel
+from common.training.disk_space import forecast_disk
 from common.training.emission_animation import EmissionAnimation
 from common.training.epoch_plan import EpochPlan
 from common.training.figures import OWNER
@@ -28,6 +29,7 @@ from common.training.metrics_log import EpochMetrics, History
 from common.training.progress import SPELLS_BELOW_CER, Progress
 from common.training.stopping import StopReason, TrainingResult
 from common.training.train_step import StepResult, TrainStep
+from common.utils.backend import Parameter
 from common.utils.errors import UserError
 
 
@@ -195,6 +197,22 @@ class CheckpointWriter(Callback):
     ):
         self.keeper, self.speech_model, self.step = keeper, speech_model, step
         self.epoch_plan, self.identity, self.log = epoch_plan, identity, log
+
+    def on_run_start(self, progress: Progress) -> None:
+        """Say what disk the checkpoints will take, and whether that is more than there is."""
+        best = _bytes(self.speech_model.network.get_parameters())
+        numbered = best + _bytes(self.step.state().values())
+        files = [path for path in (*self.keeper.numbered(), self.keeper.best) if path.is_file()]
+        line, warning = forecast_disk(
+            self.keeper.folder,
+            self.keeper.keep,
+            numbered,
+            best,
+            sum(path.stat().st_size for path in files),
+        )
+        self.log.info(line)
+        if warning:
+            self.log.warning(warning)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
         """Save a checkpoint; UserError where that fails."""
@@ -429,6 +447,10 @@ class ConsoleProgress(Callback):
             )
         if result.files:
             self.log.info(f"figures and pictures in {', '.join(map(str, result.files))}")
+
+
+def _bytes(parameters: Iterable[Parameter]) -> int:
+    return sum(parameter.size * parameter.itemsize for parameter in parameters)
 
 
 def _count(number: int, what: str) -> str:
