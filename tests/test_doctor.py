@@ -67,6 +67,26 @@ def test_below_the_shortest_a_step_takes_no_less_than_in_proportion():
     np.testing.assert_allclose(step_seconds(steps[:1], [50, 300]), [0.05, 0.3])
 
 
+def test_times_beside_other_work_are_held_to_what_their_neighbours_allow():
+    """Other work only adds: here to the smallest step, then to the one beyond 800 frames."""
+    hindered = (replace(STEPS[0], seconds=(9.0,)), *STEPS[1:])
+    np.testing.assert_allclose(step_seconds(hindered, [800, 3200]), [0.9, 3.3])
+    assert step_seconds(hindered, [50])[0] <= 0.9
+    late = (STEPS[0], STEPS[1], Timed(8, 8, 110, (30.0,)))
+    sizes = np.array([880, 3520])
+    # At 800 frames a step takes 0.9 s, and at 880 no more than half as much again for each frame.
+    assert (step_seconds(late, sizes) <= 1.5 * 0.9 / 800 * sizes + 1e-9).all()
+
+
+def test_single_utterances_give_a_bound_and_no_estimate():
+    lone = replace(RUN, steps=line_of(0.4, 0.0, (1, 50)))
+    assert forecast_epoch(lone).bound and not forecast_epoch(RUN).bound
+    said = "\n".join(doctor.run_lines(lone, measuring.Process()))
+    assert "one epoch: at most " in said and "about" not in said
+    busy = "\n".join(doctor.run_lines(replace(RUN, load=2.0), measuring.Process()))
+    assert "other processes kept 2.0 of the 4 cores busy" in busy
+
+
 def test_an_epoch_is_its_steps_and_on_a_cpu_what_the_loader_takes_of_the_cores():
     assert forecast_epoch(RUN).seconds == pytest.approx(17.0)
     # 170 s of speech at 85 a second: 2 s, on 2 of 4 cores.
@@ -146,6 +166,13 @@ CASES = {
         3.0,
         "let 8 utterances through at once",
         replace(RUN, micro_rows=(8, 8), micro_seconds=(6.0, 2.0)),
+    ),
+    "single utterances": (
+        advice.larger_batches,
+        replace(RUN, batch_rows=(1, 8), batch_seconds=(0.4, 0.1)),
+        4.0,
+        "--set batch_size=8 (now 1)",
+        replace(RUN, batch_rows=(8, 8), batch_seconds=(0.4, 0.1)),
     ),
     "padding": (
         advice.less_padding,
@@ -401,7 +428,7 @@ class Clock:
         self.calls += 1
 
 
-def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dict]:
+def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0, rows: int = 8) -> list[dict]:
     from common.data.batch_sampler import PlannedBatch
     from common.doctor import steps
     from common.text.tokenizer import CharacterTokenizer
@@ -418,7 +445,7 @@ def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dic
         featurizer=SimpleNamespace(dimension=2),
         tokenizer=CharacterTokenizer(("_", "A", "B")),
     )
-    plan = [PlannedBatch((0,) * 8, frames, 5, 8) for frames in range(100, 1100, 100)]
+    plan = [PlannedBatch((0,) * rows, frames, 5, rows) for frames in range(100, 1100, 100)]
     steps.Steps(speech_model, clock, None, plan, seconds, quick=False).run()
     lines = capsys.readouterr().out.splitlines()
     return [json.loads(line.removeprefix(MARK)) for line in lines]
@@ -435,6 +462,14 @@ def test_short_median_and_long_batches_are_timed_in_full(monkeypatch, capsys):
     for each in found:
         np.testing.assert_allclose(each["times"], 0.7 + 0.001 * each["rows"] * each["frames"])
     assert [len(each["times"]) for each in found[1:]] == [3, 3, 3]
+
+
+def test_batches_of_a_usual_size_are_tried_beside_single_utterances(monkeypatch, capsys):
+    found = timed(monkeypatch, capsys, 200.0, rows=1)[-1]
+    assert found["batch_rows"] == [1, 8]
+    whole = [0.2 + 0.5 + 0.001 * rows * 500 for rows in (1, 8)]
+    assert found["batch_seconds"] == pytest.approx([whole[0], whole[1] / 8])
+    assert "batch_rows" not in timed(monkeypatch, capsys, 3.0, rows=1)[-1]  # no time for it
 
 
 def test_where_time_is_short_fewer_utterances_are_timed(monkeypatch, capsys):
