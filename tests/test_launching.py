@@ -849,6 +849,27 @@ def test_ranks_can_save_after_the_terminal_is_closed(clone):
         assert f"saved by {rank}" in log.read_text()
 
 
+def test_a_signal_in_a_destructor_is_not_lost():
+    """Python drops what is raised there; the request counts at the next look for it."""
+    requests = supervise._Requests()
+
+    class Interrupted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, requests.receive)
+    try:
+        Interrupted()
+        os.kill(os.getpid(), signal.SIGHUP)  # the shell's, after the kernel's
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with pytest.raises(supervise.Stopped) as stopped:
+        requests.check()
+    assert stopped.value.args == (signal.SIGHUP,)
+    requests.check()
+    assert requests.take() == []
+
+
 def test_a_job_under_nohup_ignores_sighup(clone):
     def nohup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

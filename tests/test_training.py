@@ -48,6 +48,7 @@ from common.text.tokenizer import CharacterTokenizer
 from common.training import progress as progress_module
 from common.training import trainer as training
 from common.training.callbacks import Callback
+from common.training.distributed import RemoteRankError
 from common.training.emission_animation import EmissionAnimation
 from common.training.metrics_log import History
 from common.training.progress import Progress
@@ -911,6 +912,17 @@ def test_four_clips_are_learnt_by_heart(corpus, tmp_path, no_pictures):
         convert_split(RECIPE, config, split, log=lambda line: None)
     progress = train(corpus, tmp_path, *options).progress
     assert (progress.best_wer, progress.best_cer) == (0, 0)
+
+
+def test_another_ranks_failure_while_a_run_is_set_up_is_a_result(corpus, tmp_path, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise RemoteRankError("rank 1 ended: no such file")
+
+    monkeypatch.setattr(training, "_same_everywhere", fail)
+    result = train(corpus, tmp_path)
+    assert result.stop == Stop(StopReason.REMOTE_FAILURE, message="rank 1 ended: no such file")
+    assert not result.completed and result.progress.step == 0
+    assert result.last_checkpoint == Path("checkpoint/tiny-last.ckpt")
 
 
 def test_more_epochs_are_refused_under_a_cosine_schedule(corpus, tmp_path, no_pictures):

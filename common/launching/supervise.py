@@ -46,6 +46,36 @@ class Stopped(Exception):
     """A signal asks the launcher to end; `args` holds its number."""
 
 
+class _Requests:
+    """Signals that ask the launcher to end, until it looks for them.
+
+    The handler raises nothing: Python may call it inside a destructor, where it drops exceptions,
+    and the request would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+
+    def receive(self, number: int, _frame: object) -> None:
+        """Keep a signal; the handler of all of them."""
+        if number == signal.SIGHUP:  # kernel and shell both send it: the second is no new request
+            signal.signal(number, signal.SIG_IGN)
+        self._numbers.append(number)
+
+    def check(self) -> None:
+        """Raise Stopped for the first signal that was not looked for yet."""
+        if self._numbers:
+            raise Stopped(self._numbers.pop(0))
+
+    def take(self) -> list[int]:
+        """Return the signals that were not looked for yet, and forget them."""
+        numbers, self._numbers = self._numbers, []
+        return numbers
+
+
+_requests = _Requests()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt to run the job ended.
@@ -124,8 +154,8 @@ def _attempts(
         left -= 1
         start = f"from {last}" if checkpoint else "from the beginning, without a checkpoint yet"
         _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {start}")
-        _answer(_stop)
         time.sleep(_PAUSE)
+        _requests.check()
         if plan.meeting and plan.node:
             _until_nobody_listens(plan.meeting)
         _keep_logs(plan, restarts - left)
@@ -135,17 +165,16 @@ def _attempts(
 def _attempt(plan: Plan, patience: float, grace: float) -> Outcome:
     with _status(plan) as status:
         job = _Job(plan, Path(status), patience)
-        late: list[int] = []  # signals that come while the processes are being ended
         try:
-            _answer(_stop)
+            _answer(_requests.receive)
             job.start()
             outcome = job.watch()
         except Stopped as stopped:
             outcome = Outcome(job.stop(stopped.args[0], grace))
         finally:
-            _answer(lambda number, _: late.append(number))  # a further signal does not stop this
             _kill_descendants()
             job.show()
+    late = _requests.take()  # signals that came while the processes were being ended
     return Outcome(128 + late[0]) if late and outcome.again else outcome
 
 
@@ -174,12 +203,6 @@ def _grace() -> float:
         return float(text)
     except ValueError:
         raise LaunchError(f"LAUNCH_GRACE={text}: expected seconds", 2) from None
-
-
-def _stop(number: int, _frame: object) -> None:
-    if number == signal.SIGHUP:  # kernel and shell both send it: the second is no request to kill
-        signal.signal(number, signal.SIG_IGN)
-    raise Stopped(number)
 
 
 def _logs(folder: Path) -> list[Path]:
@@ -251,6 +274,7 @@ def _until_nobody_listens(address: tuple[str, int], seconds: float = _LEAVING) -
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        _requests.check()
         try:
             socket.create_connection(address, timeout=5).close()
         except OSError:
@@ -325,6 +349,7 @@ class _Job:
         since = None  # when the first failure was seen
         while True:
             time.sleep(_POLL)
+            _requests.check()
             self.show()
             now = time.monotonic()
             started = [process.poll() for process in self.started]  # before looking at the ranks
@@ -463,6 +488,7 @@ class _Job:
                     os.kill(wrapper, signal.SIGTERM)
             while time.monotonic() < deadline and not wrappers.keys() <= self.ended.keys():
                 time.sleep(_POLL)
+                _requests.check()
                 self.look()
                 self.show()
             if late := [rank for rank in wrappers if rank not in self.ended]:

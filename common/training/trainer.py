@@ -101,16 +101,20 @@ def train(
         UserError: The run cannot start, or data or a file fail in the middle of it. In the latter
             case `last` is written first, if it can be.
     """
-    trainer = Trainer(
-        recipe,
-        config,
-        device=device or runtime.set_device(),
-        resume=resume,
-        start_from=str(start_from),
-        log=log or logging.getLogger("common.training"),
-        group=ProcessGroup(rank, ranks, Heartbeat()),
-        callbacks=callbacks,
-    )
+    try:
+        trainer = Trainer(
+            recipe,
+            config,
+            device=device or runtime.set_device(),
+            resume=resume,
+            start_from=str(start_from),
+            log=log or logging.getLogger("common.training"),
+            group=ProcessGroup(rank, ranks, Heartbeat()),
+            callbacks=callbacks,
+        )
+    except RemoteRankError as error:  # while it was set up
+        stop = Stop(StopReason.REMOTE_FAILURE, message=str(error))
+        return TrainingResult(stop, Progress(), _keeper(config).last)
     return trainer.fit()
 
 
