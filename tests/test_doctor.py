@@ -224,6 +224,9 @@ def test_every_rule_is_tried():
 def test_the_largest_factor_wins_and_little_is_nothing():
     both = replace(RUN, threads=2, micro_rows=(1, 8), micro_seconds=(6.0, 2.0))
     assert best_advice(both).factor == pytest.approx(3.0)
+    busy = best_advice(replace(RUN, load=4.0, batch_rows=(1, 8), batch_seconds=(0.18, 0.1)))
+    assert busy.factor == pytest.approx(2.0) and "end what else runs here" in busy.sentence
+    assert "; and then --set batch_size=8 (now 1)" in busy.sentence
     assert best_advice(replace(RUN, micro_rows=(4, 8), micro_seconds=(1.05, 1.0))) is None
     assert best_advice(RUN) is None
 
@@ -465,11 +468,12 @@ def test_short_median_and_long_batches_are_timed_in_full(monkeypatch, capsys):
 
 
 def test_batches_of_a_usual_size_are_tried_beside_single_utterances(monkeypatch, capsys):
-    found = timed(monkeypatch, capsys, 200.0, rows=1)[-1]
+    (found,) = [each for each in timed(monkeypatch, capsys, 200.0, rows=1) if "batch_rows" in each]
     assert found["batch_rows"] == [1, 8]
     whole = [0.2 + 0.5 + 0.001 * rows * 500 for rows in (1, 8)]
     assert found["batch_seconds"] == pytest.approx([whole[0], whole[1] / 8])
-    assert "batch_rows" not in timed(monkeypatch, capsys, 3.0, rows=1)[-1]  # no time for it
+    without = timed(monkeypatch, capsys, 3.0, rows=1)
+    assert not [each for each in without if "batch_rows" in each]  # no time for it
 
 
 def test_where_time_is_short_fewer_utterances_are_timed(monkeypatch, capsys):

@@ -494,9 +494,14 @@ def best_advice(figures: Measurements) -> Advice | None:
         figures: The measurements.
 
     Returns:
-        The advice; None where none promises a factor of MIN_FACTOR.
+        The advice; None where none promises a factor of MIN_FACTOR. To end other work changes
+        nothing of the run itself: what would help then is added.
     """
     promising = [
         advice for rule in RULES if (advice := rule(figures)) and advice.factor >= MIN_FACTOR
     ]
-    return max(promising, key=lambda advice: advice.factor, default=None)
+    promising.sort(key=lambda advice: advice.factor, reverse=True)
+    if len(promising) > 1 and promising[0] == end_other_work(figures):
+        first, second = promising[:2]
+        return Advice(first.factor, f"{first.sentence}; and then {second.sentence}")
+    return promising[0] if promising else None

@@ -69,6 +69,8 @@ class Steps:
         (self.compiling,) = self._time(lone, 1)
         self.end = time.perf_counter() + self.seconds
         frame = min(self._time(lone, 2, say_it=True)) / padded(lone, 1)
+        if not self.quick:
+            self._larger_batches()
         for number, size in enumerate(self.sizes):
             left = self.end - time.perf_counter()
             if left <= 0 and number:
@@ -88,7 +90,6 @@ class Steps:
             self._say(part, self._time(part, many), size)
         if not self.quick:
             self._larger_micro_batches()
-            self._larger_batches()
             self._static_shapes()
 
     def _larger_micro_batches(self) -> None:
@@ -127,10 +128,10 @@ class Steps:
         if self.step.forecast.rows(size.frames) < USUAL_BATCH:
             return
         before = min(self._time(size, 2))
-        if 2 * before * USUAL_BATCH / rows > left:
+        if before * USUAL_BATCH / rows > left:
             return
         indices = (size.indices * USUAL_BATCH)[:USUAL_BATCH]
-        after = min(self._time(replace(size, indices=indices, valid=USUAL_BATCH), 3)[1:])
+        after = min(self._time(replace(size, indices=indices, valid=USUAL_BATCH), 2))
         say(batch_rows=[rows, USUAL_BATCH], batch_seconds=[before / rows, after / USUAL_BATCH])
 
     def _static_shapes(self) -> None:
