@@ -197,6 +197,13 @@ MAPPING = """\
 """
 
 
+def test_the_example_of_a_rank_table_works_on_any_host():
+    servers = read_rank_table(ROOT / "scripts" / "hccl_8_cards.json")
+    assert [len(server.devices) for server in servers] == [8]
+    plan = plan_of(f"deepspeech2 distribute_train Ascend 8 0 {ROOT / 'scripts/hccl_8_cards.json'}")
+    assert len(plan.ranks) == 8 and "--worker_num=8" in plan.processes[0].command
+
+
 def test_output_of_hccn_tool_and_npu_smi_is_parsed():
     assert tool.addresses_in(CONF) == {0: "192.168.1.100", 1: "192.168.2.100"}
     assert tool.devices_in(MAPPING) == [0, 1]
