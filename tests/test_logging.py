@@ -12,8 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Prints before the log is opened, as the launcher does, and later beside it, as libraries do.
 PROGRAM = """
-import os, sys
+import os, sys, time
 print("title", flush=True)
+while os.environ["READER"] and not os.path.exists(os.environ["READER"]):
+    time.sleep(0.01)  # until tee has made its file
 from common.utils.logging import open_log
 log = open_log("run.log")
 for number in range(3):
@@ -27,14 +29,14 @@ LOGGED = [f"{word} {number}" for number in range(3) for word in ("epoch", "step"
 PRINTED = ["title", *(f"library {number}" for number in range(3)), "interrupted"]
 
 
-def run(folder: Path, redirection: str) -> subprocess.CompletedProcess:
+def run(folder: Path, redirection: str, reader: str = "") -> subprocess.CompletedProcess:
     command = f'"{sys.executable}" program.py {redirection}'
     (folder / "program.py").write_text(PROGRAM)
     return subprocess.run(
         command,
         shell=True,
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT)},
+        env={"PYTHONPATH": str(ROOT), "READER": reader},
         capture_output=True,
         text=True,
         check=True,
@@ -62,3 +64,13 @@ def test_other_output_has_the_lines_as_well_as_the_log(tmp_path):
     done = run(tmp_path, "")
     assert (tmp_path / "run.log").read_text().splitlines() == LOGGED
     assert done.stdout.splitlines() == ["title", *LOGGED[::3]]
+
+
+def test_tee_gets_every_line_where_it_writes_the_log(tmp_path):
+    done = run(tmp_path, "2> errors | tee run.log", "run.log")
+    expected = ["title", *LOGGED]
+    assert (tmp_path / "run.log").read_text().splitlines() == expected
+    assert done.stdout.splitlines() == expected
+    done = run(tmp_path, "2> errors | tee other.log", "other.log")
+    assert done.stdout.splitlines() == ["title", *LOGGED[::3]]
+    assert (tmp_path / "run.log").read_text().splitlines() == [*expected, *LOGGED]

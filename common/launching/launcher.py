@@ -22,7 +22,7 @@ from common.launching.plan import (
     resumed,
 )
 from common.launching.rank_table import is_local
-from common.utils.streams import append_always, is_same_file
+from common.utils.streams import append_always, is_piped_to, is_same_file
 
 # The entries of the scripts for LibriSpeech; they run where they were typed.
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
@@ -130,6 +130,11 @@ def _launch(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if plan.entry_log and is_same_file(stream, plan.entry_log):  # as in `... > train.log`
             append_always(stream)
+    if plan.start != "alone" and plan.entry_log and is_piped_to(sys.stdout, plan.entry_log):
+        raise LaunchError(
+            f"{plan.entry_log}: the output of this command is piped there, and rank 0 writes this "
+            "log itself: choose another file"
+        )
     print(plan.title, flush=True)
     if request.background:
         code = detach(plan, request.script)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.utils.errors import UserError
-from common.utils.streams import append_always, is_same_file
+from common.utils.streams import append_always, is_piped_to, is_same_file
 
 
 class _Console(logging.Handler):
@@ -19,9 +19,11 @@ class _Console(logging.Handler):
     def __init__(self, level: int):
         super().__init__(level)
         self.log_file: str | Path | None = None  # where another handler writes every line
+        self.everything = False  # to standard output, whose reader writes the log file
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        warning = record.levelno >= logging.WARNING and not self.everything
+        stream = sys.stderr if warning else sys.stdout
         if self.log_file is not None and is_same_file(stream, self.log_file):
             return
         with suppress(OSError):  # a full disk, where the output is redirected to a file
@@ -33,7 +35,8 @@ def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logg
     """Open a logger that appends to a file and prints INFO and above.
 
     Lines of the level DEBUG (each training step) go to the file only. Where a shell has redirected
-    standard output or error to this very file, it gets each line once.
+    standard output or error to this very file, it gets each line once. Where `tee` writes it, that
+    gets all lines from standard output.
 
     Args:
         path: The log file.
@@ -63,6 +66,11 @@ def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logg
         if needed:
             raise UserError(problem) from error
         logger.warning(f"{problem}; continuing without it")
+        return logger
+    if not quiet and is_piped_to(sys.stdout, path):
+        file.close()
+        console.setLevel(logging.DEBUG)
+        console.everything = True
         return logger
     file.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(file)
