@@ -766,6 +766,12 @@ def train(config: Any, folder: Path, finite: bool = True) -> dict[str, Any]:
     return seen
 
 
+def train_spelling(config: Any, folder: Path) -> dict[str, Any]:
+    """The same, with every answer taken for one of a network that spells."""
+    with patched({"training.progress.SPELLS_BELOW_CER": np.inf}):
+        return train(config, folder)
+
+
 def train_on_nan(config: Any, folder: Path) -> dict[str, Any]:
     return train(config, folder, finite=False)
 
@@ -954,7 +960,7 @@ EFFECTS = {
     "TrainingConfig.precision": Effect("O2", step, "weights", LARGE_STEPS),
     "TrainingConfig.ema": Effect(0.9, step, "state"),
     "TrainingConfig.eval_every": Effect(1, train, "evaluations"),
-    "TrainingConfig.patience": Effect(1, train, "rates", {"TrainingConfig.epochs": 4}),
+    "TrainingConfig.patience": Effect(1, train_spelling, "rates", {"TrainingConfig.epochs": 4}),
     "TrainingConfig.freeze": Effect(["fc"], step, "weights"),
     "TrainingConfig.max_nonfinite": Effect(2, train_on_nan, "rates"),
     "TrainingConfig.hypotheses": Effect(1, train, "lines"),
