@@ -105,7 +105,7 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     config = recipe.infer_config()
-    override(config, arguments)
+    override(config, arguments, recipe)
 
     from common.export.offline_inference import (
         discard,
@@ -154,7 +154,7 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     _add_exported(parser)
     arguments = parser.parse_args(argv)
     config = recipe.infer_config()
-    override(config, arguments)
+    override(config, arguments, recipe)
     check_writable(config.post_out)
 
     from common.decoding.decoders import make_decoder

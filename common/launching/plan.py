@@ -79,6 +79,7 @@ class Plan:
         elsewhere: Whether other hosts have ranks, too.
         meeting: Address and port where the hosts meet; None: nowhere.
         node: This host's number among them; number 0 listens there.
+        entry_log: The log that the entry point itself writes, rank 0's in a distributed job.
     """
 
     title: str
@@ -90,6 +91,7 @@ class Plan:
     elsewhere: bool = False
     meeting: tuple[str, int] | None = None
     node: int = 0
+    entry_log: Path | None = None
 
     @property
     def starter(self) -> bool:
@@ -296,8 +298,10 @@ def make_plan(request: Request, python: str) -> Plan:
         raise LaunchError(f"{folder / f'{request.script}.py'} not found", 2)
     environment = {"PYTHONUNBUFFERED": "1"}  # show each line at once, also through a pipe
     words = list(request.positional)
+    entry_log = folder / f"{request.script}.log"
     if request.distributed:
-        return _distributed(request, words, folder, environment, python)
+        plan = _distributed(request, words, folder, environment, python)
+        return replace(plan, entry_log=entry_log)
     device_id = request.environment.get("DEVICE_ID", "0")
     if request.device != "CPU" or _script_has_cards(request):
         if words and words[0].isdecimal():
@@ -311,13 +315,13 @@ def make_plan(request: Request, python: str) -> Plan:
     arguments = [f"{request.script}.py", "--device_target", request.device]
     arguments += [*_start_from(request, words), *words, *request.options]
     where = f" {device_id}" if request.device != "CPU" else ""
-    log = folder / f"{request.script}.log"
-    title = f"{request.model}: {request.script} on {request.device}{where}, log in {log}"
+    title = f"{request.model}: {request.script} on {request.device}{where}, log in {entry_log}"
     if request.watched:
         arguments = [str(_WRAPPER), *arguments]
         environment |= {"LAUNCH_PYTHON": python, "LAUNCH_RANK": "0"}
     process = Process((python, *arguments), environment, "0")
-    return Plan(title, folder, "alone", (process,), (process,), folder / request.logs)
+    logs = folder / request.logs
+    return Plan(title, folder, "alone", (process,), (process,), logs, entry_log=entry_log)
 
 
 def _script_has_cards(request: Request) -> bool:
