@@ -1,8 +1,9 @@
 """Configuration: dataclasses that a user edits, or overrides by a YAML file and by single keys.
 
-The groups below hold what the shared code reads. A model's `src/config.py` derives from them
-where its defaults differ, and adds its own (`ModelConfig`). A key that needs more than a type and
-a default is an `option`: with bounds, or with the places where it may differ.
+The groups below hold what the shared code reads; their defaults are for a model that states none.
+The `src/config.py` of each model that ships derives from them: it states the defaults of all keys
+that its users edit, and adds groups of its own (`ModelConfig`). A key that needs more than a type
+and a default is an `option`: with bounds, or with the places where it may differ.
 """
 
 from __future__ import annotations
@@ -459,7 +460,9 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
 def override(config: DataclassInstance, values: Mapping[str, Any], where: str) -> None:
     """Set keys of `config` in place.
 
-    A key may have one of its other names (ALIASES), but not several that disagree.
+    A key may have one of its other names (ALIASES), but not several that disagree; a value that is
+    the model's default disagrees with none, since the model zoo's own configuration leaves it there
+    under the name that its code does not read.
 
     Args:
         config: The configuration.
@@ -470,20 +473,28 @@ def override(config: DataclassInstance, values: Mapping[str, Any], where: str) -
         UserError: An unknown key, a value of another type, or two names that disagree.
     """
     seen: dict[str, tuple[str, Any]] = {}
-    for key, value in _flat(config, values, where):
+    for key, given in _flat(config, values, where):
         name = _true_name(config, key)
+        value = _converted(config, name, given, where)
+        if name in seen and seen[name][1] != value:
+            earlier, before = seen[name]
+            default = leaves(type(config)())[name]
+            if value == default:
+                continue
+            if before != default:
+                raise UserError(
+                    f"{where}: {earlier}={before} and {key}={value} are one key by two names: "
+                    "keep one"
+                )
         _set(config, name, value, where)
-        earlier, before = seen.setdefault(name, (key, value))
-        if earlier != key and before != value:
-            raise UserError(
-                f"{where}: {earlier}={before} and {key}={value} are one key by two names: keep one"
-            )
+        seen[name] = key, value
 
 
 def override_from_yaml(
     config: DataclassInstance,
     path: str | Path,
     translate: Callable[[dict], dict | None] = lambda values: None,
+    stored: DataclassInstance | None = None,
 ) -> list[str] | None:
     """Set keys of `config` from a YAML file, in place.
 
@@ -491,6 +502,8 @@ def override_from_yaml(
         config: The configuration.
         path: The file; an empty one changes nothing.
         translate: `Recipe.translate_yaml`, for the files of another project.
+        stored: For the configuration of an evaluation: the model's default training configuration.
+            Its keys may stand in the file with these values, as they do in the model zoo's.
 
     Returns:
         The labels of a translated file, which DataConfig.labels_path should hold, or None.
@@ -518,8 +531,27 @@ def override_from_yaml(
     if translated is not None:
         labels = translated.get("labels")
         values = {group: keys for group, keys in translated.items() if group != "labels"}
+    if stored is not None:
+        values = _without_stored(config, values, stored, where)
     override(config, values, where)
     return labels
+
+
+def _without_stored(
+    config: DataclassInstance, values: Mapping[str, Any], stored: DataclassInstance, where: str
+) -> dict[str, Any]:
+    """Leave out the keys of training that evaluation lacks, where they are at their defaults."""
+    own, defaults = leaves(config), leaves(stored)
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and _is_group(_get(stored, name)):
+            nested = {f"{name}.{key}": item for key, item in value.items()}
+            kept |= _without_stored(config, nested, stored, where)
+        elif name in own or name not in defaults:
+            kept[name] = value
+        elif _converted(stored, name, value, where) != defaults[name]:
+            raise _unknown(config, name, where)
+    return kept
 
 
 def override_from_options(config: DataclassInstance, assignments: list[str]) -> None:
@@ -591,9 +623,11 @@ def _short(key: str) -> str:
 def _unknown(config: DataclassInstance, name: str, where: str) -> UserError:
     """Build the error for an unknown key: suggests the closest, or lists those of its group."""
     first = _short(name).removeprefix("data.").split(".")[0]
-    if isinstance(config, (EvalConfig, InferConfig)) and first in _from_checkpoint():
+    if isinstance(config, (EvalConfig, InferConfig)) and first in (*_from_checkpoint(), "model"):
         return UserError(
-            f"{where}: {name}: features and labels travel with the checkpoint, leave it out"
+            f"{where}: {name}: for a checkpoint of the MindSpore model zoo, --train_config YAML "
+            "sets features, labels and network; those of any other travel with the checkpoint, "
+            "leave it out"
         )
     head, _, last = name.rpartition(".")
     keys = list(leaves(config))
@@ -660,14 +694,19 @@ def _hint(config: DataclassInstance, key: str) -> Any:
 
 
 def _set(config: DataclassInstance, key: str, value: Any, where: str) -> None:
+    value = _converted(config, key, value, where)
+    group, _, name = key.rpartition(".")
+    setattr(_get(config, group) if group else config, name, value)
+
+
+def _converted(config: DataclassInstance, key: str, value: Any, where: str) -> Any:
+    """Return a value as the type of its key; UserError where there is no such key."""
     if key not in leaves(config):
         for group in itertools.accumulate(key.split(".")[:-1], "{}.{}".format):
             if group in leaves(config):
                 raise UserError(f"{where}: {group} is a key, not a group of keys")
         raise _unknown(config, key, where)
-    group, _, name = key.rpartition(".")
-    owner = _get(config, group) if group else config
-    setattr(owner, name, _convert(value, _hint(config, key), f"{where}: {key}"))
+    return _convert(value, _hint(config, key), f"{where}: {key}")
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

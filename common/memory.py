@@ -122,10 +122,13 @@ class MemoryEstimate:
                 f"{self.limit / GIB:.1f} GiB are allowed: take DataConfig.batch_shapes=dynamic, "
                 "lower DataConfig.static_shapes, or raise TrainingConfig.memory_gib"
             )
+        fitting = int((self.limit - self.fixed) / self.per_frame)
+        enough = f" ({fitting} frames would fit)" if fitting > 0 else ""
         raise UserError(
             f"one utterance of {longest} frames needs about {self.peak(1, longest) / GIB:.1f} "
             f"GiB to train on, and {self.limit / GIB:.1f} GiB are allowed: lower "
-            "DataConfig.max_duration, take a smaller network, or raise TrainingConfig.memory_gib"
+            f"DataConfig.max_duration{enough}, set TrainingConfig.ema=0 if you have a moving "
+            "average, take a smaller network, or raise TrainingConfig.memory_gib"
         )
 
 

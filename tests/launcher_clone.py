@@ -13,6 +13,8 @@ FILES = (
     "common/utils/__init__.py",
     "common/utils/errors.py",
     "common/utils/json_parsing.py",
+    "common/utils/files.py",
+    "common/utils/streams.py",
     "common/utils/wording.py",
 )
 

@@ -15,7 +15,8 @@ import numpy as np
 import soundfile as sf
 
 from common import config as configs
-from common.data.manifest import Utterance, write_csv
+from common.data.manifest import Utterance
+from common.data.manifest_writers import write_csv
 from deepspeech2.src.config import TrainConfig
 
 SHARED_FOLDER = "TESTS_SHARED_FOLDER"  # variable of the environment: see conftest.py

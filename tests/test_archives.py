@@ -110,6 +110,38 @@ def test_partly_unpacked_librispeech_is_completed_from_archives(tmp_path):
     assert list(made.values()) == [1] * 5
 
 
+@pytest.mark.parametrize("root", ["", "LibriSpeech"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_librispeech_sorted_into_folders_is_found(tmp_path, root, packed):
+    """As recipes of DeepSpeech2 keep it: archives, or what they hold, in train/, val/ and so on."""
+    sets = {
+        "train-clean-5": "train",
+        "train-clean-7": "train",
+        "dev-clean": "val",
+        "test-clean": "test_clean",
+        "test-other": "test_other",
+    }
+    for name, part in sets.items():
+        stem = f"LibriSpeech/{name}/1/2/1-2"
+        files = {f"{stem}.trans.txt": b"1-2-0000 A\n", f"{stem}-0000.flac": flac()}
+        archive = pack(tmp_path / "LibriSpeech" / part / f"{name}.tar.gz", files)
+        if not packed:
+            unpack(archive, f"LibriSpeech/{name}", archive.parent)
+    made = build_librispeech(tmp_path / root, tmp_path / "data")
+    assert {path.name.removesuffix("_manifest.csv"): count for path, count in made.items()} == {
+        "libri_train_clean_5": 1,
+        "libri_train_clean_7": 1,
+        "libri_dev_clean": 1,
+        "libri_test_clean": 1,
+        "libri_test_other": 1,
+        "libri_train": 2,
+        "libri_val": 1,
+    }
+    (utterance,) = read_manifest(tmp_path / "data/libri_dev_clean_manifest.csv")
+    assert utterance.audio.read_bytes() == flac()
+    assert ("val" in utterance.audio.parts) is not packed
+
+
 def test_an4_is_unpacked_from_its_archive(tmp_path):
     files = {}
     for split, speaker in (("train", "fash"), ("test", "fcaw")):

@@ -13,7 +13,8 @@ import pytest
 from synthetic_corpus import LABELS, make_corpus, record, tiny
 
 from common.data.dataset import Dataset
-from common.data.manifest import read_manifest, write_jasper_json
+from common.data.manifest import read_manifest
+from common.data.manifest_writers import write_jasper_json
 from common.data.splits import convert_split, open_split
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError

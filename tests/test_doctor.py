@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from common.doctor.advice import (
 from common.doctor.measuring import MARK
 from common.memory import MemoryEstimate
 from common.model.recipe import MemoryModel
+from common.training.disk_space import forecast_disk
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
@@ -63,6 +65,26 @@ def test_below_the_shortest_a_step_takes_no_less_than_in_proportion():
     steps = (Timed(1, 1, 100, (0.1,)), Timed(1, 1, 200, (0.5,)))  # the line meets 0 at 75 frames
     np.testing.assert_allclose(step_seconds(steps, [50]), [0.05])
     np.testing.assert_allclose(step_seconds(steps[:1], [50, 300]), [0.05, 0.3])
+
+
+def test_times_beside_other_work_are_held_to_what_their_neighbours_allow():
+    """Other work only adds: here to the smallest step, then to the one beyond 800 frames."""
+    hindered = (replace(STEPS[0], seconds=(9.0,)), *STEPS[1:])
+    np.testing.assert_allclose(step_seconds(hindered, [800, 3200]), [0.9, 3.3])
+    assert step_seconds(hindered, [50])[0] <= 0.9
+    late = (STEPS[0], STEPS[1], Timed(8, 8, 110, (30.0,)))
+    sizes = np.array([880, 3520])
+    # At 800 frames a step takes 0.9 s, and at 880 no more than half as much again for each frame.
+    assert (step_seconds(late, sizes) <= 1.5 * 0.9 / 800 * sizes + 1e-9).all()
+
+
+def test_single_utterances_give_a_bound_and_no_estimate():
+    lone = replace(RUN, steps=line_of(0.4, 0.0, (1, 50)))
+    assert forecast_epoch(lone).bound and not forecast_epoch(RUN).bound
+    said = "\n".join(doctor.run_lines(lone, measuring.Process()))
+    assert "one epoch: at most " in said and "about" not in said
+    busy = "\n".join(doctor.run_lines(replace(RUN, load=2.0), measuring.Process()))
+    assert "other processes kept 2.0 of the 4 cores busy" in busy
 
 
 def test_an_epoch_is_its_steps_and_on_a_cpu_what_the_loader_takes_of_the_cores():
@@ -145,6 +167,13 @@ CASES = {
         "let 8 utterances through at once",
         replace(RUN, micro_rows=(8, 8), micro_seconds=(6.0, 2.0)),
     ),
+    "single utterances": (
+        advice.larger_batches,
+        replace(RUN, batch_rows=(1, 8), batch_seconds=(0.4, 0.1)),
+        4.0,
+        "--set batch_size=8 (now 1)",
+        replace(RUN, batch_rows=(8, 8), batch_seconds=(0.4, 0.1)),
+    ),
     "padding": (
         advice.less_padding,
         replace(RUN, paddings={"pad_align=1": 12_800, "static_shapes=16": 10_000}),
@@ -195,6 +224,9 @@ def test_every_rule_is_tried():
 def test_the_largest_factor_wins_and_little_is_nothing():
     both = replace(RUN, threads=2, micro_rows=(1, 8), micro_seconds=(6.0, 2.0))
     assert best_advice(both).factor == pytest.approx(3.0)
+    busy = best_advice(replace(RUN, load=4.0, batch_rows=(1, 8), batch_seconds=(0.18, 0.1)))
+    assert busy.factor == pytest.approx(2.0) and "end what else runs here" in busy.sentence
+    assert "; and then --set batch_size=8 (now 1)" in busy.sentence
     assert best_advice(replace(RUN, micro_rows=(4, 8), micro_seconds=(1.05, 1.0))) is None
     assert best_advice(RUN) is None
 
@@ -332,6 +364,21 @@ def test_disk_that_is_too_small_keeps_a_run_from_starting(tmp_path, monkeypatch)
     assert "cannot be written" in obstacle
 
 
+def test_a_run_says_what_its_checkpoints_take(tmp_path, monkeypatch):
+    folder = tmp_path / "not" / "there"
+
+    def forecast(free: int, present: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free << 30))
+        return forecast_disk(folder, 10, 4 << 30, 1 << 30, present << 30)
+
+    line, warning = forecast(45)  # 10, one in the making, the best
+    assert warning == "" and "up to 45.0 GiB" in line and "10 (keep_checkpoint_max)" in line
+    _, warning = forecast(44)
+    assert "1.0 GiB are missing" in warning and "--set keep_checkpoint_max=9, " in warning
+    assert forecast(5, present=40)[1] == ""  # of the run that goes on
+    assert "keep_checkpoint_max" not in forecast(6)[1]
+
+
 def test_records_need_what_their_store_keeps():
     data = RECIPE.train_config().DataConfig
     hour = 3600.0
@@ -384,7 +431,7 @@ class Clock:
         self.calls += 1
 
 
-def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dict]:
+def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0, rows: int = 8) -> list[dict]:
     from common.data.batch_sampler import PlannedBatch
     from common.doctor import steps
     from common.text.tokenizer import CharacterTokenizer
@@ -401,7 +448,7 @@ def timed(monkeypatch, capsys, seconds: float, micro_batch: int = 0) -> list[dic
         featurizer=SimpleNamespace(dimension=2),
         tokenizer=CharacterTokenizer(("_", "A", "B")),
     )
-    plan = [PlannedBatch((0,) * 8, frames, 5, 8) for frames in range(100, 1100, 100)]
+    plan = [PlannedBatch((0,) * rows, frames, 5, rows) for frames in range(100, 1100, 100)]
     steps.Steps(speech_model, clock, None, plan, seconds, quick=False).run()
     lines = capsys.readouterr().out.splitlines()
     return [json.loads(line.removeprefix(MARK)) for line in lines]
@@ -418,6 +465,15 @@ def test_short_median_and_long_batches_are_timed_in_full(monkeypatch, capsys):
     for each in found:
         np.testing.assert_allclose(each["times"], 0.7 + 0.001 * each["rows"] * each["frames"])
     assert [len(each["times"]) for each in found[1:]] == [3, 3, 3]
+
+
+def test_batches_of_a_usual_size_are_tried_beside_single_utterances(monkeypatch, capsys):
+    (found,) = [each for each in timed(monkeypatch, capsys, 200.0, rows=1) if "batch_rows" in each]
+    assert found["batch_rows"] == [1, 8]
+    whole = [0.2 + 0.5 + 0.001 * rows * 500 for rows in (1, 8)]
+    assert found["batch_seconds"] == pytest.approx([whole[0], whole[1] / 8])
+    without = timed(monkeypatch, capsys, 3.0, rows=1)
+    assert not [each for each in without if "batch_rows" in each]  # no time for it
 
 
 def test_where_time_is_short_fewer_utterances_are_timed(monkeypatch, capsys):
@@ -515,6 +571,7 @@ def test_static_shapes_are_tried_beside_dynamic_ones(monkeypatch, capsys, case):
 
 
 def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatch):
+    from common.audio import segments
     from common.audio.io import AudioInfo
     from common.data.manifest import Utterance
     from common.doctor import trials
@@ -527,14 +584,14 @@ def test_lengths_that_no_manifest_tells_are_guessed_from_some_headers(monkeypatc
             raise UserError("broken")
         return AudioInfo(100, 1, 100 * int(path.name))
 
-    monkeypatch.setattr(trials, "audio_info", info)
+    monkeypatch.setattr(segments, "audio_info", info)
     monkeypatch.setattr(trials, "MAX_HEADERS", 5)
     unknown = [Utterance(str(n), Path(str(n)), "") for n in range(20)]
     known = [Utterance("k", Path("k"), "", duration=77.0)]
     durations, guessed = trials.guess_durations(unknown + known)
     assert (len(opened), guessed, durations[-1]) == (5, 15, 77.0)
     assert set(durations) <= {77.0, *(float(path.name) for path in opened)} - {0.0}
-    monkeypatch.setattr(trials, "audio_info", lambda path: info(Path("0")))
+    monkeypatch.setattr(segments, "audio_info", lambda path: info(Path("0")))
     with pytest.raises(UserError, match="broken"):
         trials.guess_durations(unknown)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shutil
 from collections import Counter
@@ -421,6 +422,26 @@ def test_eval_decodes_each_recording_once_and_reports_bad_ones_in_order(mixed, r
     (mixed / "good.csv").write_text("test0.wav,AB!\ntest1.wav,CD")
     run_eval(mixed / "good.csv")
     assert capsys.readouterr().out.splitlines()[1:] == printed[1:]
+
+
+def test_eval_scores_segments_as_recordings_and_counts_the_copies_it_leaves_out(mixed, capsys):
+    parts = [soundfile.read(f"test{number}.wav")[0] for number in (0, 1)]
+    _, rate = soundfile.read("test0.wav")
+    soundfile.write("joined.wav", np.concatenate(parts), rate)
+    first, second = (len(part) / rate for part in parts)
+    lines = [
+        {"audio_filepath": "joined.wav", "offset": 0, "duration": first, "text": "AB"},
+        {"audio_filepath": "joined.wav", "offset": first, "duration": second, "text": "CD"},
+        {"audio_filepath": "test0.wav", "speed": 0.9, "text": "AB", "lang": "xx"},
+    ]
+    (mixed / "segments.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run_eval(mixed / "segments.jsonl")
+    said = capsys.readouterr()
+    assert f"{mixed / 'segments.jsonl'}: 1 of 3 recordings left out: copies" in said.out
+    assert said.err.endswith("with the number of their lines: lang (1)\n")
+    (mixed / "good.csv").write_text("test0.wav,AB\ntest1.wav,CD")
+    run_eval(mixed / "good.csv")
+    assert said.out.splitlines()[-4:] == capsys.readouterr().out.splitlines()[-4:]
 
 
 def test_a_report_decodes_again_only_the_utterances_that_it_plays(mixed, reads):

@@ -197,6 +197,13 @@ MAPPING = """\
 """
 
 
+def test_the_example_of_a_rank_table_works_on_any_host():
+    servers = read_rank_table(ROOT / "scripts" / "hccl_8_cards.json")
+    assert [len(server.devices) for server in servers] == [8]
+    plan = plan_of(f"deepspeech2 distribute_train Ascend 8 0 {ROOT / 'scripts/hccl_8_cards.json'}")
+    assert len(plan.ranks) == 8 and "--worker_num=8" in plan.processes[0].command
+
+
 def test_output_of_hccn_tool_and_npu_smi_is_parsed():
     assert tool.addresses_in(CONF) == {0: "192.168.1.100", 1: "192.168.2.100"}
     assert tool.devices_in(MAPPING) == [0, 1]
@@ -849,6 +856,27 @@ def test_ranks_can_save_after_the_terminal_is_closed(clone):
         assert f"saved by {rank}" in log.read_text()
 
 
+def test_a_signal_in_a_destructor_is_not_lost():
+    """Python drops what is raised there; the request counts at the next look for it."""
+    requests = supervise._Requests()
+
+    class Interrupted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, requests.receive)
+    try:
+        Interrupted()
+        os.kill(os.getpid(), signal.SIGHUP)  # the shell's, after the kernel's
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with pytest.raises(supervise.Stopped) as stopped:
+        requests.check()
+    assert stopped.value.args == (signal.SIGHUP,)
+    requests.check()
+    assert requests.take() == []
+
+
 def test_a_job_under_nohup_ignores_sighup(clone):
     def nohup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -902,6 +930,34 @@ def test_a_job_in_the_background_writes_its_output_to_a_file(clone):
     job.communicate()
 
 
+def test_output_redirected_to_the_log_of_rank_0_has_its_lines_once(clone):
+    """Rank 0 appends to train.log itself, and what it prints is in worker_0.log."""
+    log = clone / "deepspeech2" / "train.log"
+    with log.open("wb") as output:  # as the shell opens it: without O_APPEND
+        job = launch(clone, *MSRUN_LINE, output=output.fileno(), STAND_IN="fail")
+        with log.open("a") as own:
+            own.write("epoch 1\n")
+        job.wait(timeout=300)
+    assert job.returncode == 7
+    text = log.read_text()
+    assert text.count("epoch 1\n") == 1
+    assert text.count("train on CPU, 3 ranks") == 1
+    assert "rank 0 of train.py" not in text  # of worker_0.log
+    assert "rank 1 ended with exit code 7" in text and "no such file: x" in text
+
+
+def test_output_redirected_to_a_log_that_a_rank_writes_is_refused(clone):
+    logs = clone / "deepspeech2" / "log"
+    logs.mkdir()
+    with (logs / "worker_0.log").open("wb") as output:
+        job = launch(clone, *MSRUN_LINE, output=output.fileno())
+        job.wait(timeout=300)
+    assert (job.returncode, left(clone)) == (1, [])
+    assert (
+        "worker_0.log: the output of this command goes there" in (logs / "worker_0.log").read_text()
+    )
+
+
 def test_a_dry_run_of_mpirun_runs_as_printed(clone):
     mpirun(clone / "tools")
     (clone / "deepspeech2" / "train.py").write_text("import sys; print(*sys.argv)")
@@ -946,6 +1002,7 @@ def test_a_single_process_locks_the_log_folder(clone):
         assert second.returncode == 1 and "another job is running" in err
     first.kill()
     first.communicate()
+    assert not (clone / "deepspeech2" / "log").exists()  # nothing would be in it
 
 
 def test_hosts_that_share_a_folder_have_separate_logs(tmp_path):

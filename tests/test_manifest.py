@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +16,12 @@ import soundfile
 from common.audio.features import FeatureConfig, Featurizer
 from common.config import DataConfig
 from common.data.corpora import build_an4, build_librispeech
-from common.data.manifest import (
-    WRITERS,
-    Utterance,
-    json_to_csv,
-    read_data,
-    read_manifest,
-    without_copies,
-    write_jsonl,
-)
+from common.data.manifest import Utterance, read_data, read_manifest, without_copies
+from common.data.manifest_writers import WRITERS, convert_manifest, write_jsonl
 from common.data.validation import validate
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
+from common.utils.files import absolute_path
 
 RATE = 16000
 SCRIPT = Path(__file__).parent.parent / "scripts" / "manifest.py"
@@ -82,9 +78,48 @@ def test_a_first_line_that_names_a_recording_is_not_a_header(tmp_path):
 
 def test_relative_paths_follow_the_manifest_or_data_dir(tmp_path, monkeypatch):
     write(tmp_path / "lists/m.csv", "../wav/a.wav,A\n")
+    (tmp_path / "deep/er").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert read_manifest("lists/m.csv")[0].audio == tmp_path / "wav/a.wav"
     assert read_manifest("lists/m.csv", "deep/er")[0].audio == tmp_path / "deep/wav/a.wav"
+
+
+def test_paths_are_those_that_the_system_opens(tmp_path, monkeypatch):
+    """Of folders, links to folders and files, and what is not there, in all orders."""
+    for folder in ("a/b", "c/d", "c/wav"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "a/link").symlink_to("../c/d")
+    (tmp_path / "a/absolute").symlink_to(tmp_path / "c")
+    (tmp_path / "a/gone").symlink_to("nowhere")
+    write(tmp_path / "a/file", "")
+    names = ("a", "b", "c", "d", "link", "absolute", "gone", "file", "..")
+    monkeypatch.chdir(tmp_path / "a")
+    found = 0
+    for parts in itertools.product(names, repeat=4):
+        path = "/".join(parts)
+        plain = absolute_path(path)
+        assert plain.is_absolute() and plain.exists() == os.path.exists(path), path
+        if plain.exists():
+            assert os.path.samefile(plain, path), path
+            found += 1
+    assert found > 30
+    for path, expected in {"b/../file": "a/file", "b/../../c/./d": "c/d", "link": "a/link"}.items():
+        assert absolute_path(path) == tmp_path / expected
+    assert absolute_path("/../../x") == Path("/x")
+
+
+def test_a_folder_behind_a_link_is_left_the_way_the_system_does(tmp_path):
+    """The folder of the manifest is a link: ../wav lies beside what it points to."""
+    write(tmp_path / "store/v2/manifests/m.csv", "../wav/a.wav,RIGHT\n")
+    write(tmp_path / "store/v2/wav/a.wav", "right")
+    write(tmp_path / "project/wav/a.wav", "wrong")
+    (tmp_path / "project/manifests").symlink_to("../store/v2/manifests")
+    write(tmp_path / "project/a.txt", "RIGHT")
+    samples = [{"wav_path": "manifests/../wav/a.wav", "transcript_path": "a.txt"}]
+    write(tmp_path / "project/m.json", json.dumps({"root_path": ".", "samples": samples}))
+    for manifest in ("project/manifests/m.csv", "project/m.json"):
+        (utterance,) = read_manifest(tmp_path / manifest)
+        assert utterance.audio.read_text() == "right" and utterance.id == "a"
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -163,16 +198,36 @@ def test_several_manifests_join_and_ids_stay_unique(tmp_path):
     assert [u.text for u in utterances] == ["A", "B", "C", "D"]
 
 
-def test_an_id_in_two_manifests_is_refused_by_both_their_names(tmp_path):
-    one = write(tmp_path / "one.csv", "x/a.wav,A\n")
-    two = write(tmp_path / "two.csv", "x/b.wav,B\n")
-    three = write(tmp_path / "three.csv", "x/c.wav,C\nw/b.wav,D\n")
-    with pytest.raises(UserError) as refused:
-        read_manifest([one, two, three])
-    assert str(refused.value) == (
-        f"utterance b is in manifest {two} and again in {three}: leave one of them out, or give it "
-        "another id"
-    )
+def test_equal_names_in_several_manifests_are_numbered_on(tmp_path):
+    one = write(tmp_path / "one.csv", "x/001.wav,A\ny/001.wav,B\n")
+    lines = [
+        {"audio": "z/001.wav", "text": "C"},
+        {"audio": "z/001-0.9.wav", "text": "C", "speed": 0.9, "copy_of": "001"},
+        {"audio": "z/b.wav", "text": "D", "id": "001-2"},
+    ]
+    two = write(tmp_path / "two.jsonl", "\n".join(map(json.dumps, lines)))
+    utterances = read_manifest([one, two])
+    assert [u.id for u in utterances] == ["001", "001-2", "001-3", "001-0.9", "001-2-2"]
+    assert utterances[3].copy_of == "001-3"  # of its own manifest
+    joined = write(tmp_path / "joined.csv", "x/001.wav,A\ny/001.wav,B\nz/001.wav,C\n")
+    assert utterances[:3] == read_manifest(joined)
+
+
+def test_doubled_recordings_are_named_once(tmp_path):
+    one = write(tmp_path / "one.csv", "a.wav,A\nb.wav,B\na.wav,A\n")
+    two = write(tmp_path / "two.csv", "x/../b.wav,OTHER\na.wav,A\nx/a.wav,A\n")
+    (tmp_path / "x").mkdir()
+    said: list[str] = []
+    assert len(read_manifest([one, two], log=said.append)) == 6
+    assert said == [
+        f"{one}, {two}: 2 of 6 utterances are listed again, with the same recording and text, and "
+        f"count as often; the first: a-2 and a, {tmp_path}/a.wav",
+        f"{one}, {two}: 1 of 6 utterances have the recording of another, and another text; the "
+        f"first: b-2 and b, {tmp_path}/b.wav",
+    ]
+    said.clear()
+    read_manifest(write(tmp_path / "three.csv", "a.wav,A\nb.wav,A\n"), log=said.append)
+    assert said == []
 
 
 def test_read_data_follows_the_configuration(tmp_path):
@@ -219,6 +274,28 @@ def test_jaspers_json_keeps_copies_with_their_utterance(tmp_path):
     assert [len(entry["files"]) for entry in content] == [2, 1]
 
 
+@pytest.mark.parametrize("kind", ["csv", "deepspeech"])
+def test_copies_at_other_speeds_are_left_out_where_the_format_cannot_hold_them(tmp_path, kind):
+    utterances = [
+        Utterance("a", tmp_path / "a.wav", "go"),
+        Utterance("a9", tmp_path / "a9.wav", "go", None, 0.9, "a"),
+        Utterance("b", tmp_path / "b.wav", "on"),
+        Utterance("c9", tmp_path / "c9.wav", "on", None, 0.9),
+    ]
+    with pytest.raises(UserError, match="2 of 4 utterances are copies at another speed.* a9"):
+        WRITERS[kind](utterances, tmp_path / "m")
+    source = tmp_path / "m.jsonl"
+    write_jsonl(utterances, source)
+    said: list[str] = []
+    assert convert_manifest(source, tmp_path / "m", kind, log=said.append) == 2
+    assert said == [f"{source}: 2 of 4 recordings left out: copies at another speed"]
+    assert [u.id for u in read_manifest(tmp_path / "m")] == ["a", "b"]
+    assert convert_manifest(source, tmp_path / "all.jsonl", "jsonl") == 4
+    write_jsonl(utterances[1:2], source)
+    with pytest.raises(UserError, match="all of its 1 recordings have another speed"):
+        convert_manifest(source, tmp_path / "m", kind)
+
+
 def test_json_lines_keep_everything(tmp_path):
     utterances = [Utterance("x/1", tmp_path / "a.wav", "A", 1.25, 0.9)]
     WRITERS["jsonl"](utterances, tmp_path / "m.jsonl")
@@ -229,7 +306,7 @@ def test_json_is_converted_to_csv(tmp_path):
     write(tmp_path / "a.txt", "GO")
     sample = {"wav_path": "a.wav", "transcript_path": "a.txt"}
     source = write(tmp_path / "m.json", json.dumps({"root_path": ".", "samples": [sample]}))
-    assert json_to_csv(source, tmp_path / "m.csv") == 1
+    assert convert_manifest(source, tmp_path / "m.csv") == 1
     assert (tmp_path / "m.csv").read_text() == f"{tmp_path / 'a.wav'},GO\n"
 
 
@@ -256,12 +333,17 @@ def test_json_is_converted_to_csv(tmp_path):
         ("m.json", '[{"transcript": "a"}]', "entry 1: no 'files'"),
         ("m.json", '[{"transcript": "a", "files": [3]}]', "entry 1: no 'fname'"),
         ("m.jsonl", '{"audio": "a", "text": "A"}\n{"audio": ', "line 2, column.*not JSON"),
+        ("m.json", "[" * 100_000, "line 1: not JSON of a manifest"),
+        ("m.jsonl", '{"audio": "a", "text": "A"}\n{"audio": ' + "1" * 9999, "line 2.*not JSON"),
+        ("m.jsonl", r'{"audio": "a\u0000.wav", "text": "A"}', "line 1: audio .* a zero character"),
+        ("m.jsonl", r'{"audio": "a", "text": "\ud83d"}', "line 1: text .* half of a surrogate"),
+        ("m.json", '{"root_path": 3, "samples": []}', "no 'root_path' .str."),
         ("m.jsonl", '{"audio": "a", "text": "A"}\n{"audio": "b"}', "line 2: no 'text'"),
         ("m.jsonl", '{"wav": "a", "text": "A"}', "line 1: no 'audio' or 'audio_filepath'"),
         (
             "m.jsonl",
             '{"audio": "a", "text": "A", "duration": "long"}',
-            "line 1: duration 'long' and speed 1.0, expected numbers",
+            "line 1: duration 'long', expected numbers",
         ),
     ],
 )
@@ -420,12 +502,8 @@ def test_validation_names_each_problem(tmp_path):
         "CTC-infeasible": ["crowded", "repeats"],
     }
     assert report.total == len(cases)
-    assert [(u.id, u.duration) for u in report.ok] == [
-        ("good", 1.0),
-        ("resampled", 1.0),
-        ("quiet", 1.0),
-        ("fits", 0.5),
-    ]
+    assert [u.id for u in report.ok] == ["good", "resampled", "quiet", "fits"]
+    assert report.seconds == 3 * 1.0 + 0.5
     assert report.characters == {"É": 2, "4": 1, "_": 1}
     lines = report.lines()
     assert lines[0] == "4 of 17 utterances are good, 0.00 hours"
@@ -461,6 +539,28 @@ def test_command_works_from_any_directory(tmp_path):
     assert back.returncode == 0, back.stderr
     original = (tmp_path / "out/an4_test_manifest.csv").read_text()
     assert (tmp_path / "test.csv").read_text() == original
+
+
+@pytest.mark.launcher
+def test_json_to_csv_takes_its_files_as_words_or_as_options(tmp_path):
+    files = [{"fname": "a.wav", "speed": 1}, {"fname": "b.wav", "speed": 1.1}]
+    write(tmp_path / "m.json", json.dumps([{"transcript": "go", "files": files}]))
+    for number, words in enumerate(
+        (
+            ("m.json", "0.csv"),
+            ("--json", "m.json", "--csv", "1.csv"),
+            ("--json", "m.json", "2.csv"),
+            ("m.json", "--csv", "3.csv"),
+        )
+    ):
+        done = run("json_to_csv", *words, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, f"{number}.csv: 1 utterances\n")
+        assert done.stderr == "note: m.json: 1 of 2 recordings left out: copies at another speed\n"
+        assert (tmp_path / f"{number}.csv").read_text() == f"{tmp_path / 'a.wav'},go\n"
+    for words in ((), ("m.json",), ("--json", "m.json"), ("--csv", "x", "a", "b")):
+        refused = run("json_to_csv", *words, cwd=tmp_path)
+        assert refused.returncode == 1
+        assert refused.stderr == "error: json_to_csv: expected IN OUT, or --json IN --csv OUT\n"
 
 
 @pytest.mark.launcher

@@ -20,7 +20,8 @@ from common.audio.io import load_audio
 from common.data import mindrecord
 from common.data import mindrecord_writer as records
 from common.data.dataset import ManifestDataset
-from common.data.manifest import Utterance, read_manifest, write_jsonl
+from common.data.manifest import Utterance, read_manifest
+from common.data.manifest_writers import write_jsonl
 from common.data.mindrecord import convert, open_dataset
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError

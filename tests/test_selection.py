@@ -13,7 +13,8 @@ import soundfile as sf
 from synthetic_corpus import LABELS, RATE, spoken, tiny
 
 from common.data.dataset import Entry
-from common.data.manifest import Utterance, read_manifest, write_jsonl
+from common.data.manifest import Utterance, read_manifest
+from common.data.manifest_writers import write_jsonl
 from common.data.mindrecord import open_dataset
 from common.data.selection import (
     COPY,

@@ -18,7 +18,8 @@ from synthetic_corpus import trained
 
 from benchmarks import reference
 from common import cli
-from common.data.manifest import Utterance, read_manifest, write_jsonl
+from common.data.manifest import Utterance, read_manifest
+from common.data.manifest_writers import write_jsonl
 from common.evaluation.mislabel_detection import ctc_loss, hints, rank_label_issues, threshold
 from common.model.speech_model import SpeechModel
 from common.text.tokenizer import CharacterTokenizer

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import logging
+import math
 import os
 import re
 import shutil
@@ -33,19 +34,25 @@ from synthetic_corpus import LABELS, chdir, make_corpus, record, settings
 from common.audio.augmentation import Augmentation
 from common.config import override, override_from_options
 from common.data.dataset import Dataset
-from common.data.manifest import Utterance, read_manifest, write_jsonl
+from common.data.manifest import Utterance, read_manifest
+from common.data.manifest_writers import write_jsonl
 from common.data.splits import convert_split, open_split
 from common.decoding.decoders import GreedyDecoder
+from common.evaluation.error_rates import EditCounts
 from common.evaluation.evaluate import evaluate, recognise
+from common.evaluation.scoring import Evaluation
 from common.memory import MemoryEstimate
 from common.model import checkpoint
 from common.model.decoder import CTCDecoder
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import CharacterTokenizer
+from common.training import progress as progress_module
 from common.training import trainer as training
 from common.training.callbacks import Callback
+from common.training.distributed import RemoteRankError
 from common.training.emission_animation import EmissionAnimation
 from common.training.metrics_log import History
+from common.training.progress import Progress
 from common.training.stopping import Stop, StopReason, StopRequest, TrainingResult
 from common.utils.errors import UserError
 from common.utils.logging import open_log
@@ -406,6 +413,36 @@ def test_a_second_ctrl_c_acts_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+# A call into a library, which computes for a minute and goes on when a signal comes.
+NATIVE_STEP = """
+import hashlib, sys
+sys.path.insert(0, {root!r})
+from common.training.stopping import StopRequest
+with StopRequest(lambda line: print(line, flush=True)):
+    print("step", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+
+@pytest.mark.launcher
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_is_acknowledged_while_a_step_computes(name, code):
+    number = getattr(signal, name)
+    with subprocess.Popen(
+        [sys.executable, "-c", NATIVE_STEP.format(root=str(ROOT))],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "step\n"
+        process.send_signal(number)
+        line = process.stdout.readline()
+        assert line.startswith(f"{name}: stopping after this step, then a checkpoint is written")
+        assert ("Ctrl-C once more stops now" in line) == (name == "SIGINT")
+        process.send_signal(number)
+        assert process.stdout.readline().startswith(f"{name} again: stopped in the middle")
+        assert process.wait(timeout=60) == code
+
+
 @pytest.mark.launcher
 def test_a_killed_run_goes_on_from_its_last_checkpoint(corpus, whole, tmp_path):
     options = ["--set", *RANDOM, "eval_every=2"]
@@ -730,7 +767,44 @@ def test_a_non_finite_step_is_skipped_counted_and_named(
     assert kept.path.read_bytes() == before
 
 
-def test_training_stops_early_and_says_so_again(corpus, tmp_path, no_pictures):
+def scored(wer: float, cer: float) -> Evaluation:
+    """An evaluation with these rates, in percent."""
+    return Evaluation(
+        words=EditCounts(round(wer), 0, 0, 100), characters=EditCounts(round(cer), 0, 0, 100)
+    )
+
+
+def best_and_stale(*evaluations: tuple[float, float]) -> list[tuple[bool, int]]:
+    progress = Progress()
+    return [(progress.update_best(scored(*each)), progress.stale) for each in evaluations]
+
+
+def test_blanks_and_babble_are_no_best_and_do_not_count_for_patience():
+    # The first evaluation has the lowest CER by chance, while the loss falls for many epochs.
+    babble = [(100, 92), (100, 100), (100, 94), (100, 94), (97, 85), (100, 91)]
+    assert best_and_stale(*babble) == [(True, 0)] * 6
+    # The first words, though that WER was there before, and from here on both count.
+    assert best_and_stale(*babble, (97, 74), (100, 60), (99, 80), (90, 76)) == [
+        *[(True, 0)] * 7,
+        (False, 1),
+        (False, 2),
+        (True, 0),
+    ]
+
+
+def test_once_the_network_spells_wer_and_then_cer_decide():
+    found = best_and_stale((60, 30), (60, 29), (60, 29), (61, 20), (59, 31), (100, 100))
+    assert found == [(True, 0), (True, 0), (False, 1), (False, 2), (True, 0), (False, 1)]
+
+
+def test_a_run_of_an_earlier_version_goes_on_while_it_babbles():
+    """It counted two evaluations since the babble with the lowest CER."""
+    progress = Progress(best_wer=100.0, best_cer=92.65, stale=2)
+    assert progress.update_best(scored(100, 94)) and progress.stale == 0
+
+
+def test_training_stops_early_and_says_so_again(corpus, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.setattr(progress_module, "SPELLS_BELOW_CER", math.inf)  # whatever it answers
     options = ["learning_rate=0", "patience=2", "batch_size=6"]
     result = train(corpus, tmp_path, *options, "epochs=9")
     assert (result.progress.epoch, result.progress.stale) == (3, 2)
@@ -839,6 +913,17 @@ def test_four_clips_are_learnt_by_heart(corpus, tmp_path, no_pictures):
     assert (progress.best_wer, progress.best_cer) == (0, 0)
 
 
+def test_another_ranks_failure_while_a_run_is_set_up_is_a_result(corpus, tmp_path, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise RemoteRankError("rank 1 ended: no such file")
+
+    monkeypatch.setattr(training, "_same_everywhere", fail)
+    result = train(corpus, tmp_path)
+    assert result.stop == Stop(StopReason.REMOTE_FAILURE, message="rank 1 ended: no such file")
+    assert not result.completed and result.progress.step == 0
+    assert result.last_checkpoint == Path("checkpoint/tiny-last.ckpt")
+
+
 def test_more_epochs_are_refused_under_a_cosine_schedule(corpus, tmp_path, no_pictures):
     train(corpus, tmp_path, "schedule=cosine", "epochs=1")
     with pytest.raises(UserError, match=r"epochs is 2, and the cosine schedule .* ends after 1"):
@@ -864,6 +949,19 @@ def test_a_new_run_sets_an_earlier_one_aside(corpus, whole, tmp_path, no_picture
     )
     with pytest.raises(UserError, match=r"no such file; .* to checkpoint/earlier-1/tiny-best"):
         train(corpus, tmp_path, "norm=batch", "epochs=0", start_from=best)
+
+
+def test_a_run_with_other_checkpoints_returns_the_figures_of_an_earlier_one(
+    corpus, whole, tmp_path, no_pictures
+):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    before = contents(tmp_path)
+    train(corpus, tmp_path, "norm=batch", "epochs=0", "val_manifest=", "ckpt_path=other")
+    names = {path.name for path in (tmp_path / "checkpoint" / "tiny-figures").iterdir()}
+    assert names == {file.name for file in training.FIGURES}
+    assert not list((tmp_path / "other").glob("earlier-*"))
+    train(corpus, tmp_path, *RANDOM, resume=True)  # all of its epochs are done
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(

@@ -124,12 +124,17 @@ UtteranceList list_index(const fs::path& index, std::int64_t dimension) {
 }
 
 std::vector<std::string> read_audio_list(const fs::path& list) {
-  std::istringstream text;
+  std::string content;
   try {
-    text.str(read_text(list));
+    content = read_text(list);
   } catch (const std::runtime_error& error) {
     throw UsageError(std::string("--audio_list ") + error.what());
   }
+  if (content.find('\0') != std::string::npos)
+    throw UsageError("--audio_list " + list.string() +
+                     ": not UTF-8 text (it holds zero bytes); if it is UTF-16, convert it, with "
+                     "iconv -f UTF-16 -t UTF-8");
+  std::istringstream text(content);
   std::vector<std::string> paths;
   for (std::string line; std::getline(text, line);) {
     if (!line.empty() && line.back() == '\r') line.pop_back();

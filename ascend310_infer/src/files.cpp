@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
+#include <string_view>
 
 #include "errors.h"
 #include "file_descriptor.h"
@@ -76,6 +77,9 @@ std::string read_text(const fs::path& path) {
   const ssize_t have = read_some(file.get(), text.data(), text.size());
   if (have < 0) throw std::runtime_error(reason(path, errno));
   text.resize(static_cast<std::size_t>(have));
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (text.compare(0, kByteOrderMark.size(), kByteOrderMark) == 0)
+    text.erase(0, kByteOrderMark.size());
   return text;
 }
 

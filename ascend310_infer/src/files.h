@@ -11,7 +11,7 @@ namespace speech::internal {
 
 namespace fs = std::filesystem;
 
-// Reads a small text file. Throws std::runtime_error "PATH: reason".
+// Reads a small text file, without the byte order mark that it may begin with. Throws std::runtime_error "PATH: reason".
 std::string read_text(const fs::path& path);
 
 // Reads a file of exactly `count` float32 values, little endian.

@@ -135,6 +135,13 @@ TEST_CASE("lists of recordings") {
   samples::write(folder.path / "none", std::string("\n\n"));
   CHECK((internal::read_audio_list(folder.path / "list") ==
          std::vector<std::string>{"a b.wav", "../c.flac"}));
+  // A byte order mark is no part of the first path.
+  samples::write(folder.path / "marked", std::string("\xEF\xBB\xBF" "a.wav\nb.wav\n"));
+  CHECK((internal::read_audio_list(folder.path / "marked") ==
+         std::vector<std::string>{"a.wav", "b.wav"}));
+  samples::write(folder.path / "utf16", std::string("\xFF\xFE" "a\0.\0w\0\n\0", 10));
+  CHECK_THROWS_WITH_AS(static_cast<void>(internal::read_audio_list(folder.path / "utf16")),
+                       doctest::Contains("not UTF-8 text"), internal::UsageError);
   CHECK_THROWS_WITH_AS(static_cast<void>(internal::read_audio_list(folder.path / "none")),
                        doctest::Contains("names no recording"), internal::UsageError);
   CHECK_THROWS_WITH_AS(static_cast<void>(internal::read_audio_list(folder.path / "x")),

@@ -97,8 +97,8 @@ def score_manifests(
     manifests, data_dir = manifests_to_score(checkpoint, data, trained)
     test_set = listed(manifests)
     log.info("%s on %s, test set %s", checkpoint, speech_model.device, test_set)
-    utterances = read_data(trained, speech_model.tokenizer, manifests, data_dir)
-    utterances = without_copies(utterances, test_set)
+    utterances = read_data(trained, speech_model.tokenizer, manifests, data_dir, log.warning)
+    utterances = without_copies(utterances, test_set, log.info)
     dataset = ManifestDataset(
         utterances,
         speech_model.featurizer,

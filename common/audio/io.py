@@ -35,11 +35,13 @@ class AudioInfo:
         sample_rate: In Hz.
         channels: Number of channels.
         samples: Samples per channel.
+        seeks: Whether a part that is read alone has the samples of a whole read, to the last bit.
     """
 
     sample_rate: int
     channels: int
     samples: int
+    seeks: bool = field(default=True, compare=False)
 
     @property
     def duration(self) -> float:
@@ -61,7 +63,7 @@ def audio_info(source: str | Path | bytes, name: str | None = None) -> AudioInfo
         UserError: As `load_audio`, as far as a header tells.
     """
     with _opened(source, name) as (file, _):
-        return AudioInfo(file.samplerate, file.channels, file.frames)
+        return AudioInfo(file.samplerate, file.channels, file.frames, _seeks(file))
 
 
 def load_audio(
@@ -178,6 +180,11 @@ class FormatNotice:
         if self.mixed:
             parts.append(f"{self.mixed} of {self.recordings} recordings down-mixed to mono")
         return ", ".join(parts) or None
+
+
+def _seeks(file: sf.SoundFile) -> bool:
+    """Whether seeking is possible and exact; in MP3, a frame depends on those before it."""
+    return file.seekable() and file.format != "MP3"
 
 
 @contextmanager

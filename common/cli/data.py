@@ -105,8 +105,9 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
         raise UserError("no manifest to validate: name one, or set DataConfig.train_manifest")
     good, bad = [], 0
     for split, manifests in named:
+        notes: list[str] = []
         report = validate(
-            read_data(data, tokenizer, manifests),
+            read_data(data, tokenizer, manifests, log=notes.append),
             tokenizer,
             recipe.build_featurizer(data),
             lambda frames: recipe.output_frames(config.ModelConfig, frames),
@@ -118,7 +119,7 @@ def check_data(recipe: Recipe, argv: Sequence[str]) -> int:
         good += report.ok
         bad += report.total - len(report.ok)
         print(listed(manifests))
-        for line in report.lines(limit):
+        for line in [*notes, *report.lines(limit)]:
             print(f"  {line}")
     if arguments.pretrain_ckpt and good:
         from common.evaluation.mislabel_detection import (

@@ -105,7 +105,7 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     config = recipe.infer_config()
-    override(config, arguments)
+    override(config, arguments, recipe)
 
     from common.export.offline_inference import (
         discard,
@@ -122,9 +122,9 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     discard(folder)
     trained, data = model.config.DataConfig, config.DataConfig
     manifests, data_dir = manifests_to_score(str(model.path), data, trained)
-    utterances = read_data(trained, model.tokenizer, manifests, data_dir)
-    utterances = without_copies(utterances, listed(manifests))
-    unread = write_features(model, utterances, folder, data.workers)
+    utterances = read_data(trained, model.tokenizer, manifests, data_dir, print)
+    utterances = without_copies(utterances, listed(manifests), print)
+    unread = write_features(model, utterances, folder, data.workers, print)
     for problem in unread:
         print(f"error: {problem}", file=sys.stderr)
     if len(unread) == len(utterances):
@@ -154,7 +154,7 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     _add_exported(parser)
     arguments = parser.parse_args(argv)
     config = recipe.infer_config()
-    override(config, arguments)
+    override(config, arguments, recipe)
     check_writable(config.post_out)
 
     from common.decoding.decoders import make_decoder

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from common.data import corpora, manifest
+from common.data import corpora, manifest, manifest_writers
 from common.text.tokenizer import labels_of
 from common.utils.errors import UserError
 from common.utils.files import write_text
@@ -48,15 +48,19 @@ def parser() -> argparse.ArgumentParser:
 
     to_csv = commands.add_parser("json_to_csv", help="a JSON manifest of any kind to CSV")
     convert = commands.add_parser("convert", help="a manifest in any format to any other")
-    for command in (to_csv, convert):
-        command.add_argument("source", metavar="IN", help="manifest: csv, json or json lines")
-        command.add_argument("out", metavar="OUT", help="manifest to write")
+    for command, number in ((to_csv, "?"), (convert, None)):
+        command.add_argument(
+            "source", nargs=number, metavar="IN", help="manifest: csv, json or json lines"
+        )
+        command.add_argument("out", nargs=number, metavar="OUT", help="manifest to write")
         command.add_argument(
             "--data_dir", help="folder that the relative paths in IN start from [that of IN]"
         )
+    to_csv.add_argument("--json", metavar="IN", help="the same as IN")
+    to_csv.add_argument("--csv", metavar="OUT", help="the same as OUT")
     convert.add_argument(
         "--format",
-        choices=sorted(manifest.WRITERS),
+        choices=sorted(manifest_writers.WRITERS),
         help="of OUT [by its suffix: .csv csv, .jsonl jsonl, .json deepspeech]",
     )
     return top
@@ -78,19 +82,33 @@ def run(args: argparse.Namespace) -> dict[Path, int]:
         return corpora.build_an4(args.source, args.out)
     if args.command == "librispeech":
         return corpora.build_librispeech(args.source, args.out)
+    if args.command == "json_to_csv":
+        _take_options(args)
     out = Path(args.out)
     if args.command == "labels":
-        labels = labels_of(u.text for u in manifest.read_manifest(args.source))
+        labels = labels_of(u.text for u in manifest.read_manifest(args.source, log=_note))
         write_text(out, json.dumps(labels, ensure_ascii=False) + "\n")
         return {out: len(labels)}
-    if args.command == "json_to_csv":
-        return {out: manifest.json_to_csv(args.source, out, args.data_dir)}
-    kind = args.format or FORMATS.get(out.suffix.lower())
-    if kind is None:
+    kind = "csv"
+    if args.command == "convert":
+        kind = args.format or FORMATS.get(out.suffix.lower(), "")
+    if not kind:
         raise UserError(f"{out}: format not clear from the suffix {out.suffix!r}; give --format")
-    utterances = manifest.read_manifest(args.source, args.data_dir)
-    manifest.WRITERS[kind](utterances, out)
-    return {out: len(utterances)}
+    count = manifest_writers.convert_manifest(args.source, out, kind, args.data_dir, log=_note)
+    return {out: count}
+
+
+def _take_options(args: argparse.Namespace) -> None:
+    """Take IN and OUT of json_to_csv from its options where they are given so."""
+    words = [word for word in (args.source, args.out) if word is not None]
+    files = [given or (words.pop(0) if words else None) for given in (args.json, args.csv)]
+    if words or None in files:
+        raise UserError("json_to_csv: expected IN OUT, or --json IN --csv OUT")
+    args.source, args.out = files
+
+
+def _note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -172,18 +172,19 @@ def overridden(config: Any, arguments: argparse.Namespace, recipe: Recipe) -> An
     return config
 
 
-def override(config: Any, arguments: argparse.Namespace) -> None:
+def override(config: Any, arguments: argparse.Namespace, recipe: Recipe) -> None:
     """Override an evaluation or inference configuration by YAML files and single keys.
 
     Args:
         config: The configuration; changed in place and checked.
         arguments: Those of `add_eval_config`.
+        recipe: The model.
 
     Raises:
         UserError: A file, key or value is wrong.
     """
     for path in arguments.config:
-        configs.override_from_yaml(config, path)
+        configs.override_from_yaml(config, path, stored=recipe.train_config())
     configs.override_from_options(config, arguments.set)
     configs.check(config)
 

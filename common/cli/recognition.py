@@ -42,7 +42,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
 
     config = recipe.eval_config()
-    override(config, arguments)
+    override(config, arguments, recipe)
     if config.report:
         check_writable(config.report)
 
@@ -95,7 +95,7 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
 
     config = recipe.eval_config()
-    override(config, arguments)
+    override(config, arguments, recipe)
     _check_effect(arguments, recipe)
     batch_size = arguments.batch_size
     if batch_size is None:

@@ -7,12 +7,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.data.manifest import Utterance, make_utterance, read_text, write_csv
+from common.data.manifest import Utterance, make_utterance
+from common.data.manifest_writers import write_csv
 from common.utils.archives import unpack
 from common.utils.errors import UserError
+from common.utils.files import absolute_path, read_text
 
 AN4_ARCHIVE = "an4_sphere.tar.gz"
 _LIBRISPEECH_SETS = ("train-", "dev-", "test-")
+# Folders in which the recipes of DeepSpeech2 sort the sets, or their archives.
+_LIBRISPEECH_PARTS = ("train", "val", "test_clean", "test_other")
 
 
 def build_an4(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
@@ -91,10 +95,12 @@ def build_librispeech(root: str | Path, out_dir: str | Path) -> dict[Path, int]:
 def librispeech_sets(root: str | Path) -> dict[str, tuple[Path, list[Utterance]]]:
     """List the LibriSpeech sets (`train-*`, `dev-*`, `test-*`) in a folder.
 
-    Official archives in the folder are unpacked first, to `LibriSpeech/`.
+    Official archives are unpacked first, to `LibriSpeech/` in the folder.
 
     Args:
-        root: A folder with sets in it or in `LibriSpeech/` in it; the former takes precedence.
+        root: A folder with sets or archives in it or in `LibriSpeech/` in it, or in `train/`,
+            `val/`, `test_clean/` and `test_other/` in one of these; the first that has a set takes
+            precedence.
 
     Returns:
         Folder and utterances of each set, by its name.
@@ -102,15 +108,18 @@ def librispeech_sets(root: str | Path) -> dict[str, tuple[Path, list[Utterance]]
     Raises:
         UserError: There is no set, or a recording is missing.
     """
-    for archive in sorted(Path(root).glob("*.tar.gz")):
+    places = _librispeech_places(root)
+    for archive in [path for place in places for path in sorted(place.glob("*.tar.gz"))]:
         name = archive.name.removesuffix(".tar.gz")
-        unpacked = any(Path(root, folder, name).is_dir() for folder in ("", "LibriSpeech"))
+        unpacked = any((place / name).is_dir() for place in places)
         if name.startswith(_LIBRISPEECH_SETS) and not unpacked:
             unpack(archive, f"LibriSpeech/{name}", Path(root))
-    places = _places(root, "LibriSpeech")
     folders = {folder.name: folder for place in places[::-1] for folder in _librispeech_sets(place)}
     if not folders:
-        layout = "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt"
+        layout = (
+            "train-*, dev-* or test-* with <speaker>/<chapter>/*.trans.txt, or their .tar.gz "
+            f"archives, also in {', '.join(_LIBRISPEECH_PARTS)}"
+        )
         raise _not_found(root, "LibriSpeech", layout)
     return {name: (folders[name], _librispeech_set(folders[name])) for name in sorted(folders)}
 
@@ -134,6 +143,13 @@ def write_librispeech(sets: dict[str, list[Utterance]], out_dir: Path) -> dict[P
         if joined:
             parts[name] = joined
     return _write_parts(parts, out_dir)
+
+
+def _librispeech_places(root: str | Path) -> list[Path]:
+    """Return the folders that may hold sets or archives, as absolute paths."""
+    places = _places(root, "LibriSpeech")
+    parts = [place / part for place in places for part in _LIBRISPEECH_PARTS]
+    return [*places, *parts, *(part / "LibriSpeech" for part in parts)]
 
 
 def _librispeech_sets(root: Path) -> Iterator[Path]:
@@ -161,13 +177,14 @@ def _librispeech_set(folder: Path) -> list[Utterance]:
 
 def _places(root: str | Path, name: str) -> tuple[Path, Path]:
     """Return where a corpus may be, as absolute paths: `root`, or a folder of its own there."""
-    root = Path(os.path.abspath(root))
+    root = absolute_path(root)
     return root, root / name
 
 
 def _not_found(root: str | Path, name: str, layout: str) -> UserError:
-    root = os.path.abspath(root)
-    return UserError(f"{root}: no {name} found, expected a folder that holds {layout}")
+    return UserError(
+        f"{absolute_path(root)}: no {name} found, expected a folder that holds {layout}"
+    )
 
 
 def _write_parts(parts: dict[str, list[Utterance]], out_dir: Path) -> dict[Path, int]:

@@ -14,7 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from common.audio.features import Featurizer
-from common.audio.io import AudioInfo, FormatNotice, audio_info, load_audio
+from common.audio.io import AudioInfo, FormatNotice, load_audio
+from common.audio.segments import AudioSegment
+from common.data.durations import DurationNotice
 from common.data.manifest import Utterance
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
@@ -61,14 +63,14 @@ class Example:
         id: Of the utterance.
         label_ids: (L,) int32.
         features: (F, T) float32; None: there is audio instead.
-        audio: Encoded audio, or the path of the recording; None: there are features instead.
+        audio: Encoded audio, or where it is to be read; None: there are features instead.
     """
 
     index: int
     id: str
     label_ids: np.ndarray
     features: np.ndarray | None = None
-    audio: bytes | Path | None = None
+    audio: bytes | AudioSegment | None = None
 
     def samples(self, featurizer: Featurizer) -> np.ndarray:
         """Decode the audio: (N,) float32 at the featurizer's rate, trimmed as it says."""
@@ -77,7 +79,7 @@ class Example:
             raise ValueError(f"utterance {self.id} holds features, not audio")
         if isinstance(self.audio, bytes):  # trimmed when it was converted
             return load_audio(self.audio, rate, name=self.id)
-        return featurizer.trim(load_audio(self.audio, rate))
+        return featurizer.trim(self.audio.load(rate))
 
 
 class Dataset(ABC):
@@ -247,7 +249,8 @@ class ManifestDataset(Dataset):
             tokenizer: Encodes the transcripts.
             labelled: False takes texts as they are, or none at all, and gives no labels: to
                 transcribe, or to score against texts with characters that the tokenizer lacks.
-            log: Receives one line about recordings that are resampled or down-mixed.
+            log: Receives one line about recordings that are resampled or down-mixed, and one about
+                those that last longer or shorter than the manifest says.
             skip_unreadable: List unreadable recordings in `unreadable` instead of raising.
             check_length: Given the name of a recording and its feature frames, raises UserError
                 where these are too many.
@@ -261,19 +264,19 @@ class ManifestDataset(Dataset):
 
         def read_header(utterance: Utterance) -> tuple[AudioInfo, int] | UserError:
             try:
-                info = audio_info(utterance.audio)
+                info = utterance.segment.info()
                 samples = resampled_length(info.samples, info.sample_rate, sample_rate)
                 frames = featurizer.frames(samples)
                 if check_length is not None:
-                    check_length(f"audio file {utterance.audio}", frames)
+                    check_length(f"audio file {utterance.segment}", frames)
             except UserError as error:
                 return error
             return info, frames
 
-        notice = FormatNotice(sample_rate)
+        notice, durations = FormatNotice(sample_rate), DurationNotice()
         self.positions: list[int] = []
         self.unreadable: list[ReadFailure] = []
-        self._audio: list[Path] = []
+        self._audio: list[AudioSegment] = []
         self._label_ids: list[np.ndarray] = []
         entries = []
         headers = map_in_threads(read_header, utterances, workers, "reading")
@@ -285,6 +288,7 @@ class ManifestDataset(Dataset):
                 continue
             info, frames = header
             notice.add(info)
+            durations.add(utterance, info.duration)
             text = tokenizer.normalise(utterance.text)
             label_ids = _encode(tokenizer, text, utterance.id) if labelled else []
             entries.append(
@@ -300,14 +304,15 @@ class ManifestDataset(Dataset):
                 )
             )
             self.positions.append(position)
-            self._audio.append(utterance.audio)
+            self._audio.append(utterance.segment)
             self._label_ids.append(np.array(label_ids, np.int32))
         super().__init__(entries)
-        if log and (line := notice.line()):
-            log(line)
+        for line in (notice.line(), durations.line()):
+            if log and line:
+                log(line)
 
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
-        """Yield utterances in the order of `indices`, with the paths of their recordings."""
+        """Yield utterances in the order of `indices`, and where their recordings are."""
         for index in indices:
             yield Example(
                 int(index), self.ids[index], self._label_ids[index], audio=self._audio[index]

@@ -7,7 +7,6 @@ Speed is changed by libsoxr, which is SoX's own resampler as a library (soxr.rea
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from common.data.manifest import Utterance
 from common.utils.archives import unpack
 from common.utils.download import download
 from common.utils.errors import UserError
-from common.utils.files import check_writable, replacing, write_text
+from common.utils.files import absolute_path, check_writable, replacing, write_text
 from common.utils.wording import counted
 from common.utils.worker_pool import worker_pool
 
@@ -185,17 +184,17 @@ def _entry(
 
     Paths are relative to the manifest's folder where they are inside it.
     """
-    files = []
+    files, folder = [], absolute_path(out)
     for copy in copies:
         info, path = infos[copy], copy.target
-        inside = path.is_relative_to(os.path.abspath(out))
+        inside = path.is_relative_to(folder)
         files.append(
             {
                 "channels": info.channels,
                 "sample_rate": info.sample_rate,
                 "duration": info.duration,
                 "num_samples": info.samples,
-                "fname": str(path.relative_to(os.path.abspath(out)) if inside else path),
+                "fname": str(path.relative_to(folder) if inside else path),
                 "speed": copy.speed,
             }
         )

@@ -2,31 +2,49 @@
 
 | format | content |
 | --- | --- |
-| csv | `audio,transcript` a line, with or without a header; a transcript in `.txt` is a file |
+| csv | `audio,transcript` a line, or a table with a header; a transcript in `.txt` is a file |
 | deepspeech | deepspeech.pytorch's JSON: `root_path`, `samples: [{wav_path, transcript_path}]` |
 | jasper | JSON list: `transcript`, `files: [{fname, duration, speed}]`, `original_duration` |
-| jsonl | JSON lines: `audio` (or `audio_filepath`), `text`; `id`, `duration`, `speed` if known |
+| jsonl | JSON lines: `audio` (or `audio_filepath`), `text`; `id`, `offset`, `duration`, `speed` |
 
-All are UTF-8, with or without a byte order mark. Reading looks at the content, not at the name.
+An `offset` in seconds makes a segment of a recording, `duration` long, as in NeMo's manifests.
+Reading looks at the content, not at the name. `manifest_writers` writes these formats.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import math
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.audio.io import audio_info
+from common.audio.segments import AudioSegment
+from common.data.table import read_table
 from common.text.normalization import normaliser
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
-from common.utils.files import write_text
+from common.utils.files import absolute_path, read_text
+
+Log = Callable[[str], None]  # receives lines for the user
+
+# Keys of each format that are read, or that describe the recording and are of no use here.
+_JSON_LINES_KEYS = frozenset("audio audio_filepath text id offset duration speed copy_of".split())
+_JASPER_KEYS = frozenset("transcript files original_duration original_num_samples".split())
+_JASPER_FILE_KEYS = frozenset(
+    "fname offset duration speed channels sample_rate bitdepth bitrate num_samples encoding"
+    " silent".split()
+)
+_DEEPSPEECH_KEYS = frozenset("wav_path transcript_path offset duration speed".split())
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+# Other names of what `offset` and `duration` say.
+_SEGMENT_KEYS = frozenset(
+    "start end begin start_time end_time begin_time stop segment_start segment_end".split()
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +55,11 @@ class Utterance:
         id: Unique in its list.
         audio: Absolute path of the recording.
         text: Transcript as in the manifest, white space tidied; may be empty.
-        duration: In seconds; None: the manifest does not say.
+        duration: In seconds; None: the manifest does not say. Of a segment, its length; None: up
+            to the end of the recording.
         speed: Factor at which the recording already plays, for copies perturbed in advance.
         copy_of: Id of the utterance that such a copy was made of, if that is in the list.
+        offset: Where the segment begins in the recording, in seconds; None: the whole recording.
     """
 
     id: str
@@ -48,6 +68,14 @@ class Utterance:
     duration: float | None = None
     speed: float = 1.0
     copy_of: str = ""
+    offset: float | None = None
+
+    @property
+    def segment(self) -> AudioSegment:
+        """What is to be read of the recording."""
+        if self.offset is None:
+            return AudioSegment(self.audio)
+        return AudioSegment(self.audio, self.offset, self.duration)
 
     @property
     def is_copy(self) -> bool:
@@ -59,40 +87,79 @@ class Utterance:
 
 
 def read_manifest(
-    paths: str | Path | Sequence[str | Path], data_dir: str | Path | None = None
+    paths: str | Path | Sequence[str | Path],
+    data_dir: str | Path | None = None,
+    log: Log | None = None,
 ) -> list[Utterance]:
     """Read the utterances of one manifest or of several, in order. Recordings are not opened.
 
-    Ids are what the manifest says, or the recording's name without suffix; a second `a` in a
-    manifest becomes `a-2`. Of several files of one Jasper entry, that of speed 1 comes first, the
-    others are its copies.
+    Ids are what the manifest says, or the recording's name without suffix, with the offset of a
+    segment; a second `a` becomes `a-2`, also in another manifest. Of several files of one Jasper
+    entry, that of speed 1 comes first, the others are its copies.
 
     Args:
         paths: The manifests.
         data_dir: The folder that paths in them are relative to; None: the JSON's `root_path`, or
             else the manifest's own folder.
+        log: Receives lines about keys that are not used, and about recordings that are listed
+            twice.
 
     Returns:
         The utterances.
 
     Raises:
-        UserError: A manifest or transcript file is missing, empty or malformed (with the line), or
-            an id is in two manifests.
+        UserError: A manifest or transcript file is missing, empty or malformed (with the line).
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
+    taken: set[str] = set()
     utterances: list[Utterance] = []
-    manifest_of: dict[str, str | Path] = {}  # by id
     for path in paths:
-        for utterance in _with_unique_ids(_read_one(Path(path), data_dir)):
-            if utterance.id in manifest_of:
-                raise UserError(
-                    f"utterance {utterance.id} is in manifest {manifest_of[utterance.id]} and "
-                    f"again in {path}: leave one of them out, or give it another id"
-                )
-            utterances.append(utterance)
-        manifest_of.update((utterance.id, path) for utterance in utterances[len(manifest_of) :])
+        ignored: Counter[str] = Counter()
+        utterances += _with_unique_ids(_read_one(Path(path), data_dir, ignored), taken)
+        if log and (line := _ignored_keys(path, ignored)):
+            log(line)
+    if log:
+        for line in _doubled(utterances, listed(paths)):
+            log(line)
     return utterances
+
+
+def _ignored_keys(path: str | Path, ignored: Counter[str]) -> str:
+    """Say which keys of a manifest are not used; empty without any."""
+    if not ignored:
+        return ""
+    ranked = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    counts = ", ".join(f"{key} ({count})" for key, count in ranked)
+    line = f"manifest {path}: keys that are not used, with the number of their lines: {counts}"
+    if ignored.keys() & _SEGMENT_KEYS:
+        line += '; to read a part of a recording, give "offset" and "duration" in seconds'
+    return line
+
+
+def _doubled(utterances: Sequence[Utterance], where: str) -> Iterator[str]:
+    """Say which recordings are listed more than once, with the same text and with others."""
+    earlier: dict[tuple, Utterance] = {}
+    same: list[str] = []
+    other: list[str] = []
+    for utterance in utterances:
+        # As text: paths take far longer to compare.
+        duration = None if utterance.offset is None else utterance.duration
+        key = str(utterance.audio), utterance.offset, duration
+        first = earlier.setdefault(key, utterance)
+        if first is not utterance:
+            found = same if first.text == utterance.text else other
+            found.append(f"{utterance.id} and {first.id}, {utterance.segment}")
+    if same:
+        yield (
+            f"{where}: {len(same)} of {len(utterances)} utterances are listed again, with the same "
+            f"recording and text, and count as often; the first: {same[0]}"
+        )
+    if other:
+        yield (
+            f"{where}: {len(other)} of {len(utterances)} utterances have the recording of another, "
+            f"and another text; the first: {other[0]}"
+        )
 
 
 def read_data(
@@ -100,6 +167,7 @@ def read_data(
     tokenizer: Tokenizer,
     manifests: Sequence[str | Path],
     data_dir: str | None = None,
+    log: Log | None = None,
 ) -> list[Utterance]:
     """Read the utterances of manifests as training, evaluation and validation see them.
 
@@ -108,6 +176,7 @@ def read_data(
         tokenizer: Labels for the normalisation.
         manifests: The manifests.
         data_dir: As in `read_manifest`; "": none; None: DataConfig.Data_dir.
+        log: As in `read_manifest`.
 
     Returns:
         The utterances.
@@ -119,7 +188,7 @@ def read_data(
     data_dir = data.Data_dir if data_dir is None else data_dir
     return [
         replace(utterance, text=normalise(utterance.text))
-        for utterance in read_manifest(manifests, data_dir or None)
+        for utterance in read_manifest(manifests, data_dir or None, log)
     ]
 
 
@@ -128,77 +197,85 @@ def listed(manifests: Sequence[str | Path]) -> str:
     return ", ".join(map(str, manifests))
 
 
-def _read_one(path: Path, data_dir: str | Path | None) -> list[Utterance]:
+def _read_one(path: Path, data_dir: str | Path | None, ignored: Counter[str]) -> list[Utterance]:
+    """Read a manifest; `ignored` receives the number of lines for each key that is not used."""
     text = read_text(path, "manifest")
-    base = Path(os.path.abspath(data_dir or path.parent))
+    base = absolute_path(data_dir or path.parent)
     start = text.lstrip()[:1]
-    if path.suffix.lower() == ".csv" or start not in ("[", "{"):
-        utterances = list(_from_csv(path, text, base))
+    if path.suffix.lower() in (".csv", ".tsv") or start not in ("[", "{"):
+        utterances = _from_table(path, text, base, ignored)
     elif start == "[":
-        utterances = list(_from_jasper(path, _parse(text, path), base))
+        utterances = _from_jasper(path, _parse(text, path), base, ignored)
     elif _is_json_lines(text):
-        utterances = list(_from_json_lines(path, text, base))
+        utterances = _from_json_lines(path, text, base, ignored)
     else:
-        utterances = list(_from_deepspeech(path, _parse(text, path), base, data_dir is not None))
-    if not utterances:
+        content = _parse(text, path)
+        utterances = _from_deepspeech(path, content, base, data_dir is not None, ignored)
+    if not (found := list(utterances)):
         raise UserError(f"manifest {path} holds no utterances: expected at least one")
-    return utterances
+    return found
 
 
-def _from_csv(path: Path, text: str, base: Path) -> Iterator[Utterance]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in rows:
-            where = f"manifest {path}, line {rows.line_num}"
-            if not any(field.strip() for field in row):
-                continue
-            if len(row) != 2:
-                raise UserError(
-                    f"{where}: expected 2 columns, audio and transcript, found {len(row)}; "
-                    "a transcript that holds a comma needs double quotes around it"
-                )
-            audio, transcript = row[0].strip(), row[1].strip()
-            if not audio:
-                raise UserError(f"{where}: no audio path")
-            if rows.line_num == 1 and not Path(audio).suffix and not (base / audio).is_file():
-                continue  # a header, such as path,text
-            if transcript.lower().endswith(".txt"):
-                transcript = read_text(base / transcript, f"{where}: transcript file")
-            yield make_utterance(base, audio, transcript)
-    except csv.Error as error:
-        raise UserError(f"manifest {path}, line {rows.line_num}: not CSV ({error})") from None
+def _from_table(path: Path, text: str, base: Path, ignored: Counter[str]) -> Iterator[Utterance]:
+    table = read_table(str(path), text, lambda audio: (base / audio).is_file())
+    folder = None
+    for row in table.rows:
+        where = f"manifest {path}, line {row.line}"
+        audio, transcript = row.values["audio"], row.values["text"]
+        if folder is None:
+            folder = base
+            if "sentence" in table.columns and not (base / audio).is_file():
+                folder = _clips(base)
+        if transcript.lower().endswith(".txt"):
+            transcript = read_text(base / transcript, f"{where}: transcript file")
+        yield make_utterance(folder, audio, transcript, **_times(row.values, where))
+    ignored.update(table.ignored)
 
 
-def _from_deepspeech(path: Path, content: dict, base: Path, moved: bool) -> Iterator[Utterance]:
-    if not moved:  # otherwise the caller knows better than root_path where the files are
-        base = base / str(content.get("root_path") or "")
+def _clips(base: Path) -> Path:
+    """Return where the recordings of Common Voice lie: in `clips/` beside its tables."""
+    return base / "clips" if (base / "clips").is_dir() else base
+
+
+def _from_deepspeech(
+    path: Path, content: dict, base: Path, moved: bool, ignored: Counter[str]
+) -> Iterator[Utterance]:
+    # Otherwise the caller knows better than root_path where the files are.
+    if not moved and content.get("root_path") is not None:
+        base = base / _field(content, ["root_path"], str, f"manifest {path}")
     for number, sample in enumerate(_field(content, ["samples"], list, f"manifest {path}"), 1):
         where = f"manifest {path}, sample {number}"
         transcript = base / _field(sample, ["transcript_path"], str, where)
+        ignored.update(sample.keys() - _DEEPSPEECH_KEYS)
         yield make_utterance(
             base,
             _field(sample, ["wav_path"], str, where),
             read_text(transcript, f"{where}: transcript file"),
+            **_times(sample, where),
         )
 
 
-def _from_jasper(path: Path, content: list, base: Path) -> Iterator[Utterance]:
+def _from_jasper(
+    path: Path, content: list, base: Path, ignored: Counter[str]
+) -> Iterator[Utterance]:
     for number, record in enumerate(content, 1):
         where = f"manifest {path}, entry {number}"
         text = _field(record, ["transcript"], str, where)
-        versions = [
-            make_utterance(
-                base, _field(file, ["fname"], str, where), text, *_duration_and_speed(file, where)
-            )
-            for file in _field(record, ["files"], list, where)
-        ]
+        ignored.update(record.keys() - _JASPER_KEYS)
+        versions = []
+        for file in _field(record, ["files"], list, where):
+            audio = _field(file, ["fname"], str, where)
+            versions.append(make_utterance(base, audio, text, **_times(file, where)))
+            ignored.update(file.keys() - _JASPER_FILE_KEYS)
         versions.sort(key=lambda version: version.speed != 1.0)
         for number, version in enumerate(versions):
             copied = number > 0 and version.speed != 1.0
             yield replace(version, copy_of=versions[0].id) if copied else version
 
 
-def _from_json_lines(path: Path, text: str, base: Path) -> Iterator[Utterance]:
+def _from_json_lines(
+    path: Path, text: str, base: Path, ignored: Counter[str]
+) -> Iterator[Utterance]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"manifest {path}, line {number}"
@@ -207,12 +284,13 @@ def _from_json_lines(path: Path, text: str, base: Path) -> Iterator[Utterance]:
                 base,
                 _field(record, ["audio", "audio_filepath"], str, where),
                 _field(record, ["text"], str, where),
-                *_duration_and_speed(record, where),
+                **_times(record, where),
             )
+            ignored.update(record.keys() - _JSON_LINES_KEYS)
             yield replace(
                 utterance,
-                id=str(record.get("id") or utterance.id),
-                copy_of=str(record.get("copy_of") or ""),
+                id=_text(record.get("id") or utterance.id, "id", where),
+                copy_of=_text(record.get("copy_of") or "", "copy_of", where),
             )
 
 
@@ -220,7 +298,7 @@ def _is_json_lines(text: str) -> bool:
     """Whether the first line is a whole object, other than deepspeech.pytorch's on one line."""
     try:
         first = json.loads(text.lstrip().split("\n", 1)[0])
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return "samples" not in first
 
@@ -231,6 +309,8 @@ def _parse(text: str, path: Path, line: int = 1):
     except json.JSONDecodeError as error:
         at = f"line {line + error.lineno - 1}, column {error.colno}"
         raise UserError(f"manifest {path}, {at}: not JSON ({error.msg}); is it whole?") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+        raise UserError(f"manifest {path}, line {line}: not JSON of a manifest ({error})") from None
 
 
 def _field(record: object, names: list[str], kind: type, where: str):
@@ -238,26 +318,57 @@ def _field(record: object, names: list[str], kind: type, where: str):
     values = record if isinstance(record, dict) else {}
     for name in names:
         if isinstance(values.get(name), kind):
-            return values[name]
+            return _text(values[name], name, where) if kind is str else values[name]
     expected = " or ".join(repr(name) for name in names)
-    keys = ", ".join(values) or repr(record)[:60]
+    keys = ", ".join(values)[:200] or repr(record)[:60]
     raise UserError(f"{where}: no {expected} ({kind.__name__}), found {keys}")
 
 
-def _duration_and_speed(record: dict, where: str) -> tuple[float | None, float]:
-    duration, speed = record.get("duration"), record.get("speed", 1.0)
-    try:
-        return None if duration is None else float(duration), float(speed)
-    except (TypeError, ValueError):
+def _text(value: object, name: str, where: str) -> str:
+    """Return a value as text; UserError where no file can hold it or be called so."""
+    text = str(value)
+    if _NO_TEXT.search(text):
         raise UserError(
-            f"{where}: duration {duration!r} and speed {speed!r}, expected numbers"
-        ) from None
+            f"{where}: {name} {text[:60]!r} holds a zero character or half of a surrogate pair,"
+            " expected text"
+        )
+    return text
+
+
+def _times(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the arguments of `make_utterance` that are numbers."""
+    names = ("offset", "duration", "speed")
+    given = {name: record[name] for name in names if record.get(name) is not None}
+    if not given:
+        return {}
+    try:
+        times = {name: float(value) for name, value in given.items()}
+        if not all(map(math.isfinite, times.values())):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        found = ", ".join(f"{name} {value!r}" for name, value in given.items())
+        raise UserError(f"{where}: {found}, expected numbers") from None
+    if times.get("speed", 1.0) <= 0:
+        raise UserError(f"{where}: speed {times['speed']:g}, expected a factor above 0")
+    if times.get("offset", 0.0) < 0 or ("offset" in times and times.get("duration", 1.0) <= 0):
+        found = ", ".join(f"{name} {times[name]:g}" for name in names[:2] if name in times)
+        raise UserError(
+            f"{where}: {found}; a segment begins at 0 or later and is longer than 0 seconds"
+        )
+    return times
 
 
 def make_utterance(
-    base: Path, audio: str, text: str, duration: float | None = None, speed: float = 1.0
+    base: Path,
+    audio: str,
+    text: str,
+    duration: float | None = None,
+    speed: float = 1.0,
+    offset: float | None = None,
 ) -> Utterance:
     """Make an utterance whose id is the recording's name without suffix.
+
+    The id of a segment has its offset too: that of `talk.wav` at 12.5 s is `talk_12.5s`.
 
     Args:
         base: The folder that `audio` is relative to.
@@ -265,16 +376,20 @@ def make_utterance(
         text: Transcript; its white space is tidied.
         duration: Seconds, where known.
         speed: At which the recording already plays.
+        offset: Seconds at which a segment begins; None: the whole recording.
 
     Returns:
         The utterance.
     """
-    path = Path(os.path.normpath(os.path.join(base, audio)))
-    return Utterance(path.stem, path, " ".join(text.split()), duration, speed)
+    path = absolute_path(os.path.join(base, audio))
+    name = path.stem
+    if offset is not None:
+        name += f"_{round(offset, 3):.10g}s"
+    return Utterance(name, path, " ".join(text.split()), duration, speed, offset=offset)
 
 
-def _with_unique_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
-    taken: set[str] = set()
+def _with_unique_ids(utterances: Iterable[Utterance], taken: set[str]) -> list[Utterance]:
+    """Number ids that are taken already; `taken` receives those of the utterances."""
     latest: dict[str, str] = {}  # what the last utterance of a name is called
     repeats: Counter[str] = Counter()
     unique = []
@@ -292,38 +407,15 @@ def _with_unique_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
     return unique
 
 
-def read_text(path: Path, what: str) -> str:
-    """Read a text file in UTF-8, with or without BOM.
-
-    Args:
-        path: The file.
-        what: What messages call it, such as "manifest".
-
-    Returns:
-        Its text.
-
-    Raises:
-        UserError: It cannot be read or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{what} {path}: not UTF-8 text (byte {error.start}); convert it, for instance with "
-            "iconv -f gbk -t utf-8"
-        ) from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or error
-        where = "" if path.is_absolute() else f" (in {Path.cwd()})"
-        raise UserError(f"{what} {path}: cannot be read: {reason}{where}") from None
-
-
-def without_copies(utterances: Sequence[Utterance], where: str | Path) -> list[Utterance]:
+def without_copies(
+    utterances: Sequence[Utterance], where: str | Path, log: Log | None = None
+) -> list[Utterance]:
     """Leave out recordings that play at another speed.
 
     Args:
         utterances: The utterances of a manifest.
         where: The name of the manifest, for messages.
+        log: Receives a line that says how many there are.
 
     Returns:
         The others, in order.
@@ -338,111 +430,6 @@ def without_copies(utterances: Sequence[Utterance], where: str | Path) -> list[U
             " expected some as they were spoken (training takes others where"
             " DataConfig.ignore_offline_speed_perturbation is false)"
         )
+    if log and (copies := len(utterances) - len(originals)):
+        log(f"{where}: {copies} of {len(utterances)} recordings left out: copies at another speed")
     return originals
-
-
-# ---- writing; audio paths are written absolute, so a manifest can lie anywhere
-
-
-def write_csv(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write `audio,text` lines without a header. Ids, durations and speeds are not kept.
-
-    Args:
-        utterances: What is written.
-        path: The file.
-    """
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows((u.audio, u.text) for u in utterances)
-    write_text(Path(path), buffer.getvalue())
-
-
-def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write JSON lines, the one format that keeps everything.
-
-    Args:
-        utterances: What is written.
-        path: The file.
-    """
-    records = []
-    for u in utterances:
-        record: dict[str, Any] = {"id": u.id, "audio": str(u.audio), "text": u.text}
-        if u.duration is not None:
-            record["duration"] = u.duration
-        if u.speed != 1.0:
-            record["speed"] = u.speed
-        if u.copy_of:
-            record["copy_of"] = u.copy_of
-        records.append(json.dumps(record, ensure_ascii=False) + "\n")
-    write_text(Path(path), "".join(records))
-
-
-def write_deepspeech_json(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write deepspeech.pytorch's JSON; transcripts are files in `<name>_txt/` beside it.
-
-    Args:
-        utterances: What is written.
-        path: The file.
-    """
-    path = Path(path)
-    samples = []
-    for number, u in enumerate(utterances):
-        transcript = Path(f"{path.stem}_txt") / f"{number:06d}.txt"
-        write_text(path.parent / transcript, u.text, durable=False)
-        samples.append({"wav_path": str(u.audio), "transcript_path": str(transcript)})
-    content = {"root_path": str(path.parent.absolute()), "samples": samples}
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1))
-
-
-def write_jasper_json(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write Jasper's JSON list, an entry for an utterance and its copies.
-
-    Durations that are not known are read from the recordings.
-
-    Args:
-        utterances: What is written.
-        path: The file.
-    """
-    content: list[dict] = []
-    entries: dict[str, dict] = {}  # by id
-    for u in utterances:
-        duration = audio_info(u.audio).duration if u.duration is None else u.duration
-        file = {"fname": str(u.audio), "duration": duration, "speed": u.speed}
-        if u.copy_of in entries:
-            entries[u.copy_of]["files"].append(file)
-            continue
-        entries[u.id] = {
-            "transcript": u.text,
-            "files": [file],
-            "original_duration": duration * u.speed,
-        }
-        content.append(entries[u.id])
-    write_text(Path(path), json.dumps(content, ensure_ascii=False, indent=1))
-
-
-WRITERS: dict[str, Callable[[Iterable[Utterance], str | Path], None]] = {
-    "csv": write_csv,
-    "jsonl": write_jsonl,
-    "deepspeech": write_deepspeech_json,
-    "jasper": write_jasper_json,
-}
-
-
-def json_to_csv(
-    json_path: str | Path, csv_path: str | Path, data_dir: str | Path | None = None
-) -> int:
-    """Convert a manifest of any format to CSV.
-
-    Args:
-        json_path: The manifest.
-        csv_path: File to write.
-        data_dir: As in `read_manifest`.
-
-    Returns:
-        Number of utterances.
-
-    Raises:
-        UserError: The manifest cannot be read.
-    """
-    utterances = read_manifest(json_path, data_dir)
-    write_csv(utterances, csv_path)
-    return len(utterances)

@@ -422,10 +422,13 @@ def _labels_difference(present: Sequence[str], wanted: Sequence[str]) -> str:
 
 
 def _texts_digest(utterances: Iterable[Utterance]) -> str:
-    """Digest of ids and texts, wherever manifest and recordings lie."""
+    """Digest of ids, texts and segments, wherever manifest and recordings lie."""
     digest = hashlib.sha256()
     for utterance in utterances:
-        digest.update(json.dumps((utterance.id, utterance.text)).encode())
+        line: tuple = (utterance.id, utterance.text)
+        if utterance.offset is not None:
+            line += ((utterance.offset, utterance.duration),)
+        digest.update(json.dumps(line).encode())
     return digest.hexdigest()
 
 
@@ -441,5 +444,7 @@ def _digest(utterances: Iterable[Utterance]) -> str:
         line: tuple = (utterance.id, str(utterance.audio), utterance.text, state)
         if utterance.copy_of:
             line += (utterance.copy_of,)
+        if utterance.offset is not None:
+            line += ((utterance.offset, utterance.duration),)
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()

@@ -20,8 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from common.audio.features import FeatureConfig, Featurizer
-from common.audio.io import AudioInfo, FormatNotice, audio_info, encode_flac, load_audio
+from common.audio.io import AudioInfo, FormatNotice, encode_flac
 from common.data.dataset import Entry, Example, mindspore_reason
+from common.data.durations import DurationNotice
 from common.data.manifest import Utterance
 from common.data.selection import (
     Candidate,
@@ -53,7 +54,7 @@ class Record:
 
     Attributes:
         candidate: What selection judges.
-        info: Header of the recording; None: unreadable.
+        info: Header of the recording or segment; None: unreadable.
         example: The arrays, whose index means nothing; None: left out.
     """
 
@@ -83,14 +84,14 @@ class Reader:
         try:
             return self._record(utterance)
         except Exception as error:  # our own fault, or memory
-            name = f"utterance {utterance.id}, {utterance.audio}"
+            name = f"utterance {utterance.id}, {utterance.segment}"
             raise RuntimeError(f"{name}: {error!r}") from error
 
     def _record(self, utterance: Utterance) -> Record:
         featurizer = _featurizer(self.features)
         try:
-            info = audio_info(utterance.audio)
-            recorded = load_audio(utterance.audio, self.features.sample_rate)
+            info = utterance.segment.info()
+            recorded = utterance.segment.load(self.features.sample_rate)
         except UserError as error:
             return Record(unreadable(utterance, error))
         samples = featurizer.trim(recorded)
@@ -102,8 +103,8 @@ class Reader:
             features = featurizer(samples)
             size = features.nbytes
         else:
-            trimmed = len(samples) < len(recorded)
-            audio = self._encoded(utterance, info, samples, trimmed)
+            whole = utterance.offset is None and len(samples) == len(recorded)
+            audio = self._encoded(utterance, info, samples, whole)
             size = len(audio)
         candidate = replace(candidate, record_bytes=size)
         if reasons_against(candidate, self.rules):
@@ -112,12 +113,12 @@ class Reader:
         return Record(candidate, info, Example(0, utterance.id, label_ids, features, audio))
 
     def _encoded(
-        self, utterance: Utterance, info: AudioInfo, samples: np.ndarray, trimmed: bool
+        self, utterance: Utterance, info: AudioInfo, samples: np.ndarray, whole: bool
     ) -> bytes:
         """Return compact audio files as they are, anything else as FLAC."""
         rate = self.features.sample_rate
         as_wanted = (info.sample_rate, info.channels) == (rate, 1)
-        if not trimmed and as_wanted and utterance.audio.suffix.lower() in _COMPACT:
+        if whole and as_wanted and utterance.audio.suffix.lower() in _COMPACT:
             return utterance.audio.read_bytes()
         return encode_flac(samples, rate)
 
@@ -172,26 +173,29 @@ def write_shards(
         reader: Makes records of utterances.
         rules: Decide what is written.
         workers: Processes that read recordings.
-        log: Receives one line about recordings that are resampled or down-mixed.
+        log: Receives one line about recordings that are resampled or down-mixed, and one about
+            those that last longer or shorter than the manifest says.
     """
     missing = {name: part for name, part in parts.items() if finished(partial, name) is None}
     todo = [utterance for part in missing.values() for utterance in part]
     total = sum(map(len, parts.values()))
-    notice = FormatNotice(reader.features.sample_rate)
+    notice, durations = FormatNotice(reader.features.sample_rate), DurationNotice()
     progress = tqdm(
         total=total, initial=total - len(todo), desc="convert", unit="utt", disable=None
     )
     with progress, closing(_in_order(reader, todo, workers)) as records:
         for name, part in missing.items():
             shard = _Shard(partial / name, reader.store)
-            for _, record in zip(part, records):
+            for utterance, record in zip(part, records):
                 if record.info is not None:
                     notice.add(record.info)
+                    durations.add(utterance, record.info.duration)
                 shard.add(record, rules)
                 progress.update()
             shard.finish()
-    if line := notice.line():
-        log(line)
+    for line in (notice.line(), durations.line()):
+        if line:
+            log(line)
 
 
 class _Shard:

@@ -79,7 +79,7 @@ class Candidate:
     Attributes:
         entry: What planning needs to know of it.
         is_copy: Plays at another speed than its utterance was spoken.
-        audio: Path of the recording, for messages.
+        audio: The recording or segment, for messages.
         unreadable: Why the recording cannot be decoded; nothing else is known then.
         unknown: Characters of the text that have no label.
         peak: Largest sample, as a share of full scale; None: not measured.
@@ -188,7 +188,7 @@ def measure(
     return Candidate(
         entry,
         is_copy=utterance.is_copy,
-        audio=str(utterance.audio),
+        audio=str(utterance.segment),
         unknown=unknown,
         peak=float(np.abs(samples).max(initial=0.0)),
     )
@@ -202,7 +202,7 @@ def unreadable(utterance: Utterance, error: UserError) -> Candidate:
         error: What is wrong with its recording.
     """
     entry = Entry(utterance.id, utterance.text, 0.0, 0, 0, 0, utterance.copy_of, utterance.speed)
-    return Candidate(entry, utterance.is_copy, str(utterance.audio), unreadable=str(error))
+    return Candidate(entry, utterance.is_copy, str(utterance.segment), unreadable=str(error))
 
 
 def split_copies(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.data.dataset import Dataset
-from common.data.manifest import Utterance, listed, read_data, without_copies
+from common.data.manifest import Log, Utterance, listed, read_data, without_copies
 from common.data.mindrecord import ConversionReport, convert, open_dataset, other_origin
 from common.data.selection import SelectionRules, split_copies
 from common.model.recipe import Recipe
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
+from common.utils.files import absolute_path
 
 if TYPE_CHECKING:  # it loads mindspore, which conversion does without
     from common.model.speech_model import SpeechModel
@@ -65,7 +65,7 @@ def convert_split(
     data = config.DataConfig
     directory, file_pattern = shard_files(data, split)
     tokenizer = recipe.load_tokenizer(config)
-    everything = read_split(data, tokenizer, split)
+    everything = read_split(data, tokenizer, split, log)
     utterances = _wanted(data, split, everything)
     _, copies = split_copies(everything, SelectionRules(ignore_copies=ignores_copies(data, split)))
     manifests = _manifests(data, split)
@@ -81,7 +81,7 @@ def convert_split(
         workers=data.workers,
         min_duration=data.min_duration,
         max_duration=data.max_duration,
-        origin=_origin(data, [os.path.abspath(path) for path in manifests]),
+        origin=_origin(data, [str(absolute_path(path)) for path in manifests]),
         log=log,
     )
     return replace(report, left_out=(*copies, *report.left_out))
@@ -91,13 +91,16 @@ def _manifests(data: Any, split: str) -> list[str]:
     return getattr(data, f"{split}_manifest")
 
 
-def read_split(data: Any, tokenizer: Tokenizer, split: str) -> list[Utterance]:
+def read_split(
+    data: Any, tokenizer: Tokenizer, split: str, log: Log | None = None
+) -> list[Utterance]:
     """Read the utterances in the manifests of a split.
 
     Args:
         data: A DataConfig.
         tokenizer: Normalises their texts.
         split: "train" or "val".
+        log: As in `manifest.read_manifest`.
 
     Returns:
         The utterances.
@@ -108,7 +111,7 @@ def read_split(data: Any, tokenizer: Tokenizer, split: str) -> list[Utterance]:
     manifests = _manifests(data, split)
     if not manifests:
         raise UserError(f"DataConfig.{split}_manifest names no manifest")
-    return read_data(data, tokenizer, manifests)
+    return read_data(data, tokenizer, manifests, log=log)
 
 
 def _origin(data: Any, manifests: list[str]) -> str:
@@ -173,7 +176,7 @@ def _check_manifests(data: Any, tokenizer: Tokenizer, split: str, directory: Pat
     if None in origins:
         return
     origin = origins[0]
-    same = origin == _origin(data, [os.path.abspath(path) for path in manifests])
+    same = origin == _origin(data, [str(absolute_path(path)) for path in manifests])
     has = "has" if len(manifests) == 1 else "have"
     now = f"and {split}_manifest is {_origin(data, manifests)}"
     change = f"which {has} changed since" if same else now

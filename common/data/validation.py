@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from common.audio.features import Featurizer
-from common.audio.io import load_audio
 from common.data.dataset import map_in_threads
+from common.data.durations import DurationNotice
 from common.data.manifest import Utterance
 from common.data.selection import (
     COPY,
@@ -35,20 +35,26 @@ class ValidationReport:
 
     Attributes:
         total: Number of utterances, without the copies that are ignored.
-        ok: Those that can be trained on, with their true durations.
+        ok: Those that can be trained on, as the manifest has them.
+        seconds: Of speech in these, as it is trained on.
         left_out: Copies first, then in manifest order; an utterance may have several reasons.
         characters: Unknown characters, with the number of utterances that hold them.
+        notice: A line about recordings that last longer or shorter than the manifest says.
     """
 
     total: int
     ok: list[Utterance]
+    seconds: float
     left_out: list[LeftOut]
     characters: Counter[str]
+    notice: str | None = None
 
     def lines(self, limit: int | None = None) -> list[str]:
         """Format the report: counts, then ids with details, at most `limit` for each reason."""
-        hours = sum(utterance.duration or 0.0 for utterance in self.ok) / 3600
+        hours = self.seconds / 3600
         lines = [f"{len(self.ok)} of {self.total} utterances are good, {hours:.2f} hours"]
+        if self.notice:
+            lines.append(self.notice)
         for reason, count in count_reasons(self.left_out).items():
             lines.append(f"{reason}: {count}")
             if reason == COPY:  # left out because the configuration says so
@@ -92,22 +98,29 @@ def validate(
     rate = featurizer.config.sample_rate
     rules = SelectionRules(output_frames, min_duration, max_duration, ignore_copies)
 
-    def candidate(utterance: Utterance) -> Candidate:
+    def read(utterance: Utterance) -> tuple[Candidate, float | None]:
         try:
-            samples = load_audio(utterance.audio, rate)
+            samples = utterance.segment.load(rate)
         except UserError as error:
-            return unreadable(utterance, error)
-        return measure(utterance, featurizer.trim(samples), tokenizer, featurizer)
+            return unreadable(utterance, error), None
+        candidate = measure(utterance, featurizer.trim(samples), tokenizer, featurizer)
+        return candidate, len(samples) / rate
 
     judged, copies = split_copies(utterances, rules)
-    candidates = list(map_in_threads(candidate, judged, workers, "validate"))
+    candidates, durations = [], DurationNotice()
+    for utterance, (candidate, seconds) in zip(
+        judged, map_in_threads(read, judged, workers, "validate")
+    ):
+        candidates.append(candidate)
+        if seconds is not None:
+            durations.add(utterance, seconds)
     selection = select(candidates, rules)
+    kept = selection.kept.tolist()
     return ValidationReport(
         total=len(judged),
-        ok=[
-            replace(judged[index], duration=candidates[index].entry.duration)
-            for index in selection.kept.tolist()
-        ],
+        ok=[judged[index] for index in kept],
+        seconds=sum(candidates[index].entry.duration for index in kept),
         left_out=copies + selection.left_out,
         characters=tokenizer.unknown_in(utterance.text for utterance in judged),
+        notice=durations.line(),
     )

@@ -66,26 +66,28 @@ def examine(
     )
     version_lines, obstacles = machine.check_versions(machine.requirements())
     # What costs time last: a package that clashes may keep all of it from running.
-    kernels = measure(recipe, argv, "kernels", KERNEL_SECONDS)
+    slowdown = 1 + figures.load / cores
+    kernels = measure(recipe, argv, "kernels", KERNEL_SECONDS, slowdown=slowdown)
     trial = Process()
     if kernels.problem:
         obstacles.append(kernels.problem)
     else:
-        trial = measure(recipe, argv, "training", seconds)
+        trial = measure(recipe, argv, "training", seconds, slowdown=slowdown)
         if trial.problem:
             obstacles.append(trial.problem)
     obstacles += trial.all("obstacle")
     figures = replace(figures, **figures_of(kernels, trial))
     if not kernels.problem and figures.instructions and figures.avx512:
         free = {"ONEDNN_MAX_CPU_ISA": None}
-        unlimited = measure(recipe, argv, "kernels", KERNEL_SECONDS, free)
+        unlimited = measure(recipe, argv, "kernels", KERNEL_SECONDS, free, slowdown)
         figures = replace(figures, unlimited=unlimited.kernels)
     epoch = advice.forecast_epoch(figures)
     smaller = ""
     if epoch and epoch.seconds * figures.epochs > advice.LONG_RUN_SECONDS:
         smaller = smallest_preset(recipe, config)
     if smaller:
-        other = measure(recipe, [*argv, "--network_of", smaller], "training", seconds / 3)
+        alternative = [*argv, "--network_of", smaller]
+        other = measure(recipe, alternative, "training", seconds / 3, slowdown=slowdown)
         with_smaller = replace(figures, **figures_of(kernels, other))
         if then := advice.forecast_epoch(with_smaller):
             figures = replace(figures, smaller=smaller, smaller_epoch=then.seconds)
@@ -207,10 +209,23 @@ def run_lines(figures: Measurements, trial: Process) -> list[str]:
             f"the loader makes {figures.delivered:.0f} s of speech a second with {figures.workers} "
             f"threads, train steps take {figures.speech / epoch.computing:.0f}: {waits}"
         )
-    lines.append(
-        f"one epoch: about {span(epoch.seconds)}, from {span(epoch.low)} to {span(epoch.high)}; "
-        f"{counted(figures.epochs, 'epoch')}: {span(epoch.seconds * figures.epochs)}"
-    )
+    run = counted(figures.epochs, "epoch")
+    if epoch.bound:
+        lines.append(
+            f"one epoch: at most {span(epoch.high)}, and perhaps a small part of it: there was "
+            "time for few utterances at once, and whole batches take less for each; --seconds 300 "
+            f"measures longer; {run}: at most {span(epoch.high * figures.epochs)}"
+        )
+    else:
+        lines.append(
+            f"one epoch: about {span(epoch.seconds)}, from {span(epoch.low)} to "
+            f"{span(epoch.high)}; {run}: {span(epoch.seconds * figures.epochs)}"
+        )
+    if figures.device == "CPU" and figures.load >= advice.BUSY * figures.cores:
+        lines.append(
+            f"other processes kept {figures.load:.1f} of the {figures.cores} cores busy: these are "
+            "the times beside them, and a run alone is faster"
+        )
     how = "on noise, in the lengths of short, median and long batches of the plan"
     if epoch.extended:
         how += "; longer batches, or more utterances at once, are reckoned from these"

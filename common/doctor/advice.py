@@ -18,6 +18,11 @@ MIN_FACTOR = 1.1  # a change that promises less is not worth a sentence
 LONG_RUN_SECONDS = 24 * 3600.0  # seconds; a smaller network is proposed for runs from here on
 EXTENDED = 0.3  # uncertainty where step times were extended beyond the longest that was timed
 MIN_UNCERTAINTY = 0.1  # uncertainty of any timing here: machines drift
+# A larger step fills the cores better. Where memory is slow it may take more than in proportion to
+# its frames, but hardly more than this factor.
+OUT_OF_CACHE = 1.5
+SINGLES = 0.5  # steps of less than this share of a median batch give no more than a bound
+BUSY = 0.5  # share of the cores that others keep busy, from which on times are those of their work
 # A rough guess, for want of a measurement: the MindSpore model zoo's DeepSpeech2 took 2.1 s for 20
 # utterances of about 12 s on a V100, where 2 cores of a server train on 10 s of speech a second.
 ACCELERATED = 10.0
@@ -89,6 +94,8 @@ class Measurements:
         micro_rows: Utterances at once: as configured, as memory allows.
         micro_seconds: Seconds of the same step with each.
         micro_key: Key of the configuration that makes them as few.
+        batch_rows: Utterances in a batch: as configured, and a usual number.
+        batch_seconds: Seconds of a step for each of its utterances, with each.
         paddings: Padded frames of an epoch under other settings.
         static_seconds: Seconds of an epoch's steps: with dynamic shapes, with static ones.
         static_compiling: Seconds to compile the graph of a static shape.
@@ -117,6 +124,8 @@ class Measurements:
     micro_rows: tuple[int, int] = (0, 0)
     micro_seconds: tuple[float, float] = (0.0, 0.0)
     micro_key: str = "TrainingConfig.micro_batch"
+    batch_rows: tuple[int, int] = (0, 0)
+    batch_seconds: tuple[float, float] = (0.0, 0.0)
     paddings: dict[str, int] = field(default_factory=dict)
     static_seconds: tuple[float, float] = (0.0, 0.0)
     static_compiling: float = 0.0
@@ -137,6 +146,7 @@ class EpochTimeEstimate:
         computing: Seconds of the train steps.
         loading: Seconds that the loader takes for an epoch by itself.
         extended: Whether batches of the run are larger than what was timed.
+        bound: Whether they are so much larger that a run takes this time at most.
     """
 
     seconds: float
@@ -145,6 +155,7 @@ class EpochTimeEstimate:
     computing: float
     loading: float
     extended: bool
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +178,8 @@ def step_seconds(steps: Sequence[Timed], padded: np.ndarray) -> np.ndarray:
     """Interpolate the time of a step.
 
     Linear between the sizes that were timed and on beyond the last; below the first the first line,
-    and never less than in proportion.
+    and never less than in proportion. Other work on the machine only adds to a time: a step takes
+    no longer than a larger one, and than a smaller one in proportion (OUT_OF_CACHE).
 
     Args:
         steps: Timed steps, at least one.
@@ -178,11 +190,14 @@ def step_seconds(steps: Sequence[Timed], padded: np.ndarray) -> np.ndarray:
     """
     best: dict[int, float] = {step.padded: step.median for step in steps}
     sizes = np.array(sorted(best), float)
-    times = np.maximum.accumulate([best[int(size)] for size in sizes])
+    times = np.array([best[int(size)] for size in sizes])
+    per_frame = np.minimum.accumulate(times / sizes)
+    times = np.minimum(times, OUT_OF_CACHE * per_frame * sizes)
+    times = np.minimum.accumulate(times[::-1])[::-1]
     padded = np.asarray(padded, float)
     if len(sizes) == 1:
         return times[0] * padded / sizes[0]
-    last = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
+    last = min((times[-1] - times[-2]) / (sizes[-1] - sizes[-2]), times[-1] / sizes[-1])
     first = (times[1] - times[0]) / (sizes[1] - sizes[0])
     seconds = np.interp(padded, sizes, times)
     seconds += np.maximum(padded - sizes[-1], 0) * last
@@ -211,7 +226,8 @@ def forecast_epoch(figures: Measurements) -> EpochTimeEstimate | None:
     if figures.device == "CPU":
         busy += loading * min(1.0, figures.workers / figures.cores)
     seconds = max(busy, loading)
-    extended = bool(planned.max() > 1.2 * max(step.padded for step in figures.steps))
+    largest = max(step.padded for step in figures.steps)
+    extended = bool(planned.max() > 1.2 * largest)
     best, worst = (
         float(step_seconds(steps, planned).sum()) / computing
         for steps in (
@@ -227,6 +243,7 @@ def forecast_epoch(figures: Measurements) -> EpochTimeEstimate | None:
         computing,
         loading,
         extended,
+        bool(largest < SINGLES * np.median(planned)),
     )
 
 
@@ -310,7 +327,7 @@ def end_other_work(figures: Measurements) -> Advice | None:
     Returns:
         The advice; None where it does not apply.
     """
-    if figures.device != "CPU" or figures.load < 0.5 * figures.cores:
+    if figures.device != "CPU" or figures.load < BUSY * figures.cores:
         return None
     factor = (figures.cores + figures.load) / figures.cores
     return Advice(
@@ -338,6 +355,27 @@ def larger_micro_batches(figures: Measurements) -> Advice | None:
         f"let {could} utterances through at once, which this machine's memory allows, instead of "
         f"{now} ({figures.micro_key}): a step took {before:.2f} s and then {after:.2f} s, "
         f"{factor:.1f} times as fast",
+    )
+
+
+def larger_batches(figures: Measurements) -> Advice | None:
+    """Advise larger batches, above all in place of single utterances.
+
+    Args:
+        figures: The measurements.
+
+    Returns:
+        The advice; None where it does not apply.
+    """
+    (now, could), (before, after) = figures.batch_rows, figures.batch_seconds
+    if not 0 < now < could or after <= 0:
+        return None
+    factor = before / after
+    return Advice(
+        factor,
+        f"--set batch_size={could} (now {now}): an utterance of median length took {before:.2f} s "
+        f"in steps of {now} and {after:.2f} s in steps of {could}, so an epoch is {factor:.1f} "
+        "times as fast; its fewer steps may need a higher learning_rate",
     )
 
 
@@ -441,6 +479,7 @@ RULES = (
     use_all_cores,
     end_other_work,
     larger_micro_batches,
+    larger_batches,
     less_padding,
     static_shapes,
     more_workers,
@@ -455,9 +494,14 @@ def best_advice(figures: Measurements) -> Advice | None:
         figures: The measurements.
 
     Returns:
-        The advice; None where none promises a factor of MIN_FACTOR.
+        The advice; None where none promises a factor of MIN_FACTOR. To end other work changes
+        nothing of the run itself: what would help then is added.
     """
     promising = [
         advice for rule in RULES if (advice := rule(figures)) and advice.factor >= MIN_FACTOR
     ]
-    return max(promising, key=lambda advice: advice.factor, default=None)
+    promising.sort(key=lambda advice: advice.factor, reverse=True)
+    if len(promising) > 1 and promising[0] == end_other_work(figures):
+        first, second = promising[:2]
+        return Advice(first.factor, f"{first.sentence}; and then {second.sentence}")
+    return promising[0] if promising else None

@@ -18,6 +18,7 @@ from common.doctor.advice import Measurements
 from common.doctor.measuring import Process
 from common.launching import LaunchError, gpu
 from common.memory import GIB
+from common.training.disk_space import checkpoint_bytes, existing, size
 from common.utils import runtime
 
 # Bytes of a recording as FLAC, for each of its 16-bit samples' bytes. LibriSpeech's
@@ -194,22 +195,6 @@ def available_memory() -> int | None:
     return int(match[1]) * 1024 if match else None
 
 
-def checkpoint_bytes(keep: int, numbered: int, best: int) -> int:
-    """Compute the disk space that a run's checkpoints need.
-
-    The newest `keep` (`last` is another name of one), the best, and one more while it is written.
-
-    Args:
-        keep: CheckpointConfig.keep_checkpoint_max.
-        numbered: Bytes of a numbered checkpoint.
-        best: Bytes of the best one.
-
-    Returns:
-        Bytes.
-    """
-    return (keep + 1) * numbered + best
-
-
 def record_bytes(data: Any, seconds: float, dimension: int) -> float:
     """Estimate the disk space of MindRecord files, rather too much.
 
@@ -244,7 +229,7 @@ def disk_lines(
     needs: list[tuple[str, Path, float]] = []
     if numbered := trial.get("checkpoint"):
         files = checkpoint_bytes(group.keep_checkpoint_max, numbered, trial.get("best", 0))
-        what = f"checkpoints, {group.keep_checkpoint_max} of {_size(numbered)}"
+        what = f"checkpoints, {group.keep_checkpoint_max} of {size(numbered)}"
         needs.append((what, Path(group.ckpt_path), files))
     records = Path(data.mindrecord_format.replace("{split}", "train")).parent
     if not trial.get("converted") and (seconds := trial.get("everything")) is not None:
@@ -253,29 +238,17 @@ def disk_lines(
     lines, obstacles = [], []
     for what, folder, need in needs:
         free = usage(existing(folder)).free
-        lines.append(f"{what}: about {_size(need)} in {folder}, where {_size(free)} are free")
+        lines.append(f"{what}: about {size(need)} in {folder}, where {size(free)} are free")
         if not os.access(existing(folder), os.W_OK):
             obstacles.append(f"{folder}: cannot be written: choose another folder")
         if need > free:
             obstacles.append(
-                f"{folder}: {_size(free)} free, {what} need about {_size(need)}: make room, or "
+                f"{folder}: {size(free)} free, {what} need about {size(need)}: make room, or "
                 "choose another folder"
             )
     if trial.get("converted"):
         lines.append(f"MindRecord files: there, in {records}")
     return lines or ["not forecast: the network or the data are missing"], obstacles
-
-
-def existing(path: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _size(count: float) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= 0.1 * GIB else f"{count / (1 << 20):.1f} MiB"
 
 
 # ---- versions, settings

@@ -51,6 +51,7 @@ def measure(
     what: str,
     seconds: float,
     environment: Mapping[str, str | None] | None = None,
+    slowdown: float = 1.0,
 ) -> Process:
     """Run a measurement in a process of its own.
 
@@ -60,6 +61,7 @@ def measure(
         what: "kernels" or "training".
         seconds: For which it measures; it is given up after about twice as long and three minutes.
         environment: Variables to set; None as a value unsets one.
+        slowdown: Factor by which other work on this machine slows it down, before it is given up.
 
     Returns:
         What the process reported before it ended, also where it failed.
@@ -77,7 +79,7 @@ def measure(
             env={key: value for key, value in values.items() if value is not None},
             capture_output=True,
             text=True,
-            timeout=2 * seconds + 180,
+            timeout=slowdown * (2 * seconds + 180),
             check=False,
         )
         output = done.stdout
@@ -161,6 +163,8 @@ def figures_of(kernels: Process, trial: Process) -> dict[str, Any]:
         ("micro_rows", tuple),
         ("micro_seconds", tuple),
         ("micro_key", str),
+        ("batch_rows", tuple),
+        ("batch_seconds", tuple),
         ("paddings", dict),
         ("static_seconds", tuple),
         ("static_compiling", float),

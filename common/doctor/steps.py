@@ -20,6 +20,7 @@ from common.training.train_step import TrainStep
 from common.utils import runtime
 
 STEPS = 3  # timed of each size, where there is time for them
+USUAL_BATCH = 8  # utterances, where the configured batches have fewer
 QUANTILES = (0.05, 0.5, 0.95)  # of the batches of an epoch, by their padded frames
 
 
@@ -68,6 +69,8 @@ class Steps:
         (self.compiling,) = self._time(lone, 1)
         self.end = time.perf_counter() + self.seconds
         frame = min(self._time(lone, 2, say_it=True)) / padded(lone, 1)
+        if not self.quick:
+            self._larger_batches()
         for number, size in enumerate(self.sizes):
             left = self.end - time.perf_counter()
             if left <= 0 and number:
@@ -115,6 +118,21 @@ class Steps:
             micro_seconds=[min(before), min(after)],
             micro_key=f"TrainingConfig.{key}",
         )
+
+    def _larger_batches(self) -> None:
+        """Time a batch of usual size where the configured ones are smaller and memory allows."""
+        size, rows = self.sizes[1], len(self.sizes[1].indices)
+        left = self.end - time.perf_counter()
+        if rows >= USUAL_BATCH or self.speech_model.static_training or left <= 0:
+            return
+        if self.step.forecast.rows(size.frames) < USUAL_BATCH:
+            return
+        before = min(self._time(size, 2))
+        if before * USUAL_BATCH / rows > left:
+            return
+        indices = (size.indices * USUAL_BATCH)[:USUAL_BATCH]
+        after = min(self._time(replace(size, indices=indices, valid=USUAL_BATCH), 2))
+        say(batch_rows=[rows, USUAL_BATCH], batch_seconds=[before / rows, after / USUAL_BATCH])
 
     def _static_shapes(self) -> None:
         """Time a batch of median size in a graph of its own, where all graphs fit the memory.

@@ -17,7 +17,6 @@ import numpy as np
 
 from common import memory
 from common.audio.augmentation import Augmentation
-from common.audio.io import audio_info
 from common.data.batch_sampler import PlannedBatch, Shape, padded_share
 from common.data.dataset import Dataset, Entry, Example
 from common.data.loader import batches
@@ -213,11 +212,11 @@ class ListedDataset(Dataset):
 
     def __init__(self, utterances: list[Utterance], entries: list[Entry], labels: list[list[int]]):
         super().__init__(entries)
-        self._audio = [utterance.audio for utterance in utterances]
+        self._audio = [utterance.segment for utterance in utterances]
         self._labels = labels
 
     def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
-        """Yield the utterances, with the path of their recording."""
+        """Yield the utterances, and where their recordings are."""
         for index in indices:
             labels = np.array(self._labels[index], np.int32)
             yield Example(int(index), self.ids[index], labels, audio=self._audio[index])
@@ -225,9 +224,9 @@ class ListedDataset(Dataset):
 
 def _from_manifest(speech_model: SpeechModel) -> tuple[Dataset, str]:
     data, tokenizer = speech_model.config.DataConfig, speech_model.tokenizer
-    everything = read_split(data, tokenizer, "train")
+    everything = read_split(data, tokenizer, "train", _note)
     if data.ignore_offline_speed_perturbation:
-        everything = without_copies(everything, listed(data.train_manifest))
+        everything = without_copies(everything, listed(data.train_manifest), _note)
     good = []
     for utterance in everything:
         text = tokenizer.normalise(utterance.text)
@@ -256,6 +255,10 @@ def _from_manifest(speech_model: SpeechModel) -> tuple[Dataset, str]:
     return ListedDataset(utterances, entries, labels), origin
 
 
+def _note(line: str) -> None:
+    say(note=line)
+
+
 def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
     """Find the durations of utterances.
 
@@ -271,12 +274,13 @@ def guess_durations(utterances: Sequence[Utterance]) -> tuple[np.ndarray, int]:
     Raises:
         UserError: No duration can be read.
     """
-    durations = np.array([np.nan if u.duration is None else u.duration for u in utterances], float)
+    known_of = [u.duration if u.duration and u.duration > 0 else np.nan for u in utterances]
+    durations = np.array(known_of, float)
     unknown, rng = np.flatnonzero(np.isnan(durations)), np.random.default_rng(0)
     first_error: UserError | None = None
     for index in rng.permutation(unknown)[:MAX_HEADERS]:
         try:
-            durations[index] = audio_info(utterances[index].audio).duration
+            durations[index] = utterances[index].segment.info().duration
         except UserError as error:
             first_error = first_error or error
     known = durations[~np.isnan(durations)]

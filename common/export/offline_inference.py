@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from common import config as configs
 from common.audio.features import Featurizer
-from common.audio.io import audio_info, load_audio
-from common.data.manifest import Utterance
+from common.data.durations import DurationNotice
+from common.data.manifest import Log, Utterance
 from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
 from common.export.running import Bucket, ExportedForward
@@ -212,7 +212,11 @@ def discard(folder: Path) -> None:
 
 
 def write_features(
-    model: ExportedModel, utterances: Sequence[Utterance], folder: Path, workers: int
+    model: ExportedModel,
+    utterances: Sequence[Utterance],
+    folder: Path,
+    workers: int,
+    log: Log = print,
 ) -> list[str]:
     """Write the features, lengths and index of a test set for the C++ program.
 
@@ -223,6 +227,7 @@ def write_features(
         utterances: The test set.
         folder: Folder to write.
         workers: Processes to use at most.
+        log: Receives a line about recordings that last longer or shorter than the manifest says.
 
     Returns:
         One line for each utterance that was left out: what is wrong with it.
@@ -240,7 +245,13 @@ def write_features(
     else:
         _start(*settings)
         results = list(_shown(map(_prepare_here, tasks), len(tasks)))
-    entries = [result for result in results if isinstance(result, IndexEntry)]
+    entries, durations = [], DurationNotice()
+    for utterance, result in zip(utterances, results):
+        if isinstance(result, IndexEntry):
+            entries.append(result)
+            durations.add(utterance, result.duration)
+    if line := durations.line():
+        log(line)
     lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries]
     write_text(folder / INDEX, "".join(lines))
     write_text(folder / FEATURES, json.dumps(model.features, indent=2) + "\n")
@@ -284,8 +295,8 @@ def _prepare_here(task: tuple[Utterance, str]) -> IndexEntry | str:
     featurizer, tokenizer, folder = _here
     utterance, name = task
     try:
-        duration = audio_info(utterance.audio).duration
-        samples = load_audio(utterance.audio, featurizer.config.sample_rate)
+        duration = utterance.segment.info().duration
+        samples = utterance.segment.load(featurizer.config.sample_rate)
         features = featurizer(featurizer.trim(samples)).astype("<f4")
     except UserError as error:
         return str(error)

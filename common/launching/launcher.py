@@ -22,6 +22,8 @@ from common.launching.plan import (
     resumed,
 )
 from common.launching.rank_table import is_local
+from common.utils.files import absolute_path
+from common.utils.streams import append_always, is_piped_to, is_same_file
 
 # The entries of the scripts for LibriSpeech; they run where they were typed.
 _LIBRISPEECH = ("download_librispeech", "preprocess_librispeech")
@@ -43,7 +45,7 @@ def find_python(module: str = "mindspore") -> str:
         command = which(chosen)
         if command is None:
             raise LaunchError(f"PYTHON={chosen} is not a command")
-        return os.path.abspath(command)
+        return str(absolute_path(command))
     own = ROOT / ".venv" / "bin" / "python"
     if os.access(own, os.X_OK):
         return str(own)
@@ -126,6 +128,14 @@ def _launch(arguments: list[str]) -> int:
 
         # Before the log is overwritten, and while this process, or what it becomes by exec, runs.
         os.set_inheritable(hold(plan), not request.watched)
+    for stream in (sys.stdout, sys.stderr):
+        if plan.entry_log and is_same_file(stream, plan.entry_log):  # as in `... > train.log`
+            append_always(stream)
+    if plan.start != "alone" and plan.entry_log and is_piped_to(sys.stdout, plan.entry_log):
+        raise LaunchError(
+            f"{plan.entry_log}: the output of this command is piped there, and rank 0 writes this "
+            "log itself: choose another file"
+        )
     print(plan.title, flush=True)
     if request.background:
         code = detach(plan, request.script)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from common.launching import LaunchError
 from common.launching.rank_table import Device, Place, place, read_rank_table
+from common.utils.files import absolute_path
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("Ascend", "GPU", "CPU")
@@ -78,6 +79,7 @@ class Plan:
         elsewhere: Whether other hosts have ranks, too.
         meeting: Address and port where the hosts meet; None: nowhere.
         node: This host's number among them; number 0 listens there.
+        entry_log: The log that the entry point itself writes, rank 0's in a distributed job.
     """
 
     title: str
@@ -89,6 +91,7 @@ class Plan:
     elsewhere: bool = False
     meeting: tuple[str, int] | None = None
     node: int = 0
+    entry_log: Path | None = None
 
     @property
     def starter(self) -> bool:
@@ -257,8 +260,8 @@ def _model(script: str, chosen: str | None, environment: Mapping[str, str]) -> s
     """Return the model that a script belongs to, or that was named."""
     if not script.endswith(".sh"):
         return script
-    folder = Path(os.path.abspath(script)).parents[1]
-    if folder.resolve() != ROOT:  # a clone may be known by a symbolic link
+    folder = Path(script).parent.resolve().parent  # a clone may be known by a symbolic link
+    if folder != ROOT:
         if chosen not in (None, folder.name):
             raise LaunchError(f"{script} is of {folder.name}, not of --model {chosen}", 2)
         return folder.name
@@ -295,8 +298,10 @@ def make_plan(request: Request, python: str) -> Plan:
         raise LaunchError(f"{folder / f'{request.script}.py'} not found", 2)
     environment = {"PYTHONUNBUFFERED": "1"}  # show each line at once, also through a pipe
     words = list(request.positional)
+    entry_log = folder / f"{request.script}.log"
     if request.distributed:
-        return _distributed(request, words, folder, environment, python)
+        plan = _distributed(request, words, folder, environment, python)
+        return replace(plan, entry_log=entry_log)
     device_id = request.environment.get("DEVICE_ID", "0")
     if request.device != "CPU" or _script_has_cards(request):
         if words and words[0].isdecimal():
@@ -310,13 +315,13 @@ def make_plan(request: Request, python: str) -> Plan:
     arguments = [f"{request.script}.py", "--device_target", request.device]
     arguments += [*_start_from(request, words), *words, *request.options]
     where = f" {device_id}" if request.device != "CPU" else ""
-    log = folder / f"{request.script}.log"
-    title = f"{request.model}: {request.script} on {request.device}{where}, log in {log}"
+    title = f"{request.model}: {request.script} on {request.device}{where}, log in {entry_log}"
     if request.watched:
         arguments = [str(_WRAPPER), *arguments]
         environment |= {"LAUNCH_PYTHON": python, "LAUNCH_RANK": "0"}
     process = Process((python, *arguments), environment, "0")
-    return Plan(title, folder, "alone", (process,), (process,), folder / request.logs)
+    logs = folder / request.logs
+    return Plan(title, folder, "alone", (process,), (process,), logs, entry_log=entry_log)
 
 
 def _script_has_cards(request: Request) -> bool:
@@ -387,7 +392,7 @@ def followed(request: Request, folder: Path) -> Callable[[], Request]:
             for moved in (path, *path.parent.glob(f"earlier-*/{path.name}")):
                 with suppress(OSError):
                     if os.path.samestat(stat, moved.stat()):
-                        return (flag if word.startswith(flag) else "") + os.path.abspath(moved)
+                        return (flag if word.startswith(flag) else "") + str(absolute_path(moved))
         return word
 
     return lambda: replace(
@@ -411,7 +416,7 @@ def _checkpoint(request: Request, words: list[str]) -> list[str]:
             raise LaunchError(f"{words[0]}: one argument too many before the options", 2)
         if not Path(path).is_file():
             raise LaunchError(f"checkpoint {path} not found", 2)
-        return [flag, os.path.abspath(path)]
+        return [flag, str(absolute_path(path))]
     return []  # eval.py takes the one that ships with the model, and says so
 
 
@@ -443,7 +448,7 @@ def _distributed(
     wrapped = (python, str(_WRAPPER), *entry)
     job = (python, *entry)
     if start == "rank_table":
-        environment |= {"RANK_TABLE_FILE": os.path.abspath(table), "RANK_SIZE": str(site.size)}
+        environment |= {"RANK_TABLE_FILE": str(absolute_path(table)), "RANK_SIZE": str(site.size)}
         ranks = tuple(
             Process(
                 wrapped,

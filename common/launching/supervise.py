@@ -24,6 +24,7 @@ from common.launching import LaunchError
 from common.launching.plan import Plan
 from common.launching.rank import end_with_parent, exit_code, make_notes, noted
 from common.launching.watching import Signs
+from common.utils.streams import is_same_file
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _POLL = 0.1  # seconds
@@ -43,6 +44,36 @@ _SCHEDULER = "scheduler"
 
 class Stopped(Exception):
     """A signal asks the launcher to end; `args` holds its number."""
+
+
+class _Requests:
+    """Signals that ask the launcher to end, until it looks for them.
+
+    The handler raises nothing: Python may call it inside a destructor, where it drops exceptions,
+    and the request would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+
+    def receive(self, number: int, _frame: object) -> None:
+        """Keep a signal; the handler of all of them."""
+        if number == signal.SIGHUP:  # kernel and shell both send it: the second is no new request
+            signal.signal(number, signal.SIG_IGN)
+        self._numbers.append(number)
+
+    def check(self) -> None:
+        """Raise Stopped for the first signal that was not looked for yet."""
+        if self._numbers:
+            raise Stopped(self._numbers.pop(0))
+
+    def take(self) -> list[int]:
+        """Return the signals that were not looked for yet, and forget them."""
+        numbers, self._numbers = self._numbers, []
+        return numbers
+
+
+_requests = _Requests()
 
 
 @dataclass(frozen=True)
@@ -123,8 +154,8 @@ def _attempts(
         left -= 1
         start = f"from {last}" if checkpoint else "from the beginning, without a checkpoint yet"
         _say(f"restart {restarts - left} of {restarts}, {left} left: {outcome.reason}; {start}")
-        _answer(_stop)
         time.sleep(_PAUSE)
+        _requests.check()
         if plan.meeting and plan.node:
             _until_nobody_listens(plan.meeting)
         _keep_logs(plan, restarts - left)
@@ -134,17 +165,16 @@ def _attempts(
 def _attempt(plan: Plan, patience: float, grace: float) -> Outcome:
     with _status(plan) as status:
         job = _Job(plan, Path(status), patience)
-        late: list[int] = []  # signals that come while the processes are being ended
         try:
-            _answer(_stop)
+            _answer(_requests.receive)
             job.start()
             outcome = job.watch()
         except Stopped as stopped:
             outcome = Outcome(job.stop(stopped.args[0], grace))
         finally:
-            _answer(lambda number, _: late.append(number))  # a further signal does not stop this
             _kill_descendants()
             job.show()
+    late = _requests.take()  # signals that came while the processes were being ended
     return Outcome(128 + late[0]) if late and outcome.again else outcome
 
 
@@ -175,12 +205,6 @@ def _grace() -> float:
         raise LaunchError(f"LAUNCH_GRACE={text}: expected seconds", 2) from None
 
 
-def _stop(number: int, _frame: object) -> None:
-    if number == signal.SIGHUP:  # kernel and shell both send it: the second is no request to kill
-        signal.signal(number, signal.SIG_IGN)
-    raise Stopped(number)
-
-
 def _logs(folder: Path) -> list[Path]:
     names = {f"{name}.log" for name in (_SCHEDULER, "msrun", "mpirun")}
     return [
@@ -190,7 +214,7 @@ def _logs(folder: Path) -> list[Path]:
 
 
 def hold(plan: Plan) -> int:
-    """Lock the log folder of a job.
+    """Lock the log folder of a job, by a hidden file beside it: a single process needs no folder.
 
     The lock holds while this process, or one that it forks, has the returned file open; it ends
     with them, however they end.
@@ -204,9 +228,9 @@ def hold(plan: Plan) -> int:
     Raises:
         LaunchError: Another job has the folder, or it cannot be written.
     """
-    path = plan.logs / "job.lock"
+    path = plan.logs.with_name(f".{plan.logs.name}.lock")
     try:
-        plan.logs.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise LaunchError(f"{path}: cannot be written ({error.strerror})") from None
@@ -229,6 +253,11 @@ def _make_room(plan: Plan) -> None:
         plan.logs.mkdir(parents=True, exist_ok=True)
         for folder in (plan.logs, *plan.logs.glob("attempt_*")):
             for old in _logs(folder):
+                if is_same_file(sys.stdout, old) or is_same_file(sys.stderr, old):
+                    raise LaunchError(
+                        f"{old}: the output of this command goes there, and a process of the job "
+                        "writes this log itself: choose another file"
+                    )
                 old.unlink(missing_ok=True)
             if folder != plan.logs:
                 with suppress(OSError):  # it holds other files, too
@@ -245,6 +274,7 @@ def _until_nobody_listens(address: tuple[str, int], seconds: float = _LEAVING) -
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        _requests.check()
         try:
             socket.create_connection(address, timeout=5).close()
         except OSError:
@@ -281,6 +311,8 @@ class _Job:
         self.signs = Signs(status, self.names)
         # A single process writes to the output of the launcher.
         self.followed = plan.log_of(self.names[0]) if plan.start != "alone" else None
+        # Rank 0 writes the same lines to the entry point's own log: not twice into one file.
+        self.shows = not (plan.entry_log and is_same_file(sys.stdout, plan.entry_log))
         self.shown = 0  # bytes of this log that were printed
         self.ended: dict[str, int] = {}  # exit codes, in the order in which they were seen
         self.vanished: set[str] = set()  # ranks that were killed together with their wrapper
@@ -317,6 +349,7 @@ class _Job:
         since = None  # when the first failure was seen
         while True:
             time.sleep(_POLL)
+            _requests.check()
             self.show()
             now = time.monotonic()
             started = [process.poll() for process in self.started]  # before looking at the ranks
@@ -395,7 +428,7 @@ class _Job:
         log = self.plan.log_of(name)
         if self.followed is None:
             _say(how)
-        elif log == self.followed:
+        elif log == self.followed and self.shows:
             _say(f"{how}; its log, shown above: {log}")
         else:
             _say(f"{how}; the last lines of {log}:")
@@ -426,7 +459,7 @@ class _Job:
         _say(f"hang: no sign of life for {quiet} (--hang_timeout): {what}; {seen}")
         for name in late if self.followed else ():
             log = self.plan.log_of(name)
-            if log != self.followed:
+            if log != self.followed or not self.shows:
                 _say(f"the last lines of {log}:\n{_tail(log)}")
         return Outcome(_HUNG, f"hang, {what}", True, self.signs.last())
 
@@ -455,6 +488,7 @@ class _Job:
                     os.kill(wrapper, signal.SIGTERM)
             while time.monotonic() < deadline and not wrappers.keys() <= self.ended.keys():
                 time.sleep(_POLL)
+                _requests.check()
                 self.look()
                 self.show()
             if late := [rank for rank in wrappers if rank not in self.ended]:
@@ -469,7 +503,7 @@ class _Job:
 
     def show(self) -> None:
         """Print what is new in the first rank's log, up to its last complete line."""
-        if self.followed is None:
+        if self.followed is None or not self.shows:
             return
         with suppress(OSError), open(self.followed, "rb") as file:
             file.seek(self.shown)

@@ -5,7 +5,6 @@ Training, evaluation, transcription and export all start here, from a configurat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from common.text.tokenizer import Tokenizer, restored_tokenizer, stored_tokenize
 from common.utils import runtime
 from common.utils.backend import Tensor, ms, nn
 from common.utils.errors import UserError
+from common.utils.files import absolute_path
 
 # Keys of a stored configuration that name files: stored absolute, so that they are found again.
 _PATHS = ("train_manifest", "val_manifest", "test_manifest", "Data_dir")
@@ -130,9 +130,9 @@ class SpeechModel:
         data = config["DataConfig"]
         for key in _PATHS:
             if isinstance(data.get(key), list):
-                data[key] = [os.path.abspath(path) for path in data[key]]
+                data[key] = [str(absolute_path(path)) for path in data[key]]
             elif data.get(key):
-                data[key] = os.path.abspath(data[key])
+                data[key] = str(absolute_path(data[key]))
         return {
             "format": checkpoints.FORMAT,
             "project_version": __version__,

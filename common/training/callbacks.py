@@ -7,7 +7,7 @@ of all callbacks, in their order.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from common.data.dataset import Dataset
 from common.evaluation.evaluate import Evaluation, Prediction
 from common.model.checkpoint import CheckpointKeeper
 from common.model.speech_model import SpeechModel
+from common.training.disk_space import forecast_disk
 from common.training.emission_animation import EmissionAnimation
 from common.training.epoch_plan import EpochPlan
+from common.training.figures import OWNER
 from common.training.heartbeat import Heartbeat
 from common.training.metrics_log import EpochMetrics, History
-from common.training.progress import Progress
+from common.training.progress import SPELLS_BELOW_CER, Progress
 from common.training.stopping import StopReason, TrainingResult
 from common.training.train_step import StepResult, TrainStep
+from common.utils.backend import Parameter
 from common.utils.errors import UserError
 from common.utils.wording import counted
 
@@ -125,14 +128,38 @@ class Callback:
 class MetricsWriter(Callback):
     """Writes metrics.csv and curves.png; what cannot be written is a warning."""
 
-    def __init__(self, history: History, curves: Path, title: str, log: logging.Logger):
+    def __init__(
+        self,
+        history: History,
+        curves: Path,
+        title: str,
+        log: logging.Logger,
+        checkpoint: Path,
+        steps_per_epoch: int,
+    ):
         self.history, self.curves, self.title, self.log = history, curves, title, log
+        self.checkpoint = checkpoint  # `last`, by which the figures are known
+        self.steps_per_epoch = steps_per_epoch
         self.files = (history.path, curves)
+
+    def on_step_end(self, progress: Progress, epoch: int, result: StepResult, batches: int) -> None:
+        """Keep the loss for the curves.
+
+        Args:
+            progress: Where the run stands, with this step counted.
+            epoch: Number of the epoch that the step belongs to, from 0.
+            result: Outcome of the step.
+            batches: Number of this rank's batches in the step.
+        """
+        self.history.add_step(progress.step / self.steps_per_epoch, result.loss)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
         """Add a row and draw the curves."""
         _warn_where_unwritten(self.log, lambda: self.history.add(report.metrics))
-        _warn_where_unwritten(self.log, lambda: self.history.draw(self.curves, self.title))
+        _warn_where_unwritten(self.log, self._draw)
+
+    def _draw(self) -> None:
+        self.history.draw(self.curves, self.title, {OWNER: str(self.checkpoint)})
 
 
 class EmissionPlots(Callback):
@@ -171,6 +198,22 @@ class CheckpointWriter(Callback):
     ):
         self.keeper, self.speech_model, self.step = keeper, speech_model, step
         self.epoch_plan, self.identity, self.log = epoch_plan, identity, log
+
+    def on_run_start(self, progress: Progress) -> None:
+        """Say what disk the checkpoints will take, and whether that is more than there is."""
+        best = _bytes(self.speech_model.network.get_parameters())
+        numbered = best + _bytes(self.step.state().values())
+        files = [path for path in (*self.keeper.numbered(), self.keeper.best) if path.is_file()]
+        line, warning = forecast_disk(
+            self.keeper.folder,
+            self.keeper.keep,
+            numbered,
+            best,
+            sum(path.stat().st_size for path in files),
+        )
+        self.log.info(line)
+        if warning:
+            self.log.warning(warning)
 
     def on_evaluation_end(self, report: EvaluationReport) -> None:
         """Save a checkpoint; UserError where that fails."""
@@ -263,6 +306,7 @@ class ConsoleProgress(Callback):
         self.validation, self.memory_line, self.rank = validation, memory_line, rank
         self.training = speech_model.config.TrainingConfig
         self.bar: tqdm | None = None
+        self.explained = False  # whether the lines say why WER does not count yet
 
     def on_run_start(self, progress: Progress) -> None:
         """Sum the run up in a few lines."""
@@ -354,6 +398,8 @@ class ConsoleProgress(Callback):
                 line += f" blanks {100 * evaluation.blank_share:.0f} %"
             line += " (best)" if report.is_best else ""
         self.log.info(line)
+        if evaluation is not None and not report.progress.spells:
+            self._explain_babble()
         count = self.training.hypotheses
         if evaluation is None or count < 1:
             return
@@ -361,6 +407,18 @@ class ConsoleProgress(Callback):
         for utterance in [evaluation.utterances[index] for index in np.unique(spread)]:
             self.log.info(f"  ref: {utterance.reference}")
             self.log.info(f"  hyp: {utterance.hypothesis}")
+
+    def _explain_babble(self) -> None:
+        """Say once why WER does not count yet."""
+        if self.explained:
+            return
+        self.explained = True
+        patience = ", and none counts for patience" if self.training.patience else ""
+        self.log.info(
+            f"until an evaluation has a CER below {SPELLS_BELOW_CER:g} %, blanks or a few letters "
+            "are all that the network answers, which is normal at first: each evaluation is the "
+            f"best so far{patience}"
+        )
 
     def on_epoch_end(self) -> None:
         """Close the progress bar."""
@@ -386,8 +444,22 @@ class ConsoleProgress(Callback):
         if progress.skipped:
             line += f"; {counted(progress.skipped, 'step')} skipped"
         self.log.info(f"{line}; last state in {result.last_checkpoint}")
+        if progress.best_wer is not None and not progress.spells:
+            self.log.info(
+                f"the network does not spell yet (CER {progress.best_cer:.2f}): train for more "
+                "epochs, TrainingConfig.epochs with --resume, or on more data"
+            )
         if result.files:
             self.log.info(f"figures and pictures in {', '.join(map(str, result.files))}")
+
+
+def _bytes(parameters: Iterable[Parameter]) -> int:
+    return sum(parameter.size * parameter.itemsize for parameter in parameters)
+
+
+def _count(number: int, what: str) -> str:
+    """Format a number of things: "1 epoch", "2 epochs"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _warn_where_unwritten(log: logging.Logger, write: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class History:
     def __init__(self, path: str | Path, resumed_step: int = 0):
         self.path = Path(path)
         self.rows: list[EpochMetrics] = []
+        self._steps: list[tuple[float, float]] = []  # (epochs done, loss), of the first epoch
         if resumed_step and self.path.is_file():
             self.rows = [row for row in _read(self.path) if row.step <= resumed_step]
 
@@ -69,12 +71,25 @@ class History:
         writer.writerows(asdict(row) for row in self.rows)
         write_text(self.path, text.getvalue())
 
-    def draw(self, path: str | Path, title: str) -> None:
+    def add_step(self, epoch: float, loss: float) -> None:
+        """Keep the loss of a step, to be drawn as long as there is one epoch or less of them.
+
+        Args:
+            epoch: Epochs done, with the share of the current one.
+            loss: Mean per utterance, in nats.
+        """
+        if epoch <= 1 and math.isfinite(loss):
+            self._steps.append((epoch, loss))
+
+    def draw(self, path: str | Path, title: str, metadata: dict[str, str] | None = None) -> None:
         """Draw loss, error rates with the blank share, and learning rate over the epochs.
+
+        Within the first epoch, the loss of each step as well: one evaluation gives no curve.
 
         Args:
             path: PNG file to write.
             title: Line above the plots.
+            metadata: Texts to store in the file, by their keys.
 
         Raises:
             UserError: The file cannot be written.
@@ -86,14 +101,21 @@ class History:
 
         epochs = [row.epoch for row in self.rows]
         marker = "o" if len(self.rows) < 40 else None
+        size = 8 if len(self.rows) == 1 else 3
         figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
         figure.suptitle(title)
 
         def plot(axis, key: str, label: str, colour: str) -> None:
             values = [getattr(row, key) for row in self.rows]
-            axis.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3)
+            axis.plot(epochs, values, color=colour, label=label, marker=marker, markersize=size)
 
-        plot(axes[0], "train_loss", "training loss", "tab:blue")
+        if self._steps and epochs[-1] <= 1:
+            dots = "." if len(self._steps) < 40 else None
+            axes[0].plot(
+                *zip(*self._steps), color="lightsteelblue", label="of each step", marker=dots
+            )
+        plot(axes[0], "train_loss", "mean since the last evaluation", "tab:blue")
+        axes[0].legend()
         axes[0].set(ylabel="loss per utterance [nats]", title="loss")
         axes[0].set_ylim(bottom=0)
         if any(row.val_wer is not None for row in self.rows):
@@ -111,11 +133,11 @@ class History:
         axes[2].set_ylim(bottom=0)
         for axis in axes:
             axis.set_xlabel("epoch")
-            axis.set_xlim(left=0)
+            axis.set_xlim(0, 1.05 * epochs[-1])
             axis.grid(alpha=0.3)
         try:
             with replacing(path) as partial:
-                figure.savefig(partial, dpi=110)
+                figure.savefig(partial, dpi=110, metadata=metadata)
         finally:
             pyplot.close(figure)
 

@@ -15,6 +15,11 @@ from common.training.epoch_plan import EpochPlan
 from common.training.metrics_log import EpochMetrics
 from common.training.train_step import StepResult
 
+# A network answers blanks, or the same few letters to everything, before it spells (for CTC: Graves
+# 2012, "Supervised Sequence Labelling with Recurrent Neural Networks", chapter 7). That gives a CER
+# of about 85 to 100 % in English, and chance decides which of these answers has the lowest.
+SPELLS_BELOW_CER = 75.0  # percent
+
 
 @dataclass
 class Progress:
@@ -26,7 +31,8 @@ class Progress:
         epoch: Epochs done.
         batch: Batches done in the current epoch.
         step: Optimizer steps done.
-        best_wer: Lowest word error rate so far, in percent; None: not evaluated yet.
+        best_wer: Word error rate of the best evaluation so far (`update_best`), in percent; None:
+            not evaluated yet.
         best_cer: Character error rate of the same evaluation, in percent.
         stale: Evaluations since the best one.
         skipped: Non-finite steps.
@@ -103,8 +109,17 @@ class Progress:
             return True
         return training.eval_every > 0 and self.step % training.eval_every == 0
 
+    @property
+    def spells(self) -> bool:
+        """Whether an evaluation has had a CER below SPELLS_BELOW_CER."""
+        return self.best_cer is not None and self.best_cer < SPELLS_BELOW_CER
+
     def update_best(self, evaluation: Evaluation) -> bool:
-        """Keep the scores if they are the best so far; CER decides between equal WERs.
+        """Keep the scores if they are the best so far.
+
+        Until the network spells, the newest evaluation is the best one, so that none counts for
+        `TrainingConfig.patience`. From then on the lowest WER is, and CER decides between equal
+        ones.
 
         Args:
             evaluation: The newest one.
@@ -112,15 +127,13 @@ class Progress:
         Returns:
             Whether it is the best.
         """
-        best = (
-            math.inf if self.best_wer is None else self.best_wer,
-            math.inf if self.best_cer is None else self.best_cer,
-        )
-        if (evaluation.wer, evaluation.cer) < best:
-            self.best_wer, self.best_cer, self.stale = evaluation.wer, evaluation.cer, 0
-            return True
-        self.stale += 1
-        return False
+        wer, cer = evaluation.wer, evaluation.cer
+        best = math.inf if self.best_wer is None else self.best_wer, self.best_cer or 0.0
+        if self.spells and (wer, cer) >= best:
+            self.stale += 1
+            return False
+        self.best_wer, self.best_cer, self.stale = wer, cer, 0
+        return True
 
     def out_of_patience(self, training: Any) -> bool:
         """Tell whether `TrainingConfig.patience` evaluations have brought no better scores."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 from common.training.progress import Progress
 
 _KEEP_INTERVAL = 0.02  # seconds
+_SECOND_SIGNAL_SECONDS = 3.0  # for Python to act on a second signal, before the process ends
 _ACTION_BYTES = 512  # room for a `struct sigaction`: 152 bytes on x86-64 and arm64
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 
@@ -75,6 +77,10 @@ class StopRequest:
     A second SIGINT or SIGTERM acts at once, as it would have without us. SIGHUP does not: the
     kernel and the shell both send it when a terminal is closed. Under nohup it is ignored.
 
+    Python runs handlers between two instructions of its own, and so not while MindSpore computes a
+    step, which may take minutes. A thread therefore says at once that the signal has come. At the
+    second one it ends the process itself, if Python has not within three seconds.
+
     MindSpore 2.10 takes SIGINT over at every graph that it compiles or runs, and answers it with a
     SIGTERM to itself. A thread takes it back, so that Ctrl-C is told from SIGTERM but in the first
     instants of a graph.
@@ -83,7 +89,10 @@ class StopRequest:
         signal: The signal that asks to stop; None as long as there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        """Set what tells the user, in a line, that the request has been understood."""
+        self._say = say
+        self._wakeup: tuple[int, int] | None = None  # our end of a pipe for signals, and the former
         self.signal: signal.Signals | None = None
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._left = threading.Event()
@@ -99,6 +108,10 @@ class StopRequest:
                 return self
         self._left.clear()
         self._ours = _sigint_action()
+        numbers, ours = os.pipe()
+        os.set_blocking(ours, False)
+        self._wakeup = ours, signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        threading.Thread(target=self._acknowledge, args=(numbers,), daemon=True).start()
         threading.Thread(target=self._keep_sigint, daemon=True).start()
         return self
 
@@ -106,6 +119,25 @@ class StopRequest:
         self.signal = signal.Signals(number)
         again = signal.SIG_IGN if number == signal.SIGHUP else self._previous[number]
         signal.signal(number, again)
+
+    def _acknowledge(self, numbers: int) -> None:
+        """Read the numbers of signals as the kernel delivers them, and answer the first two."""
+        first = True
+        with os.fdopen(numbers, "rb", buffering=0) as pipe:
+            while byte := pipe.read(1):
+                if byte[0] not in self._previous:
+                    continue
+                number = signal.Signals(byte[0])
+                if first:
+                    again = "; Ctrl-C once more stops now and loses the step"
+                    self._say(
+                        f"{number.name}: stopping after this step, then a checkpoint is written"
+                        + (again if number == signal.SIGINT else "")
+                    )
+                elif number != signal.SIGHUP and not self._left.wait(_SECOND_SIGNAL_SECONDS):
+                    self._say(f"{number.name} again: stopped in the middle of a step")
+                    os._exit(128 + number)
+                first = False
 
     def _keep_sigint(self) -> None:
         """Restore our handler of SIGINT again and again, until we leave."""
@@ -122,6 +154,11 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
+        if self._wakeup is not None:
+            ours, former = self._wakeup
+            signal.set_wakeup_fd(former)
+            os.close(ours)  # ends the thread that reads
+            self._wakeup = None
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

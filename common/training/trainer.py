@@ -33,6 +33,7 @@ from common.model.checkpoint import CheckpointKeeper
 from common.model.recipe import Recipe
 from common.model.speech_model import SpeechModel, described_config
 from common.text.tokenizer import stored_tokenizer
+from common.training import figures
 from common.training.callbacks import (
     Callback,
     CheckpointWriter,
@@ -58,6 +59,11 @@ from common.utils.wording import counted
 
 # Files that a run writes into the current folder.
 METRICS, CURVES, ANIMATION = "metrics.csv", "curves.png", "emissions"  # .gif, .png, .npz
+FIGURES = [
+    Path(METRICS),
+    Path(CURVES),
+    *(Path(f"{ANIMATION}.{end}") for end in ("gif", "png", "npz")),
+]
 
 
 def train(
@@ -96,16 +102,20 @@ def train(
         UserError: The run cannot start, or data or a file fail in the middle of it. In the latter
             case `last` is written first, if it can be.
     """
-    trainer = Trainer(
-        recipe,
-        config,
-        device=device or runtime.set_device(),
-        resume=resume,
-        start_from=str(start_from),
-        log=log or logging.getLogger("common.training"),
-        group=ProcessGroup(rank, ranks, Heartbeat()),
-        callbacks=callbacks,
-    )
+    try:
+        trainer = Trainer(
+            recipe,
+            config,
+            device=device or runtime.set_device(),
+            resume=resume,
+            start_from=str(start_from),
+            log=log or logging.getLogger("common.training"),
+            group=ProcessGroup(rank, ranks, Heartbeat()),
+            callbacks=callbacks,
+        )
+    except RemoteRankError as error:  # while it was set up
+        stop = Stop(StopReason.REMOTE_FAILURE, message=str(error))
+        return TrainingResult(stop, Progress(), _keeper(config).last)
     return trainer.fit()
 
 
@@ -162,7 +172,7 @@ class Trainer:
         """See `train`. Raises UserError for whatever keeps the run from starting."""
         self.config, self.log, self.group, self.resume = config, log, group, resume
         self.training = config.TrainingConfig
-        self.stop_request = StopRequest()
+        self.stop_request = StopRequest(log.info)
         with group.failure_propagation():
             # ---- data
             self.keeper = _keeper(config)
@@ -203,6 +213,9 @@ class Trainer:
             _same_everywhere(group, self.speech_model, identity, checked)
 
             # ---- what accompanies the run
+            memory_line = self._check_memory()
+            if resume:
+                self._exchange_figures()
             self.animation = EmissionAnimation(
                 ANIMATION,
                 self.validation,
@@ -210,7 +223,7 @@ class Trainer:
                 tokenizer,
                 self.progress.step,
             )
-            self.callbacks = [*self._make_callbacks(identity, self._check_memory()), *callbacks]
+            self.callbacks = [*self._make_callbacks(identity, memory_line), *callbacks]
 
     def fit(self) -> TrainingResult:
         """Train until the last epoch is done or something stops the run.
@@ -264,7 +277,14 @@ class Trainer:
             history = History(METRICS, self.progress.step)
             title = f"{model.recipe.name}: {counted(len(self.dataset), 'utterance')}"
             callbacks += [
-                MetricsWriter(history, Path(CURVES), title, log),
+                MetricsWriter(
+                    history,
+                    Path(CURVES),
+                    title,
+                    log,
+                    self.keeper.last,
+                    self.epoch_plan.steps_per_epoch,
+                ),
                 EmissionPlots(self.animation, log),
                 CheckpointWriter(self.keeper, model, self.step, self.epoch_plan, identity, log),
             ]
@@ -273,10 +293,19 @@ class Trainer:
         )
         return [*callbacks, console]
 
+    def _exchange_figures(self) -> None:
+        """Have the figures of this run in the current folder, and not those of another one."""
+        if self.group.rank == 0:
+            figures.make_room(FIGURES, Path(CURVES), self.keeper, self.log)
+            figures.take_back(FIGURES, self.keeper)
+        self.group.all_gather()  # no rank reads before that
+
     def _move_earlier_run_aside(self) -> None:
         """Make room for a new run, which nothing has refused, in the folder of an earlier one."""
         if self.group.rank == 0 and not self.resume:
-            files = [file for callback in self.callbacks for file in callback.files]
+            figures.make_room(FIGURES, Path(CURVES), self.keeper, self.log)
+            files = figures.stored(FIGURES, self.keeper)
+            files += [file for callback in self.callbacks for file in callback.files]
             if folder := self.keeper.set_aside(*files):
                 self.log.info(
                     f"a new run: the earlier one's checkpoints and figures are now in {folder}"

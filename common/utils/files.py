@@ -1,10 +1,12 @@
-"""Files that are complete or not there: written under another name, synced, renamed."""
+"""Files that are complete or not there, text files in any Unicode encoding, absolute paths."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,6 +100,92 @@ def write_text(path: str | Path, text: str, durable: bool = True) -> None:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+def absolute_path(path: str | Path) -> Path:
+    """Make a path absolute; it names the file that the system opens under `path`.
+
+    "folder/.." is left out, for paths that are easy to read. It stays where the folder is a
+    symbolic link, since the system goes up from what the link points to, or is no folder at all.
+
+    Args:
+        path: The path; relative ones start in the current folder.
+
+    Returns:
+        The absolute path. Symbolic links in it are kept.
+    """
+    whole = os.path.join(os.getcwd(), path)  # as text: pathlib takes several times as long
+    if ".." not in whole:
+        return Path(whole)
+    kept = ""
+    for name in whole.split("/"):
+        if name in ("", "."):
+            continue
+        if name != ".." or (kept and not _is_plain_folder(kept)):
+            kept += f"/{name}"
+        else:  # the root is the folder above itself
+            kept = kept.rpartition("/")[0]
+    return Path(kept or "/")
+
+
+def _is_plain_folder(path: str) -> bool:
+    """Whether the last name in a path is that of a folder, and not of a symbolic link."""
+    try:
+        return not path.endswith("/..") and stat.S_ISDIR(os.lstat(path).st_mode)
+    except (OSError, ValueError):  # ValueError: a null byte in the name
+        return False
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Args:
+        path: The file.
+        what: What messages call it, such as "manifest".
+
+    Returns:
+        Its text, without byte order marks: files that were joined have them in the middle.
+
+    Raises:
+        UserError: It cannot be read or has another encoding.
+    """
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        where = "" if path.is_absolute() else f" (in {Path.cwd()})"
+        raise UserError(f"{what} {path}: cannot be read: {reason}{where}") from None
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "UTF-16" if utf16 else "UTF-8"
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+        if "\0" in text:
+            raise UnicodeDecodeError(encoding, content, content.index(0), 0, "zero byte")
+    except UnicodeDecodeError as error:
+        likely = _likely_encoding(content)
+        hint = "is it a text file?"
+        if likely:
+            hint = f"it looks like {likely}: convert it, with iconv -f {likely} -t UTF-8"
+        raise UserError(
+            f"{what} {path}: not {encoding} text (byte {error.start}); {hint}"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n\ufeff", "\n")
+
+
+def _likely_encoding(content: bytes) -> str:
+    """Guess, for a message, the encoding of what is not UTF-8; empty: it is hardly text.
+
+    Every second byte of UTF-16 is zero in Latin letters. In Chinese text in GBK most bytes above
+    127 are beside another one; in Western European text most are alone.
+    """
+    if b"\0" in content:
+        low, high = (content[start::2].count(0) for start in (0, 1))
+        if max(low, high) < len(content) // 4 or min(low, high) > max(low, high) // 8:
+            return ""
+        return "UTF-16LE" if high > low else "UTF-16BE"
+    runs = re.findall(rb"[\x80-\xff]+", content)
+    alone = sum(len(run) == 1 for run in runs)
+    return "WINDOWS-1252" if 2 * alone >= len(runs) else "GBK"
 
 
 def file_name(utterance_id: str) -> str:

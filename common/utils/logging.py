@@ -10,11 +10,22 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.utils.errors import UserError
+from common.utils.streams import append_always, is_piped_to, is_same_file
 
 
 class _Console(logging.Handler):
+    """Prints to standard output, warnings to standard error, but not to the log file itself."""
+
+    def __init__(self, level: int):
+        super().__init__(level)
+        self.log_file: str | Path | None = None  # where another handler writes every line
+        self.everything = False  # to standard output, whose reader writes the log file
+
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        warning = record.levelno >= logging.WARNING and not self.everything
+        stream = sys.stderr if warning else sys.stdout
+        if self.log_file is not None and is_same_file(stream, self.log_file):
+            return
         with suppress(OSError):  # a full disk, where the output is redirected to a file
             tqdm.write(self.format(record), file=stream)
             stream.flush()
@@ -23,7 +34,9 @@ class _Console(logging.Handler):
 def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logging.Logger:
     """Open a logger that appends to a file and prints INFO and above.
 
-    Lines of the level DEBUG (each training step) go to the file only.
+    Lines of the level DEBUG (each training step) go to the file only. Where a shell has redirected
+    standard output or error to this very file, it gets each line once. Where `tee` writes it, that
+    gets all lines from standard output.
 
     Args:
         path: The log file.
@@ -42,8 +55,8 @@ def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logg
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+    console = _Console(logging.INFO)
     if not quiet:
-        console = _Console(logging.INFO)
         console.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(console)
     try:
@@ -54,6 +67,15 @@ def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logg
             raise UserError(problem) from error
         logger.warning(f"{problem}; continuing without it")
         return logger
+    if not quiet and is_piped_to(sys.stdout, path):
+        file.close()
+        console.setLevel(logging.DEBUG)
+        console.everything = True
+        return logger
     file.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(file)
+    console.log_file = path
+    for stream in (sys.stdout, sys.stderr):
+        if is_same_file(stream, path):  # others print there, too, such as the launcher
+            append_always(stream)
     return logger

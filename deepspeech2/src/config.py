@@ -1,8 +1,9 @@
 """DeepSpeech2's configuration, which a user edits, or overrides by `--config` and `--set`.
 
-The groups and keys are those of the MindSpore model zoo's DeepSpeech2; the defaults are its full
-size for LibriSpeech (5 x 1024 bidirectional LSTM). Smaller ones ship in `presets/`. Keys that every
-model shares are documented in `common/config.py`.
+The groups and keys are those of the MindSpore model zoo's DeepSpeech2, and the values below are the
+defaults of its full size for LibriSpeech (5 x 1024 bidirectional LSTM). Smaller ones ship in
+`presets/`. Each group has further keys, which the zoo lacks: `common/config.py` lists them, and the
+bounds of all keys that every model shares.
 """
 
 from __future__ import annotations
@@ -13,6 +14,37 @@ from common import config as shared
 from common.config import option
 from common.utils.errors import UserError
 
+# ---- train.py
+
+
+@dataclass
+class TrainingConfig(shared.TrainingConfig):
+    """The course of a training run."""
+
+    epochs: int = 70
+
+
+@dataclass
+class SpectConfig(shared.SpectConfig):
+    """The features: log spectrograms. They travel with the checkpoint."""
+
+    sample_rate: int = 16000  # Hz
+    window_size: float = 0.02  # seconds
+    window_stride: float = 0.01  # seconds: the hop length
+    window: str = "hamming"  # hamming, hann (or hanning), blackman, bartlett
+
+
+@dataclass
+class AugmentationConfig(shared.AugmentationConfig):
+    """Random changes of the training recordings, drawn anew in each epoch."""
+
+    speed_volume_perturb: bool = False
+    spec_augment: bool = False
+    noise_dir: str = ""  # folder of noise recordings; empty: no noise
+    noise_prob: float = 0.4  # share of utterances that get noise
+    noise_min: float = 0.0  # noise level: 0 none ...
+    noise_max: float = 0.5  # ... 1 as loud as the speech
+
 
 @dataclass
 class DataConfig(shared.DataConfig):
@@ -22,6 +54,10 @@ class DataConfig(shared.DataConfig):
     val_manifest: list[str] = field(default_factory=lambda: ["data/libri_val_manifest.csv"])
     test_manifest: list[str] = field(default_factory=lambda: ["data/libri_test_clean_manifest.csv"])
     mindrecord_format: str = "mindrecord/libri_{split}/libri_{split}{}.md"
+    batch_size: int = 20  # utterances
+    labels_path: str = "labels.json"
+    SpectConfig: SpectConfig = field(default_factory=SpectConfig)
+    AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
 @dataclass
@@ -68,24 +104,89 @@ class ModelConfig:
 
 
 @dataclass
+class OptimConfig(shared.OptimConfig):
+    """The optimizer, its learning rate at each step, and the scale of the loss."""
+
+    learning_rate: float = 3e-4
+    learning_anneal: float = 1.1  # divides the rate after each epoch
+    weight_decay: float = 1e-5
+    momentum: float = 0.9  # of SGD alone
+    eps: float = 1e-8  # in the model zoo also named epsilon
+    betas: tuple[float, float] = (0.9, 0.999)
+    loss_scale: float = 1024.0
+
+
+@dataclass
 class CheckpointConfig(shared.CheckpointConfig):
     """The checkpoints of a run."""
 
     ckpt_file_name_prefix: str = "DeepSpeech"
+    ckpt_path: str = "./checkpoint"
+    keep_checkpoint_max: int = 10  # numbered ones, beside `last` and `best`
+
+
+@dataclass
+class LMConfig(shared.LMConfig):
+    """The decoder; all keys but the first are for beam search."""
+
+    decoder_type: str = "greedy"  # or beam
+    lm_path: str = ""  # word n-gram language model; empty: none
+    top_paths: int = 1
+    alpha: float = 1.818182  # weight of the language model
+    beta: float = 0.0  # for each word
+    cutoff_top_n: int = 40
+    cutoff_prob: float = 1.0
+    beam_width: int = 100  # the model zoo's 1024 takes 6 times as long
+    lm_workers: int = 4
 
 
 @dataclass
 class TrainConfig:
     """All groups of keys that train.py reads."""
 
-    TrainingConfig: shared.TrainingConfig = field(default_factory=shared.TrainingConfig)
+    TrainingConfig: TrainingConfig = field(default_factory=TrainingConfig)
     DataConfig: DataConfig = field(default_factory=DataConfig)
     ModelConfig: ModelConfig = field(default_factory=ModelConfig)
-    OptimConfig: shared.OptimConfig = field(default_factory=shared.OptimConfig)
+    OptimConfig: OptimConfig = field(default_factory=OptimConfig)
     CheckpointConfig: CheckpointConfig = field(default_factory=CheckpointConfig)
-    LMConfig: shared.LMConfig = field(default_factory=shared.LMConfig)  # while training
+    LMConfig: LMConfig = field(default_factory=LMConfig)  # while training
+
+
+# ---- eval.py and transcribe.py
+
+
+@dataclass
+class EvalDataConfig(shared.EvalDataConfig):
+    """The recordings; features, labels and network travel with the checkpoint."""
+
+    test_manifest: list[str] = field(default_factory=list)  # []: what the checkpoint names
+    batch_size: int = 20
+
+
+@dataclass
+class EvalConfig(shared.EvalConfig):
+    """What eval.py and transcribe.py may choose."""
+
+    save_output: str = ""  # folder for log-probabilities; empty: they are not saved
+    verbose: bool = True  # print each utterance
+    DataConfig: EvalDataConfig = field(default_factory=EvalDataConfig)
+    LMConfig: LMConfig = field(default_factory=LMConfig)
+
+
+# ---- preprocess.py and postprocess.py
+
+
+@dataclass
+class InferConfig(shared.InferConfig):
+    """What they may choose, before and after the C++ program."""
+
+    batch_size_infer: int = 1
+    result_path: str = "./preprocess_Result"  # folder of the features, for the C++ program
+    result_dir: str = "./result_Files"  # folder of the network's outputs
+    post_out: str = "./infer_output.txt"  # texts and figures
+    LMConfig: LMConfig = field(default_factory=LMConfig)
 
 
 train_config = TrainConfig()
-eval_config = shared.EvalConfig()
-infer_config = shared.InferConfig()
+eval_config = EvalConfig()
+infer_config = InferConfig()

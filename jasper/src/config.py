@@ -1,8 +1,9 @@
 """Jasper's configuration, which a user edits, or overrides by `--config` and `--set`.
 
 The groups and keys are those of the MindSpore model zoo's Jasper; the defaults are Jasper 10x5 with
-dense residuals for LibriSpeech, after NVIDIA's recipe. Smaller ones ship in `presets/`. Keys that
-every model shares are documented in `common/config.py`.
+dense residuals for LibriSpeech, after NVIDIA's recipe. Smaller ones ship in `presets/`. Each group
+has further keys, which the zoo lacks: `common/config.py` lists them, and the bounds of all keys
+that every model shares.
 """
 
 from __future__ import annotations
@@ -123,7 +124,10 @@ def _check_block(block: Block, where: str) -> None:
 class SpectConfig(shared.SpectConfig):
     """Log-mel features as in NVIDIA's recipe."""
 
-    window: str = "hann"
+    sample_rate: int = 16000  # Hz
+    window_size: float = 0.02  # seconds
+    window_stride: float = 0.01  # seconds: the hop length
+    window: str = "hann"  # hamming, hann (or hanning), blackman, bartlett
     features: str = "logmel"
     convention: str = "jasper-nvidia"  # or jasper-mindspore, for the model zoo's checkpoints
     preemphasis: float = 0.97
@@ -134,10 +138,15 @@ class SpectConfig(shared.SpectConfig):
 class AugmentationConfig(shared.AugmentationConfig):
     """Masks and dither as in NVIDIA's recipe."""
 
+    speed_volume_perturb: bool = False
     dither: float = 1e-5
     spec_augment: bool = True
     freq_width: int = 20
     time_frames: int = 75
+    noise_dir: str = ""  # folder of noise recordings; empty: no noise
+    noise_prob: float = 0.4  # share of utterances that get noise
+    noise_min: float = 0.0  # noise level: 0 none ...
+    noise_max: float = 0.5  # ... 1 as loud as the speech
 
 
 @dataclass
@@ -154,8 +163,11 @@ class DataConfig(shared.DataConfig):
     test_manifest: list[str] = field(
         default_factory=lambda: ["data/librispeech-dev-clean-wav.json"]
     )
+    Data_dir: str = ""  # relative paths in manifests start here; empty: see common/data/manifest.py
     mindrecord_format: str = "mindrecord/{split}/jasper_tr{}.md"
+    mindrecord_files: list[str] = field(default_factory=list)  # training files; []: every one
     batch_size: int = 32  # with accumulation_step: 64 per step and card, as in both references
+    labels_path: str = "labels.json"
     max_duration: float = 16.7
     pad_align: int = 16
     normalize_transcripts: str = "english"
@@ -168,7 +180,7 @@ class TrainingConfig(shared.TrainingConfig):
     """The course of a training run."""
 
     epochs: int = 440
-    accumulation_step: int = 2
+    accumulation_step: int = 2  # batches in an optimizer step; in the zoo in DataConfig
     ema: float = 0.999
 
 
@@ -183,8 +195,12 @@ class OptimConfig(shared.OptimConfig):
     learning_rate: float = 0.01
     schedule: str = "exponential"
     warmup_epochs: float = 2.0
+    learning_anneal: float = 1.1  # of the schedule anneal alone
     weight_decay: float = 1e-3
+    momentum: float = 0.9  # of SGD alone
+    eps: float = 1e-8  # in the model zoo also named epsilon
     betas: tuple[float, float] = (0.95, 0.0)
+    loss_scale: float = 1024.0  # in the model zoo also in TrainingConfig
 
 
 @dataclass
@@ -192,6 +208,24 @@ class CheckpointConfig(shared.CheckpointConfig):
     """The checkpoints of a run."""
 
     ckpt_file_name_prefix: str = "Jasper"
+    ckpt_path: str = "./checkpoint"
+    # Numbered ones, beside `last` and `best`. The zoo keeps 10; at full size each has 4 GB.
+    keep_checkpoint_max: int = 3
+
+
+@dataclass
+class LMConfig(shared.LMConfig):
+    """The decoder; all keys but the first are for beam search."""
+
+    decoder_type: str = "greedy"  # or beam
+    lm_path: str = ""  # word n-gram language model; empty: none
+    top_paths: int = 1
+    alpha: float = 1.818182  # weight of the language model
+    beta: float = 0.0  # for each word
+    cutoff_top_n: int = 40
+    cutoff_prob: float = 1.0
+    beam_width: int = 100  # the model zoo's 1024 takes 6 times as long
+    lm_workers: int = 4
 
 
 @dataclass
@@ -203,9 +237,54 @@ class TrainConfig:
     ModelConfig: ModelConfig = field(default_factory=ModelConfig)
     OptimConfig: OptimConfig = field(default_factory=OptimConfig)
     CheckpointConfig: CheckpointConfig = field(default_factory=CheckpointConfig)
-    LMConfig: shared.LMConfig = field(default_factory=shared.LMConfig)  # while training
+    LMConfig: LMConfig = field(default_factory=LMConfig)  # while training
+
+
+# ---- eval.py and transcribe.py
+
+
+@dataclass
+class EvalDataConfig(shared.EvalDataConfig):
+    """The recordings; features, labels and network travel with the checkpoint."""
+
+    Data_dir: str = ""  # empty: the checkpoint's, for the manifests that it names itself
+    test_manifest: list[str] = field(default_factory=list)  # []: what the checkpoint names
+    batch_size: int = 20
+
+
+@dataclass
+class EvalConfig(shared.EvalConfig):
+    """What eval.py and transcribe.py may choose."""
+
+    save_output: str = ""  # folder for log-probabilities; empty: they are not saved
+    verbose: bool = True  # print each utterance
+    DataConfig: EvalDataConfig = field(default_factory=EvalDataConfig)
+    LMConfig: LMConfig = field(default_factory=LMConfig)
+
+
+# ---- preprocess.py and postprocess.py
+
+
+@dataclass
+class InferDataConfig(shared.InferDataConfig):
+    """The recordings that preprocess.py reads."""
+
+    Data_dir: str = ""
+    test_manifest: list[str] = field(default_factory=list)  # []: what the checkpoint names
+
+
+@dataclass
+class InferConfig(shared.InferConfig):
+    """What they may choose, before and after the C++ program."""
+
+    batch_size_infer: int = 1
+    result_path: str = "./preprocess_Result"  # folder of the features, for the C++ program
+    result_dir: str = "./result_Files"  # folder of the network's outputs
+    post_out: str = "./infer_output.txt"  # texts and figures
+    DataConfig: InferDataConfig = field(default_factory=InferDataConfig)
+    LMConfig: LMConfig = field(default_factory=LMConfig)
 
 
 train_config = TrainConfig()
-eval_config = shared.EvalConfig()
-infer_config = shared.InferConfig()
+eval_config = EvalConfig()
+infer_config = InferConfig()

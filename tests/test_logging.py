@@ -1,0 +1,76 @@
+"""The log file, beside a console that may be redirected to the same file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Prints before the log is opened, as the launcher does, and later beside it, as libraries do.
+PROGRAM = """
+import os, sys, time
+print("title", flush=True)
+while os.environ["READER"] and not os.path.exists(os.environ["READER"]):
+    time.sleep(0.01)  # until tee has made its file
+from common.utils.logging import open_log
+log = open_log("run.log")
+for number in range(3):
+    log.info(f"epoch {number}")
+    log.debug(f"step {number}")
+    log.warning(f"skipped {number}")
+    os.write(2, f"library {number}\\n".encode())
+print("interrupted", file=sys.stderr)
+"""
+LOGGED = [f"{word} {number}" for number in range(3) for word in ("epoch", "step", "skipped")]
+PRINTED = ["title", *(f"library {number}" for number in range(3)), "interrupted"]
+
+
+def run(folder: Path, redirection: str, reader: str = "") -> subprocess.CompletedProcess:
+    command = f'"{sys.executable}" program.py {redirection}'
+    (folder / "program.py").write_text(PROGRAM)
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "READER": reader},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("redirection", ["> run.log 2>&1", ">> run.log 2>&1", "> ./run.log 2>&1"])
+def test_output_redirected_to_the_log_itself_is_written_once(tmp_path, redirection):
+    run(tmp_path, redirection)
+    found = (tmp_path / "run.log").read_text().splitlines()
+    assert sorted(found) == sorted([*LOGGED, *PRINTED])
+    assert [line for line in found if line in LOGGED] == LOGGED
+    assert found[0] == "title"
+
+
+def test_only_the_stream_that_goes_to_the_log_is_left_out(tmp_path):
+    done = run(tmp_path, "> run.log")
+    found = (tmp_path / "run.log").read_text().splitlines()
+    assert [line for line in found if line != "title"] == LOGGED
+    errors = done.stderr.splitlines()
+    assert [line for line in errors if line.startswith("skipped")] == LOGGED[2::3]
+
+
+def test_other_output_has_the_lines_as_well_as_the_log(tmp_path):
+    done = run(tmp_path, "")
+    assert (tmp_path / "run.log").read_text().splitlines() == LOGGED
+    assert done.stdout.splitlines() == ["title", *LOGGED[::3]]
+
+
+def test_tee_gets_every_line_where_it_writes_the_log(tmp_path):
+    done = run(tmp_path, "2> errors | tee run.log", "run.log")
+    expected = ["title", *LOGGED]
+    assert (tmp_path / "run.log").read_text().splitlines() == expected
+    assert done.stdout.splitlines() == expected
+    done = run(tmp_path, "2> errors | tee other.log", "other.log")
+    assert done.stdout.splitlines() == ["title", *LOGGED[::3]]
+    assert (tmp_path / "run.log").read_text().splitlines() == [*expected, *LOGGED]
