@@ -23,6 +23,7 @@ from common.export.description import described_files, description_of, identify
 from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
 from common.export.running import graph_file, open_graph
+from common.memory import forecast_forward
 from common.model.checkpoint import check_weights
 from common.model.speech_model import Forward, Inference, SpeechModel
 from common.nn.recurrent import Recurrent
@@ -131,6 +132,8 @@ def export(
         with locked(staging, busy):
             try:
                 empty(staging)  # of an export that was interrupted
+                weights = speech_model.parameters()
+                log(f"writing a network of {weights / 1e6:.1f} million weights as {path.name}")
                 if options.file_format == "ONNX":
                     exported = _onnx(speech_model, staging / path.name, options, log)
                     device = "any"
@@ -283,6 +286,7 @@ def verify(
     Raises:
         UserError: Output lengths differ, or outputs by more than TOLERANCE (TOLERANCE_HALF).
     """
+    log(f"reading {path.name} back, and compiling the network that it is compared with")
     run, tolerance = open_graph(path), TOLERANCE_HALF if half else TOLERANCE
     what = "probabilities" if half else "log-probabilities"
     forward = forward or Forward(speech_model)  # which compiles the network
@@ -370,11 +374,24 @@ def describe(
             }
             for file in exported
         ],
+        **_memory(speech_model),
         "frame_stride": speech_model.recipe.frame_stride(speech_model.config.ModelConfig),
         "features": speech_model.featurizer.config.to_dict(),
         "blank": speech_model.tokenizer.blank,
         "verified_difference": max(differences) if len(differences) == len(exported) else None,
     }
+
+
+def _memory(speech_model: SpeechModel) -> dict[str, Any]:
+    """Forecast what recognition takes on a CPU, for programs that refuse what is too long for it.
+
+    Without a card: MindSpore's memory there is not measured.
+    """
+    forecast = forecast_forward(speech_model)
+    if forecast.per_frame == 0:  # no forecast for this model
+        return {}
+    numbers = {"fixed_bytes": forecast.fixed, "bytes_per_frame": forecast.per_frame}
+    return {"memory": {key: round(value) for key, value in numbers.items()}}
 
 
 def _check(speech_model: SpeechModel, options: Options, target: str) -> None:

@@ -79,6 +79,14 @@ class ExportedModel:
         return sorted(buckets, key=lambda bucket: bucket.frames)
 
     @property
+    def convolves(self) -> bool:
+        """Whether its MindIR files have the device's convolutions, not matrix products."""
+        buckets = (read_json(self.path) or {}).get("buckets", [])
+        graphs = [bucket["graph"] for bucket in buckets if "graph" in bucket]
+        names = [name for graph in graphs for name in graph["operators"]]
+        return any("Conv" in name for name in names) or (self.device == "any" and not graphs)
+
+    @property
     def max_frames(self) -> float:
         """Feature frames of the longest utterance that its files take."""
         return max((bucket.frames or math.inf for bucket in self.buckets()), default=math.inf)
