@@ -513,6 +513,17 @@ def test_a_model_beside_the_description_of_another_is_refused(trained, tmp_path,
         model.forward()
 
 
+def test_a_renamed_copy_is_checked_as_the_file_is(trained, tmp_path, quick):
+    export(trained[0], tmp_path / "a", log=quiet)
+    for ending in (".mindir", ".json"):
+        (tmp_path / f"a{ending}").rename(tmp_path / f"copy{ending}")
+    model = read_description(RECIPE, tmp_path / "copy.mindir")
+    assert [bucket.path for bucket in model.forward()._buckets] == [tmp_path / "copy.mindir"]
+    (tmp_path / "copy.mindir").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"copy\.mindir: checksum"):
+        model.forward()
+
+
 def test_descriptions_of_earlier_versions_say_nothing_of_the_content(trained, tmp_path, quick):
     description = export(trained[0], tmp_path / "a", log=quiet)
     content = described(tmp_path, "a")

@@ -522,7 +522,7 @@ REFUSALS = {
     "left over": r"1 not of this network \(joint.weight \(3, 2\)\)",
     "no block": "no encoder.layers.1.conv.0.weight, but 5 blocks",
     "no convolution": "no encoder.layers.0.conv.0.weight .* among 2 tensors: a decoder alone",
-    "no output layer": "no decoder.layers.0.weight among 66 tensors: an encoder alone; .*--decoder",
+    "no output layer": "no decoder.layers.0.weight among 51 tensors: an encoder alone; .*--decoder",
     "two names": "holds encoder.layers.0.conv.1.bias under two names",
     "other labels": "has 46 classes, but there are 29 labels, .* by --labels FILE",
 }

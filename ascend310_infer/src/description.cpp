@@ -316,8 +316,11 @@ Description read_description(const fs::path& model) {
   // The name of a description with buckets may be the name of no model file.
   const fs::path given = graph_file(model);
   if (!named && result.buckets.size() == 1 && fs::exists(given)) {
-    result.buckets.front().file = given;
-    result.buckets.front().converted = true;
+    Bucket& only = result.buckets.front();
+    only.converted = only.file.extension() == ".onnx";
+    for (FileFacts& file : result.files)  // else it is a copy under another name
+      if (file.file.lexically_normal() == only.file.lexically_normal()) file.file = given;
+    only.file = given;
   }
   if (!named && result.buckets.size() > 1 && fs::exists(given))
     throw UsageError(model.string() + ": is none of the models that " + path.string() +

@@ -34,7 +34,7 @@ struct Bucket {
   fs::path file;
   std::int64_t batch = 0;             // utterances
   std::int64_t frames = 0;            // feature frames, padding included
-  bool converted = false;             // another file than the one that export.py wrote
+  bool converted = false;             // made of the ONNX file that export.py wrote
   std::optional<GraphFacts> graph{};  // of the file; none in descriptions of earlier versions
 };
 
@@ -68,7 +68,7 @@ Description parse_description(std::string_view text, const fs::path& folder);
 // Reads the description of `model`: NAME.json, or a model beside it (NAME.mindir,
 // NAME_graph.mindir). That of NAME.onnx is NAME.onnx.json, or NAME.json of an earlier version; a
 // NAME.onnx.mindir or NAME.mindir may be converted from it. A model that the description does not
-// name, such as a converted one, replaces the one that it names. Throws UsageError.
+// name, a converted one or a renamed copy, replaces the one that it names. Throws UsageError.
 Description read_description(const fs::path& model);
 
 // Checks that the models can run on `target` ("CPU" or "Ascend"), as far as the description tells.

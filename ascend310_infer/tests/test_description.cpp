@@ -260,6 +260,19 @@ TEST_CASE("a model of another export is rejected by size and checksum") {
                        UsageError);
 }
 
+TEST_CASE("a renamed copy of a model is checked as the model is") {
+  const samples::Folder folder;
+  samples::write(folder.path / "copy.mindir", std::string(samples::kModel));
+  samples::write(folder.path / "copy.json", replaced(kFile, files()));
+  const Description found = read_description(folder.path / "copy.mindir");
+  CHECK(found.buckets[0].file == folder.path / "copy.mindir");
+  CHECK(!found.buckets[0].converted);
+  CHECK(check_models(found, "CPU").size() == 1);
+  samples::write(folder.path / "copy.mindir", std::string("another, of 22 bytes.."));
+  CHECK_THROWS_WITH_AS(check_models(read_description(folder.path / "copy.mindir"), "CPU"),
+                       doctest::Contains("copy.mindir: checksum"), UsageError);
+}
+
 TEST_CASE("sizes and checksums that are malformed are rejected") {
   for (const std::string& bad :
        {files("-1"), files("\"22\""), files("22", "e2985dc"), files("22", "e2985dcg"),

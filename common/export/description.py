@@ -8,7 +8,7 @@ NAME.json for every format, so that an export in another format took the place o
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def checksum(path: Path) -> str:
     return f"{value:08x}"
 
 
-def check_files(description: Path) -> None:
+def check_files(description: Path, renamed: Mapping[str, Path] | None = None) -> None:
     """Check that files are those that their description was written for.
 
     A model beside the description of another one would be recognised with wrong labels or features.
@@ -115,12 +115,13 @@ def check_files(description: Path) -> None:
 
     Args:
         description: Path of the description.
+        renamed: Names in the description -> the copies under other names that are used instead.
 
     Raises:
         UserError: A file is missing or another one.
     """
     for entry in (read_json(description) or {}).get("files", []):
-        path = description.parent / entry["file"]
+        path = (renamed or {}).get(entry["file"], description.parent / entry["file"])
         if not path.is_file():
             raise UserError(f"{path}: no such file, and {description} describes it")
         size = path.stat().st_size

@@ -97,15 +97,18 @@ class ExportedModel:
         Raises:
             UserError: A file is not the described one.
         """
-        buckets = self.buckets()
+        buckets, renamed = self.buckets(), {}
         names = [name for bucket in buckets for name in (bucket.path, graph_file(bucket.path))]
         if self.given != self.path and self.given.exists() and self.given not in names:
-            described = ", ".join(bucket.path.name for bucket in buckets)
-            raise UserError(
-                f"{self.given}: {self.path} describes {described}, not this file; give one of "
-                "these, or that description"
-            )
-        check_files(self.path)
+            if len(buckets) > 1 or self.given.suffix != buckets[0].path.suffix:
+                described = ", ".join(bucket.path.name for bucket in buckets)
+                raise UserError(
+                    f"{self.given}: {self.path} describes {described}, not this file; give one of "
+                    "these, or that description"
+                )
+            renamed[buckets[0].path.name] = self.given
+            buckets = [dataclasses.replace(buckets[0], path=self.given)]
+        check_files(self.path, renamed)
         return ExportedForward(buckets)
 
     @property
