@@ -160,8 +160,7 @@ class Progress {
   Progress(RunState& state, std::size_t utterances, std::ostream& notices)
       : thread_([this, &state, utterances, &notices] {
           std::unique_lock lock(mutex_);
-          for (auto wait = kFirst; !ended_.wait_for(lock, wait, [this] { return end_; });
-               wait = kNext) {
+          while (!ended_.wait_for(lock, kEvery, [this] { return end_; })) {
             std::size_t finished = 0;
             for (std::size_t i = 0; i < utterances; ++i)
               if (state.utterance(i).state != State::kWaiting) ++finished;
@@ -181,7 +180,7 @@ class Progress {
   }
 
  private:
-  static constexpr std::chrono::seconds kFirst{10}, kNext{30};
+  static constexpr std::chrono::seconds kEvery{30};
   bool end_ = false;
   std::mutex mutex_;
   std::condition_variable ended_;

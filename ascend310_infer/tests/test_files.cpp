@@ -44,7 +44,7 @@ TEST_CASE("checksums are CRC-32") {
   CHECK(crc32("a") == 0xE8B7BE43);
   // Longer than what is read at a time, and no multiple of eight: computed bit by bit.
   std::string content;
-  for (int i = 0; i < (1 << 20) + 13; ++i) content += static_cast<char>(i * i % 251);
+  for (int i = 0; i < (1 << 20) + 13; ++i) content += static_cast<char>(i % 251);
   std::uint32_t expected = 0xFFFFFFFF;
   for (const char c : content) {
     expected ^= static_cast<unsigned char>(c);
