@@ -73,8 +73,8 @@ Description read_description(const fs::path& model);
 
 // Checks that the models can run on `target` ("CPU" or "Ascend"), as far as the description tells.
 // Returns notes for the user, a line each: what could not be checked, and is left to MindSpore.
-// Throws UsageError where a model was made for another device, cannot be read, has other inputs than
-// described, or is not the file that the description was written for (by size and checksum).
+// Throws UsageError where a model was made for another device, cannot be read, has other inputs
+// than described, or is not the file that the description was written for (by size and checksum).
 std::vector<std::string> check_models(const Description& description, const std::string& target);
 
 }  // namespace speech::internal

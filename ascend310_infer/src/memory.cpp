@@ -46,8 +46,8 @@ std::string MemoryBudget::reason(std::int64_t frames, double frame_seconds,
 }
 
 double machine_memory() {
-  double total =
-      static_cast<double>(::sysconf(_SC_PAGE_SIZE)) * static_cast<double>(::sysconf(_SC_PHYS_PAGES));
+  double total = static_cast<double>(::sysconf(_SC_PAGE_SIZE));
+  total *= static_cast<double>(::sysconf(_SC_PHYS_PAGES));
   for (const char* path :
        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
     std::ifstream file(path);

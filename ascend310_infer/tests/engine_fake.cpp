@@ -3,10 +3,10 @@
 // Output frame t of a row is the log-softmax of the first `labels` bins (repeated cyclically) of
 // feature frame t * stride, so that it depends on that frame alone; frames past the length give 7.
 // Environment: FAKE_DEVICES, how many cards there are (4); FAKE_MS, how long a batch takes;
-// FAKE_FAIL, the number of a batch, from 1, and all later ones that fail; FAKE_BREAK, the frames above
-// which a batch fails, and then every other one of the same engine; FAKE_KILL, the frames above which
-// the process is killed, as for want of memory; FAKE_EXIT, the card whose driver ends the process
-// while it loads.
+// FAKE_FAIL, the number of a batch, from 1, and all later ones that fail; FAKE_BREAK, the frames
+// above which a batch fails, and then every other one of the same engine; FAKE_KILL, the frames
+// above which the process is killed, as for want of memory; FAKE_EXIT, the card whose driver ends
+// the process while it loads.
 
 #include <chrono>
 #include <cmath>
