@@ -583,6 +583,25 @@ def test_build_says_what_is_missing(tmp_path):
     assert "/bin/false does not run" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("operator", "given", "expected"),
+    [("Conv2D", "", "AVX2"), ("Conv2D", "AVX512_CORE", "AVX512_CORE"), ("MatMul", "", "None")],
+)
+def test_native_convolutions_run_without_avx512(runner, tmp_path, operator, given, expected):
+    """A stand-in for MindSpore says what it would find in the environment."""
+    (tmp_path / "mindspore").mkdir()
+    (tmp_path / "mindspore" / "__init__.py").write_text(
+        "import os\nraise ImportError(f\"found {os.environ.get('ONEDNN_MAX_CPU_ISA')}\")\n"
+    )
+    job = Job(tmp_path / "job", device="any", operator=operator)
+    job.add("a", 10)
+    environment = {"ONEDNN_MAX_CPU_ISA": given} if given else {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        code, _, err = job.run(runner, PYTHONPATH=str(tmp_path), **environment)
+    assert code == 2 and f"has no MindSpore that starts: found {expected}\n" in err
+
+
 def test_real_models_give_what_the_network_gives(cpu, runner, tmp_path):
     """The checkpoint that ships, exported with open axes and for one shape."""
     from common.export.export import Options, export

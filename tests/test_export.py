@@ -18,6 +18,7 @@ from common.export.description import check_files, find_description
 from common.export.export import TOLERANCE_HALF, Options, export, parts, verify
 from common.export.mindir import operators, parameters, share_weights
 from common.export.offline_inference import read_description
+from common.memory import forecast_forward
 from common.model.speech_model import SpeechModel
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
@@ -115,6 +116,9 @@ def test_the_description_says_what_a_program_must_know(trained, dynamic):
     assert found["features"] == trained[0].featurizer.config.to_dict()
     assert found["config"]["ModelConfig"]["hidden_size"] == 6
     assert 0 <= found["verified_difference"] <= 1e-4
+    forecast = forecast_forward(trained[0])  # for programs that refuse what is beyond it
+    assert found["memory"]["fixed_bytes"] == pytest.approx(forecast.fixed, abs=1)
+    assert found["memory"]["bytes_per_frame"] == pytest.approx(forecast.per_frame, abs=1)
 
 
 def test_a_file_that_differs_is_refused(trained, dynamic):
@@ -511,6 +515,21 @@ def test_a_model_beside_the_description_of_another_is_refused(trained, tmp_path,
     (tmp_path / "a.mindir").unlink()
     with pytest.raises(UserError, match=r"a\.mindir: no such file"):
         model.forward()
+
+
+def test_a_model_with_convolutions_of_the_device_is_known(trained, tmp_path, quick):
+    description = export(trained[0], tmp_path / "a", log=quiet)
+    content = described(tmp_path, "a")
+
+    def convolves(device: str, graph: dict) -> bool:
+        bucket = {"file": "a.mindir", "batch_size": -1, "frames": -1, **graph}
+        description.write_text(json.dumps({**content, "device": device, "buckets": [bucket]}))
+        return read_description(RECIPE, description).convolves
+
+    assert not convolves("CPU", {"graph": {"operators": ["MatMul", "LSTM"]}})
+    assert convolves("CPU", {"graph": {"operators": ["Conv2D", "LSTM"]}})
+    assert convolves("any", {"graph": {"operators": ["DepthwiseConv2dNative"]}})
+    assert convolves("any", {}) and not convolves("CPU", {})  # of an earlier version
 
 
 def test_a_renamed_copy_is_checked_as_the_file_is(trained, tmp_path, quick):
