@@ -237,8 +237,7 @@ FrameBytes aiff_frame_bytes(const Content& content, const Chunk& common) {
   const std::int64_t bits = big(content, common.start + 6, 2);
   const std::string code = common.size >= 22 ? content.read(common.start + 18, 4) : "NONE";
   if (code == "DWVW")
-    throw InputError(
-        "an AIFF file compressed with DWVW, which is not read; convert it to FLAC or WAV");
+    throw InputError("AIFF files compressed with DWVW are not read; convert it to FLAC or WAV");
   if (const auto known = kBytes.find(code); known != kBytes.end()) return channels * known->second;
   if (code != "NONE" && code != "twos" && code != "sowt" && code != "raw ") return std::nullopt;
   return channels * ((bits + 7) / 8);
@@ -330,24 +329,34 @@ std::vector<Stream> sphere(const Content& content) {
 // Creative Voice: blocks of a type, a size of 3 bytes, and content.
 std::vector<Stream> voc(const Content& content) {
   constexpr std::uint64_t kEnd = 0, kSound = 1, kText = 5, kExtended = 8, kNewSound = 9;
-  auto offset = static_cast<std::int64_t>(little_endian(content.read(20, 2), 0, 2));
-  bool has_sound = false;
-  while (offset < content.size()) {
-    const std::string head = content.read(offset, 4);
+  const auto number = [](const std::string& bytes, std::size_t at, std::size_t count) {
+    return static_cast<std::int64_t>(little_endian(bytes, at, count));
+  };
+  std::int64_t offset = number(content.read(20, 2), 0, 2), end = offset;
+  std::string sound;
+  for (;;) {
+    const std::string head = content.read(offset, 12);
     const std::uint64_t kind = little_endian(head, 0, 1);
-    if (kind == kEnd) break;
-    const auto size = static_cast<std::int64_t>(little_endian(head, 1, 3));
-    if ((kind != kSound && kind != kText && kind != kExtended && kind != kNewSound) || has_sound)
+    if (head.size() < 2 || kind == kEnd) break;
+    const std::int64_t size = number(head, 1, 3), present = content.size() - offset - 4;
+    if ((kind != kSound && kind != kText && kind != kExtended && kind != kNewSound) ||
+        !sound.empty())
       throw InputError("a VOC file of more than one block of sound; convert it to FLAC or WAV");
-    const std::int64_t present = content.size() - offset - 4;
     if (size > present)
       throw truncated(std::to_string(present) + " bytes where its header declares " +
                       std::to_string(size));
-    has_sound = has_sound || kind == kSound || kind == kNewSound;
     offset += 4 + size;
+    if (kind != kSound && kind != kNewSound) continue;
+    sound = head;
+    end = offset;
   }
-  if (!has_sound) throw truncated("there is no sound in it");
-  return whole(content, std::nullopt);
+  if (sound.empty()) throw no_sound();
+  // libsndfile wants a last block of one byte behind the old kind, and takes it for sound behind
+  // the new kind.
+  if (little_endian(sound, 0, 1) == kSound)
+    return {{{Range(0, end), std::string(1, '\0')}, std::nullopt}};
+  const std::int64_t frame_bytes = number(sound, 8, 1) / 8 * number(sound, 9, 1);
+  return {{{Range(0, end)}, (number(sound, 1, 3) - 12) / std::max<std::int64_t>(1, frame_bytes)}};
 }
 
 // ---- all of them
@@ -403,7 +412,7 @@ std::vector<Stream> streams_of(Content& content) {
   if (starts(head, "Creative Voice File\x1a")) return voc(content);
   if (const auto first = first_mpeg_frame(content, tagged)) return mpeg_streams(content, *first);
   if (const std::string name = name_of_unread(head); !name.empty())
-    throw InputError("a " + name + " file, which is not read; convert it to FLAC or WAV");
+    throw InputError(name + " files are not read; convert it to FLAC or WAV");
   throw InputError(
       "damaged, truncated or not audio that libsndfile reads (unknown format); fetch it again, "
       "convert it to FLAC or WAV, or leave it out");

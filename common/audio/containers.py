@@ -65,7 +65,7 @@ def streams_of(content: Content) -> list[Stream]:
         return mpeg_streams(content, first)
     for prefix, name in _NOT_READ.items():
         if head.startswith(prefix):
-            raise Refused(f"a {name} file, which is not read; convert it to FLAC or WAV")
+            raise Refused(f"{name} files are not read; convert it to FLAC or WAV")
     raise Refused(
         "damaged, truncated or not audio that libsndfile reads (unknown format); fetch it again,"
         " convert it to FLAC or WAV, or leave it out"
@@ -316,9 +316,7 @@ def _aiff_frame_bytes(content: Content, common: _Chunk) -> int | None:
     channels, bits = _big(content, common.start, 2), _big(content, common.start + 6, 2)
     code = content.read(common.start + 18, 4) if common.size >= 22 else b"NONE"
     if code == b"DWVW":
-        raise Refused(
-            "an AIFF file compressed with DWVW, which is not read; convert it to FLAC or WAV"
-        )
+        raise Refused("AIFF files compressed with DWVW are not read; convert it to FLAC or WAV")
     if code in _AIFF_BYTES:
         return channels * _AIFF_BYTES[code]
     return channels * -(-bits // 8) if code in (b"NONE", b"twos", b"sowt", b"raw ") else None
@@ -390,22 +388,27 @@ _VOC_END, _VOC_SOUND, _VOC_TEXT, _VOC_EXTENDED, _VOC_NEW_SOUND = 0, 1, 5, 8, 9
 
 def _voc(content: Content) -> list[Stream]:
     """Check a Creative Voice file: blocks of a type, a size of 3 bytes, and content."""
-    offset, sounds = int.from_bytes(content.read(20, 2), "little"), 0
-    while offset < content.size:
-        kind, *size_bytes = content.read(offset, 4)
-        if kind == _VOC_END:
-            break
-        size = int.from_bytes(bytes(size_bytes), "little")
-        if kind not in (_VOC_SOUND, _VOC_TEXT, _VOC_EXTENDED, _VOC_NEW_SOUND) or sounds:
+    offset = int.from_bytes(content.read(20, 2), "little")
+    sound, end = None, offset
+    while len(head := content.read(offset, 12)) > 1 and head[0] != _VOC_END:
+        size = int.from_bytes(head[1:4], "little")
+        if head[0] not in (_VOC_SOUND, _VOC_TEXT, _VOC_EXTENDED, _VOC_NEW_SOUND) or sound:
             raise Refused("a VOC file of more than one block of sound; convert it to FLAC or WAV")
         present = content.size - offset - 4
         if size > present:
             raise truncated(f"{present} bytes where its header declares {size}")
-        sounds += kind in (_VOC_SOUND, _VOC_NEW_SOUND)
         offset += 4 + size
-    if not sounds:
-        raise truncated("there is no sound in it")
-    return [Stream(((0, content.size),))]
+        if head[0] in (_VOC_SOUND, _VOC_NEW_SOUND):
+            sound, end = head, offset
+    if sound is None:
+        raise truncated("its header is incomplete, or there is no sound in it")
+    # libsndfile wants a last block of one byte behind the old kind, and takes it for sound behind
+    # the new kind.
+    if sound[0] == _VOC_SOUND:
+        return [Stream(((0, end), b"\0"))]
+    bits, channels = sound[8], sound[9]
+    size = int.from_bytes(sound[1:4], "little") - 12
+    return [Stream(((0, end),), size // max(1, bits // 8 * channels))]
 
 
 _CONTAINERS: list[tuple[re.Pattern[bytes], Callable[[Content], list[Stream]]]] = [
