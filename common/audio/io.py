@@ -24,6 +24,8 @@ from common.audio.content import Content, Refused, Stream, truncated
 from common.utils.errors import UserError
 
 _BLOCK = 1 << 22  # samples; more are read in several steps, as memory is taken for each
+_FLAC_PEAK = 32768  # steps of 16 bits; +1 itself is clipped by one step, which no one hears
+_SOFT_PEAK = 256  # steps; a peak of less has only half of the 16 bits
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 
 
@@ -118,6 +120,29 @@ def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
     sf.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def encode_for_training(samples: np.ndarray, sample_rate: int) -> bytes:
+    """Encode samples so that their features stay what they are.
+
+    That is 16-bit FLAC, half the size of WAV or less. Samples beyond full scale would be clipped
+    there, and very soft ones lost in its steps: these become 32-bit float WAV. Both are rare.
+
+    Args:
+        samples: (N,) float32; full scale is +-1, and floats may go beyond.
+        sample_rate: Their rate in Hz.
+
+    Returns:
+        Content of a file that `load_audio` reads.
+    """
+    peak = float(np.abs(samples).max(initial=0.0)) * 32768.0
+    clips = round(peak) > _FLAC_PEAK
+    soft = peak < _SOFT_PEAK and bool((np.rint(samples * 32768.0) != samples * 32768.0).any())
+    if not clips and not soft:
+        return encode_flac(samples, sample_rate)
+    buffer = io.BytesIO()
+    sf.write(buffer, samples, sample_rate, format="WAV", subtype="FLOAT")
     return buffer.getvalue()
 
 
