@@ -377,7 +377,7 @@ def _sphere(content: Content) -> list[Stream]:
     if b"embedded" in header or b"shorten" in header:
         return [Stream(((0, content.size),))]
     if size > content.size - start:
-        there = (content.size - start) // ((channels or 1) * (bytes_ or 1))
+        there = max(0, content.size - start) // ((channels or 1) * (bytes_ or 1))
         raise truncated(f"{there} samples where its header declares {samples}")
     _sound_bytes(content, start, size, None)
     return [Stream(((0, start + size),), samples)]

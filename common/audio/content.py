@@ -65,6 +65,9 @@ class Content:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset` on; fewer where there are fewer."""
+        count = min(count, self.size - offset)
+        if count <= 0:
+            return b""
         offset += self.start
         if isinstance(self.source, bytes):
             return self.source[offset : offset + count]

@@ -286,17 +286,24 @@ def _decode(
     with _decoder(content, stream) as file:
         info = AudioInfo(file.samplerate, file.channels, file.frames)
         span = _span(info, start, seconds)
-        if span.start:
+        if span.start and file.seekable():
             file.seek(span.start)
-        blocks: list[np.ndarray] = []
-        read = span.start
-        while not blocks or read < span.stop:
-            block = file.read(min(span.stop - read, _BLOCK), dtype="float32", always_2d=True)
-            if not len(block) and read < span.stop:
-                raise truncated(f"{read} samples where its header declares {span.stop}")
-            blocks.append(block[:, 0] if info.channels == 1 else block.mean(axis=1))
-            read += len(block)
-    return info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        elif span.start:  # such as GSM
+            _read(file, slice(0, span.start))
+        return info, _read(file, span)
+
+
+def _read(file: sf.SoundFile, span: slice) -> np.ndarray:
+    """Read (N,) samples from where the decoder is, which is the start of `span`, to its end."""
+    blocks: list[np.ndarray] = []
+    at = span.start
+    while not blocks or at < span.stop:
+        block = file.read(min(span.stop - at, _BLOCK), dtype="float32", always_2d=True)
+        if not len(block) and at < span.stop:
+            raise truncated(f"{at} samples where its header declares {span.stop}")
+        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
+        at += len(block)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def _span(info: AudioInfo, start: float, seconds: float | None) -> slice:
