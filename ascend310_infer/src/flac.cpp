@@ -36,8 +36,9 @@ struct StreamInfo {
 
 struct Frame {
   std::int64_t offset;
+  std::int64_t block;       // samples
   std::int64_t end_sample;  // the number of the first sample behind it
-  bool certain;             // the header tells its first sample, whatever the other frames are
+  bool is_numbered;         // by frames, not by samples
 };
 
 template <typename Crc, Crc polynomial>
@@ -106,8 +107,8 @@ std::optional<Frame> frame_of(const std::string& header, std::int64_t offset,
   if (rate_code == 13 || rate_code == 14) at += 2;
   if (block > std::max<std::int64_t>(info.max_block, 1) || at >= header.size()) return std::nullopt;
   if (crc_of<std::uint8_t, 0x07>(header.substr(0, at)) != byte(at)) return std::nullopt;
-  if ((byte(1) & 1) != 0) return Frame{offset, number->first + block, true};
-  return Frame{offset, number->first * info.max_block + block, info.min_block == info.max_block};
+  if ((byte(1) & 1) != 0) return Frame{offset, block, number->first + block, false};
+  return Frame{offset, block, number->first * info.max_block + block, true};
 }
 
 // Found by the header of a frame, which has a checksum.
@@ -122,6 +123,21 @@ std::optional<Frame> last_frame(const Content& content, const StreamInfo& info) 
     if (frame) return frame;
   }
   return std::nullopt;
+}
+
+// Whether the number of the last frame tells the samples before it: all blocks are equal.
+bool counts_samples(const Content& content, const StreamInfo& info, const Frame& last) {
+  std::int64_t offset = 4;
+  for (bool is_last = false; !is_last && offset < content.size();) {
+    // Metadata: a flag and a kind, 3 bytes of length.
+    const std::string head = content.read(offset, 4);
+    is_last = (head[0] & 0x80) != 0;
+    offset += 4 + static_cast<std::int64_t>(big_endian(head, 1, 3));
+  }
+  const auto first = frame_of(content.read(offset, kLongestHeader), offset, info);
+  if (!first || first->end_sample != first->block) return false;
+  if (!last.is_numbered || first->offset == last.offset) return true;
+  return info.min_block == info.max_block && info.max_block == first->block;
 }
 
 // Whether the checksum at the end of the last frame is right; a tag may follow.
@@ -151,9 +167,11 @@ std::vector<Stream> flac_streams(const Content& content) {
                        "; split it there or convert it to WAV");
   const StreamInfo info(content.read(8, 34));
   const auto last = last_frame(content, info);
-  if (info.samples > 0 && (!last || last->end_sample == info.samples || !last->certain))
+  if (info.samples > 0 && (!last || last->end_sample == info.samples))
     return {{{whole}, info.samples}};
-  if (!last || !last->certain) throw truncated("its last FLAC frame is missing or incomplete");
+  const bool certain = last && counts_samples(content, info, *last);
+  if (info.samples > 0 && !certain) return {{{whole}, info.samples}};
+  if (!certain) throw truncated("its last FLAC frame is missing or incomplete");
   if (last->end_sample < info.samples)
     throw truncated(std::to_string(last->end_sample) + " samples or fewer where its header declares " +
                     std::to_string(info.samples));

@@ -44,8 +44,9 @@ class _StreamInfo:
 @dataclass(frozen=True)
 class _Frame:
     offset: int
+    block: int  # samples
     end_sample: int  # the number of the first sample behind it
-    certain: bool  # the header tells its first sample, whatever the other frames are
+    is_numbered: bool  # by frames, not by samples
 
 
 def flac_streams(content: Content) -> list[Stream]:
@@ -66,9 +67,12 @@ def flac_streams(content: Content) -> list[Stream]:
     _check_is_one_file(content)
     info = _StreamInfo.parse(content.read(8, 34))
     last = _last_frame(content, info)
-    if info.samples and (last is None or last.end_sample == info.samples or not last.certain):
+    if info.samples and (last is None or last.end_sample == info.samples):
         return [Stream(whole, info.samples)]
-    if last is None or not last.certain:
+    certain = last is not None and _counts_samples(content, info, last)
+    if info.samples and not certain:
+        return [Stream(whole, info.samples)]
+    if last is None or not certain:
         raise truncated("its last FLAC frame is missing or incomplete")
     if last.end_sample < info.samples:
         raise truncated(
@@ -107,6 +111,21 @@ def _last_frame(content: Content, info: _StreamInfo) -> _Frame | None:
     return None
 
 
+def _counts_samples(content: Content, info: _StreamInfo, last: _Frame) -> bool:
+    """Whether the number of the last frame tells the samples before it: all blocks are equal."""
+    offset, is_last = 4, False
+    while not is_last and offset < content.size:  # metadata: a flag and a kind, 3 bytes of length
+        head = content.read(offset, 4)
+        is_last = bool(head[0] & 0x80)
+        offset += 4 + int.from_bytes(head[1:], "big")
+    first = _parse_frame(content.read(offset, _LONGEST_HEADER), offset, info)
+    if first is None or first.end_sample != first.block:
+        return False
+    if not last.is_numbered or first.offset == last.offset:
+        return True
+    return info.min_block == info.max_block == first.block
+
+
 def _parse_frame(header: bytes, offset: int, info: _StreamInfo) -> _Frame | None:
     """Read the header of a frame (RFC 9639, section 9.1); None: these bytes are none."""
     if len(header) < 6 or header[3] & 1:
@@ -129,8 +148,8 @@ def _parse_frame(header: bytes, offset: int, info: _StreamInfo) -> _Frame | None
     if crc8(header[:at]) != header[at]:
         return None
     if header[1] & 1:  # blocks of several sizes: the number of a sample
-        return _Frame(offset, number + block, True)
-    return _Frame(offset, number * info.max_block + block, info.min_block == info.max_block)
+        return _Frame(offset, block, number + block, False)
+    return _Frame(offset, block, number * info.max_block + block, True)
 
 
 def _coded_number(header: bytes) -> tuple[int | None, int]:
