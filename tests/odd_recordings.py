@@ -181,7 +181,15 @@ def flac_recordings() -> dict[str, OddRecording]:
     tag, id3v2 = b"TAG" + bytes(125), b"ID3\x04\0\0\0\0\x00\x10" + bytes(16)
     damaged = bytearray(declaring(0))
     damaged[len(damaged) // 2] ^= 255
+    starts = [match.start() for match in re.finditer(b"\xff[\xf8\xf9].\x08", whole, re.DOTALL)]
+    assert len(starts) == -(-COUNT // 4096)  # blocks of 4096 samples
     return {
+        "frame_missing.flac": OddRecording(
+            whole[: starts[1]] + whole[starts[2] :], None, "damaged: .* from sample 4096 on"
+        ),
+        "start_missing.flac": OddRecording(
+            whole[: starts[0]] + whole[starts[1] :], None, "damaged: .* from sample 0 on"
+        ),
         "whole.flac": OddRecording(whole, COUNT, exact=samples),
         "streamed.flac": OddRecording(declaring(0), COUNT, exact=samples),
         "streamed_tagged.flac": OddRecording(declaring(0) + tag, COUNT, exact=samples),

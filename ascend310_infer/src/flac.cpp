@@ -6,15 +6,12 @@
 namespace speech::internal {
 namespace {
 
-constexpr std::int64_t kId3v1 = 128;        // bytes
-constexpr std::int64_t kMargin = 4096;      // bytes behind the last frame in which it is still found
+constexpr std::int64_t kId3v1 = 128;         // bytes
 constexpr std::int64_t kLongestHeader = 16;  // bytes, of a frame
 
 struct StreamInfo {
   explicit StreamInfo(const std::string& block)
-      : min_block(integer(block, 0, 2)),
-        max_block(integer(block, 2, 2)),
-        max_frame(integer(block, 7, 3)),
+      : max_block(integer(block, 2, 2)),
         channels((integer(block, 10, 8) >> 41 & 7) + 1),
         bits((integer(block, 10, 8) >> 36 & 31) + 1),
         samples(integer(block, 10, 8) & ((std::int64_t{1} << 36) - 1)) {}
@@ -23,22 +20,15 @@ struct StreamInfo {
     return static_cast<std::int64_t>(big_endian(block, at, count));
   }
 
-  // Bytes that no frame exceeds.
-  std::int64_t frame_limit() const {
-    return max_frame > 0 ? max_frame : max_block * channels * (bits + 8) / 8 + 64;
-  }
-
-  std::int64_t min_block, max_block;  // samples
-  std::int64_t max_frame;             // bytes; 0: unknown
+  std::int64_t max_block;  // samples
   std::int64_t channels, bits;
   std::int64_t samples;  // 0: unknown
 };
 
 struct Frame {
-  std::int64_t offset;
-  std::int64_t block;       // samples
-  std::int64_t end_sample;  // the number of the first sample behind it
-  bool is_numbered;         // by frames, not by samples
+  std::int64_t block;   // samples
+  std::int64_t number;  // of the frame, or of its first sample
+  bool is_numbered;     // the number is that of the frame
 };
 
 template <typename Crc, Crc polynomial>
@@ -89,8 +79,7 @@ std::pair<std::int64_t, std::size_t> block_size(unsigned code, const std::string
 }
 
 // The header of a frame (RFC 9639, section 9.1), if these bytes are one.
-std::optional<Frame> frame_of(const std::string& header, std::int64_t offset,
-                              const StreamInfo& info) {
+std::optional<Frame> frame_of(const std::string& header, const StreamInfo& info) {
   if (header.size() < 6) return std::nullopt;
   const auto byte = [&](std::size_t at) -> unsigned { return static_cast<std::uint8_t>(header[at]); };
   static constexpr std::array<std::int64_t, 8> kBits{0, 8, 12, -1, 16, 20, 24, 32};
@@ -107,42 +96,48 @@ std::optional<Frame> frame_of(const std::string& header, std::int64_t offset,
   if (rate_code == 13 || rate_code == 14) at += 2;
   if (block > std::max<std::int64_t>(info.max_block, 1) || at >= header.size()) return std::nullopt;
   if (crc_of<std::uint8_t, 0x07>(header.substr(0, at)) != byte(at)) return std::nullopt;
-  if ((byte(1) & 1) != 0) return Frame{offset, block, number->first + block, false};
-  return Frame{offset, block, number->first * info.max_block + block, true};
+  return Frame{block, number->first, (byte(1) & 1) == 0};
 }
 
-// Found by the header of a frame, which has a checksum.
-std::optional<Frame> last_frame(const Content& content, const StreamInfo& info) {
-  const std::int64_t start =
-      std::max<std::int64_t>(42, content.size() - info.frame_limit() - kMargin);
-  const std::string tail = content.read(start, content.size() - start);
-  for (std::size_t at = tail.size(); at-- > 0;) {
-    if (tail[at] != '\xff' || at + 1 >= tail.size() || (tail[at + 1] & 0xFE) != 0xF8) continue;
-    const auto frame =
-        frame_of(tail.substr(at, kLongestHeader), start + static_cast<std::int64_t>(at), info);
-    if (frame) return frame;
-  }
-  return std::nullopt;
-}
-
-// Whether the number of the last frame tells the samples before it: all blocks are equal.
-bool counts_samples(const Content& content, const StreamInfo& info, const Frame& last) {
+// Where the first frame starts, behind blocks of a kind, 3 bytes of length, and more.
+std::int64_t behind_metadata(const Content& content) {
   std::int64_t offset = 4;
   for (bool is_last = false; !is_last && offset < content.size();) {
-    // Metadata: a flag and a kind, 3 bytes of length.
     const std::string head = content.read(offset, 4);
     is_last = (head[0] & 0x80) != 0;
     offset += 4 + static_cast<std::int64_t>(big_endian(head, 1, 3));
   }
-  const auto first = frame_of(content.read(offset, kLongestHeader), offset, info);
-  if (!first || first->end_sample != first->block) return false;
-  if (!last.is_numbered || first->offset == last.offset) return true;
-  return info.min_block == info.max_block && info.max_block == first->block;
+  return offset;
+}
+
+// The samples of all frames, which have headers with a number and a checksum, and the offset of the
+// last frame. Decoders fill in for frames that are missing.
+std::pair<std::int64_t, std::int64_t> count(const Content& content, const StreamInfo& info) {
+  const std::int64_t start = behind_metadata(content);
+  const std::string data = content.read(start, content.size() - start);
+  std::int64_t block = 0, samples = 0, end = 0;
+  std::size_t last = 0;
+  for (std::size_t at = 0; (at = data.find('\xff', at)) != std::string::npos; ++at) {
+    if (at + 1 >= data.size() || (data[at + 1] & 0xFE) != 0xF8) continue;
+    const auto frame = frame_of(data.substr(at, kLongestHeader), info);
+    if (!frame) continue;
+    if (block == 0) block = frame->block;  // of all but the last frame
+    const std::int64_t first = frame->is_numbered ? frame->number * block : frame->number;
+    end = first + frame->block;
+    if (first != samples) continue;
+    samples = end;
+    last = at;
+  }
+  if (end > samples)
+    throw InputError("damaged: FLAC frames are missing from sample " + std::to_string(samples) +
+                     " on; fetch it again or leave it out");
+  if (samples == 0) throw truncated("its FLAC frames are missing");
+  return {samples, start + static_cast<std::int64_t>(last)};
 }
 
 // Whether the checksum at the end of the last frame is right; a tag may follow.
-bool is_whole(const Content& content, const Frame& frame) {
-  std::string bytes = content.read(frame.offset, content.size() - frame.offset);
+bool is_whole(const Content& content, std::int64_t last) {
+  std::string bytes = content.read(last, content.size() - last);
   if (bytes.size() > 2 && crc_of<std::uint16_t, 0x8005>(bytes) == 0) return true;
   if (bytes.size() < kId3v1 + 3 || bytes.compare(bytes.size() - kId3v1, 3, "TAG") != 0) return false;
   bytes.resize(bytes.size() - kId3v1);
@@ -166,20 +161,15 @@ std::vector<Stream> flac_streams(const Content& content) {
       throw InputError("a second FLAC file begins at byte " + std::to_string(at) +
                        "; split it there or convert it to WAV");
   const StreamInfo info(content.read(8, 34));
-  const auto last = last_frame(content, info);
-  if (info.samples > 0 && (!last || last->end_sample == info.samples))
-    return {{{whole}, info.samples}};
-  const bool certain = last && counts_samples(content, info, *last);
-  if (info.samples > 0 && !certain) return {{{whole}, info.samples}};
-  if (!certain) throw truncated("its last FLAC frame is missing or incomplete");
-  if (last->end_sample < info.samples)
-    throw truncated(std::to_string(last->end_sample) + " samples or fewer where its header declares " +
+  const auto [samples, last] = count(content, info);
+  if (samples == info.samples) return {{{whole}, samples}};
+  if (samples < info.samples)
+    throw truncated(std::to_string(samples) + " samples or fewer where its header declares " +
                     std::to_string(info.samples));
-  if (!is_whole(content, *last)) throw truncated("its last FLAC frame is incomplete");
-  const auto total = static_cast<std::uint64_t>(last->end_sample);
-  const std::uint64_t packed =
-      (big_endian(content.read(21, 1), 0, 1) & 0xF0) << 32 | (total & ((std::uint64_t{1} << 36) - 1));
-  return {{{Range(0, 21), big_endian_bytes(packed, 5), Range(26, content.size())}, last->end_sample}};
+  if (!is_whole(content, last)) throw truncated("its last FLAC frame is incomplete");
+  const auto total = static_cast<std::uint64_t>(samples);
+  const std::uint64_t packed = (big_endian(content.read(21, 1), 0, 1) & 0xF0) << 32 | total;
+  return {{{Range(0, 21), big_endian_bytes(packed, 5), Range(26, content.size())}, samples}};
 }
 
 }  // namespace speech::internal

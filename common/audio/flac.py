@@ -1,4 +1,4 @@
-"""FLAC (RFC 9639): how many samples a file holds, by its last frame."""
+"""FLAC (RFC 9639): how many samples a file holds, by the headers of its frames."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from common.audio.content import Content, Part, Refused, Stream, truncated
 
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _ID3V1 = 128  # bytes
-_MARGIN = 4096  # bytes behind the last frame in which it is still found
 _LONGEST_HEADER = 16  # bytes, of a frame
 
 
 @dataclass(frozen=True)
 class _StreamInfo:
-    min_block: int  # samples
     max_block: int  # samples
-    max_frame: int  # bytes; 0: unknown
-    rate: int  # Hz
     channels: int
     bits: int
     samples: int  # 0: unknown
@@ -27,26 +23,18 @@ class _StreamInfo:
     def parse(cls, block: bytes) -> _StreamInfo:
         packed = int.from_bytes(block[10:18], "big")
         return cls(
-            min_block=int.from_bytes(block[0:2], "big"),
             max_block=int.from_bytes(block[2:4], "big"),
-            max_frame=int.from_bytes(block[7:10], "big"),
-            rate=packed >> 44,
             channels=(packed >> 41 & 7) + 1,
             bits=(packed >> 36 & 31) + 1,
             samples=packed & (1 << 36) - 1,
         )
 
-    def frame_limit(self) -> int:
-        """Bytes that no frame exceeds."""
-        return self.max_frame or self.max_block * self.channels * (self.bits + 8) // 8 + 64
-
 
 @dataclass(frozen=True)
 class _Frame:
-    offset: int
     block: int  # samples
-    end_sample: int  # the number of the first sample behind it
-    is_numbered: bool  # by frames, not by samples
+    number: int  # of the frame, or of its first sample
+    is_numbered: bool  # the number is that of the frame
 
 
 def flac_streams(content: Content) -> list[Stream]:
@@ -66,23 +54,16 @@ def flac_streams(content: Content) -> list[Stream]:
         return [Stream(whole)]
     _check_is_one_file(content)
     info = _StreamInfo.parse(content.read(8, 34))
-    last = _last_frame(content, info)
-    if info.samples and (last is None or last.end_sample == info.samples):
-        return [Stream(whole, info.samples)]
-    certain = last is not None and _counts_samples(content, info, last)
-    if info.samples and not certain:
-        return [Stream(whole, info.samples)]
-    if last is None or not certain:
-        raise truncated("its last FLAC frame is missing or incomplete")
-    if last.end_sample < info.samples:
-        raise truncated(
-            f"{last.end_sample} samples or fewer where its header declares {info.samples}"
-        )
+    samples, last = _count(content, info)
+    if samples == info.samples:
+        return [Stream(whole, samples)]
+    if samples < info.samples:
+        raise truncated(f"{samples} samples or fewer where its header declares {info.samples}")
     if not _is_whole(content, last):
         raise truncated("its last FLAC frame is incomplete")
-    total = content.read(21, 1)[0] & 0xF0 | last.end_sample >> 32
-    declared = bytes([total]) + (last.end_sample & 0xFFFFFFFF).to_bytes(4, "big")
-    return [Stream(((0, 21), declared, (26, content.size)), last.end_sample)]
+    declared = content.read(21, 1)[0] & 0xF0 | samples >> 32
+    total = bytes([declared]) + (samples & 0xFFFFFFFF).to_bytes(4, "big")
+    return [Stream(((0, 21), total, (26, content.size)), samples)]
 
 
 def _starts_file(content: Content, offset: int) -> bool:
@@ -100,33 +81,48 @@ def _check_is_one_file(content: Content) -> None:
             )
 
 
-def _last_frame(content: Content, info: _StreamInfo) -> _Frame | None:
-    """Find the last frame by the header of a frame, which has a checksum."""
-    start = max(42, content.size - info.frame_limit() - _MARGIN)
-    tail = content.read(start, content.size - start)
-    for match in reversed(list(_SYNC.finditer(tail))):
-        header = tail[match.start() : match.start() + _LONGEST_HEADER]
-        if frame := _parse_frame(header, start + match.start(), info):
-            return frame
-    return None
+def _count(content: Content, info: _StreamInfo) -> tuple[int, int]:
+    """Count the samples of all frames, which have headers with a number and a checksum.
+
+    Decoders fill in for frames that are missing.
+
+    Returns:
+        The number of samples, and the offset of the last frame.
+    """
+    start = _behind_metadata(content)
+    data = content.read(start, content.size - start)
+    block, samples, last, end = 0, 0, 0, 0
+    for match in _SYNC.finditer(data):
+        at = match.start()
+        frame = _parse_frame(data[at : at + _LONGEST_HEADER], info)
+        if frame is None:
+            continue
+        block = block or frame.block  # of all but the last frame
+        first = frame.number * block if frame.is_numbered else frame.number
+        end = first + frame.block
+        if first == samples:
+            samples, last = end, at
+    if end > samples:
+        raise Refused(
+            f"damaged: FLAC frames are missing from sample {samples} on; fetch it again or leave it"
+            " out"
+        )
+    if not samples:
+        raise truncated("its FLAC frames are missing")
+    return samples, start + last
 
 
-def _counts_samples(content: Content, info: _StreamInfo, last: _Frame) -> bool:
-    """Whether the number of the last frame tells the samples before it: all blocks are equal."""
+def _behind_metadata(content: Content) -> int:
+    """Return where the first frame starts, behind blocks of a kind, 3 bytes of length, and more."""
     offset, is_last = 4, False
-    while not is_last and offset < content.size:  # metadata: a flag and a kind, 3 bytes of length
+    while not is_last and offset < content.size:
         head = content.read(offset, 4)
         is_last = bool(head[0] & 0x80)
         offset += 4 + int.from_bytes(head[1:], "big")
-    first = _parse_frame(content.read(offset, _LONGEST_HEADER), offset, info)
-    if first is None or first.end_sample != first.block:
-        return False
-    if not last.is_numbered or first.offset == last.offset:
-        return True
-    return info.min_block == info.max_block == first.block
+    return offset
 
 
-def _parse_frame(header: bytes, offset: int, info: _StreamInfo) -> _Frame | None:
+def _parse_frame(header: bytes, info: _StreamInfo) -> _Frame | None:
     """Read the header of a frame (RFC 9639, section 9.1); None: these bytes are none."""
     if len(header) < 6 or header[3] & 1:
         return None
@@ -147,9 +143,7 @@ def _parse_frame(header: bytes, offset: int, info: _StreamInfo) -> _Frame | None
         return None
     if crc8(header[:at]) != header[at]:
         return None
-    if header[1] & 1:  # blocks of several sizes: the number of a sample
-        return _Frame(offset, block, number + block, False)
-    return _Frame(offset, block, number * info.max_block + block, True)
+    return _Frame(block, number, not header[1] & 1)
 
 
 def _coded_number(header: bytes) -> tuple[int | None, int]:
@@ -182,9 +176,9 @@ def _block_size(code: int, header: bytes, at: int) -> tuple[int, int]:
     return 1 << code, at
 
 
-def _is_whole(content: Content, frame: _Frame) -> bool:
+def _is_whole(content: Content, last: int) -> bool:
     """Whether the checksum at the end of the last frame is right; a tag may follow."""
-    data = content.read(frame.offset, content.size - frame.offset)
+    data = content.read(last, content.size - last)
     ends = [len(data)]
     if data[-_ID3V1:][:3] == b"TAG":
         ends.append(len(data) - _ID3V1)
