@@ -185,10 +185,10 @@ def flac_recordings() -> dict[str, OddRecording]:
     assert len(starts) == -(-COUNT // 4096)  # blocks of 4096 samples
     return {
         "frame_missing.flac": OddRecording(
-            whole[: starts[1]] + whole[starts[2] :], None, "damaged: .* from sample 4096 on"
+            whole[: starts[1]] + whole[starts[2] :], None, "damaged: .* from sample 4096 on", True
         ),
         "start_missing.flac": OddRecording(
-            whole[: starts[0]] + whole[starts[1] :], None, "damaged: .* from sample 0 on"
+            whole[: starts[0]] + whole[starts[1] :], None, "damaged: .* from sample 0 on", True
         ),
         "whole.flac": OddRecording(whole, COUNT, exact=samples),
         "streamed.flac": OddRecording(declaring(0), COUNT, exact=samples),
@@ -202,7 +202,7 @@ def flac_recordings() -> dict[str, OddRecording]:
         "one_byte_less.flac": OddRecording(whole[:-1], None, "truncated", shows_late=True),
         "streamed_cut.flac": OddRecording(declaring(0)[:-300], None, "truncated"),
         "more_declared.flac": OddRecording(declaring(COUNT + 1), None, "truncated"),
-        "twice.flac": OddRecording(whole + whole, None, f"second FLAC .* byte {len(whole)}"),
+        "twice.flac": OddRecording(whole + whole, None, f"second FLAC .* byte {len(whole)}", True),
         "damaged.flac": OddRecording(bytes(damaged), None, "damaged|truncated", shows_late=True),
     }
 

@@ -42,11 +42,12 @@ _NOT_READ = {
 }
 
 
-def streams_of(content: Content) -> list[Stream]:
+def streams_of(content: Content, thorough: bool) -> list[Stream]:
     """Find what a decoder is to read of a recording.
 
     Args:
         content: The recording; ID3v2 tags at its start are skipped.
+        thorough: Look for damage that a decoder hides; else only as far as the length needs it.
 
     Returns:
         Streams whose samples follow each other; mostly one, the whole file.
@@ -57,6 +58,8 @@ def streams_of(content: Content) -> list[Stream]:
     while (tag := id3v2_end(content)) > 0:
         content.skip(tag)
     head = content.read(0, 64)
+    if head.startswith(b"fLaC"):
+        return flac_streams(content, thorough)
     for magic, streams in _CONTAINERS:
         if magic.match(head):
             return streams(content)
@@ -415,7 +418,6 @@ _CONTAINERS: list[tuple[re.Pattern[bytes], Callable[[Content], list[Stream]]]] =
     (re.compile(pattern, re.DOTALL), streams)
     for pattern, streams in (
         (b"(RIFF|RIFX|RF64)....WAVE", _wav),
-        (b"fLaC", flac_streams),
         (b"OggS", ogg_streams),
         (b"FORM....AIF[FC]", _aiff),
         (b"FORM....(8SVX|16SV)", _svx),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,15 +97,16 @@ class Content:
                 return False
         return True
 
-    def copy(self, parts: Sequence[Part]) -> int:
-        """Copy parts into a new file in memory; return its descriptor, which the caller closes."""
-        copied = os.memfd_create("recording")
-        with open(copied, "wb", closefd=False) as file:
-            for part in parts:
-                if isinstance(part, bytes):
-                    file.write(part)
-                    continue
-                for offset in range(*part, _BLOCK):
-                    file.write(self.read(offset, min(_BLOCK, part[1] - offset)))
-        os.lseek(copied, 0, os.SEEK_SET)
-        return copied
+    @property
+    def whole(self) -> tuple[Part, ...]:
+        """The parts of a stream that is the whole source; none where a part was skipped."""
+        return () if self.start else ((0, self.size),)
+
+    def copy(self, parts: Sequence[Part]) -> io.BytesIO:
+        """Return a file in memory with parts one behind the other."""
+        return io.BytesIO(
+            b"".join(
+                part if isinstance(part, bytes) else self.read(part[0], part[1] - part[0])
+                for part in parts
+            )
+        )

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.audio.content import Content, Part, Refused, Stream, truncated
 
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _ID3V1 = 128  # bytes
+_BITS = (0, 8, 12, -1, 16, 20, 24, 32)  # of a sample, by code; 0: as the header declares
+_MARGIN = 4096  # bytes that may follow the last frame
+_LONG_FRAME = 65536  # bytes, where the header declares no limit
 _LONGEST_HEADER = 16  # bytes, of a frame
 
 
 @dataclass(frozen=True)
 class _StreamInfo:
     max_block: int  # samples
+    max_frame: int  # bytes
     channels: int
     bits: int
     samples: int  # 0: unknown
@@ -24,42 +30,47 @@ class _StreamInfo:
         packed = int.from_bytes(block[10:18], "big")
         return cls(
             max_block=int.from_bytes(block[2:4], "big"),
+            max_frame=int.from_bytes(block[7:10], "big") or _LONG_FRAME,
             channels=(packed >> 41 & 7) + 1,
             bits=(packed >> 36 & 31) + 1,
             samples=packed & (1 << 36) - 1,
         )
 
 
-@dataclass(frozen=True)
-class _Frame:
+class _Frame(NamedTuple):
     block: int  # samples
     number: int  # of the frame, or of its first sample
     is_numbered: bool  # the number is that of the frame
 
 
-def flac_streams(content: Content) -> list[Stream]:
+def flac_streams(content: Content, thorough: bool) -> list[Stream]:
     """Find the number of samples of a FLAC file, which its header may not declare, or wrongly.
 
     Args:
         content: The file.
+        thorough: Look at all frames, and not only at the last where it fits to the header.
 
     Returns:
         The file as one stream whose header declares all samples.
 
     Raises:
-        Refused: It is cut, or another file follows.
+        Refused: It is cut, frames are missing, or another file follows.
     """
     whole: tuple[Part, ...] = ((0, content.size),)
     if not _starts_file(content, 0):
         return [Stream(whole)]
-    _check_is_one_file(content)
     info = _StreamInfo.parse(content.read(8, 34))
-    samples, last = _count(content, info)
+    if not thorough and info.samples and _ends_at(content, info) in (None, info.samples):
+        return [Stream(whole, info.samples)]
+    start = _behind_metadata(content)
+    data = content.read(start, content.size - start)
+    _check_is_one_file(data, start)
+    samples, last = _count(data, info)
     if samples == info.samples:
         return [Stream(whole, samples)]
     if samples < info.samples:
         raise truncated(f"{samples} samples or fewer where its header declares {info.samples}")
-    if not _is_whole(content, last):
+    if not _is_whole(data[last:]):
         raise truncated("its last FLAC frame is incomplete")
     declared = content.read(21, 1)[0] & 0xF0 | samples >> 32
     total = bytes([declared]) + (samples & 0xFFFFFFFF).to_bytes(4, "big")
@@ -72,16 +83,29 @@ def _starts_file(content: Content, offset: int) -> bool:
     return head[:4] == b"fLaC" and head[4:5] in (b"\0", b"\x80") and head[5:] == b"\0\0\x22"
 
 
-def _check_is_one_file(content: Content) -> None:
-    offset = 0
-    while (offset := content.find(b"fLaC", offset + 1)) >= 0:
-        if _starts_file(content, offset):
+def _check_is_one_file(data: bytes, start: int) -> None:
+    """Refuse a second FLAC file among frames that start at byte `start`."""
+    offset = -1
+    while (offset := data.find(b"fLaC", offset + 1)) >= 0:
+        if _starts_file(Content(data), offset):
             raise Refused(
-                f"a second FLAC file begins at byte {offset}; split it there or convert it to WAV"
+                f"a second FLAC file begins at byte {start + offset}; split it there or convert it"
+                " to WAV"
             )
 
 
-def _count(content: Content, info: _StreamInfo) -> tuple[int, int]:
+def _ends_at(content: Content, info: _StreamInfo) -> int | None:
+    """Return the number of samples up to the last frame by its header; None: none is found."""
+    start = max(42, content.size - info.max_frame - _MARGIN)
+    tail = content.read(start, content.size - start)
+    for match in reversed(list(_SYNC.finditer(tail))):
+        if frame := _parse_frame(tail[match.start() : match.start() + _LONGEST_HEADER], info):
+            before = frame.number * info.max_block if frame.is_numbered else frame.number
+            return before + frame.block
+    return None
+
+
+def _count(data: bytes, info: _StreamInfo) -> tuple[int, int]:
     """Count the samples of all frames, which have headers with a number and a checksum.
 
     Decoders fill in for frames that are missing.
@@ -89,10 +113,11 @@ def _count(content: Content, info: _StreamInfo) -> tuple[int, int]:
     Returns:
         The number of samples, and the offset of the last frame.
     """
-    start = _behind_metadata(content)
-    data = content.read(start, content.size - start)
-    block, samples, last, end = 0, 0, 0, 0
-    for match in _SYNC.finditer(data):
+    last, skipped = _equal_frames(data)
+    block, samples, end = 0, 0, 0
+    if skipped and (frame := _parse_frame(data[:_LONGEST_HEADER], info)):
+        block, samples = frame.block, skipped * frame.block
+    for match in _SYNC.finditer(data, last):
         at = match.start()
         frame = _parse_frame(data[at : at + _LONGEST_HEADER], info)
         if frame is None:
@@ -109,7 +134,24 @@ def _count(content: Content, info: _StreamInfo) -> tuple[int, int]:
         )
     if not samples:
         raise truncated("its FLAC frames are missing")
-    return samples, start + last
+    return samples, last
+
+
+def _equal_frames(data: bytes) -> tuple[int, int]:
+    """Find the last of the frames whose headers are those of the first, but for their numbers.
+
+    Returns:
+        Its offset, and the number of frames before it.
+    """
+    head, at, number = data[:4], 0, 0
+    if len(data) < 5 or head[1] & 1 or head[2] >> 4 in (6, 7) or data[4]:
+        return 0, 0  # numbered by samples, or of sizes that stand elsewhere, or not the first
+    while (
+        number < sys.maxunicode
+        and (found := data.find(head + chr(number + 1).encode("utf-8", "surrogatepass"), at)) >= 0
+    ):
+        at, number = found, number + 1
+    return at, number
 
 
 def _behind_metadata(content: Content) -> int:
@@ -126,19 +168,17 @@ def _parse_frame(header: bytes, info: _StreamInfo) -> _Frame | None:
     """Read the header of a frame (RFC 9639, section 9.1); None: these bytes are none."""
     if len(header) < 6 or header[3] & 1:
         return None
-    block_code, rate_code = header[2] >> 4, header[2] & 15
-    channel_code, bits_code = header[3] >> 4, header[3] >> 1 & 7
+    block_code, rate_code, channel_code = header[2] >> 4, header[2] & 15, header[3] >> 4
     channels = channel_code + 1 if channel_code < 8 else 2
-    bits = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}.get(
-        bits_code, info.bits if not bits_code else 0
-    )
+    bits = _BITS[header[3] >> 1 & 7] or info.bits
     if channel_code > 10 or channels != info.channels or bits != info.bits or not block_code:
         return None
     number, at = _coded_number(header)
     if number is None:
         return None
     block, at = _block_size(block_code, header, at)
-    at += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if rate_code > 11:
+        at += 1 if rate_code == 12 else 2
     if rate_code == 15 or block > max(info.max_block, 1) or at >= len(header):
         return None
     if crc8(header[:at]) != header[at]:
@@ -176,9 +216,8 @@ def _block_size(code: int, header: bytes, at: int) -> tuple[int, int]:
     return 1 << code, at
 
 
-def _is_whole(content: Content, last: int) -> bool:
+def _is_whole(data: bytes) -> bool:
     """Whether the checksum at the end of the last frame is right; a tag may follow."""
-    data = content.read(last, content.size - last)
     ends = [len(data)]
     if data[-_ID3V1:][:3] == b"TAG":
         ends.append(len(data) - _ID3V1)

@@ -64,7 +64,7 @@ def audio_info(source: str | Path | bytes, name: str | None = None) -> AudioInfo
     """
     with _content(source, name) as content:
         infos = []
-        for stream in streams_of(content):
+        for stream in streams_of(content, thorough=False):
             with _decoder(content, stream) as file:
                 infos.append(AudioInfo(file.samplerate, file.channels, file.frames))
         return _joined(infos)
@@ -93,7 +93,7 @@ def load_audio(
         UserError: The recording is missing, unreadable, truncated, empty or not finite.
     """
     with _content(source, name) as content:
-        streams = streams_of(content)
+        streams = streams_of(content, thorough=True)
         if len(streams) == 1:
             info, samples = _decode(content, streams[0], start, seconds)
         else:
@@ -250,19 +250,16 @@ def _check_is_file(path: str | Path) -> None:
 @contextmanager
 def _decoder(content: Content, stream: Stream) -> Iterator[sf.SoundFile]:
     """Open a stream of a recording for decoding."""
-    descriptor, copied = content.source, None
-    if not isinstance(descriptor, int) or content.start or stream.parts != ((0, content.size),):
-        # libsndfile cannot seek in all formats in what Python reads for it.
-        descriptor = copied = content.copy(stream.parts)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    try:
-        silence = _without_native_messages() if stream.native_messages else nullcontext()
-        with silence, sf.SoundFile(descriptor, closefd=False) as file:
-            _check_length(file, stream)
-            yield file
-    finally:
-        if copied is not None:
-            os.close(copied)
+    source: int | io.BytesIO
+    if not isinstance(content.source, int) or stream.parts != content.whole:
+        source = content.copy(stream.parts)
+    else:
+        source = content.source  # libsndfile reads it without Python
+        os.lseek(source, 0, os.SEEK_SET)
+    silence = _without_native_messages() if stream.native_messages else nullcontext()
+    with silence, sf.SoundFile(source, closefd=False) as file:
+        _check_length(file, stream)
+        yield file
 
 
 def _check_length(file: sf.SoundFile, stream: Stream) -> None:
