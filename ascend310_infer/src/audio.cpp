@@ -76,8 +76,10 @@ class Decoder {
     if (info_.frames == 0) throw InputError("empty (0 samples); leave it out");
     const std::int64_t expected = stream.samples.value_or(info_.frames);
     if (info_.frames < expected)
-      throw InputError("holds " + std::to_string(expected) + " samples, of which its header "
-                       "declares " + std::to_string(info_.frames) +
+      throw InputError("holds " + std::to_string(expected) +
+                       " samples, of which its header "
+                       "declares " +
+                       std::to_string(info_.frames) +
                        "; write its header anew or convert it to FLAC or WAV");
     if (info_.frames > expected)
       throw truncated(std::to_string(expected) + " samples where its header declares " +
@@ -175,8 +177,7 @@ AudioInfo audio_info(const fs::path& path) {
   std::vector<AudioInfo> streams;
   for (const Stream& stream : streams_of(content)) {
     const Decoder decoder(content, stream);
-    streams.push_back(
-        {decoder.info().samplerate, decoder.info().channels, decoder.info().frames});
+    streams.push_back({decoder.info().samplerate, decoder.info().channels, decoder.info().frames});
   }
   return joined(streams);
 }
@@ -211,8 +212,7 @@ Audio read_audio(const std::filesystem::path& path) {
   for (const internal::Stream& stream : internal::streams_of(content)) {
     internal::Decoder decoder(content, stream);
     decoder.read(audio.samples);
-    streams.push_back(
-        {decoder.info().samplerate, decoder.info().channels, decoder.info().frames});
+    streams.push_back({decoder.info().samplerate, decoder.info().channels, decoder.info().frames});
   }
   audio.sample_rate = internal::joined(streams).sample_rate;
   return audio;

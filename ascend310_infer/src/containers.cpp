@@ -21,11 +21,11 @@ std::vector<Stream> whole(const Content& content, std::optional<std::int64_t> sa
 
 // How the chunks of a container are written.
 struct Layout {
-  bool big;                      // the highest byte of a number comes first
-  std::size_t id_bytes = 4;      // length of a chunk's name
-  std::size_t size_bytes = 4;    // length of its size
-  std::int64_t align = 2;        // chunks start at multiples of so many bytes
-  bool size_of_all = false;      // a chunk's size counts its name and size, too
+  bool big;                    // the highest byte of a number comes first
+  std::size_t id_bytes = 4;    // length of a chunk's name
+  std::size_t size_bytes = 4;  // length of its size
+  std::int64_t align = 2;      // chunks start at multiples of so many bytes
+  bool size_of_all = false;    // a chunk's size counts its name and size, too
 
   std::int64_t head_bytes() const { return static_cast<std::int64_t>(id_bytes + size_bytes); }
   std::uint64_t number(const std::string& bytes, std::size_t at, std::size_t count) const {
@@ -169,7 +169,9 @@ std::vector<Stream> declaring(const Content& content, std::int64_t size, std::ui
 
 FrameBytes wav_frame_bytes(const std::string& fmt, const Layout& layout) {
   constexpr std::int64_t kPcm = 1, kFloat = 3, kALaw = 6, kMuLaw = 7, kExtensible = 0xFFFE;
-  const auto number = [&](std::size_t at) { return static_cast<std::int64_t>(layout.number(fmt, at, 2)); };
+  const auto number = [&](std::size_t at) {
+    return static_cast<std::int64_t>(layout.number(fmt, at, 2));
+  };
   const std::int64_t channels = number(2), block = number(12), bits = number(14);
   const std::int64_t code = number(0) == kExtensible ? number(24) : number(0);
   if ((code != kPcm && code != kFloat && code != kALaw && code != kMuLaw) || channels == 0 ||
@@ -230,9 +232,9 @@ std::int64_t big(const Content& content, std::int64_t offset, std::size_t count)
 }
 
 FrameBytes aiff_frame_bytes(const Content& content, const Chunk& common) {
-  static const std::map<std::string, std::int64_t> kBytes{
-      {"fl32", 4}, {"FL32", 4}, {"fl64", 8}, {"FL64", 8},
-      {"ulaw", 1}, {"ULAW", 1}, {"alaw", 1}, {"ALAW", 1}};
+  static const std::map<std::string, std::int64_t> kBytes{{"fl32", 4}, {"FL32", 4}, {"fl64", 8},
+                                                          {"FL64", 8}, {"ulaw", 1}, {"ULAW", 1},
+                                                          {"alaw", 1}, {"ALAW", 1}};
   const std::int64_t channels = big(content, common.start, 2);
   const std::int64_t bits = big(content, common.start + 6, 2);
   const std::string code = common.size >= 22 ? content.read(common.start + 18, 4) : "NONE";
@@ -289,8 +291,7 @@ std::vector<Stream> au(const Content& content) {
   const auto start = static_cast<std::int64_t>(layout.number(header, 4, 4));
   const std::uint64_t declared = layout.number(header, 8, 4);
   if (start > content.size() || start < 24) throw no_sound();
-  const std::int64_t size =
-      sound_bytes(content, start, declared, nullptr, declared == 0xFFFFFFFF);
+  const std::int64_t size = sound_bytes(content, start, declared, nullptr, declared == 0xFFFFFFFF);
   const auto known = kBytes.find(layout.number(header, 12, 4));
   const auto channels = static_cast<std::int64_t>(layout.number(header, 20, 4));
   const FrameBytes frame_bytes =

@@ -14,7 +14,8 @@
 
 namespace speech::internal {
 
-using Range = std::pair<std::int64_t, std::int64_t>;  // offsets of the first byte and behind the last
+using Range =
+    std::pair<std::int64_t, std::int64_t>;  // offsets of the first byte and behind the last
 
 // Bytes of the file, or bytes in the place of some of the file.
 using Part = std::variant<Range, std::string>;

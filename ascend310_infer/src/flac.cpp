@@ -46,13 +46,16 @@ Crc crc_of(const std::string& bytes) {
   }();
   Crc crc = 0;
   for (const char byte : bytes)
-    crc = static_cast<Crc>(crc << 8 ^ kTable[(crc >> kShift ^ static_cast<std::uint8_t>(byte)) & 0xFF]);
+    crc = static_cast<Crc>(crc << 8 ^
+                           kTable[(crc >> kShift ^ static_cast<std::uint8_t>(byte)) & 0xFF]);
   return crc;
 }
 
 // A number coded as UTF-8 codes characters, at byte 4, and where it ends.
 std::optional<std::pair<std::int64_t, std::size_t>> coded_number(const std::string& header) {
-  const auto byte = [&](std::size_t at) -> unsigned { return static_cast<std::uint8_t>(header[at]); };
+  const auto byte = [&](std::size_t at) -> unsigned {
+    return static_cast<std::uint8_t>(header[at]);
+  };
   const unsigned lead = byte(4);
   if (lead < 0x80) return {{lead, 5}};
   std::size_t count = 0;
@@ -81,7 +84,9 @@ std::pair<std::int64_t, std::size_t> block_size(unsigned code, const std::string
 // The header of a frame (RFC 9639, section 9.1), if these bytes are one.
 std::optional<Frame> frame_of(const std::string& header, const StreamInfo& info) {
   if (header.size() < 6) return std::nullopt;
-  const auto byte = [&](std::size_t at) -> unsigned { return static_cast<std::uint8_t>(header[at]); };
+  const auto byte = [&](std::size_t at) -> unsigned {
+    return static_cast<std::uint8_t>(header[at]);
+  };
   static constexpr std::array<std::int64_t, 8> kBits{0, 8, 12, -1, 16, 20, 24, 32};
   const unsigned block_code = byte(2) >> 4, rate_code = byte(2) & 15, channel_code = byte(3) >> 4;
   const std::int64_t channels = channel_code < 8 ? channel_code + 1 : 2;
@@ -139,7 +144,8 @@ std::pair<std::int64_t, std::int64_t> count(const Content& content, const Stream
 bool is_whole(const Content& content, std::int64_t last) {
   std::string bytes = content.read(last, content.size() - last);
   if (bytes.size() > 2 && crc_of<std::uint16_t, 0x8005>(bytes) == 0) return true;
-  if (bytes.size() < kId3v1 + 3 || bytes.compare(bytes.size() - kId3v1, 3, "TAG") != 0) return false;
+  if (bytes.size() < kId3v1 + 3 || bytes.compare(bytes.size() - kId3v1, 3, "TAG") != 0)
+    return false;
   bytes.resize(bytes.size() - kId3v1);
   return crc_of<std::uint16_t, 0x8005>(bytes) == 0;
 }

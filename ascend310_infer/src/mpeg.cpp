@@ -8,9 +8,11 @@ namespace {
 
 constexpr std::uint64_t kDecoderDelay = 529;  // samples that any decoder of layer III adds
 constexpr std::size_t kId3v1 = 128;           // bytes
-constexpr std::int64_t kJunk = 65536;  // bytes, behind a tag, in which the first frame is looked for
+constexpr std::int64_t kJunk =
+    65536;  // bytes, behind a tag, in which the first frame is looked for
 
-// kbit/s by [MPEG-1 or later][layer - 1][index - 1]; index 0 is "free", which no decoder here knows.
+// kbit/s by [MPEG-1 or later][layer - 1][index - 1]; index 0 is "free", which no decoder here
+// knows.
 constexpr int kKbps[2][3][14] = {
     {{32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448},
      {32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384},
@@ -50,8 +52,8 @@ std::optional<Frame> parse_header(unsigned second, unsigned third) {
   const int rate = kRates[version][rate_index];
   const int bits = kKbps[first_version ? 0 : 1][layer - 1][index - 1] * 1000;
   const int samples = layer == 1 ? 384 : layer == 3 && !first_version ? 576 : 1152;
-  const int slots = (layer == 1 ? 12 * bits / rate : samples / 8 * bits / rate) +
-                    static_cast<int>(padding);
+  const int slots =
+      (layer == 1 ? 12 * bits / rate : samples / 8 * bits / rate) + static_cast<int>(padding);
   return Frame{static_cast<std::size_t>(layer == 1 ? 4 * slots : slots), samples, layer,
                (second & 0x1E) << 8 | (third & 0x0C), first_version};
 }
@@ -132,8 +134,7 @@ Walk walk(const std::string& data, std::size_t first, const Frame& frame) {
       if (!found) break;
       if (found->kind != frame.kind || is_mono(data, at) != mono)
         throw InputError("damaged, or of another sample rate or number of channels from byte " +
-                         std::to_string(at) +
-                         " on; convert it to FLAC or WAV, or leave it out");
+                         std::to_string(at) + " on; convert it to FLAC or WAV, or leave it out");
       if (at + found->size > end)
         throw truncated("its last MPEG frame has " + std::to_string(end - at) + " of " +
                         std::to_string(found->size) + " bytes");
@@ -147,13 +148,15 @@ Walk walk(const std::string& data, std::size_t first, const Frame& frame) {
 
 // What a frame before the sound declares: Xing's and LAME's, or Fraunhofer's ("VBRI").
 struct Info {
-  std::int64_t frames = 0;         // behind it; 0: not declared
-  std::int64_t bytes = -1;         // of all frames; -1: not declared
+  std::int64_t frames = 0;           // behind it; 0: not declared
+  std::int64_t bytes = -1;           // of all frames; -1: not declared
   std::optional<std::size_t> place;  // of the number of frames; none: where decoders look for none
 };
 
 std::optional<Info> info_of(const std::string& frame, unsigned layer, std::size_t side) {
-  const auto number = [&](std::size_t at) { return static_cast<std::int64_t>(big_endian(frame, at, 4)); };
+  const auto number = [&](std::size_t at) {
+    return static_cast<std::int64_t>(big_endian(frame, at, 4));
+  };
   if (layer != 3) return std::nullopt;
   if (has(frame, 36, "VBRI")) return Info{number(50), number(46), std::nullopt};
   const std::size_t tag = 4 + side;
@@ -190,7 +193,8 @@ Stream counted(const Walk& found, const std::string& header, const Frame& frame)
   const std::size_t size = parse_header(second, third)->size;
   std::string start{'\xff', static_cast<char>(second), static_cast<char>(third), header[3]};
   std::string info = start + std::string(frame.side(is_mono(header, 0)), '\0') + "Info";
-  info += big_endian_bytes(1, 4) + big_endian_bytes(static_cast<std::uint64_t>(found.frames + 1), 4);
+  info +=
+      big_endian_bytes(1, 4) + big_endian_bytes(static_cast<std::uint64_t>(found.frames + 1), 4);
   info += "LAME" + std::string(17, '\0');
   const auto delay = static_cast<std::uint64_t>(frame.samples) - kDecoderDelay;
   info += big_endian_bytes(delay << 12 | kDecoderDelay, 3);
