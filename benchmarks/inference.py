@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +114,13 @@ def pytorch(arguments: argparse.Namespace, folder: Path) -> float:
 
 def run_cpp(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
     """(seconds, peak GiB), as the program counts them: after the model is loaded."""
+    from common.launching.rank import end_with_parent
+
     command = [RUNNER, "--mindir_path", folder / "network.json"]
     command += ["--index", folder / "features" / "index.jsonl", "--result_dir", folder / "results"]
     command += ["--time_dir", folder / "time", "--batch_size", str(arguments.batch_size), "--force"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    tied = partial(end_with_parent, os.getpid())  # it does not go on where this process is killed
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, preexec_fn=tied)
     found = json.loads(next((folder / "time").glob("*.json")).read_text(encoding="utf-8"))
     return found["wall_seconds"], found["peak_mib"] / 1024
 

@@ -29,8 +29,45 @@ dry=${DRY_RUN:-}
 [ "$dry" != 0 ] || dry=
 title() { echo "${dry:+# }== $*"; }
 
+# What the script starts ends with it: by a signal that is passed on, and where the script itself is
+# killed, by the kernel.
+child=
+stop() {
+    trap '' INT TERM HUP
+    if [ -n "$child" ]; then
+        kill -TERM "$child" 2>/dev/null || true
+        # The C++ program finishes its batch; what takes longer is ended, its files are whole.
+        local tenths=0
+        while kill -0 "$child" 2>/dev/null && [ $((tenths += 1)) -le 300 ]; do sleep 0.1; done
+        kill -KILL "$child" 2>/dev/null || true
+    fi
+    echo "stopped by SIG$1; the same command goes on" >&2
+    exit $((128 + $(kill -l "$1")))
+}
+trap 'stop INT' INT
+trap 'stop TERM' TERM
+trap 'stop HUP' HUP
+tied=()
+if setpriv --help 2>/dev/null | grep -q -- --pdeathsig; then
+    tied=(setpriv --pdeathsig KILL --)
+fi
+
 # Runs a command, or prints it as a shell takes it.
 run() {
+    if [ -n "$dry" ] || [ "$(type -t "$1")" != file ]; then
+        shown "$@"
+        return
+    fi
+    local status=0
+    # In the background, where a signal interrupts `wait`; the shell would give it no input.
+    ${tied[@]+"${tied[@]}"} "$@" <&0 &
+    child=$!
+    wait "$child" || status=$?
+    child=
+    return "$status"
+}
+
+shown() {
     if [ -n "$dry" ]; then
         printf '%q ' "$@"
         echo
@@ -39,15 +76,17 @@ run() {
     fi
 }
 
-# NAME.onnx -> NAME.mindir for the card, beside it; above 1 GB NAME_graph.mindir and its variables.
+# NAME.onnx -> NAME.onnx.mindir for the card, beside it (NAME.mindir may be another export); above
+# 1 GB NAME.onnx_graph.mindir and its variables.
 convert() {
-    local model=$1 output=${1%.onnx} converter
+    local model=$1 output=$1 converter
     converter=${LITE_HOME:-}/tools/converter/converter/converter_lite
     [ -x "$converter" ] || fail "$model: an ONNX file is for Ascend, by way of MindSpore Lite's" \
         "converter_lite: set LITE_HOME to an unpacked package (found none at $converter)," \
         "or export with --file_format MINDIR"
     if [ ! "$output.mindir" -nt "$model" ] && [ ! "${output}_graph.mindir" -nt "$model" ]; then
         local libraries=$LITE_HOME/tools/converter/lib:$LITE_HOME/runtime/lib:${LD_LIBRARY_PATH:-}
+        title "conversion for the card (minutes)"
         run env LD_LIBRARY_PATH="$libraries" \
             "$converter" --fmk=ONNX --modelFile="$model" --outputFile="$output" \
             --optimize=ascend_oriented --saveType=MINDIR || {
@@ -92,11 +131,11 @@ cd "$root/$model"
 
 builder=$root/ascend310_infer
 [ -f "$builder/build.sh" ] || fail "$builder/build.sh not found"
-title "the C++ program"
+title "the C++ program (its first build takes a minute or two)"
 run env PYTHON="$python" bash "$builder/build.sh"
 if [ "${path%.onnx}" != "$path" ]; then
     convert "$path"
-    path=${path%.onnx}.mindir
+    path=$path.mindir
 fi
 
 code=0 # of the first step that failed in part
@@ -110,7 +149,7 @@ step() {
 
 export PYTHONUNBUFFERED=1
 if "$need"; then
-    title "features"
+    title "features of the test set"
     step "$python" preprocess.py --mindir_path "$path" "$@"
 fi
 question=("$python" preprocess.py --mindir_path "$path" --runner_arguments "$@")
@@ -118,7 +157,7 @@ further=(--device_id "$device")
 [ -z "${DEVICE_TARGET:-}" ] || further=(--device_target "$DEVICE_TARGET" "${further[@]}")
 read -ra words <<<"${RUNNER_OPTIONS:-}"
 further+=("${words[@]+"${words[@]}"}")
-title "inference"
+title "inference by the C++ program"
 if [ -n "$dry" ]; then
     echo "mapfile -t arguments < <($(run "${question[@]}"))"
     echo "$(run "$builder/build/infer")\"\${arguments[@]}\" $(run "${further[@]}")"

@@ -32,6 +32,7 @@ FILES = {
     "test_archives": "unit",
     "test_ascend310_infer": "cpp",
     "test_audio": "unit",
+    "test_audio_containers": "unit launcher",
     "test_augment": "unit",
     "test_batch_inference": "training",
     "test_batching": "unit",

@@ -94,7 +94,7 @@ def test_an_exported_file_transcribes_as_its_checkpoint(model, cpu, tmp_path, fi
     description = deepspeech2.export_model(
         checkpoint, tmp_path / "tiny", file_format=file_format, device=cpu, **shapes
     )
-    name = description if shapes else description.with_suffix(f".{file_format.lower()}")
+    name = description if shapes else tmp_path / f"tiny.{file_format.lower()}"
     exported = deepspeech2.load(name)
     paths = recordings()
     expected = model.transcribe(paths)

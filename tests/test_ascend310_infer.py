@@ -13,12 +13,15 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from common.utils import runtime
 
 SOURCE = Path(__file__).resolve().parents[1] / "ascend310_infer"
 BINS, LABELS, STRIDE = 6, 5, 2  # of the models here
@@ -384,11 +387,84 @@ def test_a_full_disk_stops_the_run(programs, job):
     job.check()
 
 
-def test_a_network_that_goes_on_failing_ends_the_run(programs, job):
-    code, out, err = job.run(programs / "infer_fake", FAKE_FAIL="2")
-    assert code == 2 and "3 times in a row (out of memory)" in err
+def test_a_network_that_goes_on_failing_ends_the_run(programs, tmp_path):
+    job = Job(tmp_path / "job")
+    for number in range(14):
+        job.add(str(number), 10)
+    code, out, err = job.run(programs / "infer_fake", "--batch_size=1", FAKE_FAIL="3")
+    assert code == 2 and "batch after batch fails, 10 in a row: the network failed on 1 x 10" in err
     failed = [line for line in err.splitlines() if line.startswith("failed: ")]
-    assert failed and f"{len(failed)} failed" in out
+    assert len(failed) == 10 and "2 done, 10 failed, 2 not done" in out
+
+
+def test_an_engine_that_failed_is_made_anew(programs, tmp_path):
+    """It fails on every batch after the first one that is too long for it."""
+    job = Job(tmp_path / "job")
+    for number, frames in enumerate((100, 90, 10, 9, 8, 7, 6)):
+        job.add(str(number), frames)
+    code, out, err = job.run(programs / "infer_fake", "--batch_size=1", FAKE_BREAK="50")
+    assert code == 1 and "5 done, 2 failed, 0 not done" in out
+    assert err.splitlines() == [
+        f"failed: {number}: the network failed on 1 x {frames} frames (could not create a "
+        "primitive)"
+        for number, frames in ((0, 100), (1, 90))
+    ]
+    job.check([str(number) for number in range(2, 7)])
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_a_recording_that_ends_its_process_does_not_take_the_others_along(
+    programs, tmp_path, instances
+):
+    """As the kernel ends one for want of memory. The longest come first, others wait behind."""
+    job = Job(tmp_path / "job")
+    for number, frames in enumerate((100, 90, *range(10, 30))):
+        job.add(str(number), frames)
+    code, out, err = job.run(
+        programs / "infer_fake", "--batch_size=1", f"--instances={instances}", FAKE_KILL="50"
+    )
+    assert code == 1 and "20 done, 2 failed, 0 not done" in out
+    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    reason = "the process that recognized it was ended by signal 9 (9: often for want of memory)"
+    assert sorted(failed) == [f"failed: {number}: {reason}" for number in (0, 1)]
+    job.check([str(number) for number in range(2, 22)])
+
+
+def test_what_is_too_long_for_the_memory_is_refused_alone(programs, tmp_path):
+    """By the forecast in the description: here, all that is allowed for 50 frames."""
+    job = Job(tmp_path / "job")
+    for number, frames in enumerate((120, 51, 50, 10, 9)):
+        job.add(str(number), frames)
+    limit = 0.8 * runtime.machine_memory()
+    memory = {"fixed_bytes": 1, "bytes_per_frame": (limit - 1) / 50.5}
+    job.describe(memory=memory)
+    code, out, err = job.run(programs / "infer_fake")
+    assert code == 1 and "3 done, 2 failed" in out
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert (
+        lines[0].startswith("failed: 0: 1 s take about ") and f"{limit / (1 << 30):.1f} GiB" in err
+    )
+    assert lines[1].endswith("or have it split into parts by --max_frames 50")
+    job.check(["2", "3", "4"])
+    assert job.run(programs / "infer_fake", "--max_frames=50")[0] == 0
+    job.describe(memory=memory, device="any")
+    assert job.run(programs / "infer_fake", "--device_target=Ascend", "--force")[0] == 0
+
+
+def test_another_models_file_is_refused(programs, job):
+    path = job.folder / job.description["buckets"][0]["file"]
+    facts = {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "crc32": f"{zlib.crc32(path.read_bytes()):08x}",
+    }
+    job.describe(files=[facts])
+    assert job.run(programs / "infer_fake")[0] == 0
+    path.write_bytes(path.read_bytes()[::-1])
+    code, _, err = job.run(programs / "infer_fake", "--force")
+    assert code == 2 and err.startswith(f"error: {path}: checksum ") and err.count("\n") == 1
+    assert f"describes a file of checksum {facts['crc32']}: one of the two is of another" in err
 
 
 @pytest.mark.parametrize("instances", [1, 2])
@@ -505,6 +581,25 @@ def test_build_says_what_is_missing(tmp_path):
     assert done.returncode == 1 and "no engine can be built" in done.stderr
     assert "has no runtime/include/api/model.h" in done.stderr
     assert "/bin/false does not run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("operator", "given", "expected"),
+    [("Conv2D", "", "AVX2"), ("Conv2D", "AVX512_CORE", "AVX512_CORE"), ("MatMul", "", "None")],
+)
+def test_native_convolutions_run_without_avx512(runner, tmp_path, operator, given, expected):
+    """A stand-in for MindSpore says what it would find in the environment."""
+    (tmp_path / "mindspore").mkdir()
+    (tmp_path / "mindspore" / "__init__.py").write_text(
+        "import os\nraise ImportError(f\"found {os.environ.get('ONEDNN_MAX_CPU_ISA')}\")\n"
+    )
+    job = Job(tmp_path / "job", device="any", operator=operator)
+    job.add("a", 10)
+    environment = {"ONEDNN_MAX_CPU_ISA": given} if given else {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        code, _, err = job.run(runner, PYTHONPATH=str(tmp_path), **environment)
+    assert code == 2 and f"has no MindSpore that starts: found {expected}\n" in err
 
 
 def test_real_models_give_what_the_network_gives(cpu, runner, tmp_path):

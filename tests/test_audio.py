@@ -138,14 +138,6 @@ def test_a_wav_written_through_a_pipe_is_read_completely(voice):
         np.testing.assert_array_equal(load_audio(bytes(data), RATE), voice)
 
 
-def test_a_flac_without_length_is_refused(voice):
-    data = bytearray(encode_flac(voice, RATE))
-    data[21] &= 0xF0  # STREAMINFO's total samples
-    data[22:26] = bytes(4)
-    with pytest.raises(UserError, match="no length"):
-        load_audio(bytes(data), RATE, name="utterance 7")
-
-
 def test_a_damaged_flac_is_refused(voice):
     data = bytearray(encode_flac(voice, RATE))
     data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)

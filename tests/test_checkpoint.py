@@ -21,6 +21,7 @@ from mindspore import Parameter, Tensor, nn
 
 from common.model import checkpoint as checkpoints
 from common.model.checkpoint import CheckpointKeeper, load, load_into, save
+from common.model.checkpoint_file import read_parameters
 from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -440,3 +441,126 @@ def test_the_metadata_is_readable_json(tmp_path):
     save(tmp_path / "x.ckpt", weights(1), {"format": 1})
     content = ms.load_checkpoint(str(tmp_path / "x.ckpt"))
     assert json.loads(content[checkpoints.METADATA]) == {"format": 1}
+
+
+# ---- the file itself
+
+
+def test_a_file_is_read_however_few_pages_are_free(tmp_path, monkeypatch):
+    """The page cache leaves none after a large file was written; MindSpore counts those alone."""
+    save(tmp_path / "x.ckpt", weights(1.5), {"step": 1})
+    real = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_AVPHYS_PAGES" else real(name))
+    big = {"w": parameter("w", 1, 300, 300)}
+    save(tmp_path / "big.ckpt", big, {})
+    with pytest.raises(ValueError, match="exceeds current available memory"):
+        ms.load_checkpoint(str(tmp_path / "big.ckpt"))
+    assert values(tmp_path / "big.ckpt") == {1.0}
+
+
+def test_every_type_is_read_as_mindspore_reads_it(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 100, (3, 5))
+    kinds = ("bool_", "int8", "int32", "int64", "uint8", "float16", "float32", "float64")
+    entries = [{"name": kind, "data": Tensor(numbers, getattr(ms, kind))} for kind in kinds]
+    entries.append({"name": "scalar", "data": Tensor(2.5, ms.float32)})
+    entries.append({"name": "half", "data": Tensor(numbers, ms.bfloat16)})
+    # Above a kilobyte a parameter comes in parts.
+    monkeypatch.setattr("mindspore.train.serialization.SLICE_SIZE", 1)
+    long = rng.standard_normal((40, 50)).astype(np.float32)
+    entries.append({"name": "long", "data": Tensor(long)})
+    path = tmp_path / "x.ckpt"
+    ms.save_checkpoint(entries, str(path), append_dict={"note": "Äß€"}, crc_check=True)
+    assert path.read_bytes()[-17:-10] == b"crc_num"
+    expected, found = ms.load_checkpoint(str(path)), read_parameters(path)
+    assert found.keys() == expected.keys() and found.pop("note") == expected.pop("note") == "Äß€"
+    assert expected.pop("half").dtype == ms.bfloat16  # which numpy lacks, but holds these numbers
+    np.testing.assert_array_equal(found.pop("half"), numbers)
+    for name, value in expected.items():
+        assert found[name].dtype == value.asnumpy().dtype
+        np.testing.assert_array_equal(found[name], value.asnumpy())
+        assert found[name].flags.writeable
+
+
+REASONS = {
+    "cut in a parameter": (lambda content: content[:-3], "it ends within the parameter at byte"),
+    "cut in a length": (lambda content: content[:2], "it ends within"),
+    "bytes behind": (lambda content: content + b"more", "no parameter begins at byte"),
+    "of zeros": (lambda content: bytes(len(content)), "no parameter begins at byte 0"),
+    "another type": (lambda content: content.replace(b"Float32", b"Float99"), "of type Float99"),
+    "other dimensions": (
+        lambda content: content.replace(b"\x08\x64\x08\x64", b"\x08\x64\x08\x65"),
+        r"40000 bytes do not fill \(100, 101\)",
+    ),
+    "PyTorch's": (lambda content: b"PK\x03\x04" + content, "PyTorch's, which pt2mind.py converts"),
+    "an endless length": (lambda content: b"\x0a" + b"\xff" * 20, "no parameter has the length"),
+    "a damaged description": (
+        lambda content: content.replace("step".encode("utf-32-le"), 'st"p'.encode("utf-32-le")),
+        "what it says of its network is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_the_reason_is_told(case, tmp_path):
+    path = tmp_path / "x.ckpt"
+    save(path, {"w": parameter("w", 1, 100, 100)}, {"step": 1})
+    change, reason = REASONS[case]
+    before = path.read_bytes()
+    after = change(before)
+    assert after != before
+    path.write_bytes(after)
+    with pytest.raises(UserError, match=rf"x\.ckpt: .*{reason}") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_reasons_are_passed_on(tmp_path, monkeypatch):
+    path = tmp_path / "x.ckpt"
+    save(path, weights(1), {})
+
+    def failing(error):
+        def read(file, size):
+            raise error
+            yield
+
+        return read
+
+    for error, said in (
+        (OSError(errno.EIO, "Input/output error"), r"x\.ckpt: Input/output error$"),
+        (MemoryError(), r"x\.ckpt: not enough memory for its \d+ bytes"),
+    ):
+        monkeypatch.setattr("common.model.checkpoint_file._values", failing(error))
+        with pytest.raises(UserError, match=said):
+            load(path)
+
+
+# ---- numbers that no network can use
+
+
+BAD_NUMBERS = {
+    "nan": ("a.weight", [np.nan], r"a\.weight: 1 of 6 values is not finite"),
+    "inf": ("a.weight", [np.inf, -np.inf], r"a\.weight: 2 of 6 values are not finite"),
+    "average": ("ema.a.weight", [np.nan], r"ema\.a\.weight: 1 of 6 values is not finite"),
+    "moment": ("moment1.a.weight", [np.nan], r"moment1\.a\.weight: 1 of 6 values is not"),
+    "variance": ("bn.moving_variance", [-1e-3], r"bn\.moving_variance: 1 of 6 .* is negative, and"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NUMBERS)
+def test_numbers_that_no_network_can_use_are_refused(case, tmp_path):
+    name, bad, said = BAD_NUMBERS[case]
+    numbers = np.ones(6, np.float32)
+    numbers[1 : 1 + len(bad)] = bad
+    path = tmp_path / "x.ckpt"
+    save(path, {"b": parameter("b", -1, 2), name: Parameter(Tensor(numbers), name=name)}, {})
+    with pytest.raises(UserError, match=rf"checkpoint .*x\.ckpt: {said}"):
+        load(path)
+
+
+def test_large_and_negative_numbers_and_a_variance_of_zero_are_good(tmp_path):
+    most = np.finfo(np.float32).max
+    numbers = {"w": [-most, most], "bn.moving_variance": [0, most], "bn.moving_mean": [-1, 1]}
+    path = tmp_path / "x.ckpt"
+    save(path, {n: Parameter(Tensor(np.float32(v)), name=n) for n, v in numbers.items()}, {})
+    assert load(path).parameters["w"].tolist() == [-most, most]

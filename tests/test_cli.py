@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -569,6 +570,37 @@ def test_exit_codes(monkeypatch, capsys):
     assert stopped.value.code == 70
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("Traceback") and said[-1] == "ZeroDivisionError: why"
+
+
+@pytest.mark.launcher
+@pytest.mark.parametrize(
+    "ending, reason",
+    [
+        ("> /dev/full", "cannot be written (No space left on device)"),
+        ("| true", "cannot be written (Broken pipe)"),
+        (">&-", "is closed"),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_lost_output_is_one_line_and_an_error(ending, reason, unbuffered):
+    code = (
+        "from common import cli\n"  # takes longer than `true`
+        "def main(recipe, argv):\n"
+        "    print('text')\n"
+        "cli._PRINTING += (main,)\n"
+        "cli.run(main, None)\n"
+    )
+    shell = 'set -o pipefail; "$0" -c "$1" ' + ending
+    done = subprocess.run(
+        ["bash", "-c", shell, sys.executable, code],
+        cwd=Path(__file__).resolve().parents[1],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: standard output {reason}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_a_file(

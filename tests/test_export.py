@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 
 import mindspore as ms
 import numpy as np
@@ -12,8 +13,12 @@ from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 
 from benchmarks import reference
+from common.export import export as common_export
+from common.export.description import check_files, find_description
 from common.export.export import TOLERANCE_HALF, Options, export, parts, verify
 from common.export.mindir import operators, parameters, share_weights
+from common.export.offline_inference import read_description
+from common.memory import forecast_forward
 from common.model.speech_model import SpeechModel
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
@@ -58,6 +63,11 @@ def dynamic(trained, tmp_path_factory):
     return description.with_suffix(".mindir"), said
 
 
+def verified(said: list[str]) -> list[str]:
+    """What was compared, of the lines that tell the stages of an export."""
+    return [line.split(":")[0] for line in said if line.startswith("verified")]
+
+
 def run(path, rows: int, frames: int, lengths, parameters) -> None:
     """Asserts that the file gives what numpy gives, utterance by utterance."""
     rng = np.random.default_rng(frames)
@@ -74,9 +84,9 @@ def run(path, rows: int, frames: int, lengths, parameters) -> None:
 def test_a_dynamic_file_is_the_network_at_any_length(trained, dynamic):
     path, said = dynamic
     assert path.name == "speech-1.5.mindir"
-    assert [line.split(":")[0] for line in said] == [
-        f"verified with 3 x {frames} frames" for frames in (37, 160, 403)
-    ]
+    assert said[0] == "writing a network of 0.0 million weights as speech-1.5.mindir"
+    assert said[1].startswith("reading speech-1.5.mindir back, and compiling the network")
+    assert verified(said) == [f"verified with 3 x {frames} frames" for frames in (37, 160, 403)]
     for rows, frames, lengths in ((1, 24, [24]), (2, 51, [51, 8])):
         run(path, rows, frames, lengths, trained[1])
 
@@ -106,6 +116,9 @@ def test_the_description_says_what_a_program_must_know(trained, dynamic):
     assert found["features"] == trained[0].featurizer.config.to_dict()
     assert found["config"]["ModelConfig"]["hidden_size"] == 6
     assert 0 <= found["verified_difference"] <= 1e-4
+    forecast = forecast_forward(trained[0])  # for programs that refuse what is beyond it
+    assert found["memory"]["fixed_bytes"] == pytest.approx(forecast.fixed, abs=1)
+    assert found["memory"]["bytes_per_frame"] == pytest.approx(forecast.per_frame, abs=1)
 
 
 def test_a_file_that_differs_is_refused(trained, dynamic):
@@ -129,7 +142,7 @@ def test_a_static_file_replaces_an_earlier_one(trained, tmp_path):
     path.chmod(0o400)
     written = export(speech_model, path, Options(batch_size=2, frames=30), said.append)
     assert written == tmp_path / "speech.json"
-    assert [line.split(":")[0] for line in said] == [
+    assert verified(said) == [
         "verified with 2 x 30 frames",
         "verified with 2 x 10 frames",
     ]
@@ -344,7 +357,7 @@ def test_a_file_for_the_card_has_its_operators_and_says_so(card):
     folder, said = card
     found = operators(folder / "speech_20.mindir")
     assert {"DynamicRNN", "Conv2D"} <= found and "LSTM" not in found
-    assert said == [
+    assert said[1:] == [
         "not verified by running it: its LSTMs are the operator DynamicRNN, which Ascend alone "
         "has, and this is CPU"
     ]
@@ -387,3 +400,202 @@ def test_weights_in_float16(trained, tmp_path):
     assert description["weights"] == "float16"
     assert 0 < description["verified_difference"] <= TOLERANCE_HALF / 10
     assert trained[0].network.fc.module.weight.dtype == ms.float32
+
+
+# ---- several exports in one folder
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Exports that compile nothing: MindIR files hold what `quick` says."""
+    content = [b"a graph"]
+
+    def write(speech_model, path, options, frames):
+        path.write_bytes(content[0])
+
+    monkeypatch.setattr("common.export.export._write", write)
+    monkeypatch.setattr("common.export.export.graph_facts", lambda path: {"operators": []})
+    monkeypatch.setattr("common.export.export.share_weights", lambda graphs, folder: None)
+    monkeypatch.setattr("common.export.export.verify", lambda *arguments: 0.0)
+    return content
+
+
+def names_in(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+BOTH = {"speech.mindir", "speech.json", "speech.onnx", "speech.onnx.json"}
+
+
+@pytest.mark.parametrize("order", [("MINDIR", "ONNX"), ("ONNX", "MINDIR", "ONNX", "MINDIR")])
+def test_files_of_several_formats_have_a_description_each(order, trained, tmp_path, quick):
+    for file_format in order:
+        written = export(trained[0], tmp_path / "speech", Options(file_format), quiet)
+        assert json.loads(written.read_text())["file_format"] == file_format
+    assert names_in(tmp_path) == BOTH
+    for name, described_file in (("speech", "speech.mindir"), ("speech.onnx", "speech.onnx")):
+        assert described(tmp_path, name)["file"] == described_file
+
+
+def test_weights_of_buckets_stay_beside_an_onnx_file(trained, tmp_path, quick):
+    earlier_export(tmp_path, ["speech_10.mindir", "speech_20.mindir"])
+    before = names_in(tmp_path)
+    export(trained[0], tmp_path / "speech", Options("ONNX"), quiet)
+    assert names_in(tmp_path) == before | {"speech.onnx", "speech.onnx.json"}
+
+
+@pytest.mark.parametrize("again", ["MINDIR", "ONNX"])
+def test_a_description_of_an_earlier_version_makes_room(again, trained, tmp_path, quick):
+    """NAME.json described an ONNX file then."""
+    (tmp_path / "speech.onnx").write_text("a graph")
+    content = {"file_format": "ONNX", "buckets": [{"file": "speech.onnx"}]}
+    (tmp_path / "speech.json").write_text(json.dumps(content))
+    said: list[str] = []
+    export(trained[0], tmp_path / "speech", Options(again), said.append)
+    if again == "MINDIR":
+        assert names_in(tmp_path) == BOTH and described(tmp_path, "speech.onnx") == content
+        assert described(tmp_path)["file"] == "speech.mindir"
+        assert "speech.json: describes speech.onnx; renamed to speech.onnx.json" in said[-1]
+    else:
+        assert names_in(tmp_path) == {"speech.onnx", "speech.onnx.json"}
+
+
+def test_files_that_are_replaced_under_another_name_are_told(trained, tmp_path, quick):
+    export(trained[0], tmp_path / "speech", log=quiet)
+    said: list[str] = []
+    options = Options(batch_size=1, buckets=(20, 30))
+    export(trained[0], tmp_path / "speech", options, said.append)
+    assert names_in(tmp_path) == {"speech_20.mindir", "speech_30.mindir", "speech.json"}
+    assert said[1:] == [
+        f"{tmp_path}/speech.mindir: of the earlier export {tmp_path}/speech.json, which this one "
+        "replaces: removed"
+    ]
+
+
+def test_a_second_export_at_the_same_time_is_refused_and_removes_nothing(
+    trained, tmp_path, monkeypatch, quick
+):
+    publish, left = common_export._publish, []
+
+    def with_others_meanwhile(*arguments):
+        monkeypatch.setattr(common_export, "_publish", publish)
+        before = names_in(tmp_path)
+        for file_format in ("MINDIR", "ONNX"):
+            with pytest.raises(UserError, match="speech.*: another export is writing there; wait"):
+                export(trained[0], tmp_path / "speech", Options(file_format), quiet)
+            left.append(names_in(tmp_path) == before)
+        export(trained[0], tmp_path / "other", Options("ONNX"), quiet)
+        publish(*arguments)
+
+    monkeypatch.setattr(common_export, "_publish", with_others_meanwhile)
+    written = export(trained[0], tmp_path / "speech", log=quiet)
+    assert left == [True, True] and written.is_file()
+    assert names_in(tmp_path) == {"speech.mindir", "speech.json", "other.onnx", "other.onnx.json"}
+    export(trained[0], tmp_path / "speech", log=quiet)  # the later one wins
+
+
+def test_a_model_beside_the_description_of_another_is_refused(trained, tmp_path, quick):
+    export(trained[0], tmp_path / "a", log=quiet)
+    quick[0] = b"another"  # as long as the first
+    export(trained[0], tmp_path / "b", log=quiet)
+    files = described(tmp_path, "a")["files"]
+    assert files == [{"file": "a.mindir", "bytes": 7, "crc32": f"{zlib.crc32(b'a graph'):08x}"}]
+    check_files(tmp_path / "a.json")
+    (tmp_path / "b.mindir").replace(tmp_path / "a.mindir")
+    found = f"checksum {zlib.crc32(b'another'):08x}"
+    said = rf"{found}, but .*a\.json describes .* checksum {files[0]['crc32']}: .* copy both"
+    with pytest.raises(UserError, match=rf"a\.mindir: {said}"):
+        check_files(tmp_path / "a.json")
+    model = read_description(RECIPE, tmp_path / "a.mindir")
+    with pytest.raises(UserError, match=r"a\.mindir: checksum"):
+        model.forward()
+    (tmp_path / "a.mindir").write_bytes(b"a graph and more")
+    with pytest.raises(UserError, match=r"a\.mindir: 16 bytes, but .* a file of 7 bytes"):
+        model.forward()
+    (tmp_path / "a.mindir").unlink()
+    with pytest.raises(UserError, match=r"a\.mindir: no such file"):
+        model.forward()
+
+
+def test_a_model_with_convolutions_of_the_device_is_known(trained, tmp_path, quick):
+    description = export(trained[0], tmp_path / "a", log=quiet)
+    content = described(tmp_path, "a")
+
+    def convolves(device: str, graph: dict) -> bool:
+        bucket = {"file": "a.mindir", "batch_size": -1, "frames": -1, **graph}
+        description.write_text(json.dumps({**content, "device": device, "buckets": [bucket]}))
+        return read_description(RECIPE, description).convolves
+
+    assert not convolves("CPU", {"graph": {"operators": ["MatMul", "LSTM"]}})
+    assert convolves("CPU", {"graph": {"operators": ["Conv2D", "LSTM"]}})
+    assert convolves("any", {"graph": {"operators": ["DepthwiseConv2dNative"]}})
+    assert convolves("any", {}) and not convolves("CPU", {})  # of an earlier version
+
+
+def test_a_renamed_copy_is_checked_as_the_file_is(trained, tmp_path, quick):
+    export(trained[0], tmp_path / "a", log=quiet)
+    for ending in (".mindir", ".json"):
+        (tmp_path / f"a{ending}").rename(tmp_path / f"copy{ending}")
+    model = read_description(RECIPE, tmp_path / "copy.mindir")
+    assert [bucket.path for bucket in model.forward()._buckets] == [tmp_path / "copy.mindir"]
+    (tmp_path / "copy.mindir").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"copy\.mindir: checksum"):
+        model.forward()
+
+
+def test_descriptions_of_earlier_versions_say_nothing_of_the_content(trained, tmp_path, quick):
+    description = export(trained[0], tmp_path / "a", log=quiet)
+    content = described(tmp_path, "a")
+    del content["files"]
+    description.write_text(json.dumps(content))
+    (tmp_path / "a.mindir").write_bytes(b"any")
+    check_files(description)
+
+
+def test_a_file_that_its_description_does_not_name_is_refused(trained, tmp_path, quick):
+    export(trained[0], tmp_path / "a", Options(batch_size=1, buckets=(20, 30)), quiet)
+    (tmp_path / "a.mindir").write_bytes(b"of an earlier export")
+    with pytest.raises(
+        UserError, match=r"a\.mindir: .*a\.json describes a_20\.mindir, a_30\.mindir"
+    ):
+        read_description(RECIPE, tmp_path / "a.mindir").forward()
+
+
+# What was asked for, what is there -> the description.
+PLACES = {
+    "itself": ("a.json", ["a.json"], "a.json"),
+    "MindIR": ("a.mindir", ["a.json", "a.onnx.json"], "a.json"),
+    "above 1 GB": ("a_graph.mindir", ["a.json"], "a.json"),
+    "ONNX": ("a.onnx", ["a.json", "a.onnx.json"], "a.onnx.json"),
+    "ONNX, earlier": ("a.onnx", ["of a.onnx"], "a.json"),
+    "ONNX beside MindIR": ("a.onnx", ["a.json"], "a.onnx.json"),
+    "converted": ("a.onnx.mindir", ["a.json", "a.onnx.json"], "a.onnx.json"),
+    "converted, above 1 GB": ("a.onnx_graph.mindir", ["a.json", "a.onnx.json"], "a.onnx.json"),
+    "converted, earlier": ("a.onnx.mindir", ["of a.onnx"], "a.json"),
+    "converted by hand": ("a.mindir", ["a.onnx.json"], "a.onnx.json"),
+    "none": ("a-1.5.mindir", [], "a-1.5.json"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_where_the_description_of_a_model_is(case, tmp_path):
+    given, there, expected = PLACES[case]
+    for name in there:
+        file = name.removeprefix("of ") if name.startswith("of ") else "a.mindir"
+        content = {"file_format": "?", "file": file}
+        (tmp_path / ("a.json" if name.startswith("of ") else name)).write_text(json.dumps(content))
+    assert find_description(tmp_path / given) == tmp_path / expected
+
+
+def test_weights_that_are_not_finite_are_not_exported(trained, tmp_path, quick):
+    weight = trained[0].network.fc.module.weight
+    good = weight.asnumpy().copy()
+    bad = good.copy()
+    bad[2, 3] = np.nan
+    weight.set_data(Tensor(bad))
+    try:
+        with pytest.raises(UserError, match=r"fc\.module\.weight: 1 of 174 values is not finite"):
+            export(trained[0], tmp_path / "speech", log=quiet)
+    finally:
+        weight.set_data(Tensor(good))
+    assert not list(tmp_path.iterdir())

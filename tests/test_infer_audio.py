@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import odd_recordings
 import pytest
 import scipy.fft
 import soundfile as sf
@@ -15,7 +17,7 @@ import synthetic_corpus
 from test_ascend310_infer import SOURCE, programs, pytestmark, runner, skip, write_model  # noqa: F401
 
 from common.audio.features import CONVENTIONS, FeatureConfig, Featurizer
-from common.audio.io import load_audio
+from common.audio.io import audio_info, load_audio
 from common.decoding.decoders import GreedyDecoder, collapse, emission_frames
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
@@ -275,6 +277,35 @@ def test_bad_recordings_are_named_and_the_rest_is_done(fake, speech, tmp_path):
         assert lines[str(path)].split("(")[0] == reason.split("(")[0], path
     code, out, err = run(fake / "infer_fake", "--mindir_path", model, "--audio", *paths)
     assert (code, out, err.count("\n")) == (1, "", len(paths))
+
+
+def test_odd_recordings_give_what_they_give_in_python(fake, tmp_path):
+    """All samples, or the same refusal; and nothing that a decoder writes by itself."""
+    recordings, asked = odd_recordings.odd_recordings(), ""
+    for name, odd in recordings.items():
+        (tmp_path / name).write_bytes(odd.content)
+        asked += f"{tmp_path / name} {tmp_path / name}.samples\n"
+    os.mkfifo(tmp_path / "fifo")
+    recordings["fifo"] = odd_recordings.OddRecording(b"", None, "a pipe or device")
+    asked += f"{tmp_path / 'fifo'} {tmp_path / 'fifo'}.samples\n"
+    done = subprocess.run(
+        [fake / "audio_of"], input=asked, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for (name, odd), said in zip(recordings.items(), done.stdout.splitlines(), strict=True):
+        path = tmp_path / name
+        if odd.samples is None:
+            assert re.search(odd.refusal, said), (name, said)
+            with pytest.raises(UserError) as error:
+                load_audio(path, 16000)
+            reason = str(error.value).removeprefix(f"audio file {path}: ")
+            assert said.split("(")[0] == reason.split("(")[0], name
+            continue
+        info = audio_info(path)
+        expected = load_audio(path, info.sample_rate)
+        assert said == f"{info.sample_rate} {info.channels} {odd.samples} {odd.samples}", name
+        found = np.fromfile(f"{path}.samples", "<f4")
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -227,8 +227,13 @@ def test_averaged_weights_are_preferred(tmp_path, capsys):
     assert_equal(raw, {name: value + 1 for name, value in alone.items()})
     none = {"state_dict": weights, "ema_state_dict": None}
     assert_equal(converted(none, tmp_path).parameters, alone)
-    with pytest.raises(UserError, match=r"theirs.pt: no averaged weights .*; use --weights raw"):
-        converted(none, tmp_path, "--weights", "ema")
+    empty = {"state_dict": weights, "ema_state_dict": {}}
+    assert_equal(converted(empty, tmp_path).parameters, alone)
+    for content in (none, empty):
+        with pytest.raises(
+            UserError, match=r"theirs.pt: no averaged weights .*; use --weights raw"
+        ):
+            converted(content, tmp_path, "--weights", "ema")
 
 
 def older(name: str) -> str:
@@ -260,7 +265,69 @@ def test_older_names_and_nemo_names_give_the_same_weights(tmp_path):
     assert "encoder.encoder.1.mconv.0.conv.weight" in nemo
     assert "encoder.encoder.1.mconv.2.weight" in nemo
     nemo["preprocessor.featurizer.window"] = torch.zeros(320)
+    for name in ("_wer.scores", "_wer.words", "wer.scores", "loss._loss.x", "spec_augmentation.x"):
+        nemo[name] = torch.zeros(())
     assert_equal(converted(nemo, tmp_path).parameters, expected)  # a state_dict itself
+
+    compiled = {f"_orig_mod.{name}": value for name, value in separable.items()}
+    assert_equal(converted({"state_dict": compiled}, tmp_path).parameters, expected)
+
+
+def test_the_two_files_of_an_early_nemo(tmp_path, capsys):
+    weights = theirs(SMALL).state_dict()
+    expected = converted({"state_dict": weights}, tmp_path).parameters
+    nemo = {in_nemo(name, value): value for name, value in weights.items()}
+    encoder, decoder = {}, {}
+    for name, value in nemo.items():
+        if name.startswith("encoder."):
+            encoder[name.replace("encoder.encoder.", "encoder.")] = value
+        else:
+            decoder[name.replace("decoder.decoder_layers.", "decoder_layers.")] = value
+    second = tmp_path / "second.pt"
+    torch.save(decoder, second)
+    with pytest.raises(
+        UserError, match=r"theirs\.pt: .* an encoder alone; .* give it by --decoder"
+    ):
+        converted(encoder, tmp_path)
+    with pytest.raises(
+        UserError, match=r"theirs\.pt: .* a decoder alone; .* and this one by --dec"
+    ):
+        converted(decoder, tmp_path)
+    capsys.readouterr()
+    assert_equal(converted(encoder, tmp_path, "--decoder", str(second)).parameters, expected)
+    assert "NeMo's names" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "said"),
+    [
+        ("encoder.layers.0.conv.0.weight", (0, 0, 0), float("nan"), "1 of 8448 values is not fin"),
+        ("encoder.layers.0.conv.0.weight", (0, 0), float("inf"), "11 of 8448 values are not fin"),
+        ("encoder.layers.1.conv.1.running_var", (2,), -1.0, "1 of 8 values is negative"),
+    ],
+)
+def test_numbers_that_no_network_can_use_are_not_converted(name, place, value, said, tmp_path):
+    weights = dict(theirs(SMALL).state_dict())
+    weights[name] = weights[name].clone()
+    weights[name][place] = value
+    with pytest.raises(UserError, match=rf"theirs\.pt: {name}: {said}"):
+        converted({"state_dict": weights}, tmp_path)
+    assert not (tmp_path / "ours.ckpt").exists()
+
+
+NEMO_CONFIGS = {
+    "training": {"name": "Jasper", "model": {"labels": [], "encoder": {"jasper": []}}},
+    "archive": {"sample_rate": 16000, "encoder": {"_target_": "nemo.ConvASREncoder"}},
+    "before 1.0": {"model": "Jasper", "JasperEncoder": {"jasper": []}},
+}
+
+
+@pytest.mark.parametrize("kind", NEMO_CONFIGS)
+def test_a_configuration_of_nemo_is_called_so(kind, tmp_path):
+    path = tmp_path / "nemo.yaml"
+    path.write_text(yaml.safe_dump(NEMO_CONFIGS[kind]))
+    with pytest.raises(UserError, match=r"nemo\.yaml: a configuration of NeMo, which is not read"):
+        converted({"state_dict": theirs(SMALL).state_dict()}, tmp_path, "--config", str(path))
 
 
 # ---- what shapes do not tell
@@ -454,8 +521,8 @@ REFUSALS = {
     "missing": r"51 of 52 tensors match; 1 missing \(encoder.layers.1.conv.1.bias \(8,\)\)",
     "left over": r"1 not of this network \(joint.weight \(3, 2\)\)",
     "no block": "no encoder.layers.1.conv.0.weight, but 5 blocks",
-    "no convolution": "no encoder.layers.0.conv.0.weight .* among 2 tensors: not a checkpoint",
-    "no output layer": "no decoder.layers.0.weight",
+    "no convolution": "no encoder.layers.0.conv.0.weight .* among 2 tensors: a decoder alone",
+    "no output layer": "no decoder.layers.0.weight among 51 tensors: an encoder alone; .*--decoder",
     "two names": "holds encoder.layers.0.conv.1.bias under two names",
     "other labels": "has 46 classes, but there are 29 labels, .* by --labels FILE",
 }

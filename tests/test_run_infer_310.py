@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -194,20 +196,73 @@ def test_an_onnx_file_goes_through_the_converter_or_is_refused(clone):
     converter.chmod(0o755)
     code, calls, *_ = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
     assert code == 0
-    assert calls[0].startswith(f"--fmk=ONNX --modelFile={clone}/a.onnx --outputFile={clone}/a ")
+    assert calls[0].startswith(
+        f"--fmk=ONNX --modelFile={clone}/a.onnx --outputFile={clone}/a.onnx "
+    )
     assert "--optimize=ascend_oriented" in calls[0]
-    assert calls[1] == f"preprocess.py --mindir_path {clone}/a.mindir"
+    assert calls[1] == f"preprocess.py --mindir_path {clone}/a.onnx.mindir"
     again = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
     assert again[0] == 0 and len(again[1]) == 4  # nothing is converted twice
-    (clone / "a.mindir").rename(clone / "a_graph.mindir")  # as it is called above 1 GB
+    (clone / "a.onnx.mindir").rename(clone / "a.onnx_graph.mindir")  # as it is called above 1 GB
     again = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
     assert again[0] == 0 and len(again[1]) == 4
 
-    (clone / "a_graph.mindir").unlink()
+    (clone / "a.onnx_graph.mindir").unlink()
     converter.write_text('#!/bin/sh\n: >"${3#--outputFile=}.mindir"; exit 1\n')
     code, calls, _, complaints = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
     assert code == 1 and not calls and "a.onnx: not converted" in complaints
-    assert not (clone / "a.mindir").exists()
+    assert not (clone / "a.onnx.mindir").exists()
+
+
+WAITING = """#!/bin/sh
+trap 'echo "got TERM" >>"$CALLS"; exit 143' TERM
+echo "$$" >"$CALLS.pid"
+while :; do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_script_that_is_ended_ends_the_program(clone, how):
+    """Its process would go on otherwise, for minutes where a batch takes as long."""
+    (clone / "ascend310_infer" / "build.sh").write_text(
+        'cd "$(dirname "$0")" && mkdir -p build\n'
+        f"cat >build/infer <<'END'\n{WAITING}END\nchmod +x build/infer\n"
+    )
+    calls = clone / "calls.txt"
+    pid = clone / "calls.txt.pid"
+    script = subprocess.Popen(
+        ["bash", "deepspeech2/scripts/run_infer_310.sh", "a model.mindir", "n"],
+        cwd=clone,
+        env={"PATH": f"{clone}/any:/usr/bin:/bin", "PYTHON": "./python", "CALLS": str(calls)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: pid.is_file() and pid.read_text().strip())
+    program = int(pid.read_text())
+    script.send_signal(how)
+    until(lambda: not running(program))
+    _, complaints = script.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert script.returncode == -how
+        return
+    assert script.returncode == 128 + how and "got TERM" in calls.read_text()
+    assert f"stopped by {how.name}; the same command goes on" in complaints
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def running(process: int) -> bool:
+    """A process that nobody has waited for yet counts as ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 # ---- as it is

@@ -126,6 +126,36 @@ def test_machine_memory_is_the_smaller_of_machine_and_control_group(monkeypatch)
     assert runtime.machine_memory() == min(physical, 2 << 30)
     limits.update({v2: "1048576\n"})
     assert runtime.machine_memory() == 1 << 20
+    monkeypatch.setattr(
+        runtime.resource, "getrlimit", lambda which: (1 << 19, 1 << 30)
+    )  # ulimit -v
+    assert runtime.machine_memory() == 1 << 19
+
+
+@pytest.mark.parametrize(
+    ("flags", "loaded", "set_by_user", "after", "fast"),
+    [
+        (["avx2", "avx512f"], False, None, "AVX2", True),
+        (["avx2", "avx512f"], False, "AVX512_CORE", "AVX512_CORE", False),
+        (["avx2", "avx512f"], True, None, None, False),
+        (["avx2", "avx512f"], True, "AVX2", "AVX2", True),
+        (["avx2"], True, None, None, True),
+    ],
+)
+def test_convolutions_of_networks_for_other_devices_run_without_avx512(
+    flags, loaded, set_by_user, after, fast, monkeypatch
+):
+    monkeypatch.setattr(runtime, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(runtime.platform, "machine", lambda: "x86_64")
+    monkeypatch.delitem(sys.modules, "mindspore", raising=False)
+    if loaded:
+        monkeypatch.setitem(sys.modules, "mindspore", None)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if set_by_user:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", set_by_user)
+    assert runtime.prepare_native_convolutions() is fast
+    assert os.environ.get("ONEDNN_MAX_CPU_ISA") == after
+    os.environ.pop("ONEDNN_MAX_CPU_ISA", None)  # what it set itself, monkeypatch does not know
 
 
 def _missing(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter, OrderedDict
 from contextlib import suppress
@@ -186,6 +187,26 @@ def test_a_damaged_file_is_an_error_with_its_name(torch, form, tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(UserError, match="not a file of torch.save"):
         read(tmp_path / "text.pth")
+
+
+def test_other_files_are_called_what_they_are(tmp_path):
+    write(tmp_path / "w.pth", {"w": np.ones(300, np.float32)})
+    whole = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    for mode in ("w:gz", "w"):
+        with tarfile.open(tmp_path / f"{mode[2:]}model.nemo", mode) as archive:
+            archive.add(tmp_path / "w.pth", "model_weights.ckpt")
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    for name, said in {
+        "cut.pth": rf"truncated: .* \({len(whole) // 2} bytes\)",
+        "gzmodel.nemo": r"an archive, .*: unpack it \(tar -xf gzmodel\.nemo\) and give",
+        "w.safetensors": "a file of safetensors, not of torch.save",
+    }.items():
+        with pytest.raises(UserError, match=rf"{name}: {said}"):
+            read(tmp_path / name)
+    # Without compression, the zip archive in it is found where it is.
+    np.testing.assert_array_equal(read(tmp_path / "model.nemo")["w"].numpy(), np.ones(300))
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,10 @@ std::unique_ptr<CLI::App> make_parser(Options& options) {
            "the model or its description; export.py writes both")
       ->required();
   app->option_defaults()->group("Recordings");
-  app->add_option("--audio", options.audio,
-                  "recordings in any format that libsndfile reads, of any sample rate; the text of "
-                  "a single one is printed, of several a line each: file, tab, text")
+  app->add_option(
+         "--audio", options.audio,
+         "recordings (WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ...), of any sample rate; the text of "
+         "a single one is printed, of several a line each: file, tab, text")
       ->type_name("FILE...")
       ->take_all()
       ->allow_extra_args(false)

@@ -6,12 +6,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <fstream>
 #include <functional>
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <mutex>
 #include <sstream>
 #include <thread>
 
@@ -20,6 +23,7 @@
 #include "errors.h"
 #include "feature_source.h"
 #include "files.h"
+#include "memory.h"
 #include "plan.h"
 #include "recordings.h"
 #include "result_writer.h"
@@ -140,8 +144,8 @@ ProcessPool make_pool(const Options& options, const std::string& target, std::si
 void work_alone(std::size_t index, const ProcessPool& pool, const Work& work, ResultWriter& writer,
                 RunState& state) {
   try {
-    const std::unique_ptr<Engine> engine = pool.kind.make(pool.engines[index]);
-    run_worker(index, *engine, work, writer, state);
+    const auto make = [&] { return pool.kind.make(pool.engines[index]); };
+    run_worker(index, make, work, writer, state);
   } catch (const std::exception& error) {
     if (state.stop(RunState::kRefused)) std::cerr << "error: " << error.what() << std::endl;
   }
@@ -149,8 +153,43 @@ void work_alone(std::size_t index, const ProcessPool& pool, const Work& work, Re
 
 using WriterOf = std::function<ResultWriter&(std::size_t process)>;
 
-void work_together(const ProcessPool& pool, const Work& work, const WriterOf& writer,
-                   RunState& state) {
+// Says now and then how many utterances are done, while it lives. Made after the processes: they
+// must not be forked beside a second thread.
+class Progress {
+ public:
+  Progress(RunState& state, std::size_t utterances, std::ostream& notices)
+      : thread_([this, &state, utterances, &notices] {
+          std::unique_lock lock(mutex_);
+          while (!ended_.wait_for(lock, kEvery, [this] { return end_; })) {
+            std::size_t finished = 0;
+            for (std::size_t i = 0; i < utterances; ++i)
+              if (state.utterance(i).state != State::kWaiting) ++finished;
+            notices << (state.all_arrived() ? std::to_string(finished) + " of " +
+                                                  std::to_string(utterances) + " utterances"
+                                            : std::string("still loading the model"))
+                    << std::endl;
+          }
+        }) {}
+  ~Progress() {
+    {
+      const std::lock_guard lock(mutex_);
+      end_ = true;
+    }
+    ended_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  static constexpr std::chrono::seconds kEvery{30};
+  bool end_ = false;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  std::thread thread_;
+};
+
+// Starts the processes of a pool. They end with this one, however it ends: their files are whole.
+std::vector<pid_t> start_processes(const ProcessPool& pool, const Work& work,
+                                   const WriterOf& writer, RunState& state) {
   std::cout.flush();
   const pid_t parent = ::getpid();
   std::vector<pid_t> children;
@@ -162,13 +201,42 @@ void work_together(const ProcessPool& pool, const Work& work, const WriterOf& wr
       break;
     }
     if (child == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       if (::getppid() == parent) work_alone(i, pool, work, writer(i), state);
       std::cout.flush();
       ::_exit(0);
     }
     children.push_back(child);
   }
+  return children;
+}
+
+// Reports a process that did not end by itself, and the utterances that its network worked on.
+void report_death(std::size_t process, int status, const ProcessPool& pool,
+                  const std::vector<Utterance>& utterances, RunState& state) {
+  const std::string how =
+      WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status)) +
+                                " (9: often for want of memory)"
+                          : "its libraries, with exit code " + std::to_string(WEXITSTATUS(status));
+  std::cerr << "error: the process on device " << pool.engines[process].device << " was ended by "
+            << how << std::endl;
+  for (std::size_t i = 0; i < utterances.size(); ++i) {
+    UtteranceRecord& record = state.utterance(i);
+    State waiting = State::kWaiting;
+    if (record.worker != static_cast<int>(process)) continue;
+    record.worker = -1;
+    if (record.state.compare_exchange_strong(waiting, State::kFailed))
+      report_failure(utterances[i].name, "the process that recognized it was ended by " + how);
+  }
+}
+
+// Works in processes of their own, also if it is one alone: its end, for want of memory, must not
+// take along what is done. Returns whether each ended by itself.
+bool work_together(const ProcessPool& pool, const Work& work, const WriterOf& writer,
+                   RunState& state, std::ostream& notices) {
+  const std::vector<pid_t> children = start_processes(pool, work, writer, state);
+  const Progress progress(state, work.utterances.size(), notices);
+  bool complete = true;
   for (std::size_t left = children.size(); left > 0;) {
     int status = 0;
     const pid_t child = ::waitpid(-1, &status, 0);
@@ -177,16 +245,12 @@ void work_together(const ProcessPool& pool, const Work& work, const WriterOf& wr
     --left;
     // Our processes exit with 0; a driver library may end one by itself.
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
-    const auto index = std::find(children.begin(), children.end(), child) - children.begin();
-    std::cerr << "error: the process on device "
-              << pool.engines[static_cast<std::size_t>(index)].device << " was ended by "
-              << (WIFSIGNALED(status)
-                      ? "signal " + std::to_string(WTERMSIG(status)) +
-                            " (9: often for want of memory)"
-                      : "its libraries, with exit code " + std::to_string(WEXITSTATUS(status)))
-              << "; its utterances are not done\n";
+    complete = false;
+    const auto process = std::find(children.begin(), children.end(), child) - children.begin();
+    report_death(static_cast<std::size_t>(process), status, pool, work.utterances, state);
     state.arrive();  // the others may be waiting for it to be ready
   }
+  return complete;
 }
 
 struct RunOutcome {
@@ -194,35 +258,68 @@ struct RunOutcome {
   int stopped = 0;  // RunState::stopped()
 };
 
-// Recognizes the accepted utterances of a list.
-RunOutcome work_on(const Options& options, const Description& description,
-                   const std::string& target, const UtteranceList& listing,
-                   const FeatureSource& source, const WriterOf& writer, std::ostream& notices) {
-  const std::vector<Utterance>& utterances = listing.accepted;
-  const Plan plan =
-      make_plan(utterances, description, {options.batch, options.longest, options.overlap});
-  report_split(plan, notices);
+std::size_t processes_of(const Options& options) {
+  return options.devices.size() * static_cast<std::size_t>(options.instances);
+}
 
-  const ProcessPool pool = make_pool(options, target, plan.jobs.size());
-  RunState state(pool.engines.size(), utterances.size());
+// Recognizes the accepted utterances of a list. Those that a dying process had taken, but did not
+// work on, are planned again.
+RunOutcome work_on(const Options& options, const PlanOptions& plan_options,
+                   const Description& description, const std::string& target,
+                   const UtteranceList& listing, const FeatureSource& source,
+                   const WriterOf& writer, std::ostream& notices) {
+  const std::vector<Utterance>& utterances = listing.accepted;
+  RunState state(processes_of(options), utterances.size());
+  const auto is_waiting = [&state](std::size_t index) {
+    return state.utterance(index).state == State::kWaiting;
+  };
+  std::size_t waiting = utterances.size(), processes = 0, split = 0;
   g_state = &state;
   catch_signals();
-  const Work work{description, utterances, plan, source};
-  if (pool.engines.size() == 1)
-    work_alone(0, pool, work, writer(0), state);
-  else
-    work_together(pool, work, writer, state);
+  for (bool first = true, again = true; again; first = false) {
+    const Plan plan = make_plan(utterances, description, plan_options, is_waiting);
+    if (first) report_split(plan, notices);
+    if (first) split = plan.split;
+    const ProcessPool pool = make_pool(options, target, plan.jobs.size());
+    processes = std::max(processes, pool.engines.size());
+    state.begin(pool.engines.size());
+    const Work work{description, utterances, plan, source};
+    const bool complete = work_together(pool, work, writer, state, notices);
+    std::size_t left = 0;
+    for (std::size_t i = 0; i < utterances.size(); ++i) left += is_waiting(i) ? 1 : 0;
+    again = !complete && left > 0 && left < waiting && state.stopped() == 0;
+    waiting = left;
+  }
 
-  RunOutcome outcome{collect(state, pool.engines.size(), utterances, description.frame_seconds),
+  RunOutcome outcome{collect(state, processes, utterances, description.frame_seconds),
                      state.stopped()};
-  outcome.statistics.engine = pool.kind.name;
+  outcome.statistics.engine = choose_engine(options.engine, target).name;
   outcome.statistics.device = target;
-  outcome.statistics.split = plan.split;
+  outcome.statistics.split = split;
   outcome.statistics.failed += listing.rejected.size();
   std::signal(SIGTERM, SIG_DFL);
   std::signal(SIGINT, SIG_DFL);
   g_state = nullptr;
   return outcome;
+}
+
+// How batches are planned. Utterances that need more memory than there is are rejected.
+PlanOptions plan_within_memory(const Options& options, const Description& description,
+                               const std::string& target, UtteranceList& listing) {
+  PlanOptions plan{options.batch, options.longest, options.overlap};
+  const auto budget = memory_budget(description, target, options.instances);
+  if (!budget) return plan;
+  plan.most = std::max<std::int64_t>(1, budget->most_frames());
+  const auto rejected = [&](const Utterance& utterance) {
+    const std::int64_t frames = longest_input(utterance.frames, description, plan);
+    if (frames <= budget->most_frames()) return false;
+    listing.rejected.push_back(
+        {utterance.name, budget->reason(frames, description.frame_seconds, "--max_frames")});
+    return true;
+  };
+  auto& accepted = listing.accepted;
+  accepted.erase(std::remove_if(accepted.begin(), accepted.end(), rejected), accepted.end());
+  return plan;
 }
 
 int exit_code(const RunOutcome& outcome) {
@@ -242,6 +339,7 @@ int infer_features(const Options& options, const Description& description,
   make_folder(options.results);
   make_folder(options.times);
   UtteranceList listing = listing_of(options, description.dimension);
+  const PlanOptions plan = plan_within_memory(options, description, target, listing);
   report_rejected(listing);
   fs::path note = (options.results / "").parent_path();
   note += "_model.txt";  // beside the folder, which holds only results
@@ -255,8 +353,10 @@ int infer_features(const Options& options, const Description& description,
   if (!same) keep(note, origin);
   const FeatureFiles source(description.dimension);
   LogProbFiles writer(options.results);
+  std::cout << listing.accepted.size() << " utterances to recognize on " << target
+            << ", after the model is loaded" << std::endl;
   RunOutcome outcome = work_on(
-      options, description, target, listing, source,
+      options, plan, description, target, listing, source,
       [&writer](std::size_t) -> ResultWriter& { return writer; }, std::cout);
 
   Statistics& statistics = outcome.statistics;
@@ -285,16 +385,16 @@ int transcribe(const Options& options, const Description& description, const std
                      ": names no \"frame_stride\", without which words have no times; export the "
                      "model anew");
   if (!options.times.empty()) make_folder(options.times);
-  const Recordings recordings = open_recordings(paths, description);
+  Recordings recordings = open_recordings(paths, description);
+  const PlanOptions plan = plan_within_memory(options, description, target, recordings.list);
   report_rejected(recordings.list);
   const TextStyle style{options.json, paths.size() == 1 && options.audio_list.empty(),
                         description.frame_seconds * static_cast<double>(description.frame_stride)};
   std::vector<std::unique_ptr<TranscriptBuffer>> texts;
-  for (std::size_t i = 0; i < options.devices.size() * static_cast<std::size_t>(options.instances);
-       ++i)
+  for (std::size_t i = 0; i < processes_of(options); ++i)
     texts.push_back(std::make_unique<TranscriptBuffer>(description.vocabulary, style));
   const RunOutcome outcome = work_on(
-      options, description, target, recordings.list, *recordings.source,
+      options, plan, description, target, recordings.list, *recordings.source,
       [&texts](std::size_t process) -> ResultWriter& { return *texts[process]; }, std::cerr);
 
   std::vector<std::string> lines(recordings.list.accepted.size());

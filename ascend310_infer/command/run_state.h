@@ -13,6 +13,7 @@ enum class State : std::uint8_t { kWaiting, kDone, kFailed };
 
 struct UtteranceRecord {
   std::atomic<State> state{State::kWaiting};
+  std::atomic<int> worker{-1};  // the process whose network works on it; -1: none
   float network_ms = 0;  // of its batches
   float total_ms = 0;    // from reading its features to writing its result
 };
@@ -28,13 +29,21 @@ struct WorkerRecord {
 // Every field that two processes write is atomic; a record has one writer.
 class RunState {
  public:
-  // In memory that children of this process share. Throws std::bad_alloc.
+  // In memory that children of this process share, for at most so many processes. Throws
+  // std::bad_alloc.
   RunState(std::size_t workers, std::size_t utterances);
   RunState(const RunState&) = delete;
   RunState& operator=(const RunState&) = delete;
 
   WorkerRecord& worker(std::size_t index) { return workers_[index]; }
   UtteranceRecord& utterance(std::size_t index) { return utterances_[index]; }
+
+  // Begins a plan: its jobs are taken from the first one on, by so many processes.
+  void begin(std::size_t workers) {
+    count_ = workers;
+    shared_->next = 0;
+    shared_->arrived = 0;
+  }
 
   // Returns the number of the next job, which no other process gets.
   std::size_t take_job() { return shared_->next.fetch_add(1); }

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <exception>
 #include <new>
 #include <string>
@@ -16,13 +17,20 @@ namespace speech::internal {
 namespace {
 
 constexpr std::size_t kQueueCapacity = 2;  // batches that wait before the network, and after it
-constexpr int kFailuresInARow = 3;         // batches; then the run ends
+// Batches; then the run ends. The longest come first: several may be too long for the memory.
+constexpr int kFailuresInARow = 10;
 
 class Worker {
  public:
-  Worker(Engine& engine, const Work& work, ResultWriter& writer, RunState& state,
-         WorkerRecord& record)
-      : engine_(engine), work_(work), writer_(writer), state_(state), record_(record) {}
+  Worker(std::size_t index, const EngineMaker& make, std::unique_ptr<Engine> engine,
+         const Work& work, ResultWriter& writer, RunState& state)
+      : index_(index),
+        make_(make),
+        engine_(std::move(engine)),
+        work_(work),
+        writer_(writer),
+        state_(state),
+        record_(state.worker(index)) {}
 
   void run() {
     std::thread reader([this] { guarded([this] { read(); }); });
@@ -76,28 +84,50 @@ class Worker {
     int failures = 0;
     while (auto batch = loaded_.pop()) {
       if (state_.stopped() != 0) break;
-      const Clock::time_point start = Clock::now();
-      try {
-        engine_.run(batch->bucket, batch->input, batch->output);
-        batch->network_s = seconds_since(start);
-        record_.network_s += batch->network_s;
-        check_output(batch->input, batch->output, work_.description.labels);
+      if (failures > 0) renew();
+      mark(*batch, static_cast<int>(index_));
+      const std::string reason = run_network(*batch);
+      mark(*batch, -1);
+      if (reason.empty()) {
         failures = 0;
-      } catch (const std::bad_alloc&) {
-        for (const Row& row : batch->rows)
-          fail(row.utterance, "not enough memory for " + std::to_string(batch->input.batch) +
-                                  " x " + std::to_string(batch->input.frames) + " frames");
-        continue;
-      } catch (const std::runtime_error& error) {
-        for (const Row& row : batch->rows) fail(row.utterance, error.what());
-        if (++failures == kFailuresInARow)
-          throw UsageError(std::string("the network failed ") + std::to_string(failures) +
-                           " times in a row (" + error.what() + ")");
+        ++record_.batches;
+        if (!computed_.push(std::move(*batch))) break;
         continue;
       }
-      ++record_.batches;
-      if (!computed_.push(std::move(*batch))) break;
+      for (const Row& row : batch->rows) fail(row.utterance, reason);
+      if (++failures == kFailuresInARow)
+        throw UsageError("batch after batch fails, " + std::to_string(failures) +
+                         " in a row: " + reason);
     }
+  }
+
+  // Returns why the network failed, or an empty string.
+  std::string run_network(Batch& batch) {
+    const std::string shape = std::to_string(batch.input.batch) + " x " +
+                              std::to_string(batch.input.frames) + " frames";
+    const Clock::time_point start = Clock::now();
+    try {
+      engine_->run(batch.bucket, batch.input, batch.output);
+      batch.network_s = seconds_since(start);
+      record_.network_s += batch.network_s;
+      check_output(batch.input, batch.output, work_.description.labels);
+      return "";
+    } catch (const std::bad_alloc&) {
+      return "not enough memory for " + shape;
+    } catch (const std::runtime_error& error) {
+      return "the network failed on " + shape + " (" + error.what() + ")";
+    }
+  }
+
+  // After a failure an engine may fail on every further batch.
+  void renew() {
+    engine_.reset();  // its memory first
+    engine_ = make_();
+    engine_->load(work_.description, work_.plan.buckets);
+  }
+
+  void mark(const Batch& batch, int worker) {
+    for (const Row& row : batch.rows) state_.utterance(row.utterance).worker = worker;
   }
 
   void write() {
@@ -126,7 +156,9 @@ class Worker {
       }
   }
 
-  Engine& engine_;
+  const std::size_t index_;
+  const EngineMaker& make_;
+  std::unique_ptr<Engine> engine_;
   const Work& work_;
   ResultWriter& writer_;
   RunState& state_;
@@ -138,21 +170,22 @@ class Worker {
 
 }  // namespace
 
-void run_worker(std::size_t index, Engine& engine, const Work& work, ResultWriter& writer,
+void run_worker(std::size_t index, const EngineMaker& make, const Work& work, ResultWriter& writer,
                 RunState& state) {
   WorkerRecord& record = state.worker(index);
   Clock::time_point start = Clock::now();
-  engine.load(work.description, work.plan.buckets);
-  record.load_s = seconds_since(start);
+  std::unique_ptr<Engine> engine = make();
+  engine->load(work.description, work.plan.buckets);
+  record.load_s += seconds_since(start);
   state.arrive();
   while (!state.all_arrived() && state.stopped() == 0)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   start = Clock::now();
-  Worker(engine, work, writer, state, record).run();
-  record.wall_s = seconds_since(start);
+  Worker(index, make, std::move(engine), work, writer, state).run();
+  record.wall_s += seconds_since(start);
   struct rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
-  record.peak_kib = static_cast<std::uint64_t>(usage.ru_maxrss);
+  record.peak_kib = std::max(record.peak_kib, static_cast<std::uint64_t>(usage.ru_maxrss));
 }
 
 void report_failure(const std::string& name, const std::string& reason) {

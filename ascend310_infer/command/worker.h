@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <memory>
 #include <vector>
 
 #include "description.h"
@@ -21,10 +23,12 @@ struct Work {
   const FeatureSource& source;
 };
 
+using EngineMaker = std::function<std::unique_ptr<Engine>()>;
+
 // Takes jobs from `state` until none is left or it says stop. Failed utterances are reported on
-// standard error; progress is recorded in `state`. Throws UsageError if the engine cannot load the
-// model, or fails several times in a row.
-void run_worker(std::size_t index, Engine& engine, const Work& work, ResultWriter& writer,
+// standard error; progress is recorded in `state`. An engine that failed is made anew. Throws
+// UsageError if an engine cannot load the model, or batch after batch fails.
+void run_worker(std::size_t index, const EngineMaker& make, const Work& work, ResultWriter& writer,
                 RunState& state);
 
 // Reports an utterance that failed, in one line.

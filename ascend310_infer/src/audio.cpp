@@ -5,95 +5,106 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <cstdio>
 #include <memory>
 #include <mutex>
 #include <numeric>
-#include <regex>
+#include <set>
 #include <string>
 
+#include "containers.h"
+#include "content.h"
 #include "errors.h"
 
 namespace speech {
 namespace internal {
 namespace {
 
-constexpr std::int64_t kSizeUnknown = 0x7FFF0000;            // bytes, or more: a header from a pipe
-constexpr std::int64_t kOggPage = 65307;                     // bytes of the longest page
 constexpr std::size_t kBlock = 1 << 16;                      // samples read or resampled at a time
 constexpr std::int64_t kMinRate = 100, kMaxRate = 10000000;  // Hz
-const char* const kAgain = "; fetch it again or leave it out";
 
-// `count` bytes at `offset`, from the end if negative; fewer where the file has fewer.
-std::string peek(const fs::path& path, std::int64_t offset, std::int64_t count) {
-  const auto size = static_cast<std::int64_t>(bytes_of(path));
-  const std::int64_t start = std::clamp<std::int64_t>(offset < 0 ? size + offset : offset, 0, size);
-  std::string bytes(static_cast<std::size_t>(std::min(count, size - start)), '\0');
-  std::ifstream file(path, std::ios::binary);
-  file.seekg(start);
-  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  bytes.resize(static_cast<std::size_t>(std::max<std::streamsize>(0, file.gcount())));
-  return bytes;
-}
-
-// Whether the last Ogg page is marked as last and is all there (RFC 3533). A page: "OggS", version,
-// flags (4: last page), 20 bytes, segment count, segment sizes, segments.
-bool ends_whole(const std::string& tail) {
-  const auto start = tail.rfind("OggS");
-  if (start == std::string::npos || tail.size() - start < 27) return false;
-  const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(tail[start + at]); };
-  std::size_t bytes = 27U + byte(26);
-  if ((byte(5) & 4) == 0 || tail.size() - start < bytes) return false;
-  for (std::size_t segment = 0, count = byte(26); segment < count; ++segment)
-    bytes += byte(27 + segment);
-  return tail.size() - start >= bytes;
-}
-
-class File {
+// Sends what C code writes to `stderr` to nowhere; std::cerr does not use that variable. libmpg123
+// writes notes there that say less than our own error, and libsndfile has no switch for them. The
+// GNU C library's manual allows to set `stderr`.
+class WithoutNativeMessages {
  public:
-  explicit File(const fs::path& path) {
-    std::error_code error;
-    const auto bytes = fs::file_size(path, error);
-    if (error) throw InputError(error.message());
-    if (bytes == 0) throw InputError(std::string("empty (0 bytes)") + kAgain);
+  explicit WithoutNativeMessages(bool wanted) : wanted_(wanted) {
+    if (!wanted_) return;
+    const std::lock_guard lock(mutex());
+    static std::FILE* const nowhere = std::fopen("/dev/null", "w");
+    if (users()++ == 0) usual() = stderr;
+    if (nowhere != nullptr) stderr = nowhere;
+  }
+  WithoutNativeMessages(const WithoutNativeMessages&) = delete;
+  WithoutNativeMessages& operator=(const WithoutNativeMessages&) = delete;
+  ~WithoutNativeMessages() {
+    if (!wanted_) return;
+    const std::lock_guard lock(mutex());
+    if (--users() == 0) stderr = usual();
+  }
+
+ private:
+  static std::mutex& mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  static int& users() {
+    static int users = 0;
+    return users;
+  }
+  static std::FILE*& usual() {
+    static std::FILE* usual = nullptr;
+    return usual;
+  }
+
+  bool wanted_;
+};
+
+// A stream of a recording, open for decoding.
+class Decoder {
+ public:
+  Decoder(const Content& content, const Stream& stream)
+      : silence_(stream.native_messages), descriptor_(content.open_stream(stream)) {
     {
-      // libsndfile keeps the reason of a failed `sf_open` in one place for the whole process.
+      // libsndfile keeps the reason of a failed opening in one place for the whole process.
       static std::mutex mutex;
       const std::lock_guard lock(mutex);
-      file_ = ::sf_open(path.c_str(), SFM_READ, &info_);
-      if (file_ == nullptr) throw damaged(::sf_strerror(nullptr));
+      file_.reset(::sf_open_fd(descriptor_.get(), SFM_READ, &info_, SF_FALSE));
+      if (!file_) throw damaged(::sf_strerror(nullptr));
     }
-    try {
-      check(path);
-    } catch (...) {
-      ::sf_close(file_);
-      throw;
-    }
+    // What the decoder is going to give, against what the container holds.
+    if (info_.frames == 0) throw InputError("empty (0 samples); leave it out");
+    const std::int64_t expected = stream.samples.value_or(info_.frames);
+    if (info_.frames < expected)
+      throw InputError("holds " + std::to_string(expected) +
+                       " samples, of which its header "
+                       "declares " +
+                       std::to_string(info_.frames) +
+                       "; write its header anew or convert it to FLAC or WAV");
+    if (info_.frames > expected)
+      throw truncated(std::to_string(expected) + " samples where its header declares " +
+                      std::to_string(info_.frames));
   }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  ~File() { ::sf_close(file_); }
 
   const SF_INFO& info() const { return info_; }
 
-  // All samples, channels averaged. Memory grows with what is there, not with what a header says.
-  std::vector<float> read() {
+  // Appends all samples, channels averaged. Memory grows with what is there, not with what a header
+  // says.
+  void read(std::vector<float>& samples) {
     const sf_count_t channels = info_.channels;
     const auto most = std::max<sf_count_t>(1, static_cast<sf_count_t>(kBlock) / channels);
-    std::vector<float> samples, block(static_cast<std::size_t>(most * channels));
-    for (sf_count_t count = 1, left = info_.frames; count > 0; left -= count) {
-      count = ::sf_readf_float(file_, block.data(), std::min(left, most));
-      if (::sf_error(file_) != SF_ERR_NO_ERROR) throw damaged(::sf_strerror(file_));
+    std::vector<float> block(static_cast<std::size_t>(most * channels));
+    sf_count_t left = info_.frames;
+    for (sf_count_t count = 1; count > 0; left -= count) {
+      count = ::sf_readf_float(file_.get(), block.data(), std::min(left, most));
+      if (::sf_error(file_.get()) != SF_ERR_NO_ERROR) throw damaged(::sf_strerror(file_.get()));
       for (auto frame = block.begin(); frame != block.begin() + count * channels; frame += channels)
         samples.push_back(std::accumulate(frame, frame + channels, 0.0F) /
                           static_cast<float>(channels));
     }
-    const auto found = static_cast<std::int64_t>(samples.size());
-    if (found < info_.frames)
-      throw InputError("truncated: " + std::to_string(found) +
-                       " samples where its header declares " + std::to_string(info_.frames) +
-                       kAgain);
-    return samples;
+    if (left > 0)
+      throw truncated(std::to_string(info_.frames - left) + " samples where its header declares " +
+                      std::to_string(info_.frames));
   }
 
  private:
@@ -104,46 +115,35 @@ class File {
                       "); fetch it again, convert it to FLAC or WAV, or leave it out");
   }
 
-  void check(const fs::path& path) {
-    if (const std::string lacking = lacks(path); !lacking.empty())
-      throw InputError("truncated: " + lacking + kAgain);
-    if (info_.frames == 0) throw InputError("empty (0 samples); leave it out");
-    // 2^62 is libsndfile's answer where a header gives no length.
-    if (info_.frames < 0 || info_.frames > (std::int64_t{1} << 40) / info_.channels)
-      throw InputError("its header gives no length; write it anew, not through a pipe");
-  }
+  struct Close {
+    void operator()(SNDFILE* file) const { ::sf_close(file); }
+  };
 
-  // What a cut WAV, AIFF, AU, SPHERE or Ogg file lacks; FLAC and MP3 show it when decoded.
-  std::string lacks(const fs::path& path) {
-    // libsndfile reads a cut file up to the cut in silence; its log tells.
-    static const std::regex kCut(
-        R"((?:^|\n)\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d{1,18}) \(should be (\d{1,18})\))");
-    std::string log(1 << 14, '\0');
-    log.resize(static_cast<std::size_t>(std::max(
-        0, ::sf_command(file_, SFC_GET_LOG_INFO, log.data(), static_cast<int>(log.size())))));
-    std::smatch match;
-    if (std::regex_search(log, match, kCut)) {
-      const std::int64_t declared = std::stoll(match[1]), found = std::stoll(match[2]);
-      if (found < declared && declared < kSizeUnknown)
-        return std::to_string(found) + " bytes where its header declares " +
-               std::to_string(declared);
-    }
-    const int container = info_.format & SF_FORMAT_TYPEMASK;
-    if (container == SF_FORMAT_NIST) {
-      static const std::regex kCount(R"(sample_count -i (\d{1,18}))");
-      const std::string header = peek(path, 0, 1024);
-      if (std::regex_search(header, match, kCount) && info_.frames < std::stoll(match[1]))
-        return std::to_string(info_.frames) + " samples where its header declares " +
-               match[1].str();
-    }
-    if (container == SF_FORMAT_OGG && !ends_whole(peek(path, -kOggPage, kOggPage)))
-      return "the last page of its Ogg stream is missing or incomplete";
-    return {};
-  }
-
+  WithoutNativeMessages silence_;
+  FileDescriptor descriptor_;
   SF_INFO info_{};
-  SNDFILE* file_ = nullptr;
+  std::unique_ptr<SNDFILE, Close> file_;
 };
+
+// Streams that follow each other, as one recording.
+AudioInfo joined(const std::vector<AudioInfo>& streams) {
+  AudioInfo all;
+  std::set<std::int64_t> rates;
+  for (const AudioInfo& stream : streams) {
+    rates.insert(stream.sample_rate);
+    all.channels = std::max(all.channels, stream.channels);
+    all.samples += stream.samples;
+  }
+  if (rates.size() > 1) {
+    std::string listed;
+    for (const std::int64_t rate : rates)
+      listed += (listed.empty() ? "" : " and ") + std::to_string(rate);
+    throw InputError("several streams one behind the other, of " + listed +
+                     " Hz; convert it to FLAC or WAV");
+  }
+  all.sample_rate = *rates.begin();
+  return all;
+}
 
 // With the quality "HQ" of the Python package soxr, which wraps the same library.
 std::vector<float> converted(const std::vector<float>& samples, double from, double to) {
@@ -173,8 +173,13 @@ std::vector<float> converted(const std::vector<float>& samples, double from, dou
 }  // namespace
 
 AudioInfo audio_info(const fs::path& path) {
-  const File file(path);
-  return {file.info().samplerate, file.info().channels, file.info().frames};
+  Content content(path);
+  std::vector<AudioInfo> streams;
+  for (const Stream& stream : streams_of(content)) {
+    const Decoder decoder(content, stream);
+    streams.push_back({decoder.info().samplerate, decoder.info().channels, decoder.info().frames});
+  }
+  return joined(streams);
 }
 
 std::int64_t resampled_count(std::int64_t count, std::int64_t from_rate, std::int64_t to_rate) {
@@ -201,8 +206,16 @@ std::vector<float> resample(std::vector<float> samples, std::int64_t from_rate,
 }  // namespace internal
 
 Audio read_audio(const std::filesystem::path& path) {
-  internal::File file(path);
-  return {file.read(), file.info().samplerate};
+  internal::Content content(path);
+  std::vector<internal::AudioInfo> streams;
+  Audio audio;
+  for (const internal::Stream& stream : internal::streams_of(content)) {
+    internal::Decoder decoder(content, stream);
+    decoder.read(audio.samples);
+    streams.push_back({decoder.info().samplerate, decoder.info().channels, decoder.info().frames});
+  }
+  audio.sample_rate = internal::joined(streams).sample_rate;
+  return audio;
 }
 
 }  // namespace speech

@@ -1,4 +1,4 @@
-// Recordings: read in any format that libsndfile knows, as one channel, and resampled.
+// Recordings: read as far as their containers can be checked, as one channel, and resampled.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +9,15 @@
 
 namespace speech::internal {
 
-// What the header of a recording says.
+// What a recording holds.
 struct AudioInfo {
   std::int64_t sample_rate = 0;  // Hz
   std::int64_t channels = 0;
   std::int64_t samples = 0;  // of each channel
 };
 
-// Reads the header and decodes nothing. Throws InputError, which does not name the file, if it is
-// missing, unreadable, empty, or cut as far as its container tells.
+// Reads the structure of the file and decodes nothing. Throws InputError, which does not name the
+// file, if it is missing, unreadable, empty, or cut as far as its container tells.
 AudioInfo audio_info(const fs::path& path);
 
 // Number of samples that `resample` makes of `count`.

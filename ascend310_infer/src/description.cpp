@@ -1,7 +1,9 @@
 #include "description.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -168,6 +170,87 @@ GraphFacts read_graph(const Json& value) {
   return graph;
 }
 
+// "files": what export.py wrote.
+std::vector<FileFacts> read_files(const Json& value, const fs::path& folder) {
+  if (!value.is_array()) throw std::invalid_argument("\"files\": expected a list");
+  std::vector<FileFacts> files;
+  for (const Json& entry : value) {
+    FileFacts& added = files.emplace_back();
+    added.file = folder / text_of(entry, "file");
+    if (!to_integer(member(entry, "bytes"), added.bytes) || added.bytes < 0)
+      throw std::invalid_argument("\"bytes\" of a file: expected a whole number");
+    const std::string digits = text_of(entry, "crc32");
+    const char* end = digits.data() + digits.size();
+    const auto read = std::from_chars(digits.data(), end, added.crc32, 16);
+    if (digits.size() != 8 || read.ec != std::errc() || read.ptr != end)
+      throw std::invalid_argument("\"crc32\" of a file: expected eight hexadecimal digits");
+  }
+  return files;
+}
+
+// "memory": what export.py expects recognition to take.
+MemoryForecast read_memory(const Json& value) {
+  const auto number = [&value](const char* key) {
+    const Json& found = member(value, key);
+    const double bytes = found.is_number() ? found.get<double>() : -1;
+    if (!(bytes > 0 && bytes < 1e18))
+      throw std::invalid_argument("\"memory\": " + json_text(key) + ": expected a positive number");
+    return bytes;
+  };
+  return {number("fixed_bytes"), number("bytes_per_frame")};
+}
+
+std::string hexadecimal(std::uint32_t value) {
+  char text[16];
+  std::snprintf(text, sizeof text, "%08x", static_cast<unsigned>(value));
+  return text;
+}
+
+// Throws UsageError where a file is not the described one. On a card it may have been replaced by
+// what MindSpore Lite's converter made of it: returns a note then, else an empty string.
+std::string check_content(const FileFacts& described, const fs::path& description, bool ascend) {
+  std::string found, expected;
+  try {
+    const auto bytes = static_cast<std::int64_t>(bytes_of(described.file));
+    if (bytes != described.bytes) {
+      found = std::to_string(bytes) + " bytes";
+      expected = std::to_string(described.bytes) + " bytes";
+    } else if (const std::uint32_t crc32 = crc32_of(described.file); crc32 != described.crc32) {
+      found = "checksum " + hexadecimal(crc32);
+      expected = "checksum " + hexadecimal(described.crc32);
+    } else {
+      return "";
+    }
+  } catch (const InputError& error) {
+    throw UsageError(std::string(error.what()) + ", and " + description.string() +
+                     " describes it; copy all files of the export");
+  }
+  if (ascend)
+    return described.file.string() + " is not the file that " + description.filename().string() +
+           " describes; it should be what converter_lite made of that one";
+  throw UsageError(described.file.string() + ": " + found + ", but " + description.string() +
+                   " describes a file of " + expected +
+                   ": one of the two is of another export; copy both from the same export, or "
+                   "export the model anew");
+}
+
+// NAME.json, or what else the description of a model may be called; see `read_description`.
+fs::path find_description(const fs::path& model) {
+  constexpr std::string_view kGraph = "_graph", kOnnx = ".onnx";
+  const auto without = [](const std::string& text, std::string_view end) {
+    const bool there =
+        text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+    return there ? text.substr(0, text.size() - end.size()) : text;
+  };
+  const fs::path folder = model.parent_path();
+  const std::string stem = model.stem().string(), plain = without(stem, kGraph);
+  std::vector<std::string> names{stem, plain, plain + ".onnx", without(plain, kOnnx)};
+  if (model.extension() == ".onnx") names.insert(names.begin(), stem + ".onnx");
+  for (const std::string& name : names)
+    if (const fs::path path = folder / (name + ".json"); fs::exists(path)) return path;
+  return folder / (stem + ".json");
+}
+
 }  // namespace
 
 Description parse_description(std::string_view text, const fs::path& folder) {
@@ -183,6 +266,11 @@ Description parse_description(std::string_view text, const fs::path& folder) {
   read_features(root, result);
   if (const Json* stride = find_member(root, "frame_stride"); stride != nullptr)
     result.frame_stride = whole(*stride, "\"frame_stride\"", 1);
+
+  if (const Json* files = find_member(root, "files"); files != nullptr)
+    result.files = read_files(*files, folder);
+  if (const Json* memory = find_member(root, "memory"); memory != nullptr && !memory->is_null())
+    result.memory = read_memory(*memory);
 
   if (const Json* listed = find_member(root, "buckets"); listed != nullptr) {
     if (!listed->is_array() || listed->empty())
@@ -205,14 +293,7 @@ Description parse_description(std::string_view text, const fs::path& folder) {
 Description read_description(const fs::path& model) {
   fs::path path = model;
   if (model.extension() != ".json") {
-    std::string stem = model.stem().string();
-    constexpr std::string_view kGraph = "_graph";
-    path.replace_extension(".json");
-    if (!fs::exists(path) && stem.size() > kGraph.size() &&
-        stem.compare(stem.size() - kGraph.size(), kGraph.size(), kGraph) == 0) {
-      stem.resize(stem.size() - kGraph.size());
-      path = model.parent_path() / (stem + ".json");
-    }
+    path = find_description(model);
     if (!fs::exists(path) && fs::exists(model))
       throw UsageError(model.string() + ": has no description " + path.filename().string() +
                        " beside it; export.py writes one, copy it too");
@@ -235,8 +316,11 @@ Description read_description(const fs::path& model) {
   // The name of a description with buckets may be the name of no model file.
   const fs::path given = graph_file(model);
   if (!named && result.buckets.size() == 1 && fs::exists(given)) {
-    result.buckets.front().file = given;
-    result.buckets.front().converted = true;
+    Bucket& only = result.buckets.front();
+    only.converted = only.file.extension() == ".onnx";
+    for (FileFacts& file : result.files)  // else it is a copy under another name
+      if (file.file.lexically_normal() == only.file.lexically_normal()) file.file = given;
+    only.file = given;
   }
   if (!named && result.buckets.size() > 1 && fs::exists(given))
     throw UsageError(model.string() + ": is none of the models that " + path.string() +
@@ -270,11 +354,19 @@ std::vector<std::string> check_models(const Description& description, const std:
                        "; export both anew");
     check_graph(description, bucket, ascend, again);
   }
+  std::vector<std::string> notes;
   if (unknown)
-    return {name +
-            " is of an earlier export.py: the operators and shapes of its models are "
-            "checked by MindSpore alone; export the model anew to have them checked first"};
-  return {};
+    notes.push_back(name +
+                    " is of an earlier export.py: the operators and shapes of its models are "
+                    "checked by MindSpore alone; export the model anew to have them checked first");
+  const auto foreign = [](const Bucket& bucket) {
+    return bucket.converted || bucket.file.extension() == ".ms";
+  };
+  if (std::any_of(description.buckets.begin(), description.buckets.end(), foreign)) return notes;
+  for (const FileFacts& file : description.files)
+    if (std::string note = check_content(file, description.path, ascend); !note.empty())
+      notes.push_back(std::move(note));
+  return notes;
 }
 
 }  // namespace speech::internal

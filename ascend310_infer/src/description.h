@@ -12,6 +12,7 @@
 #include "decoding.h"
 #include "files.h"
 #include "json.h"
+#include "memory.h"
 
 namespace speech::internal {
 
@@ -33,8 +34,15 @@ struct Bucket {
   fs::path file;
   std::int64_t batch = 0;             // utterances
   std::int64_t frames = 0;            // feature frames, padding included
-  bool converted = false;             // another file than the one that export.py wrote
+  bool converted = false;             // made of the ONNX file that export.py wrote
   std::optional<GraphFacts> graph{};  // of the file; none in descriptions of earlier versions
+};
+
+// What a file of the export held when it was written: a model, or weights beside it.
+struct FileFacts {
+  fs::path file;
+  std::int64_t bytes = 0;
+  std::uint32_t crc32 = 0;
 };
 
 struct Description {
@@ -49,6 +57,8 @@ struct Description {
   std::shared_ptr<const Json>
       features;                 // how recordings become features, for `parse_features`; or null
   std::vector<Bucket> buckets;  // by frames, shortest first, open ones last; then by batch
+  std::vector<FileFacts> files;            // none in descriptions of earlier versions
+  std::optional<MemoryForecast> memory{};  // on a CPU; none in descriptions of earlier versions
 };
 
 // Parses the text of a description; file names in it are relative to `folder`.
@@ -56,14 +66,15 @@ struct Description {
 Description parse_description(std::string_view text, const fs::path& folder);
 
 // Reads the description of `model`: NAME.json, or a model beside it (NAME.mindir,
-// NAME_graph.mindir). A model that the description does not name, such as a converted one, replaces
-// the one that it names. Throws UsageError.
+// NAME_graph.mindir). That of NAME.onnx is NAME.onnx.json, or NAME.json of an earlier version; a
+// NAME.onnx.mindir or NAME.mindir may be converted from it. A model that the description does not
+// name, a converted one or a renamed copy, replaces the one that it names. Throws UsageError.
 Description read_description(const fs::path& model);
 
 // Checks that the models can run on `target` ("CPU" or "Ascend"), as far as the description tells.
 // Returns notes for the user, a line each: what could not be checked, and is left to MindSpore.
-// Throws UsageError where a model was made for another device, cannot be read, is not the file that
-// the description was written for, or has other inputs than described.
+// Throws UsageError where a model was made for another device, cannot be read, has other inputs
+// than described, or is not the file that the description was written for (by size and checksum).
 std::vector<std::string> check_models(const Description& description, const std::string& target);
 
 }  // namespace speech::internal

@@ -6,6 +6,7 @@
 #include <pybind11/embed.h>
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
@@ -58,6 +59,31 @@ PyThreadState* start_interpreter(const std::string& executable) {
   return PyEval_SaveThread();
 }
 
+// oneDNN in the MindSpore 2.10 wheel computes convolutions with its reference kernel where it sees
+// AVX-512, a hundred times slower than with AVX2. It reads this variable once.
+constexpr const char* kInstructions = "ONEDNN_MAX_CPU_ISA";
+
+bool has_avx512() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512f") != 0;
+#else
+  return false;
+#endif
+}
+
+// Whether a model has convolutions of MindSpore's. Those that export.py writes for a CPU with
+// AVX-512 have matrix products instead; those for any device have convolutions.
+bool uses_convolutions(const Description& description) {
+  const auto convolves = [&description](const Bucket& bucket) {
+    if (!bucket.graph) return description.device == "any";  // of an earlier export.py
+    const auto& operators = bucket.graph->operators;
+    return std::any_of(operators.begin(), operators.end(), [](const std::string& name) {
+      return name.find("Conv") != std::string::npos;
+    });
+  };
+  return std::any_of(description.buckets.begin(), description.buckets.end(), convolves);
+}
+
 // The Python of this process and its MindSpore. All of it runs in one thread: MindSpore keeps
 // settings by thread, and Python takes the thread that starts it for its main one. Engines of other
 // threads hand their work over and wait, so that they take turns.
@@ -84,12 +110,14 @@ class Python {
     done.get();
   }
 
-  // Starts Python and MindSpore on the first call. Throws UsageError, also where a later call wants
-  // another Python than the one that runs.
-  void start(const std::string& executable, int threads) {
+  // Starts Python and MindSpore on the first call; `convolves`: for a model with convolutions of
+  // MindSpore's. Throws UsageError, also where a later call wants another Python than the one that
+  // runs, or convolutions that this one is too slow for.
+  void start(const std::string& executable, int threads, bool convolves) {
     run([&] {
       if (started_.empty()) {
         // What the Python package sets before it imports mindspore; a user's own setting wins.
+        if (convolves) ::setenv(kInstructions, "AVX2", 0);
         ::setenv("GLOG_v", "3", 0);
         ::setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0", 0);
         if (threads > 0) ::setenv("OMP_NUM_THREADS", std::to_string(threads).c_str(), 0);
@@ -101,6 +129,11 @@ class Python {
       if (started_ != executable)
         throw UsageError(executable + ": this process runs " + started_ +
                          " already; all its recognizers use one Python");
+      if (convolves && has_avx512() && std::getenv(kInstructions) == nullptr)
+        throw UsageError(
+            std::string("this process runs MindSpore with AVX-512 already, with which the "
+                        "convolutions of this model take minutes: set ") +
+            kInstructions + "=AVX2 before it starts, or load this model first");
     });
   }
 
@@ -201,7 +234,7 @@ class WheelEngine : public Engine {
     if (options_.device != 0)
       throw UsageError("device " + std::to_string(options_.device) +
                        " is not there: a CPU has device 0 alone; see --instances");
-    Python::get().start(executable_, options_.threads);
+    Python::get().start(executable_, options_.threads, uses_convolutions(description));
     for (const std::size_t index : buckets) {
       const Bucket& bucket = description.buckets[index];
       try {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
@@ -37,6 +38,42 @@ ssize_t read_some(int descriptor, void* data, std::size_t bytes) {
     have += static_cast<std::size_t>(more);
   }
   return static_cast<ssize_t>(have);
+}
+
+// tables[0] is the remainder of each byte; tables[i] of that byte with i zero bytes behind it.
+using Tables = std::array<std::array<std::uint32_t, 256>, 8>;
+
+constexpr Tables crc_tables() {
+  constexpr std::uint32_t kPolynomial = 0xEDB88320;  // of ISO 3309, the lowest bit first
+  Tables tables{};
+  for (std::uint32_t byte = 0; byte < 256; ++byte) {
+    std::uint32_t value = byte;
+    for (int bit = 0; bit < 8; ++bit)
+      value = (value >> 1) ^ ((value & 1) != 0 ? kPolynomial : 0);
+    tables[0][byte] = value;
+  }
+  for (std::size_t i = 1; i < tables.size(); ++i)
+    for (std::size_t byte = 0; byte < 256; ++byte) {
+      const std::uint32_t before = tables[i - 1][byte];
+      tables[i][byte] = (before >> 8) ^ tables[0][before & 0xFF];
+    }
+  return tables;
+}
+
+// Eight bytes at a time ("slicing by 8", Kounavis and Berry 2005): a model has a gigabyte.
+std::uint32_t crc_update(std::uint32_t crc, const unsigned char* data, std::size_t bytes) {
+  static constexpr Tables kTables = crc_tables();
+  for (; bytes >= 8; bytes -= 8, data += 8) {
+    std::uint32_t low = 0, high = 0;
+    std::memcpy(&low, data, sizeof low);
+    std::memcpy(&high, data + sizeof low, sizeof high);
+    low ^= crc;
+    crc = kTables[7][low & 0xFF] ^ kTables[6][(low >> 8) & 0xFF] ^ kTables[5][(low >> 16) & 0xFF] ^
+          kTables[4][low >> 24] ^ kTables[3][high & 0xFF] ^ kTables[2][(high >> 8) & 0xFF] ^
+          kTables[1][(high >> 16) & 0xFF] ^ kTables[0][high >> 24];
+  }
+  for (; bytes > 0; --bytes, ++data) crc = (crc >> 8) ^ kTables[0][(crc ^ *data) & 0xFF];
+  return crc;
 }
 
 void read_exactly(const fs::path& path, void* data, std::size_t bytes) {
@@ -93,6 +130,20 @@ std::int32_t read_int(const fs::path& path) {
   std::int32_t value = 0;
   read_exactly(path, &value, sizeof value);
   return value;
+}
+
+std::uint32_t crc32_of(const fs::path& path) {
+  constexpr std::size_t kChunk = std::size_t{1} << 20;
+  const FileDescriptor file = open_file(path, O_RDONLY);
+  if (!file.is_open()) throw InputError(reason(path, errno));
+  std::vector<unsigned char> chunk(kChunk);
+  std::uint32_t crc = 0xFFFFFFFF;
+  for (;;) {
+    const ssize_t have = read_some(file.get(), chunk.data(), chunk.size());
+    if (have < 0) throw InputError(reason(path, errno));
+    if (have == 0) return ~crc;
+    crc = crc_update(crc, chunk.data(), static_cast<std::size_t>(have));
+  }
 }
 
 std::uintmax_t bytes_of(const fs::path& path) {

@@ -30,13 +30,16 @@ std::size_t fitting_batch(const std::vector<Bucket>& buckets, std::size_t first,
 
 // Packs rows of one bucket, longest first, into batches.
 void pack(const std::vector<Row>& rows, std::size_t first, const std::vector<Bucket>& buckets,
-          std::int64_t open_batch, Job& job) {
+          const PlanOptions& options, Job& job) {
   for (std::size_t at = 0; at < rows.size();) {
     const auto left = static_cast<std::int64_t>(rows.size() - at);
     PlannedBatch batch;
     batch.bucket = fitting_batch(buckets, first, left);
     const Bucket& bucket = buckets[batch.bucket];
-    std::int64_t count = std::min(left, bucket.batch != 0 ? bucket.batch : open_batch);
+    const std::int64_t frames = bucket.frames != 0 ? bucket.frames : rows[at].frames;
+    std::int64_t count = std::min(left, bucket.batch != 0 ? bucket.batch : options.batch);
+    if (bucket.batch == 0 && options.most > 0)
+      count = std::clamp<std::int64_t>(options.most / frames, 1, count);
     const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(at);
     if (bucket.batch == 0 && bucket.frames == 0)  // one long row would pad all others
       count = std::find_if(begin, begin + count,
@@ -44,7 +47,7 @@ void pack(const std::vector<Row>& rows, std::size_t first, const std::vector<Buc
               begin;
     batch.rows.assign(begin, begin + count);
     batch.batch = bucket.batch != 0 ? bucket.batch : count;
-    batch.frames = bucket.frames != 0 ? bucket.frames : batch.rows.front().frames;
+    batch.frames = frames;
     job.push_back(std::move(batch));
     at += static_cast<std::size_t>(count);
   }
@@ -56,7 +59,19 @@ std::int64_t weight(const Job& job) {
       [](std::int64_t sum, const PlannedBatch& batch) { return sum + batch.batch * batch.frames; });
 }
 
+// Frames of the longest part; 0: any.
+std::int64_t longest_part(const Description& description, const PlanOptions& options) {
+  const std::int64_t fixed = description.buckets.back().frames;
+  return fixed != 0 ? fixed : options.longest;
+}
+
 }  // namespace
+
+std::int64_t longest_input(std::int64_t frames, const Description& description,
+                           const PlanOptions& options) {
+  const std::int64_t longest = longest_part(description, options);
+  return longest != 0 ? std::min(frames, longest) : frames;
+}
 
 std::vector<std::int64_t> part_starts(std::int64_t frames, std::int64_t longest,
                                       std::int64_t overlap, std::int64_t stride) {
@@ -72,14 +87,15 @@ std::vector<std::int64_t> part_starts(std::int64_t frames, std::int64_t longest,
 }
 
 Plan make_plan(const std::vector<Utterance>& utterances, const Description& description,
-               const PlanOptions& options) {
+               const PlanOptions& options, const std::function<bool(std::size_t)>& wanted) {
   const std::vector<Bucket>& buckets = description.buckets;
   Plan plan;
-  plan.longest = buckets.back().frames != 0 ? buckets.back().frames : options.longest;
+  plan.longest = longest_part(description, options);
   plan.overlap = options.overlap >= 0 ? options.overlap : plan.longest / 5;
 
   std::map<std::size_t, std::vector<Row>> whole;  // by the first bucket of its frames
   for (std::size_t i = 0; i < utterances.size(); ++i) {
+    if (wanted && !wanted(i)) continue;
     const std::int64_t frames = utterances[i].frames;
     if (plan.longest == 0 || frames <= plan.longest) {
       whole[smallest_bucket(buckets, frames)].push_back({i, 0, frames, 1});
@@ -99,7 +115,7 @@ Plan make_plan(const std::vector<Utterance>& utterances, const Description& desc
     for (const std::int64_t start : starts)
       rows.push_back({i, start, std::min(plan.longest, frames - start), starts.size()});
     Job job;
-    pack(rows, smallest_bucket(buckets, plan.longest), buckets, options.batch, job);
+    pack(rows, smallest_bucket(buckets, plan.longest), buckets, options, job);
     plan.jobs.push_back(std::move(job));
     ++plan.split;
   }
@@ -107,7 +123,7 @@ Plan make_plan(const std::vector<Utterance>& utterances, const Description& desc
     std::stable_sort(rows.begin(), rows.end(),
                      [](const Row& a, const Row& b) { return a.frames > b.frames; });
     Job batches;
-    pack(rows, bucket, buckets, options.batch, batches);
+    pack(rows, bucket, buckets, options, batches);
     for (PlannedBatch& batch : batches) plan.jobs.push_back({std::move(batch)});
   }
   std::set<std::size_t> used;

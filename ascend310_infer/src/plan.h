@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "description.h"
@@ -40,7 +41,13 @@ struct PlanOptions {
   std::int64_t batch = 1;     // utterances, where a bucket leaves them open
   std::int64_t longest = 0;   // frames, where a bucket leaves them open; 0: any
   std::int64_t overlap = -1;  // -1: a fifth of the longest part
+  std::int64_t most = 0;      // frames of all rows of a batch together, where open; 0: any
 };
+
+// Returns the frames of the longest input that an utterance of so many frames gives, alone or in
+// parts.
+std::int64_t longest_input(std::int64_t frames, const Description& description,
+                           const PlanOptions& options);
 
 // Splits `frames` frames evenly into parts of at most `longest` frames, of which neighbours share
 // at least `overlap`. Returns where the parts start: multiples of `stride`, so that the output
@@ -48,8 +55,9 @@ struct PlanOptions {
 std::vector<std::int64_t> part_starts(std::int64_t frames, std::int64_t longest,
                                       std::int64_t overlap, std::int64_t stride);
 
-// Plans the batches of a run. Throws UsageError if an utterance must be split and cannot be.
+// Plans the batches of the utterances whose index is `wanted`; all of them where it is empty.
+// Throws UsageError if an utterance must be split and cannot be.
 Plan make_plan(const std::vector<Utterance>& utterances, const Description& description,
-               const PlanOptions& options);
+               const PlanOptions& options, const std::function<bool(std::size_t)>& wanted = {});
 
 }  // namespace speech::internal

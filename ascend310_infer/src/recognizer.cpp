@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "batch.h"
@@ -11,6 +12,7 @@
 #include "engine.h"
 #include "errors.h"
 #include "frontend.h"
+#include "memory.h"
 #include "plan.h"
 
 namespace speech {
@@ -65,6 +67,8 @@ struct Recognizer::Impl {
         options.target.empty() ? default_target(description) : options.target;
     const internal::EngineKind& kind = internal::choose_engine(options.engine, target);
     notes = internal::check_models(description, target);
+    budget = internal::memory_budget(description, target, 1);
+    if (budget) plan_options.most = budget->most_frames();
     if (description.features != nullptr && internal::kReadsAudio)
       frontend = std::make_unique<const internal::Frontend>(description);
     engine =
@@ -90,6 +94,7 @@ struct Recognizer::Impl {
                                      const FeaturesInMemory& source) {
     std::vector<Transcript> transcripts(utterances.size());
     if (utterances.empty()) return transcripts;
+    for (const Utterance& utterance : utterances) check_memory(utterance);
     const internal::Plan plan = internal::make_plan(utterances, description, plan_options);
     internal::Loader loader(utterances, source, description.dimension);
     internal::Joiner joiner(description.labels, description.frame_stride);
@@ -112,6 +117,15 @@ struct Recognizer::Impl {
     return transcripts;
   }
 
+  // Throws InputError for an utterance that is too long for the memory.
+  void check_memory(const Utterance& utterance) const {
+    if (!budget) return;
+    const auto frames = internal::longest_input(utterance.frames, description, plan_options);
+    if (frames <= budget->most_frames()) return;
+    throw InputError(utterance.name + ": " +
+                     budget->reason(frames, description.frame_seconds, "max_frames"));
+  }
+
   Transcript decode(const Emission& emission, double start_s) const {
     constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
     const auto tokens = internal::best_path(emission, description.vocabulary);
@@ -129,7 +143,8 @@ struct Recognizer::Impl {
   }
 
   const internal::Description description;
-  const internal::PlanOptions plan_options;
+  internal::PlanOptions plan_options;
+  std::optional<internal::MemoryBudget> budget;
   std::vector<std::string> notes;
   std::unique_ptr<const internal::Frontend> frontend;  // null where it takes features alone
 

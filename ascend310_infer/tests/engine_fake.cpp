@@ -3,11 +3,14 @@
 // Output frame t of a row is the log-softmax of the first `labels` bins (repeated cyclically) of
 // feature frame t * stride, so that it depends on that frame alone; frames past the length give 7.
 // Environment: FAKE_DEVICES, how many cards there are (4); FAKE_MS, how long a batch takes;
-// FAKE_FAIL, the number of a batch, from 1, and all later ones that fail; FAKE_EXIT, the card whose
-// driver ends the process while it loads.
+// FAKE_FAIL, the number of a batch, from 1, and all later ones that fail; FAKE_BREAK, the frames
+// above which a batch fails, and then every other one of the same engine; FAKE_KILL, the frames
+// above which the process is killed, as for want of memory; FAKE_EXIT, the card whose driver ends
+// the process while it loads.
 
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <string>
 #include <thread>
@@ -39,7 +42,11 @@ class FakeEngine : public Engine {
 
   void run(std::size_t, const Input& input, Output& output) override {
     std::this_thread::sleep_for(std::chrono::milliseconds(setting("FAKE_MS", 0)));
-    if (++count_ >= setting("FAKE_FAIL", 1 << 30)) throw std::runtime_error("out of memory");
+    static int count = 0;  // of all engines of this process
+    if (++count >= setting("FAKE_FAIL", 1 << 30)) throw std::runtime_error("out of memory");
+    if (input.frames > setting("FAKE_KILL", 1 << 30)) std::raise(SIGKILL);
+    broken_ = broken_ || input.frames > setting("FAKE_BREAK", 1 << 30);
+    if (broken_) throw std::runtime_error("could not create a primitive");
     output.frames = (input.frames + stride_ - 1) / stride_;
     output.batch = input.batch;
     output.labels = labels_;
@@ -67,7 +74,7 @@ class FakeEngine : public Engine {
   }
 
   const int device_;
-  int count_ = 0;
+  bool broken_ = false;
   std::int64_t labels_ = 0, stride_ = 1;
 };
 

@@ -221,3 +221,117 @@ TEST_CASE("models that do not fit their description or the device are rejected")
   rejected("empty", plain, "CPU", "CPU", "");
   check(lstm, "any", "Ascend", "made of it by a converter, with other operators");
 }
+
+namespace {
+
+// "files" of a description: m.mindir with the content of kModel.
+std::string files(const std::string& bytes = "22", const std::string& crc32 = "e2985dcb") {
+  return R"("files": [{"file": "m.mindir", "bytes": )" + bytes + R"(, "crc32": ")" + crc32 +
+         R"("}], "file": "m.mindir")";
+}
+
+}  // namespace
+
+TEST_CASE("a model of another export is rejected by size and checksum") {
+  const samples::Folder folder;
+  const internal::fs::path model = folder.path / "m.mindir";
+  samples::write(model, std::string(samples::kModel));
+  const auto check = [&](const std::string& described, const std::string& target = "CPU") {
+    std::string text = replaced(kFile, described);
+    if (target != "CPU") text.replace(text.find("\"CPU\""), 5, "\"any\"");
+    samples::write(folder.path / "m.json", text);
+    return check_models(read_description(model), target);
+  };
+  CHECK(check(files()).size() == 1);  // that it has no "graph"
+  CHECK_THROWS_WITH_AS(check(files("23")),
+                       doctest::Contains("22 bytes, but"), UsageError);
+  CHECK_THROWS_WITH_AS(check(files("22", "e2985dc0")),
+                       doctest::Contains("checksum e2985dcb, but"), UsageError);
+  CHECK_THROWS_WITH_AS(check(files("22", "e2985dc0")),
+                       doctest::Contains("describes a file of checksum e2985dc0: one of the two is "
+                                         "of another export; copy both"),
+                       UsageError);
+  const auto notes = check(files("22", "e2985dc0"), "Ascend");  // the converter may have been there
+  REQUIRE(notes.size() == 2);
+  CHECK(notes[1].find("is not the file that m.json describes") != std::string::npos);
+  const std::string other = R"("files": [{"file": "m_variables/data_0", "bytes": 5, "crc32":
+                               "00000000"}], "file": "m.mindir")";
+  CHECK_THROWS_WITH_AS(check(other), doctest::Contains("m_variables/data_0: No such file"),
+                       UsageError);
+}
+
+TEST_CASE("a renamed copy of a model is checked as the model is") {
+  const samples::Folder folder;
+  samples::write(folder.path / "copy.mindir", std::string(samples::kModel));
+  samples::write(folder.path / "copy.json", replaced(kFile, files()));
+  const Description found = read_description(folder.path / "copy.mindir");
+  CHECK(found.buckets[0].file == folder.path / "copy.mindir");
+  CHECK(!found.buckets[0].converted);
+  CHECK(check_models(found, "CPU").size() == 1);
+  samples::write(folder.path / "copy.mindir", std::string("another, of 22 bytes.."));
+  CHECK_THROWS_WITH_AS(check_models(read_description(folder.path / "copy.mindir"), "CPU"),
+                       doctest::Contains("copy.mindir: checksum"), UsageError);
+}
+
+TEST_CASE("sizes and checksums that are malformed are rejected") {
+  for (const std::string& bad :
+       {files("-1"), files("\"22\""), files("22", "e2985dc"), files("22", "e2985dcg"),
+        files("22", "0xe2985d"), files("22", "-2985dcb"),
+        std::string(R"("files": 3, "file": "m.mindir")"),
+        std::string(R"("files": [{"file": "m.mindir"}], "file": "m.mindir")")}) {
+    CAPTURE(bad);
+    CHECK_THROWS_AS(parse_description(replaced(kFile, bad), ""), Bad);
+  }
+}
+
+TEST_CASE("description of an ONNX file has its name") {
+  const samples::Folder folder;
+  const auto in = [&](const char* name) { return folder.path / name; };
+  const std::string onnx = replaced("m.mindir", "m.onnx");
+  samples::write(in("m.onnx"), std::string("onnx"));
+  samples::write(in("m.onnx.json"), onnx);
+  samples::write(in("m.mindir"), std::string(samples::kModel));
+  samples::write(in("m.onnx.mindir"), std::string("converted"));
+  CHECK(read_description(in("m.mindir")).path == in("m.onnx.json"));  // converted by hand
+  samples::write(in("m.json"), std::string(samples::kDescription));
+  CHECK(read_description(in("m.mindir")).path == in("m.json"));
+  CHECK(read_description(in("m.onnx")).path == in("m.onnx.json"));
+  const Description converted = read_description(in("m.onnx.mindir"));
+  CHECK(converted.path == in("m.onnx.json"));
+  CHECK(converted.buckets[0].file == in("m.onnx.mindir"));
+  CHECK(converted.buckets[0].converted);
+  // As earlier versions wrote it.
+  internal::fs::remove(in("m.onnx.json"));
+  samples::write(in("m.json"), onnx);
+  CHECK(read_description(in("m.onnx.mindir")).buckets[0].file == in("m.onnx.mindir"));
+}
+
+TEST_CASE("description forecasts memory") {
+  const auto parse = [](const std::string& memory) {
+    return parse_description(replaced("\"device\"", "\"memory\": " + memory + ", \"device\""), "");
+  };
+  const Description found = parse(R"({"fixed_bytes": 4e9, "bytes_per_frame": 1000000})");
+  REQUIRE(found.memory);
+  CHECK(found.memory->fixed == 4e9);
+  CHECK(found.memory->per_frame == 1e6);
+  const internal::MemoryBudget budget(*found.memory, 6.5e9);
+  CHECK(budget.most_frames() == 2500);
+  CHECK(internal::MemoryBudget(*found.memory, 1e9).most_frames() == 0);
+  // 10^4 frames: 4e9 + 1e10 bytes are 13.04 GiB; 6.5e9 bytes are 6.05 GiB.
+  CHECK(budget.reason(10000, 0.01, "--max_frames")
+            .find("100 s take about 13.0 GiB to recognise, and 6.1 GiB are allowed") == 0);
+  CHECK(budget.reason(10000, 0.01, "--max_frames")
+            .find("pieces of at most 25 s, or have it split into parts by --max_frames 2500") !=
+        std::string::npos);
+  CHECK(budget.reason(10000, 0, "x").find("10000 frames take") == 0);
+  CHECK(internal::memory_budget(found, "CPU", 1).has_value());
+  CHECK(!internal::memory_budget(found, "Ascend", 1));
+  CHECK(!internal::memory_budget(parse("null"), "CPU", 1));
+  for (const char* bad : {"3", "{}", R"({"fixed_bytes": 1})",
+                          R"({"fixed_bytes": 1, "bytes_per_frame": 0})",
+                          R"({"fixed_bytes": -1, "bytes_per_frame": 1})",
+                          R"({"fixed_bytes": "1", "bytes_per_frame": 1})"}) {
+    CAPTURE(bad);
+    CHECK_THROWS_AS(parse(bad), Bad);
+  }
+}

@@ -33,6 +33,29 @@ TEST_CASE("files are read whole or not at all") {
                        doctest::Contains("ended after 0 bytes"), InputError);
 }
 
+TEST_CASE("checksums are CRC-32") {
+  const samples::Folder folder;
+  const auto crc32 = [&](const std::string& content) {
+    samples::write(folder.path / "x", content);
+    return internal::crc32_of(folder.path / "x");
+  };
+  CHECK(crc32("123456789") == 0xCBF43926);  // the check value of ISO 3309's
+  CHECK(crc32("") == 0);
+  CHECK(crc32("a") == 0xE8B7BE43);
+  // Longer than what is read at a time, and no multiple of eight: computed bit by bit.
+  std::string content;
+  for (int i = 0; i < (1 << 20) + 13; ++i) content += static_cast<char>(i % 251);
+  std::uint32_t expected = 0xFFFFFFFF;
+  for (const char c : content) {
+    expected ^= static_cast<unsigned char>(c);
+    for (int bit = 0; bit < 8; ++bit)
+      expected = (expected >> 1) ^ ((expected & 1) != 0 ? 0xEDB88320U : 0);
+  }
+  CHECK(crc32(content) == ~expected);
+  CHECK_THROWS_WITH_AS(internal::crc32_of(folder.path / "none"), doctest::Contains("No such file"),
+                       internal::InputError);
+}
+
 TEST_CASE("files are written whole or not at all") {
   const samples::Folder folder;
   const internal::fs::path path = folder.path / "a.bin";

@@ -83,6 +83,30 @@ TEST_CASE("plan of open shapes pads to the longest") {
   CHECK(mixed.split == 0);
 }
 
+TEST_CASE("plan keeps batches below the frames that the memory has room for") {
+  internal::PlanOptions options;
+  options.batch = 8;
+  options.most = 250;
+  const Plan plan =
+      make_plan(utterances({100, 90, 80, 70, 60}), described({{"", 0, 0}}), options);
+  CHECK((formatted(plan) == TranscriptBuffer{"0:2:100=0,1,", "0:3:80=2,3,4,"}));
+  const Plan fixed = make_plan(utterances({100, 90, 80}), described({{"", 0, 120}}), options);
+  CHECK((formatted(fixed) == TranscriptBuffer{"0:1:120=2,", "0:2:120=0,1,"}));
+  const Plan closed = make_plan(utterances({100, 90, 80}), described({{"", 3, 120}}), options);
+  CHECK((formatted(closed) == TranscriptBuffer{"0:3:120=0,1,2,"}));
+  options.longest = 200;
+  CHECK(make_plan(utterances({900}), described({{"", 0, 0}}), options).jobs[0].size() > 4);
+  CHECK(longest_input(900, described({{"", 0, 0}}), options) == 200);
+  CHECK(longest_input(150, described({{"", 0, 0}}), options) == 150);
+  CHECK(longest_input(900, described({{"", 1, 300}}), options) == 300);
+}
+
+TEST_CASE("plan takes the utterances that are wanted") {
+  const Plan plan = make_plan(utterances({10, 20, 30}), described({{"", 0, 0}}), {},
+                              [](std::size_t index) { return index != 1; });
+  CHECK((formatted(plan) == TranscriptBuffer{"0:1:10=0,", "0:1:30=2,"}));
+}
+
 TEST_CASE("plan splits what is too long") {
   internal::PlanOptions options;
   options.overlap = 20;

@@ -109,6 +109,11 @@ class ModelFunctions:
         if any(bucket.path.suffix == ".mindir" for bucket in model.buckets()):
             from common.utils import runtime
 
+            if model.convolves and not runtime.prepare_native_convolutions():
+                _to_stderr(
+                    f"{path}: MindSpore is loaded with AVX-512, with which the convolutions of "
+                    "this file take minutes: set ONEDNN_MAX_CPU_ISA=AVX2 before Python starts"
+                )
             runtime.set_device(None if model.device == "any" else model.device)
         return Recognizer(ExportedBackend(model, self._recipe.build_decoder(model, decoding)))
 

@@ -81,7 +81,7 @@ class Recognizer:
         Args:
             recording: A path, an open binary file, (samples (N,) or (N, channels), sample rate in
                 Hz), or a list of these. Samples are floats up to 1, int16 or int32. Files may have
-                any format that libsndfile reads.
+                any format that `common.audio.io.load_audio` reads.
             batch_size: Recordings that go through the network at once.
 
         Returns:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import functools
 import io
-import re
+import os
+import stat
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile as sf
 import soxr
 
+from common.audio.containers import streams_of
+from common.audio.content import Content, Refused, Stream, truncated
 from common.utils.errors import UserError
 
-# libsndfile reads a cut file without an error; its log has the bytes declared and present.
-_CUT = re.compile(
-    r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
-_SIZE_UNKNOWN = 0x7FFF0000  # bytes; whoever writes a WAV header into a pipe declares this or more
-_FRAMES_UNKNOWN = 1 << 62  # samples; libsndfile's answer when a header gives no length
-_OGG_PAGE = 65307  # bytes; the longest page
+_BLOCK = 1 << 22  # samples; more are read in several steps, as memory is taken for each
+_FLAC_PEAK = 32768  # steps of 16 bits; +1 itself is clipped by one step, which no one hears
+_SOFT_PEAK = 256  # steps; a peak of less has only half of the 16 bits
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 
 
@@ -62,8 +64,13 @@ def audio_info(source: str | Path | bytes, name: str | None = None) -> AudioInfo
     Raises:
         UserError: As `load_audio`, as far as a header tells.
     """
-    with _opened(source, name) as (file, _):
-        return AudioInfo(file.samplerate, file.channels, file.frames, _seeks(file))
+    with _content(source, name) as content:
+        infos = []
+        for stream in streams_of(content, thorough=False):
+            with _decoder(content, stream) as file:
+                seeks = file.seekable() and file.format != "MP3"
+                infos.append(AudioInfo(file.samplerate, file.channels, file.frames, seeks))
+        return _joined(infos)
 
 
 def load_audio(
@@ -88,25 +95,18 @@ def load_audio(
     Raises:
         UserError: The recording is missing, unreadable, truncated, empty or not finite.
     """
-    with _opened(source, name) as (file, label):
-        rate = file.samplerate
-        first = min(round(start * rate), file.frames)
-        count = file.frames - first
-        if seconds is not None:
-            count = min(round(seconds * rate), count)
-        if first:
-            file.seek(first)
-        samples = file.read(count, dtype="float32", always_2d=True)
-    if len(samples) < count:
-        raise UserError(
-            f"{label}: truncated: {first + len(samples)} samples where its header declares"
-            f" {first + count}; fetch it again or leave it out"
-        )
-    samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    if bad := np.count_nonzero(~np.isfinite(samples)):
-        raise UserError(
-            f"{label}: {bad} of {len(samples)} samples are nan or infinite; leave it out"
-        )
+    with _content(source, name) as content:
+        streams = streams_of(content, thorough=True)
+        if len(streams) == 1:
+            info, samples = _decode(content, streams[0], start, seconds)
+        else:
+            decoded = [_decode(content, stream) for stream in streams]
+            info = _joined([info for info, _ in decoded])
+            samples = np.concatenate([samples for _, samples in decoded])
+            samples = samples[_span(info, start, seconds)]
+        if bad := np.count_nonzero(~np.isfinite(samples)):
+            raise Refused(f"{bad} of {len(samples)} samples are nan or infinite; leave it out")
+    rate = info.sample_rate
     return samples if rate == sample_rate else soxr.resample(samples, rate, sample_rate, "HQ")
 
 
@@ -123,6 +123,29 @@ def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
     pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
     sf.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def encode_for_training(samples: np.ndarray, sample_rate: int) -> bytes:
+    """Encode samples so that their features stay what they are.
+
+    That is 16-bit FLAC, half the size of WAV or less. Samples beyond full scale would be clipped
+    there, and very soft ones lost in its steps: these become 32-bit float WAV. Both are rare.
+
+    Args:
+        samples: (N,) float32; full scale is +-1, and floats may go beyond.
+        sample_rate: Their rate in Hz.
+
+    Returns:
+        Content of a file that `load_audio` reads.
+    """
+    peak = float(np.abs(samples).max(initial=0.0)) * 32768.0
+    clips = round(peak) > _FLAC_PEAK
+    soft = peak < _SOFT_PEAK and bool((np.rint(samples * 32768.0) != samples * 32768.0).any())
+    if not clips and not soft:
+        return encode_flac(samples, sample_rate)
+    buffer = io.BytesIO()
+    sf.write(buffer, samples, sample_rate, format="WAV", subtype="FLOAT")
     return buffer.getvalue()
 
 
@@ -182,84 +205,159 @@ class FormatNotice:
         return ", ".join(parts) or None
 
 
-def _seeks(file: sf.SoundFile) -> bool:
-    """Whether seeking is possible and exact; in MP3, a frame depends on those before it."""
-    return file.seekable() and file.format != "MP3"
+# ---- reading
 
 
 @contextmanager
-def _opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[sf.SoundFile, str]]:
-    """Open a recording; yield it and what errors call it. Errors of soundfile are UserErrors."""
-    stream: BinaryIO
+def _content(source: str | Path | bytes, name: str | None) -> Iterator[Content]:
+    """Open a recording. Whatever is wrong with it becomes a UserError that names it."""
+    descriptor = None
     if isinstance(source, bytes):
-        label, stream = f"audio of {name or 'an utterance'}", io.BytesIO(source)
+        label = f"audio of {name or 'an utterance'}"
     else:
         label = f"audio file {name or source}"
-        try:
-            stream = open(source, "rb")
-        except OSError as error:
-            raise UserError(f"{label}: {error.strerror}") from None
-    with stream:
-        if not stream.read(1):
-            raise UserError(f"{label}: empty (0 bytes); fetch it again or leave it out")
-        stream.seek(0)
-        try:
-            with sf.SoundFile(stream) as file:
-                _check_header(file, stream, label)
-                yield file, label
-        except (sf.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
-            reason = getattr(error, "error_string", str(error))
-            raise UserError(
-                f"{label}: damaged, truncated or not audio that libsndfile reads"
-                f" ({reason.strip().rstrip('.')}); fetch it again, convert it to FLAC or WAV, or"
-                " leave it out"
-            ) from None
+    try:
+        if isinstance(source, bytes):
+            content = Content(source)
+        else:
+            _check_is_file(source)
+            descriptor = os.open(source, os.O_RDONLY)
+            content = Content(descriptor)
+        if not content.size:
+            raise Refused("empty (0 bytes); fetch it again or leave it out")
+        yield content
+    except Refused as error:
+        raise UserError(f"{label}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{label}: {error.strerror or error}") from None
+    except sf.LibsndfileError as error:
+        raise UserError(
+            f"{label}: damaged, truncated or not audio that libsndfile reads"
+            f" ({error.error_string.strip().rstrip('.')}); fetch it again, convert it to FLAC or"
+            " WAV, or leave it out"
+        ) from None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def _check_header(file: sf.SoundFile, stream: BinaryIO, label: str) -> None:
-    """Refuse files that are cut, as far as the container tells, empty, or without a length."""
-    if cut := _cut(file, stream):
-        raise UserError(f"{label}: truncated: {cut}; fetch it again or leave it out")
+def _check_is_file(path: str | Path) -> None:
+    """Refuse what cannot be read at any place and twice; opening a FIFO would wait for a writer."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise Refused("a pipe or device, which cannot be read twice; write it to a file first")
+
+
+@contextmanager
+def _decoder(content: Content, stream: Stream) -> Iterator[sf.SoundFile]:
+    """Open a stream of a recording for decoding."""
+    source: int | io.BytesIO
+    if not isinstance(content.source, int) or stream.parts != content.whole:
+        source = content.copy(stream.parts)
+    else:
+        source = content.source  # libsndfile reads it without Python
+        os.lseek(source, 0, os.SEEK_SET)
+    silence = _without_native_messages() if stream.native_messages else nullcontext()
+    with silence, sf.SoundFile(source, closefd=False) as file:
+        _check_length(file, stream)
+        yield file
+
+
+def _check_length(file: sf.SoundFile, stream: Stream) -> None:
+    """Compare what the decoder is going to give with what the container holds."""
     if file.frames == 0:
-        raise UserError(f"{label}: empty (0 samples); leave it out")
-    if file.frames >= _FRAMES_UNKNOWN:
-        raise UserError(f"{label}: its header gives no length; write it anew, not through a pipe")
+        raise Refused("empty (0 samples); leave it out")
+    expected = file.frames if stream.samples is None else stream.samples
+    if file.frames < expected:
+        raise Refused(
+            f"holds {expected} samples, of which its header declares {file.frames}; write its"
+            " header anew or convert it to FLAC or WAV"
+        )
+    if file.frames > expected:
+        raise truncated(f"{expected} samples where its header declares {file.frames}")
 
 
-def _cut(file: sf.SoundFile, stream: BinaryIO) -> str | None:
-    """Describe what a cut WAV, AIFF, AU, SPHERE or Ogg file lacks; None where nothing is seen.
+def _decode(
+    content: Content, stream: Stream, start: float = 0.0, seconds: float | None = None
+) -> tuple[AudioInfo, np.ndarray]:
+    """Decode a stream or a part of it; return (N,) samples, channels averaged."""
+    with _decoder(content, stream) as file:
+        info = AudioInfo(file.samplerate, file.channels, file.frames)
+        span = _span(info, start, seconds)
+        if span.start and file.seekable():
+            file.seek(span.start)
+        elif span.start:  # such as GSM
+            _read(file, slice(0, span.start))
+        return info, _read(file, span)
 
-    A cut FLAC or MP3 file shows only when it is decoded.
+
+def _read(file: sf.SoundFile, span: slice) -> np.ndarray:
+    """Read (N,) samples from where the decoder is, which is the start of `span`, to its end."""
+    blocks: list[np.ndarray] = []
+    at = span.start
+    while not blocks or at < span.stop:
+        block = file.read(min(span.stop - at, _BLOCK), dtype="float32", always_2d=True)
+        if not len(block) and at < span.stop:
+            raise truncated(f"{at} samples where its header declares {span.stop}")
+        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
+        at += len(block)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _span(info: AudioInfo, start: float, seconds: float | None) -> slice:
+    """Return the samples of a part of a recording."""
+    first = min(round(start * info.sample_rate), info.samples)
+    last = info.samples
+    if seconds is not None:
+        last = min(first + round(seconds * info.sample_rate), last)
+    return slice(first, last)
+
+
+def _joined(infos: list[AudioInfo]) -> AudioInfo:
+    """Describe streams that follow each other."""
+    rates = sorted({info.sample_rate for info in infos})
+    if len(rates) > 1:
+        raise Refused(
+            f"several streams one behind the other, of {' and '.join(map(str, rates))} Hz; convert"
+            " it to FLAC or WAV"
+        )
+    samples = sum(info.samples for info in infos)
+    channels = max(info.channels for info in infos)
+    return AudioInfo(rates[0], channels, samples, all(info.seeks for info in infos))
+
+
+_silent_lock = threading.Lock()
+_silent_users = 0
+
+
+@contextmanager
+def _without_native_messages() -> Iterator[None]:
+    """Send what C code writes to its `stderr` to nowhere; Python does not use that variable.
+
+    libmpg123 writes notes there that say less than our own error, and libsndfile has no switch for
+    them. The GNU C library's manual allows to set `stderr`.
     """
-    if match := _CUT.search(file.extra_info):
-        declared, present = map(int, match.groups())
-        if present < declared < _SIZE_UNKNOWN:
-            return f"{present} bytes where its header declares {declared}"
-    if file.format == "NIST":
-        count = re.search(rb"sample_count -i (\d+)", _peek(stream, 0, 1024))
-        if count and file.frames < int(count[1]):
-            return f"{file.frames} samples where its header declares {int(count[1])}"
-    if file.format == "OGG" and not _is_complete_ogg(_peek(stream, -_OGG_PAGE, _OGG_PAGE)):
-        return "the last page of its Ogg stream is missing or incomplete"
-    return None
+    global _silent_users
+    variable, usual, nowhere = _c_stderr()
+    with _silent_lock:
+        _silent_users += 1
+        variable.value = nowhere
+    try:
+        yield
+    finally:
+        with _silent_lock:
+            _silent_users -= 1
+            if not _silent_users:
+                variable.value = usual
 
 
-def _is_complete_ogg(tail: bytes) -> bool:
-    """Whether the last Ogg page is marked as last and is complete (RFC 3533).
-
-    A page: "OggS", version, flags (4: last page), 20 bytes, segment count, segment sizes, segments.
-    """
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or not page[5] & 4:
-        return False
-    return len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-
-
-def _peek(stream: BinaryIO, offset: int, count: int) -> bytes:
-    """Read bytes at `offset`, from the end if negative, and restore the position."""
-    position = stream.tell()
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(offset if offset >= 0 else max(size + offset, 0))
-    data = stream.read(count)
-    stream.seek(position)
-    return data
+@functools.cache
+def _c_stderr() -> tuple[ctypes.c_void_p, int | None, int | None]:
+    """Return C's variable `stderr`, its value, and a stream to nowhere."""
+    library = ctypes.CDLL(None)
+    variable = ctypes.c_void_p.in_dll(library, "stderr")
+    open_stream = library.fopen
+    open_stream.restype, open_stream.argtypes = ctypes.c_void_p, [ctypes.c_char_p] * 2
+    return variable, variable.value, open_stream(b"/dev/null", b"w")

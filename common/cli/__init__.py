@@ -6,6 +6,7 @@ fault of our own or of MindSpore's in its traceback and exit code 70: such a run
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -32,18 +33,23 @@ __all__ = [
 ]
 
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)
+_PRINTING = (check_data, evaluate, transcribe)  # what they find goes to standard output
 
 
 def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None:
     """Run a command with the arguments of `sys.argv`, and exit with its code.
 
     A UserError is printed as one line, with exit code 1; any other exception with its traceback.
+    Output that cannot be written is an error, too.
 
     Args:
         main: The command: (recipe, arguments) -> exit code; None counts as 0.
         recipe: The model.
     """
     try:
+        if sys.stdout is None and main in _PRINTING:
+            raise UserError("standard output is closed, where results go; send it to a file")
         code = main(recipe, sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -54,10 +60,28 @@ def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None
         if "mindspore._c_expression" in sys.modules and "mindspore" not in sys.modules:
             os._exit(code)  # MindSpore's exit handlers fail where it was half imported
     except Exception as error:
-        if isinstance(error, ImportError) and error.name == "mindspore":  # says what to install
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+            code = _lost_output(error)  # of print: errors of files have their names
+        elif isinstance(error, ImportError) and error.name == "mindspore":  # says what to install
             print(f"error: {error}", file=sys.stderr)
             code = 1
         else:
             traceback.print_exc()
             code = _FAULT
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        code = _lost_output(error)
     sys.exit(code or 0)
+
+
+def _lost_output(error: OSError) -> int:
+    """Say that standard output cannot be written, and return the exit code."""
+    print(
+        f"error: standard output cannot be written ({error.strerror}); part of it is missing",
+        file=sys.stderr,
+    )
+    # Python writes what is left at its end, and would fail once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,9 +58,8 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     add_device(parser)
     arguments = parser.parse_args(argv)
     elsewhere = (arguments.device_target or "cpu").lower() != "cpu"
-    if elsewhere and "mindspore" not in sys.modules:
-        # On a CPU with more, other devices' convolutions are too slow to be verified.
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    if elsewhere:  # its convolutions are verified on this CPU
+        runtime.prepare_native_convolutions()
     target = _export_target(arguments)
 
     from common.export.export import Options, parts
@@ -124,6 +122,7 @@ def preprocess(recipe: Recipe, argv: Sequence[str]) -> int:
     manifests, data_dir = manifests_to_score(str(model.path), data, trained)
     utterances = read_data(trained, model.tokenizer, manifests, data_dir, print)
     utterances = without_copies(utterances, listed(manifests), print)
+    print(f"computing the features of {counted(len(utterances), 'utterance')}", flush=True)
     unread = write_features(model, utterances, folder, data.workers, print)
     for problem in unread:
         print(f"error: {problem}", file=sys.stderr)

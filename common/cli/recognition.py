@@ -85,7 +85,9 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         description="Print the text of recordings: of one file the text, of several a line each, "
         "file and text parted by a tab.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="any format that soundfile reads")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ..."
+    )
     add_checkpoint(parser, "--pretrain_ckpt", pretrained=recipe.pretrained)
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"

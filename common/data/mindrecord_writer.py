@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.audio.features import FeatureConfig, Featurizer
-from common.audio.io import AudioInfo, FormatNotice, encode_flac
+from common.audio.io import AudioInfo, FormatNotice, encode_for_training
 from common.data.dataset import Entry, Example, mindspore_reason
 from common.data.durations import DurationNotice
 from common.data.manifest import Utterance
@@ -115,12 +115,12 @@ class Reader:
     def _encoded(
         self, utterance: Utterance, info: AudioInfo, samples: np.ndarray, whole: bool
     ) -> bytes:
-        """Return compact audio files as they are, anything else as FLAC."""
+        """Return compact audio files as they are, anything else encoded anew."""
         rate = self.features.sample_rate
         as_wanted = (info.sample_rate, info.channels) == (rate, 1)
         if whole and as_wanted and utterance.audio.suffix.lower() in _COMPACT:
             return utterance.audio.read_bytes()
-        return encode_flac(samples, rate)
+        return encode_for_training(samples, rate)
 
 
 @functools.cache

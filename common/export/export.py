@@ -19,12 +19,16 @@ from typing import Any
 import numpy as np
 
 from common.data.dataset import mindspore_reason
+from common.export.description import described_files, description_of, identify
 from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
 from common.export.running import graph_file, open_graph
+from common.memory import forecast_forward
+from common.model.checkpoint import check_weights
 from common.model.speech_model import Forward, Inference, SpeechModel
 from common.nn.recurrent import Recurrent
 from common.utils import runtime
+from common.utils.atomic_directory import empty, locked
 from common.utils.backend import Tensor, ms
 from common.utils.errors import UserError
 from common.utils.files import read_json, write_text
@@ -89,10 +93,10 @@ def export(
     """Export a network, verify the files, and write their description.
 
     Writes `path`, or for buckets `<path without ending>_<frames>.mindir` each, and a description
-    `<path without ending>.json`. Files are written in a folder beside `path` and read back. They
-    replace those of an earlier export only when their log-probabilities equal the checkpoint's.
-    Buckets share their weights, in `<path without ending>_variables/`. The description is written
-    last, so that a file with a description is a good one.
+    (`common.export.description`). Files are written in a folder beside `path` and read back. They
+    replace those of an earlier export in this format only when their log-probabilities equal the
+    checkpoint's. Buckets share their weights, in `<path without ending>_variables/`. The
+    description is written after the files, so that a file with a description is a good one.
 
     Args:
         speech_model: The network, with its configuration.
@@ -104,47 +108,50 @@ def export(
         Path of the description.
 
     Raises:
-        UserError: The device cannot have this format or these shapes, the folder cannot be written,
-            MindSpore cannot export the network, or a file differs from the checkpoint.
+        UserError: The device cannot have this format or these shapes, weights are not finite, the
+            folder cannot be written, another export is writing there, MindSpore cannot export the
+            network, or a file differs from the checkpoint.
     """
     target = options.device or speech_model.device
     _check(speech_model, options, target)
+    check_weights(
+        {p.name: p.asnumpy() for p in speech_model.network.get_parameters()},
+        f"the {speech_model.recipe.name} network",
+    )
     path, ending = Path(path), ENDINGS[options.file_format]
     if not path.name:
         raise UserError("--file_name: expected the name of a file")
     if path.suffix != ending:
         path = path.with_name(path.name + ending)
-    description = path.with_suffix(".json")
+    description = description_of(path)
     if description.is_file() and b'"file_format"' not in description.read_bytes():
         raise UserError(f"{description}: would be overwritten and is no earlier export; rename one")
     staging = path.with_name(f".{path.stem}.partial")
+    busy = f"{path}: another export is writing there; wait for it, or give another --file_name"
     try:
-        shutil.rmtree(staging, ignore_errors=True)  # of an export that was interrupted
-        staging.mkdir(parents=True)
-        if options.file_format == "ONNX":
-            exported = _onnx(speech_model, staging / path.name, options, log)
-            device = "any"
-        else:
-            exported, device = _mindir(speech_model, staging / path.name, options, target, log)
-        content = describe(speech_model, path, options, device, exported)
-        earlier = _earlier(description)
-        description.unlink(missing_ok=True)
-        for name in {path.name, *earlier}:
-            _remove(path.with_name(name))
-        for part in sorted(staging.iterdir()):
-            destination = path.parent / part.name
-            if destination.is_dir() and part.is_dir():
-                shutil.rmtree(destination)
-            part.rename(destination)
+        with locked(staging, busy):
+            try:
+                empty(staging)  # of an export that was interrupted
+                weights = speech_model.parameters()
+                log(f"writing a network of {weights / 1e6:.1f} million weights as {path.name}")
+                if options.file_format == "ONNX":
+                    exported = _onnx(speech_model, staging / path.name, options, log)
+                    device = "any"
+                else:
+                    exported, device = _mindir(
+                        speech_model, staging / path.name, options, target, log
+                    )
+                content = describe(speech_model, options, device, exported)
+                content["files"] = identify(sorted(staging.iterdir()), staging)
+                _publish(staging, path, content, log)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or repr(error)
         raise UserError(f"{path}: could not be written ({reason})") from error
     except RuntimeError as error:
         reason = mindspore_reason(error)
         raise UserError(f"{path}: MindSpore could not export it ({reason})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    write_text(description, json.dumps(content, indent=2) + "\n")
     return description
 
 
@@ -279,6 +286,7 @@ def verify(
     Raises:
         UserError: Output lengths differ, or outputs by more than TOLERANCE (TOLERANCE_HALF).
     """
+    log(f"reading {path.name} back, and compiling the network that it is compared with")
     run, tolerance = open_graph(path), TOLERANCE_HALF if half else TOLERANCE
     what = "probabilities" if half else "log-probabilities"
     forward = forward or Forward(speech_model)  # which compiles the network
@@ -314,7 +322,6 @@ def verify(
 
 def describe(
     speech_model: SpeechModel,
-    path: Path,
     options: Options,
     device: str,
     exported: list[ExportedFile],
@@ -323,7 +330,6 @@ def describe(
 
     Args:
         speech_model: The network that was exported.
-        path: The exported file.
         options: Form of the files.
         device: Kind of device that they are for; "any" for all.
         exported: The files.
@@ -368,11 +374,24 @@ def describe(
             }
             for file in exported
         ],
+        **_memory(speech_model),
         "frame_stride": speech_model.recipe.frame_stride(speech_model.config.ModelConfig),
         "features": speech_model.featurizer.config.to_dict(),
         "blank": speech_model.tokenizer.blank,
         "verified_difference": max(differences) if len(differences) == len(exported) else None,
     }
+
+
+def _memory(speech_model: SpeechModel) -> dict[str, Any]:
+    """Forecast what recognition takes on a CPU, for programs that refuse what is too long for it.
+
+    Without a card: MindSpore's memory there is not measured.
+    """
+    forecast = forecast_forward(speech_model)
+    if forecast.per_frame == 0:  # no forecast for this model
+        return {}
+    numbers = {"fixed_bytes": forecast.fixed, "bytes_per_frame": forecast.per_frame}
+    return {"memory": {key: round(value) for key, value in numbers.items()}}
 
 
 def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
@@ -421,26 +440,66 @@ def _inputs(speech_model: SpeechModel, batch_size: int | None, frames: int | Non
 
 
 def parts(path: Path) -> list[Path]:
-    """List the files and folders of an export.
+    """List the files and folders of an exported file.
 
-    Above 1 GB MindSpore splits it into a graph and a folder of its variables.
+    Above 1 GB MindSpore splits a MindIR file into a graph and a folder of its variables.
     """
-    graph = path.with_name(f"{path.stem}_graph.mindir")
-    variables = path.with_name(f"{path.stem}_variables")
-    return [part for part in (path, graph, variables) if part.exists()]
+    found = [path]
+    if path.suffix == ".mindir":
+        found.append(path.with_name(f"{path.stem}_graph.mindir"))
+        found.append(path.with_name(f"{path.stem}_variables"))
+    return [part for part in found if part.exists()]
 
 
-def _earlier(description: Path) -> list[str]:
-    """List the files of the export that a description is of, its shared weights included."""
+def _publish(
+    staging: Path, path: Path, content: dict[str, Any], log: Callable[[str], None]
+) -> None:
+    """Move exported files to their place and write their description.
+
+    What an earlier export of that name and format left is replaced or, last, removed.
+    """
+    description, content_format = description_of(path), content["file_format"]
+    shared = path.with_suffix(".json")  # of every format, in earlier versions
+    if shared == description:
+        _give_way(shared, content_format, log)
+    superseded = [description]
+    if shared != description and path.name in described_files(read_json(shared)):
+        superseded.append(shared)
+    new = {part.name for part in staging.iterdir()}
+    earlier = [part for each in superseded for part in _files_of(each, content_format)]
+    for each in superseded:
+        each.unlink(missing_ok=True)
+    for part in sorted(staging.iterdir()):
+        destination = path.with_name(part.name)
+        if destination.is_dir() and part.is_dir():
+            shutil.rmtree(destination)
+        part.replace(destination)
+    write_text(description, json.dumps(content, indent=2) + "\n")
+    for part in earlier:
+        if part.name not in new:
+            log(f"{part}: of the earlier export {description}, which this one replaces: removed")
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def _give_way(description: Path, file_format: str, log: Callable[[str], None]) -> None:
+    """Rename a description that an earlier version wrote for a file of another format."""
+    content = read_json(description)
+    if content is None or content.get("file_format") == file_format:
+        return
+    for name in described_files(content)[:1]:
+        renamed = description_of(description.with_name(name))
+        if renamed != description and not renamed.exists():
+            description.rename(renamed)
+            log(f"{description}: describes {name}; renamed to {renamed.name}")
+
+
+def _files_of(description: Path, file_format: str) -> list[Path]:
+    """List the files of an earlier export, its shared weights included."""
     content = read_json(description) or {}
-    files = [bucket.get("file", "") for bucket in content.get("buckets", [])]
-    named = [name for name in files if name and Path(name).name == name]
-    return [*named, f"{description.stem}.mindir"] if len(named) > 1 else named
-
-
-def _remove(path: Path) -> None:
-    for part in parts(path):
-        if part.name.endswith("_variables"):
-            shutil.rmtree(part)
-        else:
-            part.unlink()
+    if content.get("file_format") != file_format:
+        return []
+    names = [name for name in described_files(content) if Path(name).name == name]
+    if len(names) > 1:
+        names.append(f"{description.stem}.mindir")  # the weights of buckets have its name
+    found = {part for name in names for part in parts(description.with_name(name))}
+    return sorted(found)

@@ -28,7 +28,8 @@ from common.data.durations import DurationNotice
 from common.data.manifest import Log, Utterance
 from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
-from common.export.running import Bucket, ExportedForward
+from common.export.description import check_files, find_description
+from common.export.running import Bucket, ExportedForward, graph_file
 from common.model.recipe import Recipe
 from common.text.tokenizer import Tokenizer, restored_tokenizer
 from common.utils.errors import UserError
@@ -53,6 +54,7 @@ class ExportedModel:
         tokenizer: Spells its labels.
         featurizer: Computes its features.
         device: Kind of device that its files are for; "any" for all.
+        given: The file that was named on the command line, or `path` itself.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class ExportedModel:
     tokenizer: Tokenizer
     featurizer: Featurizer
     device: str
+    given: Path
 
     def buckets(self) -> list[Bucket]:
         """Return its files, from the shortest inputs to the longest."""
@@ -76,13 +79,37 @@ class ExportedModel:
         return sorted(buckets, key=lambda bucket: bucket.frames)
 
     @property
+    def convolves(self) -> bool:
+        """Whether its MindIR files have the device's convolutions, not matrix products."""
+        buckets = (read_json(self.path) or {}).get("buckets", [])
+        graphs = [bucket["graph"] for bucket in buckets if "graph" in bucket]
+        names = [name for graph in graphs for name in graph["operators"]]
+        return any("Conv" in name for name in names) or (self.device == "any" and not graphs)
+
+    @property
     def max_frames(self) -> float:
         """Feature frames of the longest utterance that its files take."""
         return max((bucket.frames or math.inf for bucket in self.buckets()), default=math.inf)
 
     def forward(self) -> ExportedForward:
-        """Its files, run from Python."""
-        return ExportedForward(self.buckets())
+        """Its files, run from Python.
+
+        Raises:
+            UserError: A file is not the described one.
+        """
+        buckets, renamed = self.buckets(), {}
+        names = [name for bucket in buckets for name in (bucket.path, graph_file(bucket.path))]
+        if self.given != self.path and self.given.exists() and self.given not in names:
+            if len(buckets) > 1 or self.given.suffix != buckets[0].path.suffix:
+                described = ", ".join(bucket.path.name for bucket in buckets)
+                raise UserError(
+                    f"{self.given}: {self.path} describes {described}, not this file; give one of "
+                    "these, or that description"
+                )
+            renamed[buckets[0].path.name] = self.given
+            buckets = [dataclasses.replace(buckets[0], path=self.given)]
+        check_files(self.path, renamed)
+        return ExportedForward(buckets)
 
     @property
     def features(self) -> dict[str, Any]:
@@ -129,7 +156,7 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
 
     Args:
         recipe: The model that it must be of.
-        model: NAME.json that export.py wrote, or NAME.mindir (or .onnx) beside it.
+        model: A description that export.py wrote, or a model beside it; see `find_description`.
 
     Returns:
         The exported model.
@@ -137,11 +164,7 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
     Raises:
         UserError: There is no description, or it is of another model.
     """
-    path = Path(model)
-    if path.suffix != ".json":
-        path = path.with_suffix(".json")
-        if not path.is_file():
-            path = path.with_name(path.name.replace("_graph.json", ".json"))
+    path = find_description(Path(model))
     if not path.is_file():
         raise UserError(f"{path}: no such file; export.py writes this description beside a model")
     description = read_json(path)
@@ -162,7 +185,7 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
     except KeyError as error:
         raise UserError(f"{path}: has no {error.args[0]}; export the model anew") from None
     featurizer = recipe.build_featurizer(config.DataConfig)
-    return ExportedModel(path, recipe, config, tokenizer, featurizer, device)
+    return ExportedModel(path, recipe, config, tokenizer, featurizer, device, Path(model))
 
 
 def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> list[str]:

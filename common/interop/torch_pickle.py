@@ -163,7 +163,10 @@ def read(path: str | Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        return _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        if zipfile.is_zipfile(path):
+            return _read_zip(path)
+        _refuse_other_kinds(path)
+        return _read_legacy(path)
     except UserError:
         raise
     except Exception as error:  # a damaged pickle raises whatever it runs into
@@ -171,6 +174,25 @@ def read(path: str | Path) -> Any:
             f"{path}: not a readable PyTorch file, truncated or another kind of file "
             f"({path.stat().st_size} bytes)"
         ) from error
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Say of a file what it is, where its first bytes tell and it is none of torch.save."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(b"PK"):
+        raise UserError(
+            f"{path}: truncated: it begins as torch.save writes, but its end is missing ({size} "
+            "bytes); take another copy of it"
+        )
+    if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
+        raise UserError(
+            f"{path}: an archive, such as NeMo's .nemo: unpack it (tar -xf {path.name}) and give "
+            "its model_weights.ckpt"
+        )
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
+        raise UserError(f"{path}: a file of safetensors, not of torch.save: save it with torch")
 
 
 class _Unpickler(pickle.Unpickler):

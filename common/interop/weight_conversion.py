@@ -136,8 +136,10 @@ def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
         {name: weight.shape for name, weight in parameters.items()},
         arguments.pth,
     )
+    theirs = {ours: name for name, ours in imported.names.items()}
     for name, tensor in matched.items():
         value = tensor.numpy().astype(np.float32).reshape(parameters[name].shape)
+        checkpoint.check_weights({theirs[name]: value}, arguments.pth)
         parameters[name].set_data(Tensor(value))
     source = f"{package.name}, {Path(arguments.pth).name}"
     checkpoint.save(Path(arguments.ckpt), parameters, speech_model.metadata(source=source))
@@ -199,10 +201,11 @@ def tensors(weights: Mapping) -> dict[str, StoredTensor]:
         weights: The state_dict of a file.
 
     Returns:
-        The tensors by name, without DataParallel's prefix and BatchNorm's counters.
+        The tensors by name, without the prefixes of DataParallel and torch.compile, and without
+        BatchNorm's counters.
     """
     return {
-        str(name).removeprefix("module."): value
+        str(name).removeprefix("module.").removeprefix("_orig_mod."): value
         for name, value in weights.items()
         if isinstance(value, StoredTensor) and not str(name).endswith(COUNTER)
     }

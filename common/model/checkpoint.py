@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.utils.backend import Parameter, Tensor, ms
+from common.model.checkpoint_file import read_parameters
+from common.utils.backend import Tensor, ms
 from common.utils.errors import UserError
 from common.utils.files import replacing
 
 METADATA = "speech_recipe_json"
 FORMAT = 1  # of the metadata
 STATELESS = "dropout_seed"  # set anew at every step, so it is not part of a checkpoint
+_VARIANCES = ("moving_variance", "running_var")  # MindSpore's name, PyTorch's
 AVERAGE = "ema."  # begins the names of moving averages (TrainingConfig.ema); the weight's follows
 
 
@@ -109,7 +111,8 @@ def load(path: str | Path) -> Checkpoint:
         Its content.
 
     Raises:
-        UserError: The file is missing, damaged, of another kind, or of another format.
+        UserError: The file is missing, damaged, of another kind, or of another format, or holds
+            numbers that no network can use.
     """
     path = Path(path)
     if not path.is_file():
@@ -122,27 +125,52 @@ def load(path: str | Path) -> Checkpoint:
             f"checkpoint {path}: MindSpore reads checkpoints from files named *.ckpt alone; "
             "rename it if it is one"
         )
-    try:
-        with path.open("rb"):
-            pass
-        content = ms.load_checkpoint(str(path))
-    except PermissionError as error:
-        raise UserError(f"checkpoint {path}: {error.strerror}") from error
-    except Exception as error:  # mindspore raises whatever its parser met
-        raise UserError(
-            f"checkpoint {path}: not a readable MindSpore checkpoint, truncated or another kind "
-            f"of file ({path.stat().st_size} bytes)"
-        ) from error
+    content = read_parameters(path)
     text = content.pop(METADATA, None)
-    parameters = {
-        name: value.asnumpy() for name, value in content.items() if isinstance(value, Parameter)
-    }
-    metadata = json.loads(text) if text else None
+    parameters = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+    try:
+        metadata = json.loads(str(text)) if text else None
+        if not isinstance(metadata, dict | None):
+            raise ValueError
+    except ValueError as error:
+        raise UserError(
+            f"checkpoint {path}: what it says of its network is damaged; take another copy of it"
+        ) from error
     if metadata is not None and metadata.get("format", FORMAT) != FORMAT:
         raise UserError(
             f"checkpoint {path}: of format {metadata['format']}, this version reads {FORMAT}"
         )
+    check_weights(parameters, f"checkpoint {path}")
     return Checkpoint(path, parameters, metadata)
+
+
+def check_weights(weights: Mapping[str, np.ndarray], where: str) -> None:
+    """Refuse numbers that no network can use: NaN, infinity, variances below zero.
+
+    A run that diverged leaves them, float16 that overflowed, or a damaged file. A network may hide
+    them: an activation makes 0 of NaN, and a text comes out.
+
+    Args:
+        weights: By name, as MindSpore or PyTorch has it; optimizer state may be among them.
+        where: The file or the network, for messages.
+
+    Raises:
+        UserError: Names the first such weight.
+    """
+    for name, value in weights.items():
+        if not value.size or value.dtype.kind != "f":
+            continue
+        least, most = value.min(), value.max()  # NaN passes through both
+        bad, what = 0, "not finite"
+        if not (np.isfinite(least) and np.isfinite(most)):
+            bad = np.count_nonzero(~np.isfinite(value))
+        elif least < 0 and name.endswith(_VARIANCES):
+            bad, what = np.count_nonzero(value < 0), "negative, and a variance cannot be"
+        if bad:
+            raise UserError(
+                f"{where}: {name}: {bad} of {value.size} values {'is' if bad == 1 else 'are'} "
+                f"{what}; take an earlier checkpoint, or convert or train it again"
+            )
 
 
 def take_averages(checkpoint: Checkpoint) -> bool:

@@ -457,11 +457,6 @@ def _bytes(parameters: Iterable[Parameter]) -> int:
     return sum(parameter.size * parameter.itemsize for parameter in parameters)
 
 
-def _count(number: int, what: str) -> str:
-    """Format a number of things: "1 epoch", "2 epochs"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _warn_where_unwritten(log: logging.Logger, write: Callable[[], None]) -> None:
     """Write, and warn where that fails: a full disk costs the figures and not the run."""
     try:

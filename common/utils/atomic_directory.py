@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.utils.errors import UserError
@@ -43,28 +43,60 @@ def staging(
         UserError: Another process is writing there.
     """
     partial = beside(directory, ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(partial, os.O_RDONLY)
-    try:
+    with locked(partial, f"{partial}: another conversion is writing here; wait for it"):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{partial}: another conversion is writing here; wait for it") from None
-        if any(partial.iterdir()):
-            earlier = read_json(partial / _SOURCE)
-            reason = "it is damaged" if earlier is None else difference(earlier, made_from)
-            if reason:
-                log(f"{partial}: an interrupted conversion is started again: {reason}")
-                _empty(partial)
-            else:
-                log(f"{partial}: continuing an interrupted conversion")
-        write_text(partial / _SOURCE, json.dumps(made_from, ensure_ascii=False))
-        yield partial
-    except KeyboardInterrupt:
-        log(f"{partial}: interrupted; the same command continues")
-        raise
+            if any(partial.iterdir()):
+                earlier = read_json(partial / _SOURCE)
+                reason = "it is damaged" if earlier is None else difference(earlier, made_from)
+                if reason:
+                    log(f"{partial}: an interrupted conversion is started again: {reason}")
+                    empty(partial)
+                else:
+                    log(f"{partial}: continuing an interrupted conversion")
+            write_text(partial / _SOURCE, json.dumps(made_from, ensure_ascii=False))
+            yield partial
+        except KeyboardInterrupt:
+            log(f"{partial}: interrupted; the same command continues")
+            raise
+
+
+@contextmanager
+def locked(directory: Path, busy: str) -> Iterator[None]:
+    """Make a directory and hold its lock, which no process keeps beyond its end.
+
+    Args:
+        directory: The directory. Whoever holds the lock may rename or remove it.
+        busy: Message for the user where another process holds the lock.
+
+    Raises:
+        UserError: Another process holds the lock.
+    """
+    handle = None
+    while handle is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # removed by the one that held the lock
+            handle = _lock(directory, busy)
+    try:
+        yield
     finally:
         os.close(handle)
+
+
+def _lock(directory: Path, busy: str) -> int | None:
+    """Lock a directory; return its handle, or None where it is no longer the one of this name."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(directory)):
+            return handle
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(busy) from None
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
 
 
 def interrupted(directory: Path) -> dict | None:
@@ -126,6 +158,7 @@ def beside(directory: Path, suffix: str) -> Path:
     return directory.with_name(directory.name + suffix)
 
 
-def _empty(directory: Path) -> None:
+def empty(directory: Path) -> None:
+    """Remove all that is in a directory."""
     for path in directory.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()

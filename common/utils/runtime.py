@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 
 from common.utils.errors import UserError
@@ -52,6 +54,19 @@ def native_convolutions(device: str) -> bool:
         Whether to use the device's convolution.
     """
     return device != "CPU" or not has_avx512() or bool(instructions_limit())
+
+
+def prepare_native_convolutions() -> bool:
+    """Disable AVX-512 for oneDNN, where MindSpore is not loaded yet and the user has not decided.
+
+    Networks for other devices have the device's convolutions, also where they run on this CPU.
+
+    Returns:
+        Whether the CPU's own convolutions are fast now.
+    """
+    if "mindspore" not in sys.modules:
+        os.environ.setdefault(_INSTRUCTIONS, "AVX2")
+    return not has_avx512() or bool(instructions_limit())
 
 
 def slow_broadcasts(device: str) -> bool:
@@ -173,7 +188,9 @@ def init_distributed() -> tuple[int, int]:
 
 
 def machine_memory() -> int:
-    """Return the memory this process may use: the machine's, or its control group's if smaller.
+    """Return the memory this process may use.
+
+    It is the machine's, or the smaller limit of its control group or its address space (ulimit -v).
 
     Returns:
         Bytes.
@@ -184,7 +201,8 @@ def machine_memory() -> int:
             total = min(total, int(Path(limit).read_text()))
         except (OSError, ValueError):  # no such control group, or "max"
             continue
-    return total
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return total if address_space == resource.RLIM_INFINITY else min(total, address_space)
 
 
 def versions() -> dict[str, str]:

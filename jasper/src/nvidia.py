@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from common import config as configs
-from common.interop import weight_conversion
+from common.interop import torch_pickle, weight_conversion
 from common.interop.torch_pickle import StoredTensor
 from common.interop.weight_conversion import (
     ExportedWeights,
@@ -45,14 +45,21 @@ FEATURES = {
 BANDS = 64
 # The keys that --config may change; the convention is always NVIDIA's.
 STATED = ("bands", "frame_splicing", *FEATURES.keys() - {"features", "convention"})
-OTHERS = ("acoustic_model.", "audio_preprocessor.", "preprocessor.")  # tensors of the features
+OTHERS = (  # beginnings of the names of tensors that are not the network's
+    *("acoustic_model.", "audio_preprocessor.", "preprocessor."),  # of the features
+    *("spec_augment.", "spec_augmentation."),
+    *("_wer.", "wer.", "loss."),  # NeMo's counters of a metric, and its loss
+)
 RENAMED = (  # names of the first release and of NeMo -> names of the last release
     (r"^(jasper_)?encoder\.encoder\.", "encoder.layers."),
     (r"^(jasper_)?decoder\.decoder_layers\.", "decoder.layers."),
+    (r"^encoder\.(\d+)\.", r"encoder.layers.\1."),  # the two files of a NeMo before 1.0
+    (r"^decoder_layers\.", "decoder.layers."),
     (r"\.(\d+)\.conv\.weight$", r".\1.weight"),  # NeMo's masked convolution holds one
 )
 CONVOLUTION = re.compile(r"encoder\.layers\.(\d+)\.m?conv\.(\d+)\.weight")
 RESIDUAL = re.compile(r"encoder\.layers\.(\d+)\.res\.\d+\.0\.weight")
+NEMO = re.compile(r"encoder\.(encoder|\d+)\.")  # begins the names of NeMo's tensors
 HEAD = "decoder.layers.0.weight"
 OURS = "mindspore"  # key of our configuration in the files that we write, for converting back
 ACTIVATIONS = ("hardtanh", "relu", "selu")
@@ -90,6 +97,12 @@ def add_reading_options(parser: argparse.ArgumentParser, recipe: Recipe) -> None
         "--weights",
         choices=("ema", "raw"),
         help="ema_state_dict or state_dict; none given: the averaged ones where there are any",
+    )
+    parser.add_argument(
+        "--decoder",
+        metavar="P",
+        help="the second file of a checkpoint of NeMo before 1.0: --pth JasperEncoder-STEP-N.pt "
+        "--decoder JasperDecoderForCTC-STEP-N.pt",
     )
     parser.add_argument(
         "--preset",
@@ -137,6 +150,9 @@ def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) 
     """
     where = arguments.pth
     stored, kind = state_dict(content, arguments.weights, where)
+    if arguments.decoder:
+        second = torch_pickle.read(arguments.decoder)
+        stored = {**stored, **state_dict(second, "raw", arguments.decoder)[0]}
     weights = canonical(stored, where)
     first = first_kernel(weights, where)
     shapes = blocks(weights, where)
@@ -173,7 +189,7 @@ def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) 
         f"features: {spect.bands} bands, {spect.window} window, {spect.frame_splicing} spliced, "
         f"as in {spect.convention}",
     ]
-    if any(name.startswith("encoder.encoder.") for name in weight_conversion.tensors(stored)):
+    if any(NEMO.match(name) for name in weight_conversion.tensors(stored)):
         lines.append(
             "NeMo's names: NeMo's features add 2^-24 before the logarithm, which is not supported "
             "here; expect differences in silence"
@@ -299,9 +315,11 @@ def state_dict(content: Any, wanted: str | None, where: str) -> tuple[Mapping, s
     if not isinstance(content, Mapping):
         raise UserError(f"{where}: no state_dict in it: not a checkpoint of NVIDIA's")
     averaged = content.get("ema_state_dict")
-    if wanted == "ema" and not isinstance(averaged, Mapping):
+    if not isinstance(averaged, Mapping) or not weight_conversion.tensors(averaged):
+        averaged = None  # a file may hold an empty one
+    if wanted == "ema" and averaged is None:
         raise UserError(f"{where}: no averaged weights (ema_state_dict) in it; use --weights raw")
-    if wanted != "raw" and isinstance(averaged, Mapping):
+    if wanted != "raw" and averaged is not None:
         return averaged, "EMA"
     # NeMo's model_weights.ckpt is a state_dict itself.
     weights = content.get("state_dict", content)
@@ -350,12 +368,24 @@ def first_kernel(weights: Mapping[str, StoredTensor], where: str) -> str:
     Raises:
         UserError: There is none: the file is of another kind.
     """
-    for name in (f"encoder.layers.0.{conv}.0.weight" for conv in STYLES.values()):
-        if name in weights and HEAD in weights and len(weights[name].shape) == 3:
-            return name
+    kernels = [f"encoder.layers.0.{conv}.0.weight" for conv in STYLES.values()]
+    first = [name for name in kernels if name in weights and len(weights[name].shape) == 3]
+    if first and HEAD in weights:
+        return first[0]
+    found = f"among {len(weights)} tensors"
+    if first:
+        raise UserError(
+            f"{where}: no {HEAD} {found}: an encoder alone; its decoder is in a second file, such "
+            "as JasperDecoderForCTC-STEP-N.pt of NeMo before 1.0: give it by --decoder FILE"
+        )
+    if HEAD in weights and len(weights) < 3:
+        raise UserError(
+            f"{where}: no {kernels[0]} (or mconv) {found}: a decoder alone; give the file of its "
+            "encoder by --pth, and this one by --decoder"
+        )
     raise UserError(
-        f"{where}: no encoder.layers.0.conv.0.weight (or mconv) of three axes and no {HEAD}, among "
-        f"{len(weights)} tensors: not a checkpoint of NVIDIA's Jasper or QuartzNet, or of NeMo's"
+        f"{where}: no {kernels[0]} (or mconv) of three axes and no {HEAD}, {found}: not a "
+        "checkpoint of NVIDIA's Jasper or QuartzNet, or of NeMo's"
     )
 
 

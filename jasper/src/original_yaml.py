@@ -147,6 +147,11 @@ def translate_yaml(values: dict) -> dict | None:
     Raises:
         UserError: A key, named as in the file, is missing, contradictory or without a counterpart.
     """
+    if _is_nemo(values):
+        raise UserError(
+            "a configuration of NeMo, which is not read: give one of NVIDIA's or ours, with "
+            "its blocks under ModelConfig.blocks (pt2mind.py derives most of them from the weights)"
+        )
     if not {"input_train", "input_val", *NETWORKS} & set(values):
         return None
     file = Section(values, "")
@@ -171,6 +176,14 @@ def translate_yaml(values: dict) -> dict | None:
             "AugmentationConfig": augmentation,
         },
     }
+
+
+def _is_nemo(values: dict) -> bool:
+    """Whether a file is NeMo's: of a training, of a .nemo archive, or of a release before 1.0."""
+    network = values.get("model", values)
+    encoder = network.get("encoder") if isinstance(network, dict) else None
+    nemo = isinstance(encoder, dict) and not encoder.keys().isdisjoint(("jasper", "_target_"))
+    return nemo or "JasperEncoder" in values
 
 
 # ---- input_train and input_val

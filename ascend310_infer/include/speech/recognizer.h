@@ -70,7 +70,8 @@ struct RecognizerOptions {
   std::int64_t overlap = -1;    ///< frames that two parts share; -1: a fifth of the longest part
 };
 
-/// Reads a recording in any format that libsndfile knows (WAV, FLAC, Ogg, MP3, ...).
+/// Reads a recording (WAV, RF64, W64, FLAC, Ogg, MP3, SPHERE, AIFF, AU, CAF, VOC, SVX), completely
+/// or not at all: how many samples there must be is taken from the structure of the file.
 ///
 /// @param path The file.
 /// @returns Its samples at its own sample rate, channels averaged.
