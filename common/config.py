@@ -472,6 +472,8 @@ def override(config: DataclassInstance, values: Mapping[str, Any], where: str) -
     Raises:
         UserError: An unknown key, a value of another type, or two names that disagree.
     """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected groups of keys, found {shown(values)}")
     seen: dict[str, tuple[str, Any]] = {}
     for key, given in _flat(config, values, where):
         name = _true_name(config, key)

@@ -7,6 +7,7 @@ import gzip
 import lzma
 import mmap
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -29,6 +30,7 @@ _COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\xfd7zXZ\0": lzma.open,
 }
 _UNPACKING_ERRORS = (EOFError, OSError, lzma.LZMAError, zlib.error)
+_SPACES = re.compile(rb"[\0\t\n\r ]+")  # what KenLM parts the fields of a line by
 _MARKS = (b"", b"<s>", b"</s>", b"<unk>", b"<UNK>")  # entries that are no words
 _LAST = "\U0010ffff"  # sorts after every character
 _TABLE_BYTES = 64 << 20
@@ -255,8 +257,9 @@ def _arpa_words(file: IO[bytes]) -> Iterator[bytes]:
     for line in file:
         if line.startswith(b"\\"):
             break
-        if line.strip():
-            yield line.split()[1]
+        fields = _SPACES.split(line.strip(b"\0\t\n\r "))
+        if len(fields) > 1:
+            yield fields[1]
 
 
 def _binary_words(file: IO[bytes]) -> Iterator[bytes]:

@@ -98,6 +98,34 @@ def identify(paths: Iterable[Path], folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def check_content(content: Mapping[str, Any], where: str | Path) -> None:
+    """Refuse a description whose lists of files are damaged; those of earlier versions lack some.
+
+    Args:
+        content: Of the description.
+        where: Its path, for the message.
+
+    Raises:
+        UserError: What is read of it here is not of the right types.
+    """
+    lists = (("buckets", {"file": str, "batch_size": int, "frames": int}),)
+    lists += (("files", {"file": str, "bytes": int, "crc32": str}),)
+    for key, kinds in lists:
+        entries = content.get(key, [])
+        if not isinstance(entries, list) or not all(_has(entry, kinds) for entry in entries):
+            raise UserError(f"{where}: its {key} are damaged; export the model anew")
+    graphs = [bucket["graph"] for bucket in content.get("buckets", []) if "graph" in bucket]
+    if not all(_has(graph, {"operators": list}) for graph in graphs):
+        raise UserError(f"{where}: what it says of the graph is damaged; export the model anew")
+
+
+def _has(entry: object, kinds: Mapping[str, type]) -> bool:
+    """Whether a dictionary has all of some keys, each with a value of its type."""
+    return isinstance(entry, dict) and all(
+        type(entry.get(key)) is kind for key, kind in kinds.items()
+    )
+
+
 def checksum(path: Path) -> str:
     """Compute the CRC-32 of a file, as eight hexadecimal digits."""
     value = 0

@@ -28,7 +28,7 @@ from common.data.durations import DurationNotice
 from common.data.manifest import Log, Utterance
 from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
-from common.export.description import check_files, find_description
+from common.export.description import check_content, check_files, find_description
 from common.export.running import Bucket, ExportedForward, graph_file
 from common.model.recipe import Recipe
 from common.text.tokenizer import Tokenizer, restored_tokenizer
@@ -109,7 +109,7 @@ class ExportedModel:
             renamed[buckets[0].path.name] = self.given
             buckets = [dataclasses.replace(buckets[0], path=self.given)]
         check_files(self.path, renamed)
-        return ExportedForward(buckets)
+        return ExportedForward(buckets, len(self.tokenizer))
 
     @property
     def features(self) -> dict[str, Any]:
@@ -175,6 +175,7 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
         raise UserError(
             f"{path}: of a {name} network, expected {recipe.name}; use the commands of {name}/"
         )
+    check_content(description, path)
     config = recipe.train_config()
     try:
         configs.override(config, description["config"], str(path))

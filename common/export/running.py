@@ -39,14 +39,20 @@ class ExportedForward:
 
     Args:
         buckets: The files, from the shortest inputs to the longest.
+        classes: Labels that they give probabilities of.
     """
 
-    def __init__(self, buckets: Sequence[Bucket]):
+    def __init__(self, buckets: Sequence[Bucket], classes: int):
         self._buckets = buckets
+        self._classes = classes
         self._graphs: dict[Path, LogProbs] = {}
 
     def __call__(self, features: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run a batch whose frames one of the files takes."""
+        """Run a batch whose frames one of the files takes.
+
+        Raises:
+            UserError: The file gives probabilities of more or fewer labels than it should.
+        """
         rows, _, frames = features.shape
         bucket = next(bucket for bucket in self._buckets if bucket.takes(frames))
         if bucket.path not in self._graphs:
@@ -59,6 +65,11 @@ class ExportedForward:
         for start in range(0, rows, size):
             chosen = np.minimum(np.arange(start, start + size), rows - 1)  # the last row fills up
             part, count = self._graphs[bucket.path](features[chosen], lengths[chosen])
+            if part.shape[2] != self._classes:
+                raise UserError(
+                    f"{bucket.path}: gives probabilities of {part.shape[2]} labels, and its "
+                    f"description has {self._classes}: one of the two is of another export"
+                )
             log_probs.append(part)
             counts.append(count)
         return np.concatenate(log_probs, 1)[:, :rows], np.concatenate(counts)[:rows]
@@ -75,7 +86,7 @@ def open_graph(path: Path) -> LogProbs:
 
     Raises:
         ImportError: MindSpore, or ONNX Runtime for an ONNX file, is not installed.
-        UserError: The file is not there.
+        UserError: The file is not there, or damaged.
     """
     if path.suffix == ".onnx":
         if not path.is_file():
@@ -86,7 +97,10 @@ def open_graph(path: Path) -> LogProbs:
             raise ImportError(
                 f"{path} needs ONNX Runtime: pip install onnxruntime", name="onnxruntime"
             ) from None
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        try:
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has many kinds of its own
+            raise _unreadable(path, error) from error
 
         def run(features: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             log_probs, frames = session.run(None, {"features": features, "lengths": lengths})
@@ -98,13 +112,21 @@ def open_graph(path: Path) -> LogProbs:
     file = graph_file(path)
     if not file.is_file():
         raise UserError(f"{path}: no such file")
-    graph = nn.GraphCell(ms.load(str(file)))
+    try:
+        graph = nn.GraphCell(ms.load(str(file)))
+    except (RuntimeError, ValueError) as error:
+        raise _unreadable(file, error) from error
 
     def run_graph(features: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_probs, frames = graph(Tensor(features), Tensor(lengths))
         return log_probs.asnumpy(), frames.asnumpy()
 
     return run_graph
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split("\n\n")[0].split())
+    return UserError(f"{path}: damaged, or no model of its kind ({reason}); export it anew")
 
 
 def graph_file(path: Path) -> Path:

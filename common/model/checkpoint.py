@@ -20,6 +20,7 @@ from common.model.checkpoint_file import read_parameters
 from common.utils.backend import Tensor, ms
 from common.utils.errors import UserError
 from common.utils.files import replacing
+from common.utils.json_parsing import parse_json
 
 METADATA = "speech_recipe_json"
 FORMAT = 1  # of the metadata
@@ -129,7 +130,7 @@ def load(path: str | Path) -> Checkpoint:
     text = content.pop(METADATA, None)
     parameters = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
     try:
-        metadata = json.loads(str(text)) if text else None
+        metadata = parse_json(str(text)) if text else None
         if not isinstance(metadata, dict | None):
             raise ValueError
     except ValueError as error:
