@@ -34,6 +34,7 @@ FILES = {
     "test_audio": "unit",
     "test_audio_containers": "unit launcher",
     "test_augment": "unit",
+    "test_bad_input": "unit",
     "test_batch_inference": "training",
     "test_batching": "unit",
     "test_beam": "unit",

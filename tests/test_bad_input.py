@@ -1,0 +1,193 @@
+"""Input that is damaged in ways that a campaign of fuzz_inputs.py found."""
+
+from __future__ import annotations
+
+import bz2
+import json
+
+import pytest
+import yaml
+from synthetic_lm import write_arpa
+
+from common import config as configs
+from common.data.mindrecord import open_dataset
+from common.decoding.ngram_lm import WordModel
+from common.export.description import check_content
+from common.launching import LaunchError
+from common.launching.make_rank_table import make_table, this_host
+from common.launching.rank_table import read_rank_table
+from common.text.tokenizer import CharacterTokenizer
+from common.utils.errors import UserError
+from common.utils.json_parsing import parse_json
+from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
+from jasper.src.recipe import RECIPE as JASPER
+
+DEEP = "[" * 100_000 + "]" * 100_000
+HALF = '["_", "\\ud800"]'
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [(DEEP, "nested too deeply"), (HALF, r"\\ud8... without its other half, at character 7")],
+)
+def test_json_that_python_stumbles_over_is_a_value_error(text, problem):
+    with pytest.raises(ValueError, match=problem):
+        parse_json(text)
+
+
+def test_json_of_whole_characters_is_read():
+    assert parse_json('["\\ud83d\\ude00", "\\\\ud800", NaN]')[:2] == ["\U0001f600", "\\ud800"]
+
+
+@pytest.mark.parametrize("text", [DEEP, HALF, '["_", 1e999]', "[" + "9" * 5000 + "]"])
+def test_labels_and_rank_tables_of_such_json_are_refused_by_name(tmp_path, text):
+    path = tmp_path / "input.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="input.json"):
+        CharacterTokenizer.from_file(path)
+    with pytest.raises(LaunchError, match="input.json"):
+        read_rank_table(path)
+
+
+def test_a_rank_of_thousands_of_digits_is_refused(tmp_path):
+    table = make_table([("10.0.0.1", [(0, "192.168.0.1")])])
+    table["server_list"][0]["device"][0]["rank_id"] = "9" * 5000
+    path = tmp_path / "hccl.json"
+    path.write_text(json.dumps(table))
+    with pytest.raises(LaunchError, match="hccl.json.*expected a number from 0 on"):
+        read_rank_table(path)
+
+
+def test_addresses_are_read_beside_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "hccn.conf"
+    path.write_bytes(b"# \xff\naddress_0=192.168.0.1\naddress_" + b"9" * 5000 + b"=1\n")
+    assert this_host(None, str(path)) == [(0, "192.168.0.1")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DEEP,
+        "a: " + "9" * 5000,
+        "a: 2020-13-45",
+        "!!bool maybe: 1",
+        "!!timestamp x: 1",
+        "TrainingConfig: {epochs: !!int ''}",
+    ],
+)
+def test_yaml_that_pyyaml_stumbles_over_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="mine.yaml: not valid YAML"):
+        configs.override_from_yaml(DEEPSPEECH2.train_config(), path)
+
+
+def test_aliases_that_hold_each_other_make_a_short_message():
+    """Some lines of YAML such as `b: &b [*a, *a, *a]`; written in full, these would be gigabytes."""
+    nested = yaml.safe_load("[x, x, x]")
+    for _ in range(40):
+        nested = [nested] * 8
+    config = DEEPSPEECH2.train_config()
+    with pytest.raises(UserError, match="mine.yaml: TrainingConfig.epochs: expected int, found"):
+        configs.override(config, {"TrainingConfig": {"epochs": nested}}, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "values", "problem"),
+    [
+        (JASPER, {"blocks": [{"repeat": 10**30}]}, r"blocks\[0\]\.repeat=1(0+): expected at least"),
+        (JASPER, {"blocks": [{"stride": 0}]}, r"blocks\[0\]\.stride=0: expected at least 1"),
+        (JASPER, {"blocks": []}, "blocks: expected at least one block"),
+        (DEEPSPEECH2, {"conv_strides": [[0, 0], [2, 1]]}, r"expected \[bins, frames\] pairs"),
+        (DEEPSPEECH2, {"conv_strides": [[2], [2, 1]]}, r"expected \[bins, frames\] pairs"),
+    ],
+)
+def test_networks_are_checked_before_their_output_frames_are_counted(recipe, values, problem):
+    config = recipe.train_config()
+    configs.override(config, {"ModelConfig": values}, "mine.yaml")
+    with pytest.raises(UserError, match=problem):
+        configs.check(config)
+
+
+def test_numbers_beyond_floats_are_refused():
+    config = DEEPSPEECH2.train_config()
+    with pytest.raises(UserError, match="clip_norm: expected float, found 1000"):
+        configs.override(config, {"TrainingConfig": {"clip_norm": 10**400}}, "mine.yaml")
+
+
+def test_a_compressed_language_model_that_is_cut_is_refused(tmp_path):
+    """KenLM hangs on some of these."""
+    whole = bz2.compress(write_arpa(tmp_path / "model.arpa").read_bytes())
+    path = tmp_path / "model.arpa.bz2"
+    tokenizer = CharacterTokenizer(("A", "B", " ", "_"))
+    pytest.importorskip("kenlm")
+    for size in range(20, len(whole), 7):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match="model.arpa.bz2: not an n-gram language model"):
+            WordModel(path, tokenizer, 1.0, 0.0, 0.0)
+
+
+def test_a_language_model_with_bytes_that_are_no_text_is_refused(tmp_path):
+    pytest.importorskip("kenlm")
+    path = write_arpa(tmp_path / "model.arpa")
+    path.write_bytes(path.read_bytes().replace(b"-0.6", b"\xff\xfe", 1))
+    with pytest.raises(UserError, match="model.arpa: not an n-gram language model"):
+        WordModel(path, CharacterTokenizer(("A", "B", " ", "_")), 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("buckets", 1.5),
+        ("buckets", [3]),
+        ("buckets", [{"file": "a.onnx", "batch_size": "1", "frames": 2}]),
+        ("files", [{"file": "a.onnx"}]),
+    ],
+)
+def test_damaged_lists_of_exported_files_are_refused(key, value):
+    with pytest.raises(UserError, match=f"model.json: its {key} are damaged"):
+        check_content({key: value}, "model.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"files": 3}, "dataset.json: damaged"),
+        ({"left_out": [{"id": 1}]}, "dataset.json: damaged"),
+        ({"store": "else"}, "dataset.json: damaged"),
+        ({"records": {"x0.md": 2}}, r"utterances.jsonl: damaged \(1 utterances, expected 2\)"),
+    ],
+)
+def test_damaged_descriptions_of_converted_corpora_are_refused(tmp_path, change, problem):
+    entry = {"id": "a", "text": "A", "duration": 1.0, "frames": 9, "labels": 1, "ctc_frames": 1}
+    list_of_entries = tmp_path / "utterances.jsonl"
+    list_of_entries.write_text(json.dumps(entry) + "\n")
+    description = {
+        "format": 1,
+        "store": "audio",
+        "records": {"x0.md": 1},
+        "files": {"utterances.jsonl": list_of_entries.stat().st_size},
+        "left_out": [],
+        "utterances": 1,
+        "seconds": 1.0,
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    assert len(open_dataset(tmp_path)) == 1
+    (tmp_path / "dataset.json").write_text(json.dumps(description | change))
+    with pytest.raises(UserError, match=problem):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"frames": "many"}, {"duration": float("nan")}, {"id": 3}, {"more": 1}]
+)
+def test_damaged_entries_of_converted_corpora_are_refused(tmp_path, change):
+    entry = {"id": "a", "text": "A", "duration": 1.0, "frames": 9, "labels": 1, "ctc_frames": 1}
+    path = tmp_path / "utterances.jsonl"
+    path.write_text(json.dumps(entry | change) + "\n")
+    files = {path.name: path.stat().st_size}
+    description = {"format": 1, "store": "audio", "records": {"x0.md": 1}, "files": files}
+    description |= {"left_out": [], "utterances": 1, "seconds": 1.0}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="utterances.jsonl: damaged"):
+        open_dataset(tmp_path)
