@@ -26,7 +26,7 @@ from fuzz_runner import Finding, Seed, Target
 from common.audio.io import audio_info, load_audio
 
 RATE, SECONDS = 16000, 1.4
-TAGS = 6000  # bytes: no seed has longer headers and tags, or zeros behind it
+TAGS = 10_000  # bytes: no seed has longer headers and tags, with zeros behind it
 SHORTER = 0.15  # seconds: what encoders add at both ends, and readers cut off or not
 _BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _BYTES |= {"ULAW": 1, "ALAW": 1}

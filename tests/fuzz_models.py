@@ -292,11 +292,79 @@ def _read_export(path: Path, seeds: dict) -> str:
     return "read"
 
 
+# ---- what postprocess.py scores
+
+
+def _results(folder: Path) -> Path:
+    """The folders that preprocess.py and the C++ program write, for two utterances."""
+    from common.export.offline_inference import DATA, FEATURES, INDEX, LENGTHS
+
+    model = _described_model(folder)
+    made = folder / "made"
+    for name in ("results", f"features/{DATA}", f"features/{LENGTHS}"):
+        (made / name).mkdir(parents=True)
+    lines = []
+    for number, text in enumerate(("AB", "C D")):
+        frames = 41 + 20 * number
+        count = model.output_frames(frames)
+        line = {"id": f"u{number}", "text": text, "name": f"u{number}", "duration": 0.5}
+        lines.append({**line, "features": f"{DATA}/u{number}.bin", "frames": frames})
+        values = np.log(np.random.default_rng(number).dirichlet(np.ones(6), count))
+        values.astype("<f4").tofile(made / "results" / f"u{number}_0.bin")
+        np.array([count], "<i4").tofile(made / "results" / f"u{number}_1.bin")
+    (made / "features" / INDEX).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (made / "features" / FEATURES).write_text(json.dumps(model.features))
+    return made
+
+
+def _described_model(folder: Path) -> Any:
+    from common.export.offline_inference import ExportedModel
+    from common.text.tokenizer import CharacterTokenizer
+
+    config, path = DEEPSPEECH2.train_config(), folder / "deepspeech2.json"
+    tokenizer = CharacterTokenizer(tuple("ABCD _"))
+    featurizer = DEEPSPEECH2.build_featurizer(config.DataConfig)
+    return ExportedModel(path, DEEPSPEECH2, config, tokenizer, featurizer, "any", path)
+
+
+def _damage_results(rng: Rng, made: Path, folder: Path) -> Path:
+    path = folder / "work"
+    shutil.copytree(made, path)
+    chosen = _pick(rng, sorted(file for file in path.rglob("*.*") if file.is_file()))
+    data = chosen.read_bytes()
+    if chosen.suffix == ".bin":
+        chosen.write_bytes(damage_bytes(rng, data, data))
+    elif rng.random() < 0.5:
+        tree = [json.loads(line) for line in data.splitlines()]
+        changed = change_tree(rng, tree)
+        changed = changed if isinstance(changed, list) else [changed]
+        chosen.write_text("\n".join(map(json.dumps, changed)))
+    else:
+        chosen.write_bytes(damage_text(rng, data.decode(), ""))
+    return path
+
+
+def _read_results(path: Path, made: Path) -> str:
+    from common.config import LMConfig
+    from common.decoding.decoders import make_decoder
+    from common.export.offline_inference import score_results
+
+    model = _described_model(path)
+    decoder = make_decoder(LMConfig(), model.tokenizer)
+    evaluation, problems = score_results(model, path / "features", path / "results", decoder)
+    index = (path / "features").glob("*.jsonl")
+    lines = sum(bool(line.strip()) for file in index for line in file.read_text().split("\n"))
+    if len(evaluation.utterances) + len(problems) != lines:
+        raise Finding(f"{len(evaluation.utterances)} scored, {len(problems)} named, of {lines}")
+    return "read"
+
+
 _KEYS = r"Config\.|^(window|features|bands|sample_rate|convention|preemphasis|frame_splicing)"
 _MEMORY = 6 << 30
 TARGETS = (
     Target("checkpoint", 4000, _checkpoints, _damage_checkpoint, _read_checkpoint, _KEYS, _MEMORY),
     Target("torch", 3000, _torch_files, _damage_torch, _read_torch, _KEYS, _MEMORY),
     Target("mindrecord", 3000, _records, _damage_records, _read_records, memory=_MEMORY),
+    Target("results", 2000, _results, _damage_results, _read_results),
     Target("export", 3000, _exports, _damage_export, _read_export, _KEYS, _MEMORY),
 )

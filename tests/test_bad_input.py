@@ -5,14 +5,19 @@ from __future__ import annotations
 import bz2
 import json
 
+import numpy as np
 import pytest
+import soundfile as sf
 import yaml
 from synthetic_lm import write_arpa
 
 from common import config as configs
+from common.audio.io import audio_info, load_audio
+from common.data.manifest import read_manifest
 from common.data.mindrecord import open_dataset
 from common.decoding.ngram_lm import WordModel
 from common.export.description import check_content
+from common.export.offline_inference import _read_index
 from common.launching import LaunchError
 from common.launching.make_rank_table import make_table, this_host
 from common.launching.rank_table import read_rank_table
@@ -83,7 +88,7 @@ def test_yaml_that_pyyaml_stumbles_over_is_refused_by_name(tmp_path, text):
 
 
 def test_aliases_that_hold_each_other_make_a_short_message():
-    """Some lines of YAML such as `b: &b [*a, *a, *a]`; written in full, these would be gigabytes."""
+    """Lines of YAML such as `b: &b [*a, *a, *a]`; written in full, these would be gigabytes."""
     nested = yaml.safe_load("[x, x, x]")
     for _ in range(40):
         nested = [nested] * 8
@@ -191,3 +196,43 @@ def test_damaged_entries_of_converted_corpora_are_refused(tmp_path, change):
     (tmp_path / "dataset.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="utterances.jsonl: damaged"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("rate", [1, 99, 10_000_001])
+def test_sample_rates_that_no_recording_has_are_refused(tmp_path, rate):
+    """22 kB at 1 Hz would be resampled to 1.4 GB."""
+    path = tmp_path / "odd.wav"
+    sf.write(path, np.full(22_000, 0.1), rate)
+    with pytest.raises(UserError, match=rf"odd.wav: a sample rate of {rate} Hz; expected 100 to"):
+        load_audio(path, 16000)
+    with pytest.raises(UserError, match="odd.wav: a sample rate"):
+        audio_info(path)
+    sf.write(path, np.full(22_000, 0.1), 100)
+    assert audio_info(path).duration == 220
+
+
+def test_a_name_with_a_zero_character_is_refused():
+    with pytest.raises(UserError, match="audio file a\\\\x00b: no name of a file"):
+        load_audio("a\0b", 16000)
+
+
+def test_a_transcript_that_is_a_device_is_refused(tmp_path):
+    """/dev/zero has no end."""
+    path = tmp_path / "manifest.json"
+    path.write_text('{"samples": [{"wav_path": "a.wav", "transcript_path": "/dev/zero"}]}')
+    with pytest.raises(UserError, match="sample 1: transcript file /dev/zero.*a device"):
+        read_manifest(path)
+
+
+def test_an_index_whose_ids_hold_line_separators_is_read(tmp_path):
+    values = {"text": "A", "name": "n", "features": "00_data/n.bin", "frames": 3, "duration": 1.0}
+    path = tmp_path / "index.jsonl"
+    lines = [
+        json.dumps({"id": f"a\u2028{number}", **values}, ensure_ascii=False) for number in "12"
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    assert [entry.id for entry in _read_index(path)] == ["a\u20281", "a\u20282"]
+    for change in ({"frames": "3"}, {"frames": -1}, {"id": 3}, {"duration": float("inf")}):
+        path.write_text(json.dumps({"id": "a", **values, **change}))
+        with pytest.raises(UserError, match="index.jsonl: not an index that preprocess.py wrote"):
+            _read_index(path)

@@ -26,6 +26,7 @@ from common.utils.errors import UserError
 _BLOCK = 1 << 22  # samples; more are read in several steps, as memory is taken for each
 _FLAC_PEAK = 32768  # steps of 16 bits; +1 itself is clipped by one step, which no one hears
 _SOFT_PEAK = 256  # steps; a peak of less has only half of the 16 bits
+_RATES = (100, 10_000_000)  # Hz, the lowest and the highest of recordings
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 
 
@@ -243,7 +244,10 @@ def _content(source: str | Path | bytes, name: str | None) -> Iterator[Content]:
 
 def _check_is_file(path: str | Path) -> None:
     """Refuse what cannot be read at any place and twice; opening a FIFO would wait for a writer."""
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:  # a zero character
+        raise Refused(f"no name of a file ({error})") from None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
@@ -267,6 +271,9 @@ def _decoder(content: Content, stream: Stream) -> Iterator[sf.SoundFile]:
 
 def _check_length(file: sf.SoundFile, stream: Stream) -> None:
     """Compare what the decoder is going to give with what the container holds."""
+    least, most = _RATES
+    if not least <= file.samplerate <= most:  # a damaged header: resampling would fill the memory
+        raise Refused(f"a sample rate of {file.samplerate} Hz; expected {least} to {most}")
     if file.frames == 0:
         raise Refused("empty (0 samples); leave it out")
     expected = file.frames if stream.samples is None else stream.samples

@@ -34,6 +34,7 @@ from common.model.recipe import Recipe
 from common.text.tokenizer import Tokenizer, restored_tokenizer
 from common.utils.errors import UserError
 from common.utils.files import file_name, read_json, replacing, write_text
+from common.utils.json_parsing import parse_json
 from common.utils.worker_pool import worker_pool
 
 DATA, LENGTHS, INDEX, FEATURES = "00_data", "01_data", "index.jsonl", "features.json"
@@ -445,12 +446,25 @@ def _read_result(model: ExportedModel, entry: IndexEntry, results: Path) -> np.n
 
 def _read_index(path: Path) -> list[IndexEntry]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: an id may hold what that takes for the end of a line.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError:
         return []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not an index that preprocess.py wrote ({error})") from error
     names = {entry.name for entry in dataclasses.fields(IndexEntry)}
     try:
-        entries = [json.loads(line) for line in lines if line.strip()]
-        return [IndexEntry(**{key: entry[key] for key in names}) for entry in entries]
+        entries = [parse_json(line) for line in lines if line.strip()]
+        return [_index_entry({key: entry[key] for key in names}) for entry in entries]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not an index that preprocess.py wrote ({error})") from error
+
+
+def _index_entry(values: dict[str, Any]) -> IndexEntry:
+    entry = IndexEntry(**values)
+    texts = (entry.id, entry.text, entry.name, entry.features)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{entry.id}: id, text, name and features are not all texts")
+    if not 0 < entry.frames < 1 << 31 or not 0 < entry.duration < math.inf:
+        raise ValueError(f"{entry.id}: {entry.frames} frames, {entry.duration} s")
+    return entry

@@ -150,6 +150,8 @@ def read_text(path: Path, what: str) -> str:
         UserError: It cannot be read or has another encoding.
     """
     try:
+        if stat.S_ISCHR(path.stat().st_mode) or path.is_block_device():
+            raise OSError(0, "a device, expected a file")  # /dev/zero has no end
         content = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
