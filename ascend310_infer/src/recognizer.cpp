@@ -1,6 +1,7 @@
 #include "speech/recognizer.h"
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <mutex>
 #include <optional>
@@ -71,8 +72,10 @@ struct Recognizer::Impl {
     if (budget) plan_options.most = budget->most_frames();
     if (description.features != nullptr && internal::kReadsAudio)
       frontend = std::make_unique<const internal::Frontend>(description);
-    engine =
-        kind.make({target, options.device, options.threads, options.precision, options.python});
+    const internal::EngineOptions engine_options{target, options.device, options.threads,
+                                                 options.precision, options.python};
+    make_engine = [&kind, engine_options] { return kind.make(engine_options); };
+    engine = make_engine();
     load(0);  // so that a device that is not there is known now
   }
 
@@ -86,8 +89,14 @@ struct Recognizer::Impl {
 
   void run(internal::Batch& batch) {
     const std::lock_guard lock(mutex);
-    load(batch.bucket);
-    engine->run(batch.bucket, batch.input, batch.output);
+    try {
+      load(batch.bucket);
+      engine->run(batch.bucket, batch.input, batch.output);
+    } catch (...) {  // an engine that failed, for want of memory, may fail on all further batches
+      engine = make_engine();
+      loaded.clear();
+      throw;
+    }
   }
 
   std::vector<Transcript> transcribe(const std::vector<Utterance>& utterances,
@@ -147,6 +156,8 @@ struct Recognizer::Impl {
   std::optional<internal::MemoryBudget> budget;
   std::vector<std::string> notes;
   std::unique_ptr<const internal::Frontend> frontend;  // null where it takes features alone
+
+  std::function<std::unique_ptr<internal::Engine>()> make_engine;
 
   std::mutex mutex;  // guards what follows
   std::unique_ptr<internal::Engine> engine;

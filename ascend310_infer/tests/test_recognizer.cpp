@@ -104,6 +104,27 @@ TEST_CASE("features become text and words with times and confidence") {
   CHECK(recognizer.transcribe(std::vector<Features>{}).empty());
 }
 
+TEST_CASE("a recognizer whose engine failed goes on with another") {
+  const Model model(kLogMel);
+  const Recognizer recognizer(model.path);
+  const auto text = [&](const std::string& spelling) {
+    return recognizer.transcribe(std::vector<Features>{spelled(spelling)}).front().text;
+  };
+  ::setenv("FAKE_BREAK", "10", 1);
+  CHECK_THROWS_WITH(text("A B A B A"), doctest::Contains("could not create a primitive"));
+  CHECK(text("A") == "A");
+  ::unsetenv("FAKE_BREAK");
+}
+
+TEST_CASE("what is too long for the memory is an error of that utterance") {
+  // A frame takes a hundred million gigabytes.
+  const Model model(std::string(kLogMel) +
+                    R"(, "memory": {"fixed_bytes": 1, "bytes_per_frame": 1e17})");
+  const Recognizer recognizer(model.path);
+  CHECK_THROWS_WITH_AS(recognizer.transcribe(std::vector<Features>{spelled("AB")}),
+                       doctest::Contains("utterance 0: 0 s take about"), InputError);
+}
+
 TEST_CASE("utterances come back in their order whatever the buckets and parts") {
   const Model model(kLogMel, R"({"file": "m.mindir", "batch_size": 2, "frames": 8},
                                 {"file": "m.mindir", "batch_size": 1, "frames": 20})");
