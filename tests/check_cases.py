@@ -92,7 +92,7 @@ CASES: dict[str, list[Step]] = {
             f"for model in lower.arpa lower.arpa.gz upper.arpa upper.arpa.gz; do {_TRANSCRIBE} "
             "{case}/../flac_streamed_refused/streamed.flac "
             f"--set {_SEARCH} lm_path={{case}}/$model; done | sort | uniq -c",
-            says=[r"^\s*4 ONE TWO THREE\s*$"],
+            says=[r"(?m)^\s*4 ONE TWO THREE$"],
         )
     ],
     "case-folding-others": [_python(_FOLD, "STRAßE STRAẞE NIÑO True")],

@@ -359,7 +359,7 @@ def _read_results(path: Path, made: Path) -> str:
     return "read"
 
 
-_KEYS = r"Config\.|^(window|features|bands|sample_rate|convention|preemphasis|frame_splicing)"
+_KEYS = r"\.onnx: |\.mindir: |Config\.|^(window|features|bands|sample_rate|convention|preemphasis|frame_splicing)"
 _MEMORY = 6 << 30
 TARGETS = (
     Target("checkpoint", 4000, _checkpoints, _damage_checkpoint, _read_checkpoint, _KEYS, _MEMORY),

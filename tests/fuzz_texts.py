@@ -131,7 +131,7 @@ def _check_lines(path: Path, utterances: int) -> None:
         if path.suffix != ".csv" and (start == "[" or '"samples"' in text):
             return
         lines = re.split(r"\r\n|\r|\n", text)
-        filled = sum(bool(line.strip(' \t,"\x00')) for line in lines)
+        filled = sum(bool(line.strip(' \t,"\x00\ufeff')) for line in lines)
         if utterances < filled - 1:
             raise Finding(f"lines lost: {utterances} utterances of {filled} lines")
 
