@@ -12,6 +12,7 @@ import yaml
 from synthetic_lm import write_arpa
 
 from common import config as configs
+from common.audio.features import FeatureConfig
 from common.audio.io import audio_info, load_audio
 from common.data.manifest import read_manifest
 from common.data.mindrecord import open_dataset
@@ -236,3 +237,19 @@ def test_an_index_whose_ids_hold_line_separators_is_read(tmp_path):
         path.write_text(json.dumps({"id": "a", **values, **change}))
         with pytest.raises(UserError, match="index.jsonl: not an index that preprocess.py wrote"):
             _read_index(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("window_size", float("nan")),
+        ("window_stride", float("-inf")),
+        ("window_size", 3600.0),
+        ("bands", 10**9),
+        ("frame_splicing", 10**9),
+        ("sample_rate", 10**12),
+    ],
+)
+def test_features_that_would_fill_the_memory_are_refused(key, value):
+    with pytest.raises(UserError, match=f"{key} {value}: expected at most"):
+        FeatureConfig(kind="logmel", **{key: value})

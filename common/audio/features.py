@@ -22,6 +22,8 @@ CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in th
 _POWER_FLOOR = np.float32(2.0**-24)  # above 16-bit rounding noise: silence stays within reach
 _MIN_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
 _JASPER_FLOOR = np.float32(1e-20)  # power, in Jasper's logarithm
+# More is a slip, and would fill the memory.
+_MOST_BINS, _HIGHEST_RATE, _LONGEST_WINDOW = 4096, 10_000_000, 10  # and frames; Hz; seconds
 _BLOCK = 512  # frames transformed at a time, so that an hour of audio fits in memory
 
 _SILENCE_DB = 60  # below the loudest frame, from which the ends are trimmed
@@ -73,6 +75,15 @@ class FeatureConfig:
                 f"convention {self.convention!r}: expected one of"
                 f" {', '.join(CONVENTIONS[self.kind])} for {self.kind} features"
             )
+        for key, value, most in (
+            ("bands", self.bands or 1, _MOST_BINS),
+            ("frame_splicing", self.frame_splicing, _MOST_BINS),
+            ("sample_rate", self.sample_rate, _HIGHEST_RATE),
+            ("window_size", self.window_size, _LONGEST_WINDOW),
+            ("window_stride", self.window_stride, _LONGEST_WINDOW),
+        ):
+            if not -most <= value <= most:  # NaN is not, either
+                raise UserError(f"{key} {value}: expected at most {most}")
         if not 0.0 <= self.preemphasis <= 1.0:
             raise UserError(f"preemphasis {self.preemphasis}: expected 0 (none) to 1")
         if self.frame_splicing < 1:
