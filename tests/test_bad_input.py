@@ -19,7 +19,7 @@ from common.data.mindrecord import open_dataset
 from common.decoding.ngram_lm import WordModel
 from common.export.description import check_content
 from common.export.offline_inference import _read_index
-from common.launching import LaunchError
+from common.launching import LaunchError, make_rank_table
 from common.launching.make_rank_table import make_table, this_host
 from common.launching.rank_table import read_rank_table
 from common.text.tokenizer import CharacterTokenizer
@@ -253,3 +253,13 @@ def test_an_index_whose_ids_hold_line_separators_is_read(tmp_path):
 def test_features_that_would_fill_the_memory_are_refused(key, value):
     with pytest.raises(UserError, match=f"{key} {value}: expected at most"):
         FeatureConfig(kind="logmel", **{key: value})
+
+
+def test_a_table_that_no_launcher_takes_names_where_it_comes_from(tmp_path, capsys):
+    conf, out = tmp_path / "hccn.conf", tmp_path / "hccl.json"
+    conf.write_text("address_0=192.168s.0.1\n")
+    options = ["--hccn_conf", str(conf), "--server_ip", "10.0.0.1", "--out", str(out)]
+    assert make_rank_table.main(options) == 1
+    said = capsys.readouterr().err
+    assert f"{out} of {conf}, server 1 (10.0.0.1): device_ip 192.168s.0.1 is no IP address" in said
+    assert list(tmp_path.iterdir()) == [conf]

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from common.launching import LaunchError
@@ -184,6 +185,15 @@ def _given(text: str) -> tuple[str, Cards]:
     return server, list(enumerate(cards.split(",")))
 
 
+def _check(written: Path, name: str) -> None:
+    """Make sure that a launcher accepts what was written; else LaunchError of `name`."""
+    try:
+        read_rank_table(written)
+    except LaunchError as error:
+        message = error.args[0].replace(f"rank table {written}", name)
+        raise LaunchError(message, error.code) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -211,10 +221,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="[hccl_8p_01234567_<server>.json in the current folder]")
     arguments = parser.parse_args(argv)
     try:
+        origin = arguments.hccn_conf
         if arguments.merge:
+            origin = ", ".join(arguments.merge)
             merged = [server for path in arguments.merge for server in read_rank_table(path)]
             servers = [(server.id, [(d.id, d.ip) for d in server.devices]) for server in merged]
         elif arguments.server:
+            origin = " ".join(f"--server {text}" for text in arguments.server)
             servers = [_given(text) for text in arguments.server]
         else:
             devices = device_list(arguments.devices) if arguments.devices else None
@@ -227,12 +240,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial = path.with_name(f".{path.name}.partial")
         try:
             partial.write_text(json.dumps(make_table(servers), indent=4) + "\n", encoding="utf-8")
-            read_rank_table(partial)  # make sure that a launcher accepts it
+            _check(partial, f"{path} of {origin}")
             partial.replace(path)
-        except OSError as error:
-            raise LaunchError(f"{path}: cannot be written ({error.strerror})") from None
+        except (OSError, ValueError) as error:  # ValueError: a zero character in the name
+            reason = getattr(error, "strerror", None) or error
+            raise LaunchError(f"{path}: cannot be written ({reason})") from None
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError, ValueError):
+                partial.unlink()
     except LaunchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
