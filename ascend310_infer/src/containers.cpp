@@ -143,11 +143,11 @@ bool is_placeholder(std::uint64_t size) {
   return size >= 0xFFFF0000 || (size >= 0x7FFF0000 && size <= 0x80000000);
 }
 
-// The bytes of samples of all channels; none: they are compressed.
-using FrameBytes = std::optional<std::int64_t>;
+// The bytes of a sample of all channels; 0: they are compressed.
+using FrameBytes = std::int64_t;
 
 std::optional<std::int64_t> samples_in(std::int64_t size, FrameBytes frame_bytes) {
-  return frame_bytes && *frame_bytes > 0 ? std::optional(size / *frame_bytes) : std::nullopt;
+  return frame_bytes > 0 ? std::optional(size / frame_bytes) : std::nullopt;
 }
 
 // A place in a file, and what belongs there.
@@ -176,7 +176,7 @@ FrameBytes wav_frame_bytes(const std::string& fmt, const Layout& layout) {
   const std::int64_t code = number(0) == kExtensible ? number(24) : number(0);
   if ((code != kPcm && code != kFloat && code != kALaw && code != kMuLaw) || channels == 0 ||
       bits == 0)
-    return std::nullopt;
+    return 0;
   const std::int64_t needed = channels * ((bits + 7) / 8);
   if (block > needed) {
     std::ostringstream each;
@@ -184,7 +184,7 @@ FrameBytes wav_frame_bytes(const std::string& fmt, const Layout& layout) {
     throw InputError("samples of " + std::to_string(bits) + " bits in " + each.str() +
                      " bytes, which programs read in two ways; convert it to samples of 16 bits");
   }
-  return block == needed ? FrameBytes(needed) : std::nullopt;
+  return block == needed ? needed : 0;
 }
 
 // A container that has Microsoft's chunks from `offset` on.
@@ -241,7 +241,7 @@ FrameBytes aiff_frame_bytes(const Content& content, const Chunk& common) {
   if (code == "DWVW")
     throw InputError("AIFF files compressed with DWVW are not read; convert it to FLAC or WAV");
   if (const auto known = kBytes.find(code); known != kBytes.end()) return channels * known->second;
-  if (code != "NONE" && code != "twos" && code != "sowt" && code != "raw ") return std::nullopt;
+  if (code != "NONE" && code != "twos" && code != "sowt" && code != "raw ") return 0;
   return channels * ((bits + 7) / 8);
 }
 
@@ -254,8 +254,8 @@ std::vector<Stream> aiff(const Content& content) {
   size -= 8 + big(content, start, 4);
   const std::int64_t samples = big(content, common->second.start + 2, 4);
   const FrameBytes frame_bytes = aiff_frame_bytes(content, common->second);
-  if (frame_bytes && *frame_bytes > 0 && samples * *frame_bytes > size)
-    throw truncated(std::to_string(size / *frame_bytes) + " samples where its header declares " +
+  if (frame_bytes > 0 && samples * frame_bytes > size)
+    throw truncated(std::to_string(size / frame_bytes) + " samples where its header declares " +
                     std::to_string(samples));
   return whole(content, samples_in(size, frame_bytes));
 }
@@ -294,8 +294,7 @@ std::vector<Stream> au(const Content& content) {
   const std::int64_t size = sound_bytes(content, start, declared, nullptr, declared == 0xFFFFFFFF);
   const auto known = kBytes.find(layout.number(header, 12, 4));
   const auto channels = static_cast<std::int64_t>(layout.number(header, 20, 4));
-  const FrameBytes frame_bytes =
-      known != kBytes.end() ? FrameBytes(known->second * channels) : std::nullopt;
+  const FrameBytes frame_bytes = known != kBytes.end() ? known->second * channels : 0;
   const auto told = std::min<std::uint64_t>(static_cast<std::uint64_t>(size), 0xFFFFFFFE);
   return declaring(content, size, declared, frame_bytes, {8, layout.bytes_of(told, 4)});
 }
