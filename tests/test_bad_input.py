@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,48 +157,52 @@ def test_damaged_lists_of_exported_files_are_refused(key, value):
         check_content({key: value}, "model.json")
 
 
+ENTRY = {"id": "a", "text": "A", "duration": 1.0, "frames": 9, "labels": 1, "ctc_frames": 1}
+
+
+def write_corpus(folder: Path, entry: dict, **changes: Any) -> Path:
+    """A converted corpus of one utterance, as far as it is read when it is opened."""
+    contents = {"utterances.jsonl": json.dumps(entry) + "\n", "x0.md": "not opened"}
+    for name, text in contents.items():
+        (folder / name).write_text(text)
+    description = {
+        "format": 1,
+        "store": "audio",
+        "records": {"x0.md": 1},
+        "files": {name: len(text) for name, text in contents.items()},
+        "left_out": [],
+        "utterances": 1,
+        "seconds": 1.0,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description | changes))
+    return folder
+
+
+def test_the_corpus_of_these_tests_is_opened(tmp_path):
+    assert len(open_dataset(write_corpus(tmp_path, ENTRY))) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         ({"files": 3}, "dataset.json: damaged"),
         ({"left_out": [{"id": 1}]}, "dataset.json: damaged"),
         ({"store": "else"}, "dataset.json: damaged"),
+        ({"records": {"y0.md": 1}}, "dataset.json: damaged"),
         ({"records": {"x0.md": 2}}, r"utterances.jsonl: damaged \(1 utterances, expected 2\)"),
     ],
 )
 def test_damaged_descriptions_of_converted_corpora_are_refused(tmp_path, change, problem):
-    entry = {"id": "a", "text": "A", "duration": 1.0, "frames": 9, "labels": 1, "ctc_frames": 1}
-    list_of_entries = tmp_path / "utterances.jsonl"
-    list_of_entries.write_text(json.dumps(entry) + "\n")
-    description = {
-        "format": 1,
-        "store": "audio",
-        "records": {"x0.md": 1},
-        "files": {"utterances.jsonl": list_of_entries.stat().st_size},
-        "left_out": [],
-        "utterances": 1,
-        "seconds": 1.0,
-    }
-    (tmp_path / "dataset.json").write_text(json.dumps(description))
-    assert len(open_dataset(tmp_path)) == 1
-    (tmp_path / "dataset.json").write_text(json.dumps(description | change))
     with pytest.raises(UserError, match=problem):
-        open_dataset(tmp_path)
+        open_dataset(write_corpus(tmp_path, ENTRY, **change))
 
 
 @pytest.mark.parametrize(
     "change", [{"frames": "many"}, {"duration": float("nan")}, {"id": 3}, {"more": 1}]
 )
 def test_damaged_entries_of_converted_corpora_are_refused(tmp_path, change):
-    entry = {"id": "a", "text": "A", "duration": 1.0, "frames": 9, "labels": 1, "ctc_frames": 1}
-    path = tmp_path / "utterances.jsonl"
-    path.write_text(json.dumps(entry | change) + "\n")
-    files = {path.name: path.stat().st_size}
-    description = {"format": 1, "store": "audio", "records": {"x0.md": 1}, "files": files}
-    description |= {"left_out": [], "utterances": 1, "seconds": 1.0}
-    (tmp_path / "dataset.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="utterances.jsonl: damaged"):
-        open_dataset(tmp_path)
+        open_dataset(write_corpus(tmp_path, ENTRY | change))
 
 
 @pytest.mark.parametrize("rate", [1, 99, 10_000_001])

@@ -189,7 +189,7 @@ class MindRecordDataset(Dataset):
                         " the files were changed, convert again"
                     )
                 yield self._example(index, label_ids, stored)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # ValueError: not so many, of another shape
             raise UserError(
                 f"{where}: MindRecord files that cannot be read"
                 f" ({mindspore_reason(error)}); convert again"

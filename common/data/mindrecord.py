@@ -344,6 +344,7 @@ def _is_whole(description: dict) -> bool:
         counts = (description["files"], description["records"])
         return (
             all(type(count) is int for group in counts for count in group.values())
+            and set(description["records"]) <= set(description["files"])
             and description["store"] in STORES
             and isinstance(description["utterances"], int)
             and isinstance(description["seconds"], (int, float))

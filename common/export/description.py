@@ -108,9 +108,11 @@ def check_content(content: Mapping[str, Any], where: str | Path) -> None:
     Raises:
         UserError: What is read of it here is not of the right types.
     """
-    lists = (("buckets", {"file": str, "batch_size": int, "frames": int}),)
-    lists += (("files", {"file": str, "bytes": int, "crc32": str}),)
-    for key, kinds in lists:
+    lists: dict[str, dict[str, type]] = {
+        "buckets": {"file": str, "batch_size": int, "frames": int},
+        "files": {"file": str, "bytes": int, "crc32": str},
+    }
+    for key, kinds in lists.items():
         entries = content.get(key, [])
         if not isinstance(entries, list) or not all(_has(entry, kinds) for entry in entries):
             raise UserError(f"{where}: its {key} are damaged; export the model anew")
