@@ -114,7 +114,7 @@ def general(done: Done) -> str:
     if "Traceback (most recent call last)" in done.stderr + done.stdout:
         return "traceback: " + done.stderr.strip().splitlines()[-1]
     if done.code not in (0, 1, 2):
-        return f"exit code {done.code}: {done.stderr[-300:]}"
+        return f"exit code {done.code}: {done.stderr[-300:].strip()}"
     if done.code == 1 and not done.stdout and "error:" not in done.stderr:
         return "exit code 1 without a word"
     return ""
@@ -193,7 +193,9 @@ def _one(done: Done, path: Path) -> str:
     problem = general(done)
     if not problem and done.code and path.name not in done.stderr:
         keys = "Config." in done.stderr or "--set" in done.stderr
-        problem = "" if keys else f"an error that does not name the input: {done.stderr[-300:]}"
+        problem = (
+            "" if keys else f"an error that does not name the input: {done.stderr[-300:].strip()}"
+        )
     return problem
 
 

@@ -13,6 +13,7 @@ from networks import batch_of, check_padding, forward, named_shapes, randomize_n
 
 from benchmarks import reference
 from common import config as configs
+from common.config import check as check_config
 from common.data.loader import Batch
 from common.export.export import Options, export
 from common.memory import MemoryEstimate
@@ -23,7 +24,7 @@ from common.training.train_step import TrainStep
 from common.utils import runtime
 from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig, TrainConfig
-from deepspeech2.src.model import DeepSpeech2, check
+from deepspeech2.src.model import DeepSpeech2
 from deepspeech2.src.recipe import RECIPE
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -318,14 +319,14 @@ REFUSALS = {
 def test_what_cannot_be_built_is_refused_by_name(key):
     value, expected = REFUSALS[key]
     with pytest.raises(UserError, match=expected) as refusal:
-        check(ModelConfig(**{key: value}))
+        check_config(ModelConfig(**{key: value}))
     assert key in str(refusal.value)
 
 
 def test_malformed_kernels_are_refused():
     for kernels, strides in (([], []), ([[3]], [[1, 1]]), ([[3, 3]], [[0, 1]])):
         with pytest.raises(UserError, match="ModelConfig.conv_kernels"):
-            check(ModelConfig(conv_kernels=kernels, conv_strides=strides))
+            check_config(ModelConfig(conv_kernels=kernels, conv_strides=strides))
 
 
 def test_the_seed_draws_the_weights(small_model):

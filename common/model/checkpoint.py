@@ -165,7 +165,7 @@ def check_weights(weights: Mapping[str, np.ndarray], where: str) -> None:
         bad, what = 0, "not finite"
         if not (np.isfinite(least) and np.isfinite(most)):
             bad = np.count_nonzero(~np.isfinite(value))
-        elif least < 0 and name.endswith(_VARIANCES):
+        elif least < 0 and name.endswith(_VARIANCES) and not is_training_state(name):
             bad, what = np.count_nonzero(value < 0), "negative, and a variance cannot be"
         if bad:
             raise UserError(
