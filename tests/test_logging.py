@@ -76,6 +76,14 @@ def test_tee_gets_every_line_where_it_writes_the_log(tmp_path):
     assert (tmp_path / "run.log").read_text().splitlines() == [*expected, *LOGGED]
 
 
+def test_who_reads_both_output_and_log_is_no_tee(tmp_path):
+    (tmp_path / "run.log").touch()
+    with (tmp_path / "run.log").open() as following:
+        done = run(tmp_path, "")  # this process reads its standard output
+        assert following.read().splitlines() == LOGGED
+    assert done.stdout.splitlines() == ["title", *LOGGED[::3]]
+
+
 def test_lines_after_the_end_of_tee_are_in_the_log(tmp_path):
     """Ctrl-C ends tee at once, and a training run after its step."""
     log = tmp_path / "run.log"
