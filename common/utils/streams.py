@@ -44,7 +44,9 @@ def append_always(stream: TextIO) -> None:
 
 
 def is_piped_to(stream: TextIO | None, path: str | Path) -> bool:
-    """Tell whether a stream is a pipe whose reader has the file at a path open, such as `tee`.
+    """Tell whether a stream is a pipe whose reader writes the file at a path, such as `tee`.
+
+    A second run that writes into the same pipe and log is no reader.
 
     Args:
         stream: Such as `sys.stdout`.
@@ -58,15 +60,18 @@ def is_piped_to(stream: TextIO | None, path: str | Path) -> bool:
         if stat.S_ISFIFO(pipe.st_mode):
             ours = str(os.getpid())
             others = (name for name in os.listdir("/proc") if name.isdecimal() and name != ours)
-            return any(_has_open(Path("/proc", name, "fd"), pipe, file) for name in others)
+            return any(_copies(Path("/proc", name, "fd"), pipe, file) for name in others)
     return False
 
 
-def _has_open(descriptors: Path, *files: os.stat_result) -> bool:
-    """Whether a process has all of these files open."""
-    found = []
+def _copies(descriptors: Path, pipe: os.stat_result, file: os.stat_result) -> bool:
+    """Whether a process has a pipe open for reading, and a file for writing."""
+    reads = writes = False
     with suppress(OSError):  # of another user, or ended
         for descriptor in descriptors.iterdir():
             with suppress(OSError):
-                found.append(descriptor.stat())
-    return all(any(os.path.samestat(file, each) for each in found) for file in files)
+                # The mode of the link is that in which the file is open (man 5 proc).
+                found, mode = descriptor.stat(), descriptor.lstat().st_mode
+                reads |= os.path.samestat(found, pipe) and bool(mode & stat.S_IRUSR)
+                writes |= os.path.samestat(found, file) and bool(mode & stat.S_IWUSR)
+    return reads and writes
