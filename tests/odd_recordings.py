@@ -87,6 +87,12 @@ def mp3_recordings() -> dict[str, OddRecording]:
     of_constant = 576 * (len(mp3_frames(constant)) - 1)
     id3v1, id3v2 = b"TAG" + bytes(125), b"ID3\x04\0\0\0\0\x02\x00" + bytes(256)
     ape = b"APETAGEX" + struct.pack("<IIII", 2000, 32 + 50, 1, 0) + bytes(8)
+    ape_with_header = ape[:20] + b"\0\0\0\xa0" + bytes(8) + bytes(50) + ape
+    # Silence: MPEG-2, layer II, mono at 16 kHz and 64 kbit/s, no bits for any subband.
+    layer_2 = bytes([0xFF, 0xF5, 0x88, 0xC0]) + bytes(144 * 64000 // RATE - 4)
+    in_wav = struct.pack("<HHIIHH", 0x55, 1, RATE, 3000, 1, 0)
+    in_wav = b"WAVEfmt " + struct.pack("<I", 16) + in_wav + b"data" + struct.pack("<I", len(bare))
+    in_wav = b"RIFF" + struct.pack("<I", len(in_wav) + len(bare)) + in_wav + bare
     at = re.search(b"Xing|Info", frames[0]).start() + 8
     declared = int.from_bytes(frames[0][at : at + 4], "big")
     assert declared == len(frames) - 1
@@ -97,6 +103,11 @@ def mp3_recordings() -> dict[str, OddRecording]:
         "cbr.mp3": OddRecording(bare_constant, of_constant),
         "tags.mp3": OddRecording(id3v2 + bare + bytes(50) + id3v1, whole),
         "ape.mp3": OddRecording(bare + b"\x01" * 50 + ape + id3v1, whole),
+        "joined_with_tags_between.mp3": OddRecording(bare + id3v1 + bare, 2 * whole),
+        "ape_between.mp3": OddRecording(bare + ape_with_header + bare, 2 * whole),
+        "in_wav.wav": OddRecording(in_wav, whole),
+        "layer_2.mp2": OddRecording(layer_2 * 40, 40 * 1152),
+        "layer_2_cut.mp2": OddRecording((layer_2 * 40)[:-1], None, "truncated: its last MPEG"),
         "joined.mp3": OddRecording(id3v2 + bare + id3v2 + bare, 2 * whole),
         "from_the_middle.mp3": OddRecording(b"".join(frames[9:]), 576 * (len(frames) - 9)),
         "xing_of_a_third.mp3": OddRecording(fewer, COUNT),
@@ -227,6 +238,7 @@ def wav_recordings() -> dict[str, OddRecording]:
         "whole.raw": OddRecording(wav, COUNT, exact=samples),
         "long_tags.wav": OddRecording(tagged, COUNT, exact=samples),
         "tags_behind.wav": OddRecording(wav + tags, COUNT, exact=samples),
+        "tags_behind_cut.wav": OddRecording(wav + tags[:-9], COUNT, exact=samples),
         "id3_behind.wav": OddRecording(wav + b"TAG" + bytes(125), COUNT, exact=samples),
         "zeros_behind.wav": OddRecording(wav + bytes(3000), COUNT, exact=samples),
         "odd.wav": OddRecording(odd + b"\0" * (len(odd) % 2) + tags, COUNT - 1),
@@ -306,6 +318,14 @@ def container_recordings() -> dict[str, OddRecording]:
         replaced(aiff, at, struct.pack(">I", COUNT + 9)),
         None,
         f"{COUNT} samples where .* {COUNT + 9}",
+    )
+    at = aiff.index(b"SSND") + 4
+    piped = replaced(aiff, aiff.index(b"COMM") + 10, bytes(4))
+    found["pipe.aiff"] = OddRecording(replaced(piped, at, bytes(4)), COUNT, exact=samples)
+    w64 = encoded(samples, "W64", "PCM_16")
+    at = w64.index(b"data") + 16
+    found["pipe.w64"] = OddRecording(
+        replaced(w64, at, struct.pack("<q", 2**63 - 1)), COUNT, exact=samples
     )
     sphere = encoded(samples, "NIST", "PCM_16")
     half = sphere.replace(b"sample_count -i 16000", b"sample_count -i 8000 ")

@@ -603,6 +603,23 @@ def test_lost_output_is_one_line_and_an_error(ending, reason, unbuffered):
     assert done.stderr.count("\n") == 1
 
 
+def test_lost_output_leaves_the_exit_code_of_a_run_that_failed(capfd, monkeypatch):
+    """Ctrl-C ends `tee` before the program, whose exit code says that it was interrupted."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+    def interrupted(recipe, argv):
+        sys.stdout.write("stopped")  # stays in the buffer
+        return 130
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(interrupted, RECIPE)
+    assert ended.value.code == 130
+    assert "standard output cannot be written (Broken pipe)" in capfd.readouterr().err
+
+
 def test_a_checkpoint_of_the_model_zoo_takes_its_configuration_from_a_file(
     place, tmp_path, monkeypatch, capsys
 ):

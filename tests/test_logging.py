@@ -74,3 +74,40 @@ def test_tee_gets_every_line_where_it_writes_the_log(tmp_path):
     done = run(tmp_path, "2> errors | tee other.log", "other.log")
     assert done.stdout.splitlines() == ["title", *LOGGED[::3]]
     assert (tmp_path / "run.log").read_text().splitlines() == [*expected, *LOGGED]
+
+
+def test_who_reads_both_output_and_log_is_no_tee(tmp_path):
+    (tmp_path / "run.log").touch()
+    with (tmp_path / "run.log").open() as following:
+        done = run(tmp_path, "")  # this process reads its standard output
+        assert following.read().splitlines() == LOGGED
+    assert done.stdout.splitlines() == ["title", *LOGGED[::3]]
+
+
+def test_lines_after_the_end_of_tee_are_in_the_log(tmp_path):
+    """Ctrl-C ends tee at once, and a training run after its step."""
+    log = tmp_path / "run.log"
+    program = """
+import os, subprocess, sys, time
+reader, writer = os.pipe()
+tee = subprocess.Popen(["tee", "run.log"], stdin=reader, stdout=subprocess.DEVNULL)
+os.close(reader)
+os.dup2(writer, 1)
+while not os.path.exists("run.log"):
+    time.sleep(0.01)
+from common.utils.logging import open_log
+log = open_log("run.log")
+log.info("before")
+while not os.path.getsize("run.log"):
+    time.sleep(0.01)
+tee.kill()
+tee.wait()
+log.info("after")
+log.debug("step")
+log.warning("last")
+os._exit(0)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True
+    )
+    assert log.read_text().splitlines() == ["before", "after", "step", "last"]

@@ -332,6 +332,7 @@ def test_json_is_converted_to_csv(tmp_path):
         ("m.json", '["a.wav"]', "entry 1: no 'transcript' .str., found 'a.wav'"),
         ("m.json", '[{"transcript": "a"}]', "entry 1: no 'files'"),
         ("m.json", '[{"transcript": "a", "files": [3]}]', "entry 1: no 'fname'"),
+        ("m.json", '[{"transcript": "a", "files": []}]', "entry 1: no recording in .files.,"),
         ("m.jsonl", '{"audio": "a", "text": "A"}\n{"audio": ', "line 2, column.*not JSON"),
         ("m.json", "[" * 100_000, "line 1: not JSON of a manifest"),
         ("m.jsonl", '{"audio": "a", "text": "A"}\n{"audio": ' + "1" * 9999, "line 2.*not JSON"),
@@ -554,7 +555,7 @@ def test_json_to_csv_takes_its_files_as_words_or_as_options(tmp_path):
         )
     ):
         done = run("json_to_csv", *words, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (0, f"{number}.csv: 1 utterances\n")
+        assert (done.returncode, done.stdout) == (0, f"{number}.csv: 1 utterance\n")
         assert done.stderr == "note: m.json: 1 of 2 recordings left out: copies at another speed\n"
         assert (tmp_path / f"{number}.csv").read_text() == f"{tmp_path / 'a.wav'},go\n"
     for words in ((), ("m.json",), ("--json", "m.json"), ("--csv", "x", "a", "b")):

@@ -111,7 +111,7 @@ def test_columns_are_found_by_their_names_and_others_named(tmp_path):
         ('a.wav,"A\nb.wav,B"\nc.wav,C\n', "line 1: a field in double quotes runs on to line 2"),
         ('a.wav,A\nb.wav;"B\nc.wav,C"\n', "line 2: "),
         ('a.wav,A\n\nb.wav,"B\n\n\nc.wav,C"\n', "line 3: a field .* runs on to line 6"),
-        ('a.wav,A\nb.wav,"B\nc.wav,C\n', "line 2: not CSV .unexpected end of data"),
+        ('a.wav,A\nb.wav,"B\nc.wav,C\n', "line 2: not CSV .a field in double quotes has no end"),
         ("a.wav\nb.wav\n", "line 1: expected 2 columns, .* found 1; each line needs .* transcript"),
         ("GO,wav/a.wav\n", r"line 1: the second column names a recording \(wav/a.wav\).*swap"),
         ("a.wav|A\nb.wav|B\n", "vertical bars part, expected commas, tabs or semicolons"),

@@ -77,10 +77,9 @@ class Decoder {
     const std::int64_t expected = stream.samples.value_or(info_.frames);
     if (info_.frames < expected)
       throw InputError("holds " + std::to_string(expected) +
-                       " samples, of which its header "
-                       "declares " +
-                       std::to_string(info_.frames) +
+                       " samples, of which its header declares " + std::to_string(info_.frames) +
                        "; write its header anew or convert it to FLAC or WAV");
+    if (stream.estimated) info_.frames = expected;
     if (info_.frames > expected)
       throw truncated(std::to_string(expected) + " samples where its header declares " +
                       std::to_string(info_.frames));

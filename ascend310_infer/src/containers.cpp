@@ -89,16 +89,22 @@ Chunks find_chunks(const Content& content, const Layout& layout, std::int64_t of
   return found;
 }
 
-// A chunk that is whole and no sound, at `offset` or at the next aligned byte.
+// A chunk that is no sound and not cut, at `offset` or at the next aligned byte.
 std::optional<Chunk> other_chunk(const Content& content, const Layout& layout,
                                  std::int64_t offset) {
   static const std::vector<std::string> kSound{"data", "SSND", "BODY", "RIFF", "RIFX",
                                                "RF64", "FORM", "riff", "caff"};
+  // Of descriptions: of one that is cut, no sound is lost.
+  static const std::vector<std::string> kTexts{"LIST", "id3 ", "ID3 ", "bext", "iXML",
+                                               "_PMX", "cue ", "smpl", "JUNK", "PAD "};
+  const auto is_in = [](const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
   for (const std::int64_t start : {aligned(offset, layout.align), offset}) {
     auto chunk = chunk_at(content, layout, start);
-    if (chunk && chunk->end() <= content.size() &&
-        std::find(kSound.begin(), kSound.end(), chunk->name) == kSound.end())
-      return chunk;
+    if (!chunk) continue;
+    const bool complete = chunk->end() <= content.size() && !is_in(kSound, chunk->name);
+    if (complete || is_in(kTexts, chunk->name)) return chunk;
   }
   return std::nullopt;
 }
@@ -138,16 +144,17 @@ std::int64_t sound_bytes(const Content& content, std::int64_t start, std::uint64
                    "header anew (sox --ignore-length IN OUT), else cut them off");
 }
 
-// Whether ffmpeg, sox or arecord write this size of 32 bits into a pipe.
-bool is_placeholder(std::uint64_t size) {
+// Whether ffmpeg, sox or arecord write this size, of `width` bytes, into a pipe.
+bool is_placeholder(std::uint64_t size, std::size_t width) {
+  if (width == 8) return size >= std::uint64_t{1} << 62;
   return size >= 0xFFFF0000 || (size >= 0x7FFF0000 && size <= 0x80000000);
 }
 
-// The bytes of a sample of all channels; 0: they are compressed.
-using FrameBytes = std::int64_t;
+// The bytes of samples of all channels; none: they are compressed.
+using FrameBytes = std::optional<std::int64_t>;
 
 std::optional<std::int64_t> samples_in(std::int64_t size, FrameBytes frame_bytes) {
-  return frame_bytes > 0 ? std::optional(size / frame_bytes) : std::nullopt;
+  return frame_bytes && *frame_bytes > 0 ? std::optional(size / *frame_bytes) : std::nullopt;
 }
 
 // A place in a file, and what belongs there.
@@ -167,7 +174,12 @@ std::vector<Stream> declaring(const Content& content, std::int64_t size, std::ui
 
 // ---- WAV, RF64, W64
 
-FrameBytes wav_frame_bytes(const std::string& fmt, const Layout& layout) {
+struct WavFormat {
+  std::int64_t code;
+  FrameBytes frame_bytes;
+};
+
+WavFormat wav_format(const std::string& fmt, const Layout& layout) {
   constexpr std::int64_t kPcm = 1, kFloat = 3, kALaw = 6, kMuLaw = 7, kExtensible = 0xFFFE;
   const auto number = [&](std::size_t at) {
     return static_cast<std::int64_t>(layout.number(fmt, at, 2));
@@ -176,7 +188,7 @@ FrameBytes wav_frame_bytes(const std::string& fmt, const Layout& layout) {
   const std::int64_t code = number(0) == kExtensible ? number(24) : number(0);
   if ((code != kPcm && code != kFloat && code != kALaw && code != kMuLaw) || channels == 0 ||
       bits == 0)
-    return 0;
+    return {code, std::nullopt};
   const std::int64_t needed = channels * ((bits + 7) / 8);
   if (block > needed) {
     std::ostringstream each;
@@ -184,11 +196,17 @@ FrameBytes wav_frame_bytes(const std::string& fmt, const Layout& layout) {
     throw InputError("samples of " + std::to_string(bits) + " bits in " + each.str() +
                      " bytes, which programs read in two ways; convert it to samples of 16 bits");
   }
-  return block == needed ? needed : 0;
+  return {code, block == needed ? FrameBytes(needed) : std::nullopt};
+}
+
+std::vector<Stream> mpeg_in_wav(Content& content, std::int64_t start, std::int64_t size) {
+  content.keep(start, size);
+  if (const auto first = first_mpeg_frame(content, true)) return mpeg_streams(content, *first);
+  throw InputError("damaged: there is no MPEG frame in it; fetch it again or leave it out");
 }
 
 // A container that has Microsoft's chunks from `offset` on.
-std::vector<Stream> waves(const Content& content, const Layout& layout, std::int64_t offset,
+std::vector<Stream> waves(Content& content, const Layout& layout, std::int64_t offset,
                           bool is_rf64) {
   const Chunks found = find_chunks(content, layout, offset, {"data"});
   const auto sound = found.find("data"), fmt = found.find("fmt "), ds64 = found.find("ds64");
@@ -202,22 +220,26 @@ std::vector<Stream> waves(const Content& content, const Layout& layout, std::int
     width = 8;
     declared = little_endian(content.read(place, 8), 0, 8);
   }
-  const bool unknown = width == 4 && is_placeholder(declared);
+  const bool unknown = is_placeholder(declared, width);
   const std::int64_t size = sound_bytes(content, start, declared, &layout, unknown);
   const std::string format = content.read(
       fmt->second.start, static_cast<std::int64_t>(std::min<std::uint64_t>(fmt->second.size, 40)));
-  const FrameBytes frame_bytes = wav_frame_bytes(format, layout);
+  constexpr std::int64_t kMpeg = 0x50, kMp3 = 0x55;
+  const auto [code, frame_bytes] = wav_format(format, layout);
+  if (code == kMpeg || code == kMp3) return mpeg_in_wav(content, start, size);
+  // Decoders go to the end that such a size tells, beyond what they can count.
+  if (unknown && width == 8) declared = 0;
   auto told = static_cast<std::uint64_t>(size + (layout.size_of_all ? layout.head_bytes() : 0));
   if (width == 4) told = std::min<std::uint64_t>(told, 0xFFFFFFFF);
   return declaring(content, size, declared, frame_bytes, {place, layout.bytes_of(told, width)});
 }
 
-std::vector<Stream> wav(const Content& content) {
+std::vector<Stream> wav(Content& content) {
   const std::string magic = content.read(0, 4);
   return waves(content, {magic == "RIFX"}, 12, magic == "RF64");
 }
 
-std::vector<Stream> w64(const Content& content) {
+std::vector<Stream> w64(Content& content) {
   return waves(content, {false, 16, 8, 8, true}, 40, false);
 }
 
@@ -241,21 +263,23 @@ FrameBytes aiff_frame_bytes(const Content& content, const Chunk& common) {
   if (code == "DWVW")
     throw InputError("AIFF files compressed with DWVW are not read; convert it to FLAC or WAV");
   if (const auto known = kBytes.find(code); known != kBytes.end()) return channels * known->second;
-  if (code != "NONE" && code != "twos" && code != "sowt" && code != "raw ") return 0;
+  if (code != "NONE" && code != "twos" && code != "sowt" && code != "raw ") return std::nullopt;
   return channels * ((bits + 7) / 8);
 }
 
 std::vector<Stream> aiff(const Content& content) {
   const Chunks found = find_chunks(content, kIff, 12, {"COMM", "SSND"});
   const auto sound = found.find("SSND"), common = found.find("COMM");
-  if (sound == found.end() || common == found.end() || sound->second.size < 8) throw no_sound();
+  if (sound == found.end() || common == found.end()) throw no_sound();
   const std::int64_t start = sound->second.start;
-  std::int64_t size = sound_bytes(content, start, sound->second.size, &kIff);
+  std::int64_t size = content.size() - start;  // ffmpeg writes no size into a pipe
+  if (sound->second.size > 0) size = sound_bytes(content, start, sound->second.size, &kIff);
+  if (size < 8) throw no_sound();
   size -= 8 + big(content, start, 4);
   const std::int64_t samples = big(content, common->second.start + 2, 4);
   const FrameBytes frame_bytes = aiff_frame_bytes(content, common->second);
-  if (frame_bytes > 0 && samples * frame_bytes > size)
-    throw truncated(std::to_string(size / frame_bytes) + " samples where its header declares " +
+  if (frame_bytes && *frame_bytes > 0 && samples * *frame_bytes > size)
+    throw truncated(std::to_string(size / *frame_bytes) + " samples where its header declares " +
                     std::to_string(samples));
   return whole(content, samples_in(size, frame_bytes));
 }
@@ -294,7 +318,8 @@ std::vector<Stream> au(const Content& content) {
   const std::int64_t size = sound_bytes(content, start, declared, nullptr, declared == 0xFFFFFFFF);
   const auto known = kBytes.find(layout.number(header, 12, 4));
   const auto channels = static_cast<std::int64_t>(layout.number(header, 20, 4));
-  const FrameBytes frame_bytes = known != kBytes.end() ? known->second * channels : 0;
+  const FrameBytes frame_bytes =
+      known != kBytes.end() ? FrameBytes(known->second * channels) : std::nullopt;
   const auto told = std::min<std::uint64_t>(static_cast<std::uint64_t>(size), 0xFFFFFFFE);
   return declaring(content, size, declared, frame_bytes, {8, layout.bytes_of(told, 4)});
 }

@@ -82,6 +82,11 @@ void Content::skip(std::int64_t count) {
   size_ -= count;
 }
 
+void Content::keep(std::int64_t start, std::int64_t size) {
+  skip(start);
+  size_ = std::min(size, size_);
+}
+
 std::string Content::read(std::int64_t offset, std::int64_t count) const {
   count = std::clamp<std::int64_t>(count, 0, std::max<std::int64_t>(0, size_ - offset));
   std::string bytes(static_cast<std::size_t>(count), '\0');

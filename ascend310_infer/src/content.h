@@ -25,6 +25,7 @@ struct Stream {
   std::vector<Part> parts;              // of the recording, in their order
   std::optional<std::int64_t> samples;  // per channel; none: as the decoder says
   bool native_messages = false;         // the decoder writes messages to standard error
+  bool estimated = false;  // the decoder can only estimate them; it is to read as many as `samples`
 };
 
 // The refusal of a file that has less than it should, such as "20 bytes where its header declares
@@ -45,6 +46,8 @@ class Content {
 
   std::int64_t size() const { return size_; }
   void skip(std::int64_t count);
+  // Leaves out all but `size` bytes from `start` on.
+  void keep(std::int64_t start, std::int64_t size);
 
   // `count` bytes; fewer at the end of the file.
   std::string read(std::int64_t offset, std::int64_t count) const;

@@ -162,7 +162,7 @@ bool starts_file(const Content& content, std::int64_t offset) {
 std::vector<Stream> flac_streams(const Content& content) {
   const Range whole(0, content.size());
   if (!starts_file(content, 0)) return {{{whole}, std::nullopt}};
-  for (std::int64_t at = 0; (at = content.find("fLaC", at + 1)) >= 0;)
+  for (std::int64_t at = behind_metadata(content) - 1; (at = content.find("fLaC", at + 1)) >= 0;)
     if (starts_file(content, at))
       throw InputError("a second FLAC file begins at byte " + std::to_string(at) +
                        "; split it there or convert it to WAV");

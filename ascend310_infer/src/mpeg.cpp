@@ -110,6 +110,10 @@ std::size_t behind_tag(const std::string& data, std::size_t offset, std::size_t 
   if (offset >= end) return offset;
   const std::int64_t tag = id3v2_bytes(data.substr(offset, 10));
   if (tag > 0) return offset + static_cast<std::size_t>(tag);
+  if (has(data, offset, "TAG")) return offset + kId3v1;  // of the first of two joined files
+  if (has(data, offset, "APETAGEX") && offset + 32 <= data.size() &&
+      byte_at(data, offset + 23) >= 0xA0)
+    return offset + 32 + little_endian(data, offset + 12, 4);
   if (data[offset] == '\0') return std::min(data.find_first_not_of('\0', offset), data.size());
   throw InputError("damaged: there is no MPEG frame at byte " + std::to_string(offset) +
                    "; fetch it again, convert it to FLAC or WAV, or leave it out");
@@ -183,7 +187,9 @@ Stream joined(std::string head, const std::vector<Range>& ranges) {
 Stream counted(const Walk& found, const std::string& header, const Frame& frame) {
   const std::int64_t samples = found.frames * frame.samples;
   if (frame.layer != 3) {
+    // No frame tells their number here, and an estimate of fewer would end the reading.
     Stream stream = joined({}, found.ranges);
+    stream.estimated = true;
     stream.parts.emplace_back(std::string(4 * frame.size, '\0'));
     stream.samples = samples;
     return stream;

@@ -15,7 +15,10 @@ struct Page {
 };
 
 InputError no_last_page() {
-  return truncated("the last page of its Ogg stream is missing or incomplete");
+  // Some programs mark no page as the last, which cannot be told from a cut between two pages.
+  return InputError(
+      "truncated: the last page of its Ogg stream is missing or incomplete; fetch it again, "
+      "convert it to FLAC or WAV if all of it is there, or leave it out");
 }
 
 InputError damaged(const std::string& what) {

@@ -89,11 +89,12 @@ struct Recognizer::Impl {
 
   void run(internal::Batch& batch) {
     const std::lock_guard lock(mutex);
+    if (!engine) engine = make_engine();
     try {
       load(batch.bucket);
       engine->run(batch.bucket, batch.input, batch.output);
     } catch (...) {  // an engine that failed, for want of memory, may fail on all further batches
-      engine = make_engine();
+      engine.reset();  // its memory first; the next call makes another
       loaded.clear();
       throw;
     }

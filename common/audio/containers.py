@@ -144,13 +144,17 @@ def _find_chunks(
     return found
 
 
+# Chunks of descriptions: of one that is cut, no sound is lost.
+_TEXTS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"_PMX", b"cue ", b"smpl", b"JUNK", b"PAD ")
 _SOUND = (b"data", b"SSND", b"BODY", b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff")
 
 
 def _other_chunk(content: Content, layout: _Layout, offset: int) -> _Chunk | None:
-    """Read a chunk that is whole and no sound, at `offset` or at the next aligned byte."""
+    """Read a chunk that is no sound and not cut, at `offset` or at the next aligned byte."""
     for start in (offset + -offset % layout.align, offset):
         chunk = _chunk(content, layout, start)
+        if chunk and chunk.name in _TEXTS:
+            return chunk
         if chunk and chunk.end <= content.size and chunk.name not in _SOUND:
             return chunk
     return None
@@ -207,8 +211,10 @@ def _sound_bytes(
     )
 
 
-def _is_placeholder(size: int) -> bool:
-    """Whether ffmpeg, sox or arecord write this size of 32 bits into a pipe."""
+def _is_placeholder(size: int, width: int) -> bool:
+    """Whether ffmpeg, sox or arecord write this size, of `width` bytes, into a pipe."""
+    if width == 8:
+        return size >= 1 << 62
     return size >= 0xFFFF0000 or 0x7FFF0000 <= size <= 0x80000000
 
 
@@ -238,11 +244,15 @@ def _stream(
 # ---- WAV, RF64, W64
 
 _PCM, _FLOAT, _ALAW, _ULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
+_MPEG, _MP3 = 0x50, 0x55
 _W64 = _Layout("little", 16, 8, 8, size_of_all=True)
 
 
-def _wav_frame_bytes(fmt: bytes, order: Literal["little", "big"]) -> int | None:
-    """Return the bytes of the samples of all channels; None: they are compressed."""
+def _wav_format(fmt: bytes, order: Literal["little", "big"]) -> tuple[int, int | None]:
+    """Return the code of the format, and the bytes of the samples of all channels.
+
+    These are None where they are compressed.
+    """
 
     def number(offset: int) -> int:
         return int.from_bytes(fmt[offset : offset + 2], order)
@@ -251,14 +261,14 @@ def _wav_frame_bytes(fmt: bytes, order: Literal["little", "big"]) -> int | None:
     if code == _EXTENSIBLE:
         code = number(24)
     if code not in (_PCM, _FLOAT, _ALAW, _ULAW) or not channels or not bits:
-        return None
+        return code, None
     needed = channels * -(-bits // 8)
     if block > needed:
         raise Refused(
             f"samples of {bits} bits in {block / channels:g} bytes, which programs read in two"
             " ways; convert it to samples of 16 bits"
         )
-    return needed if block == needed else None
+    return code, needed if block == needed else None
 
 
 def _wav(content: Content) -> list[Stream]:
@@ -281,12 +291,24 @@ def _waves(content: Content, layout: _Layout, offset: int, is_rf64: bool) -> lis
     if is_rf64 and declared == 0xFFFFFFFF and b"ds64" in found:
         place, width = found[b"ds64"].start + 8, 8
         declared = int.from_bytes(content.read(place, 8), "little")
-    unknown = width == 4 and _is_placeholder(declared)
+    unknown = _is_placeholder(declared, width)
     size = _sound_bytes(content, sound.start, declared, layout, unknown)
-    frame_bytes = _wav_frame_bytes(content.read(fmt.start, min(fmt.size, 40)), layout.order)
+    code, frame_bytes = _wav_format(content.read(fmt.start, min(fmt.size, 40)), layout.order)
+    if code in (_MPEG, _MP3):
+        return _mpeg_in_wav(content, sound.start, size)
     told = size + layout.head_bytes if layout.size_of_all else size
     corrected = min(told, (1 << 8 * width) - 1).to_bytes(width, layout.order)
+    if unknown and width == 8:  # decoders go to the end that it tells, beyond what they can count
+        declared = 0
     return _stream(content, size, declared, frame_bytes, (place, place + width, corrected))
+
+
+def _mpeg_in_wav(content: Content, start: int, size: int) -> list[Stream]:
+    content.keep(start, size)
+    first = first_frame(content)
+    if first is None:
+        raise Refused("damaged: there is no MPEG frame in it; fetch it again or leave it out")
+    return mpeg_streams(content, first)
 
 
 # ---- AIFF, SVX, CAF
@@ -304,9 +326,13 @@ def _big(content: Content, offset: int, count: int) -> int:
 def _aiff(content: Content) -> list[Stream]:
     found = _find_chunks(content, _IFF, 12, {b"COMM", b"SSND"})
     sound, common = found.get(b"SSND"), found.get(b"COMM")
-    if sound is None or common is None or sound.size < 8:
+    size = 0
+    if sound and common and sound.size:
+        size = _sound_bytes(content, sound.start, sound.size, _IFF)
+    elif sound and common:  # ffmpeg writes no size into a pipe
+        size = content.size - sound.start
+    if sound is None or common is None or size < 8:
         raise truncated("its header is incomplete, or there is no sound in it")
-    size = _sound_bytes(content, sound.start, sound.size, _IFF)
     size -= 8 + _big(content, sound.start, 4)
     samples, frame_bytes = _big(content, common.start + 2, 4), _aiff_frame_bytes(content, common)
     if frame_bytes and samples * frame_bytes > size:

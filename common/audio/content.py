@@ -36,11 +36,13 @@ class Stream:
     Attributes:
         parts: Of the recording, in their order.
         samples: Per channel, as the structure of the container tells; None: as the decoder says.
+        estimated: The decoder can only estimate them; it is to read as many as `samples`.
         native_messages: The decoder writes messages of its own to standard error.
     """
 
     parts: tuple[Part, ...]
     samples: int | None = None
+    estimated: bool = False
     native_messages: bool = False
 
 
@@ -63,6 +65,11 @@ class Content:
         count = min(count, self.size)
         self.start += count
         self.size -= count
+
+    def keep(self, start: int, size: int) -> None:
+        """Leave out all but `size` bytes from `start` on."""
+        self.skip(start)
+        self.size = min(size, self.size)
 
     def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset` on; fewer where there are fewer."""

@@ -70,7 +70,8 @@ def audio_info(source: str | Path | bytes, name: str | None = None) -> AudioInfo
         for stream in streams_of(content, thorough=False):
             with _decoder(content, stream) as file:
                 seeks = file.seekable() and file.format != "MP3"
-                infos.append(AudioInfo(file.samplerate, file.channels, file.frames, seeks))
+                samples = _samples(file, stream)
+                infos.append(AudioInfo(file.samplerate, file.channels, samples, seeks))
         return _joined(infos)
 
 
@@ -269,6 +270,10 @@ def _decoder(content: Content, stream: Stream) -> Iterator[sf.SoundFile]:
         yield file
 
 
+def _samples(file: sf.SoundFile, stream: Stream) -> int:
+    return file.frames if stream.samples is None else stream.samples
+
+
 def _check_length(file: sf.SoundFile, stream: Stream) -> None:
     """Compare what the decoder is going to give with what the container holds."""
     least, most = _RATES
@@ -276,13 +281,13 @@ def _check_length(file: sf.SoundFile, stream: Stream) -> None:
         raise Refused(f"a sample rate of {file.samplerate} Hz; expected {least} to {most}")
     if file.frames == 0:
         raise Refused("empty (0 samples); leave it out")
-    expected = file.frames if stream.samples is None else stream.samples
+    expected = _samples(file, stream)
     if file.frames < expected:
         raise Refused(
             f"holds {expected} samples, of which its header declares {file.frames}; write its"
             " header anew or convert it to FLAC or WAV"
         )
-    if file.frames > expected:
+    if file.frames > expected and not stream.estimated:
         raise truncated(f"{expected} samples where its header declares {file.frames}")
 
 
@@ -291,7 +296,7 @@ def _decode(
 ) -> tuple[AudioInfo, np.ndarray]:
     """Decode a stream or a part of it; return (N,) samples, channels averaged."""
     with _decoder(content, stream) as file:
-        info = AudioInfo(file.samplerate, file.channels, file.frames)
+        info = AudioInfo(file.samplerate, file.channels, _samples(file, stream))
         span = _span(info, start, seconds)
         if span.start and file.seekable():
             file.seek(span.start)

@@ -189,7 +189,9 @@ def _counted(ranges: Sequence[Part], frames: int, header: bytes, frame: Frame) -
     """
     samples = frames * frame.samples
     if frame.layer != 3:
-        return Stream((*ranges, bytes(4 * frame.size)), samples, native_messages=True)
+        # No frame tells their number here, and an estimate of fewer would end the reading.
+        zeros = bytes(4 * frame.size)
+        return Stream((*ranges, zeros), samples, estimated=True, native_messages=True)
     # The highest bit rate, so that there is room, and no checksum.
     second, third = header[1] | 1, 0xE0 | header[2] & 0x0C
     silent = parse_header(second, third)
@@ -264,6 +266,10 @@ def _behind_tag(data: bytes, offset: int, end: int) -> int:
     behind = id3v2_end(Content(data[offset : offset + 10])) + offset
     if behind > offset:
         return behind
+    if data[offset : offset + 3] == b"TAG":  # of the first of two files that were joined
+        return offset + _ID3V1
+    if data[offset : offset + 8] == b"APETAGEX" and data[offset + 23 : offset + 24] >= b"\xa0":
+        return offset + 32 + int.from_bytes(data[offset + 12 : offset + 16], "little")
     if data[offset] == 0:
         while not data[offset : offset + 4096].strip(b"\0") and offset < end:
             offset += 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from common.audio.content import Content, Refused, Stream, truncated
+from common.audio.content import Content, Refused, Stream
 
 _CONTINUED, _FIRST, _LAST = 1, 2, 4  # flags of a page
 _HEADER = 27  # bytes before the sizes of a page's segments
@@ -91,7 +91,11 @@ def _checksum(page: bytes) -> int:
 
 
 def _no_last_page() -> Refused:
-    return truncated("the last page of its Ogg stream is missing or incomplete")
+    # Some programs mark no page as the last, which cannot be told from a cut between two pages.
+    return Refused(
+        "truncated: the last page of its Ogg stream is missing or incomplete; fetch it again,"
+        " convert it to FLAC or WAV if all of it is there, or leave it out"
+    )
 
 
 def _damaged(what: str) -> Refused:

@@ -72,7 +72,8 @@ def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        code = _lost_output(error)
+        lost = _lost_output(error)
+        code = code or lost  # of a run that a signal stopped, for example
     sys.exit(code or 0)
 
 

@@ -267,6 +267,8 @@ def _from_jasper(
             audio = _field(file, ["fname"], str, where)
             versions.append(make_utterance(base, audio, text, **_times(file, where)))
             ignored.update(file.keys() - _JASPER_FILE_KEYS)
+        if not versions:
+            raise UserError(f"{where}: no recording in 'files', expected one or more")
         versions.sort(key=lambda version: version.speed != 1.0)
         for number, version in enumerate(versions):
             copied = number > 0 and version.speed != 1.0

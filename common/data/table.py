@@ -199,7 +199,10 @@ def _quoted_lines(name: str, text: str, delimiter: str) -> Iterator[tuple[int, l
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{where}: not CSV ({error})") from None
+            reason = str(error)
+            if "end of data" in reason:
+                reason = "a field in double quotes has no end: end it, or leave its first quote out"
+            raise UserError(f"{where}: not CSV ({reason})") from None
         if rows.line_num > number:
             raise UserError(
                 f"{where}: a field in double quotes runs on to line {rows.line_num}, expected an "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,16 +18,23 @@ class _Console(logging.Handler):
     def __init__(self, level: int):
         super().__init__(level)
         self.log_file: str | Path | None = None  # where another handler writes every line
-        self.everything = False  # to standard output, whose reader writes the log file
+        # The log file's own handler, where the reader of standard output writes the file: that gets
+        # every line, and this handler those after the reader's end.
+        self.reserve: logging.Handler | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        warning = record.levelno >= logging.WARNING and not self.everything
+        warning = record.levelno >= logging.WARNING and self.reserve is None
         stream = sys.stderr if warning else sys.stdout
         if self.log_file is not None and is_same_file(stream, self.log_file):
             return
-        with suppress(OSError):  # a full disk, where the output is redirected to a file
+        try:
             tqdm.write(self.format(record), file=stream)
             stream.flush()
+        except BrokenPipeError:  # Ctrl-C ends `tee` at once, and a training run after its step
+            if self.reserve is not None:
+                self.reserve.handle(record)
+        except OSError:  # a full disk, where the output is redirected to a file
+            pass
 
 
 def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logging.Logger:
@@ -36,7 +42,7 @@ def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logg
 
     Lines of the level DEBUG (each training step) go to the file only. Where a shell has redirected
     standard output or error to this very file, it gets each line once. Where `tee` writes it, that
-    gets all lines from standard output.
+    gets all lines from standard output, as long as it lives.
 
     Args:
         path: The log file.
@@ -67,12 +73,12 @@ def open_log(path: str | Path, quiet: bool = False, needed: bool = True) -> logg
             raise UserError(problem) from error
         logger.warning(f"{problem}; continuing without it")
         return logger
-    if not quiet and is_piped_to(sys.stdout, path):
-        file.close()
-        console.setLevel(logging.DEBUG)
-        console.everything = True
-        return logger
     file.setFormatter(logging.Formatter("%(message)s"))
+    if not quiet and is_piped_to(sys.stdout, path):
+        file.close()  # it opens the file again where it has a line to write
+        console.setLevel(logging.DEBUG)
+        console.reserve = file
+        return logger
     logger.addHandler(file)
     console.log_file = path
     for stream in (sys.stdout, sys.stderr):

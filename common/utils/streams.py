@@ -44,7 +44,7 @@ def append_always(stream: TextIO) -> None:
 
 
 def is_piped_to(stream: TextIO | None, path: str | Path) -> bool:
-    """Tell whether a stream is a pipe whose reader has the file at a path open, such as `tee`.
+    """Tell whether a stream is a pipe whose reader writes to the file at a path, such as `tee`.
 
     Args:
         stream: Such as `sys.stdout`.
@@ -58,15 +58,24 @@ def is_piped_to(stream: TextIO | None, path: str | Path) -> bool:
         if stat.S_ISFIFO(pipe.st_mode):
             ours = str(os.getpid())
             others = (name for name in os.listdir("/proc") if name.isdecimal() and name != ours)
-            return any(_has_open(Path("/proc", name, "fd"), pipe, file) for name in others)
+            return any(_copies(Path("/proc", name), pipe, file) for name in others)
     return False
 
 
-def _has_open(descriptors: Path, *files: os.stat_result) -> bool:
-    """Whether a process has all of these files open."""
-    found = []
+def _copies(process: Path, pipe: os.stat_result, file: os.stat_result) -> bool:
+    """Whether a process has a pipe open for reading, and a file for writing."""
+    reads = writes = False
     with suppress(OSError):  # of another user, or ended
-        for descriptor in descriptors.iterdir():
+        for descriptor in (process / "fd").iterdir():
             with suppress(OSError):
-                found.append(descriptor.stat())
-    return all(any(os.path.samestat(file, each) for each in found) for file in files)
+                opened = descriptor.stat()
+                reads |= os.path.samestat(opened, pipe) and not _is_writable(descriptor)
+                writes |= os.path.samestat(opened, file) and _is_writable(descriptor)
+    return reads and writes
+
+
+def _is_writable(descriptor: Path) -> bool:
+    """Whether a descriptor of a process was opened for writing (proc(5), fdinfo)."""
+    lines = (descriptor.parents[1] / "fdinfo" / descriptor.name).read_text().splitlines()
+    flags = next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
+    return flags & os.O_ACCMODE != os.O_RDONLY
