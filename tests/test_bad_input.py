@@ -18,6 +18,7 @@ from common.audio.features import FeatureConfig
 from common.audio.io import audio_info, load_audio
 from common.data.manifest import read_manifest
 from common.data.mindrecord import open_dataset
+from common.data.mindrecord_header import check_header
 from common.decoding.ngram_lm import WordModel
 from common.export.description import check_content
 from common.export.offline_inference import _read_index
@@ -157,14 +158,37 @@ def test_damaged_lists_of_exported_files_are_refused(key, value):
         check_content({key: value}, "model.json")
 
 
+HEADER = {
+    "header_size": 16777216,
+    "index_fields": [{"index_field": "id", "schema_id": 0}],
+    "page": [
+        {
+            **{"page_id": 0, "shard_id": 0, "page_type_id": 0, "page_size": 9, "start_row_id": 0},
+            **{"end_row_id": 1, "page_type": "RAW_DATA", "row_group_ids": [{"id": 0, "offset": 0}]},
+        }
+    ],
+    "page_size": 33554432,
+    "schema": [{"blob_fields": [], "desc": "", "schema": {"id": {"type": "string"}}}],
+    "shard_addresses": ["x0.md"],
+    "shard_id": 0,
+    "version": "3.0",
+}
+
+
+def mindrecord(header: object) -> str:
+    """The start of a MindRecord file."""
+    text = json.dumps(header)
+    return len(text).to_bytes(8, "little").decode("latin-1") + text
+
+
 ENTRY = {"id": "a", "text": "A", "duration": 1.0, "frames": 9, "labels": 1, "ctc_frames": 1}
 
 
 def write_corpus(folder: Path, entry: dict, **changes: Any) -> Path:
     """A converted corpus of one utterance, as far as it is read when it is opened."""
-    contents = {"utterances.jsonl": json.dumps(entry) + "\n", "x0.md": "not opened"}
+    contents = {"utterances.jsonl": json.dumps(entry) + "\n", "x0.md": mindrecord(HEADER)}
     for name, text in contents.items():
-        (folder / name).write_text(text)
+        (folder / name).write_bytes(text.encode("latin-1"))
     description = {
         "format": 1,
         "store": "audio",
@@ -176,6 +200,24 @@ def write_corpus(folder: Path, entry: dict, **changes: Any) -> Path:
     }
     (folder / "dataset.json").write_text(json.dumps(description | changes))
     return folder
+
+
+@pytest.mark.parametrize("key", [*HEADER, "row_group_ids", "end_row_id", "blob_fields", "type"])
+def test_a_header_without_a_key_is_refused_before_mindspore_ends_the_process(tmp_path, key):
+    path = tmp_path / "x0.md"
+    path.write_bytes(mindrecord(HEADER).encode("latin-1"))
+    check_header(path)
+    path.write_bytes(mindrecord(HEADER).replace(f'"{key}"', f'"{key[:-1]}~"').encode("latin-1"))
+    with pytest.raises(UserError, match="x0.md: its header is damaged; convert again"):
+        check_header(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 20, mindrecord([1]).encode("latin-1")])
+def test_what_is_no_header_is_refused(tmp_path, content):
+    path = tmp_path / "x0.md"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="x0.md: its header is damaged; convert again"):
+        check_header(path)
 
 
 def test_the_corpus_of_these_tests_is_opened(tmp_path):

@@ -30,6 +30,7 @@ from common import __version__
 from common.audio.features import FeatureConfig, Featurizer
 from common.data.dataset import Entry, MindRecordDataset
 from common.data.manifest import Utterance
+from common.data.mindrecord_header import check_header
 from common.data.mindrecord_writer import (
     FINISHED_SUFFIX,
     MAX_RECORD_BYTES,
@@ -223,6 +224,8 @@ def open_dataset(
         _left_out(description) if len(chosen) == len(parts) else []
     )  # not known for each file
     paths = [directory / name for name in chosen]
+    for path in paths:
+        check_header(path)
     return MindRecordDataset(entries, paths, description["store"], left_out)
 
 
