@@ -417,11 +417,12 @@ def test_a_second_ctrl_c_acts_at_once():
 
 # A call into a library, which computes for a minute and goes on when a signal comes.
 NATIVE_STEP = """
-import hashlib, sys
+import hashlib, sys, threading
 sys.path.insert(0, {root!r})
 from common.training.stopping import StopRequest
 with StopRequest(lambda line: print(line, flush=True)):
-    print("step", flush=True)
+    # Before the call, Python would run the handlers itself.
+    threading.Timer(1.0, lambda: print("step", flush=True)).start()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 """
 
