@@ -186,7 +186,11 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
         device = description["device"]
     except KeyError as error:
         raise UserError(f"{path}: has no {error.args[0]}; export the model anew") from None
-    featurizer = recipe.build_featurizer(config.DataConfig)
+    try:
+        configs.check(config.ModelConfig, "ModelConfig.")
+        featurizer = recipe.build_featurizer(config.DataConfig)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return ExportedModel(path, recipe, config, tokenizer, featurizer, device, Path(model))
 
 
