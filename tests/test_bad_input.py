@@ -326,7 +326,10 @@ def test_descriptions_of_networks_that_cannot_be_built_are_refused(
     path = tmp_path / "jasper.json"
     content = {"file_format": "MINDIR", "model": "jasper", "device": "CPU", "labels": ["A", "_"]}
     path.write_text(json.dumps({**content, "config": {}}))
-    assert read_description(JASPER, path).device == "CPU"
+    model = read_description(JASPER, path)
+    assert model.device == "CPU"
+    with pytest.raises(UserError, match="jasper.json: names no files of the model"):
+        model.forward()
     path.write_text(json.dumps({**content, "config": {group: values}}))
     with pytest.raises(UserError, match=f"jasper.json: {problem}"):
         read_description(JASPER, path)

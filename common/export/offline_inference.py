@@ -99,6 +99,8 @@ class ExportedModel:
             UserError: A file is not the described one.
         """
         buckets, renamed = self.buckets(), {}
+        if not buckets:
+            raise UserError(f"{self.path}: names no files of the model; export it anew")
         names = [name for bucket in buckets for name in (bucket.path, graph_file(bucket.path))]
         if self.given != self.path and self.given.exists() and self.given not in names:
             if len(buckets) > 1 or self.given.suffix != buckets[0].path.suffix:
