@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from common.utils.streams import is_piped_to
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -111,3 +114,16 @@ os._exit(0)
         [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True
     )
     assert log.read_text().splitlines() == ["before", "after", "step", "last"]
+
+
+def test_another_run_that_writes_into_the_same_pipe_and_log_is_not_tee(tmp_path):
+    log = tmp_path / "run.log"
+    code = f"file = open({str(log)!r}, 'a'); print('open', flush=True); input()"
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=writer) as run:
+        assert os.read(reader, 1) == b"o"
+        with os.fdopen(writer, "w") as stream:
+            assert not is_piped_to(stream, log)
+        run.communicate(b"\n")
+    os.close(reader)

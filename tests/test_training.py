@@ -18,8 +18,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -795,6 +797,21 @@ def test_blanks_and_babble_are_no_best_and_do_not_count_for_patience():
 def test_once_the_network_spells_wer_and_then_cer_decide():
     found = best_and_stale((60, 30), (60, 29), (60, 29), (61, 20), (59, 31), (100, 100))
     assert found == [(True, 0), (True, 0), (False, 1), (False, 2), (True, 0), (False, 1)]
+
+
+@pytest.mark.parametrize("cer, lines", [(92.0, []), (40.0, ["it knows none"])])
+def test_a_language_model_is_doubted_once_the_network_spells(monkeypatch, caplog, cer, lines):
+    trainer = training.Trainer.__new__(training.Trainer)
+    trainer.config, trainer.log = TrainConfig(), logging.getLogger("doubts")
+    trainer.progress = Progress(best_wer=cer, best_cer=cer)
+    trainer.group = SimpleNamespace(rank=0, count=1, all_reduce_sum=lambda *values: values)
+    trainer.step = SimpleNamespace(forecast=MemoryEstimate(0, 0, 1), result_in_place=nullcontext)
+    trainer.animation = SimpleNamespace(index=0)
+    trainer.decoder = SimpleNamespace(warnings=lambda: ["it knows none"])
+    trainer.speech_model = None
+    monkeypatch.setattr(training, "evaluate", lambda *args, **options: None)
+    assert trainer._validate(None) is None
+    assert [record.message for record in caplog.records] == lines
 
 
 def test_a_run_of_an_earlier_version_goes_on_while_it_babbles():

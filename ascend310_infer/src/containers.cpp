@@ -150,11 +150,11 @@ bool is_placeholder(std::uint64_t size, std::size_t width) {
   return size >= 0xFFFF0000 || (size >= 0x7FFF0000 && size <= 0x80000000);
 }
 
-// The bytes of samples of all channels; none: they are compressed.
-using FrameBytes = std::optional<std::int64_t>;
+// The bytes of a sample of all channels; 0: they are compressed.
+using FrameBytes = std::int64_t;
 
 std::optional<std::int64_t> samples_in(std::int64_t size, FrameBytes frame_bytes) {
-  return frame_bytes && *frame_bytes > 0 ? std::optional(size / *frame_bytes) : std::nullopt;
+  return frame_bytes > 0 ? std::optional(size / frame_bytes) : std::nullopt;
 }
 
 // A place in a file, and what belongs there.
@@ -188,7 +188,7 @@ WavFormat wav_format(const std::string& fmt, const Layout& layout) {
   const std::int64_t code = number(0) == kExtensible ? number(24) : number(0);
   if ((code != kPcm && code != kFloat && code != kALaw && code != kMuLaw) || channels == 0 ||
       bits == 0)
-    return {code, std::nullopt};
+    return {code, 0};
   const std::int64_t needed = channels * ((bits + 7) / 8);
   if (block > needed) {
     std::ostringstream each;
@@ -196,7 +196,7 @@ WavFormat wav_format(const std::string& fmt, const Layout& layout) {
     throw InputError("samples of " + std::to_string(bits) + " bits in " + each.str() +
                      " bytes, which programs read in two ways; convert it to samples of 16 bits");
   }
-  return {code, block == needed ? FrameBytes(needed) : std::nullopt};
+  return {code, block == needed ? needed : 0};
 }
 
 std::vector<Stream> mpeg_in_wav(Content& content, std::int64_t start, std::int64_t size) {
@@ -263,7 +263,7 @@ FrameBytes aiff_frame_bytes(const Content& content, const Chunk& common) {
   if (code == "DWVW")
     throw InputError("AIFF files compressed with DWVW are not read; convert it to FLAC or WAV");
   if (const auto known = kBytes.find(code); known != kBytes.end()) return channels * known->second;
-  if (code != "NONE" && code != "twos" && code != "sowt" && code != "raw ") return std::nullopt;
+  if (code != "NONE" && code != "twos" && code != "sowt" && code != "raw ") return 0;
   return channels * ((bits + 7) / 8);
 }
 
@@ -278,8 +278,8 @@ std::vector<Stream> aiff(const Content& content) {
   size -= 8 + big(content, start, 4);
   const std::int64_t samples = big(content, common->second.start + 2, 4);
   const FrameBytes frame_bytes = aiff_frame_bytes(content, common->second);
-  if (frame_bytes && *frame_bytes > 0 && samples * *frame_bytes > size)
-    throw truncated(std::to_string(size / *frame_bytes) + " samples where its header declares " +
+  if (frame_bytes > 0 && samples * frame_bytes > size)
+    throw truncated(std::to_string(size / frame_bytes) + " samples where its header declares " +
                     std::to_string(samples));
   return whole(content, samples_in(size, frame_bytes));
 }
@@ -318,8 +318,7 @@ std::vector<Stream> au(const Content& content) {
   const std::int64_t size = sound_bytes(content, start, declared, nullptr, declared == 0xFFFFFFFF);
   const auto known = kBytes.find(layout.number(header, 12, 4));
   const auto channels = static_cast<std::int64_t>(layout.number(header, 20, 4));
-  const FrameBytes frame_bytes =
-      known != kBytes.end() ? FrameBytes(known->second * channels) : std::nullopt;
+  const FrameBytes frame_bytes = known != kBytes.end() ? known->second * channels : 0;
   const auto told = std::min<std::uint64_t>(static_cast<std::uint64_t>(size), 0xFFFFFFFE);
   return declaring(content, size, declared, frame_bytes, {8, layout.bytes_of(told, 4)});
 }

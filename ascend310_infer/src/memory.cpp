@@ -38,11 +38,15 @@ std::string MemoryBudget::reason(std::int64_t frames, double frame_seconds,
   };
   const double needed = forecast_.fixed + forecast_.per_frame * static_cast<double>(frames);
   const std::int64_t most = most_frames();
+  const std::string remedy =
+      most > 0 ? "cut it into pieces of at most " + length(most) +
+                     ", or have it split into parts by " + option + " " + std::to_string(most)
+               : "the network alone takes more: run it with fewer processes, or on a machine with "
+                 "more memory";
   return length(frames) + " take about " + formatted(needed / kGib, 1) + " GiB to recognise, and " +
          formatted(limit_ / kGib, 1) +
-         " GiB are allowed (80 % of this machine's memory, or of this process's limit or share): "
-         "cut it into pieces of at most " +
-         length(most) + ", or have it split into parts by " + option + " " + std::to_string(most);
+         " GiB are allowed (80 % of this machine's memory, or of this process's limit or share): " +
+         remedy;
 }
 
 double machine_memory() {

@@ -324,6 +324,11 @@ TEST_CASE("description forecasts memory") {
             .find("pieces of at most 25 s, or have it split into parts by --max_frames 2500") !=
         std::string::npos);
   CHECK(budget.reason(10000, 0, "x").find("10000 frames take") == 0);
+  const internal::MemoryBudget small({8e9, 1e6}, 4e9);  // parts of 0 frames are no remedy
+  CHECK(small.most_frames() == 0);
+  CHECK(small.reason(100, 0.01, "--max_frames").find("the network alone takes more") !=
+        std::string::npos);
+  CHECK(small.reason(100, 0.01, "--max_frames").find("--max_frames") == std::string::npos);
   CHECK(internal::memory_budget(found, "CPU", 1).has_value());
   CHECK(!internal::memory_budget(found, "Ascend", 1));
   CHECK(!internal::memory_budget(parse("null"), "CPU", 1));

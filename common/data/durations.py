@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.audio.segments import TOLERANCE
 from common.data.manifest import Utterance
 
-# A difference of less is due to rounding, or to how a program counts the delay of an encoder.
-_SECONDS = 0.2
-_SHARE = 0.02
+_SHARE = 0.02  # of a recording's duration, which is no difference worth a word either
 
 
 @dataclass
@@ -32,7 +31,7 @@ class DurationNotice:
         if utterance.duration is None or utterance.offset is not None:
             return
         self.declared += 1
-        if abs(utterance.duration - seconds) <= max(_SECONDS, _SHARE * seconds):
+        if abs(utterance.duration - seconds) <= max(TOLERANCE, _SHARE * seconds):
             return
         self.differing += 1
         self.first = self.first or (

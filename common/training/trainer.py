@@ -430,7 +430,8 @@ class Trainer:
                 )
         except _EvaluationInterrupted:
             pass
-        for line in self.decoder.warnings():
+        doubts = self.decoder.warnings()
+        for line in doubts if self.progress.spells else ():  # no language model knows babble
             self.log.warning(line)
         # A rank that was interrupted has no counts to give.
         counts = evaluation.counts() if evaluation is not None else []
