@@ -64,7 +64,11 @@ def run(
             print(f"{target.kind}, seed {seed}, number {outcome.number}: {outcome.how}")
 
     with shown:
-        campaign(target, seed, numbers, folder, add, keep)
+        try:
+            campaign(target, seed, numbers, folder, add, keep)
+        except KeyboardInterrupt:
+            tqdm.write(f"interrupted: {totals.line(target.kind)}", file=sys.stdout)
+            raise
     return totals
 
 
@@ -97,12 +101,12 @@ def main() -> int:
             )
             figures.append(totals)
             print(totals.line(kind), flush=True)
+    except KeyboardInterrupt:
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    inputs, findings = (
-        sum(totals.inputs for totals in figures),
-        sum(len(totals.findings) for totals in figures),
-    )
+    inputs = sum(totals.inputs for totals in figures)
+    findings = sum(len(totals.findings) for totals in figures)
     minutes = (time.monotonic() - started) / 60
     print(f"{inputs} inputs in {minutes:.1f} minutes, {findings} faults")
     return min(findings, 1)

@@ -254,10 +254,11 @@ def campaign(
         on_outcome: Takes what came of each.
         keep: Where copies of findings go, one for each fault.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("fork")
     rest = numbers
     while rest:
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that died
+        folder.mkdir(parents=True)
         here, there = context.Pipe(duplex=False)
         worker = context.Process(target=_work, args=(there, target, seed, rest, folder, keep))
         worker.start()

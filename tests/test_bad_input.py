@@ -21,7 +21,7 @@ from common.data.mindrecord import open_dataset
 from common.data.mindrecord_header import check_header
 from common.decoding.ngram_lm import WordModel
 from common.export.description import check_content
-from common.export.offline_inference import _read_index
+from common.export.offline_inference import _read_index, read_description
 from common.launching import LaunchError, make_rank_table
 from common.launching.make_rank_table import make_table, this_host
 from common.launching.rank_table import read_rank_table
@@ -311,3 +311,25 @@ def test_a_table_that_no_launcher_takes_names_where_it_comes_from(tmp_path, caps
     said = capsys.readouterr().err
     assert f"{out} of {conf}, server 1 (10.0.0.1): device_ip 192.168s.0.1 is no IP address" in said
     assert list(tmp_path.iterdir()) == [conf]
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "problem"),
+    [
+        ("ModelConfig", {"blocks": [{"stride": 0}]}, r"ModelConfig.blocks\[0\].stride=0"),
+        ("DataConfig", {"SpectConfig": {"window_size": 0.0}}, "window_size 0.0"),
+    ],
+)
+def test_descriptions_of_networks_that_cannot_be_built_are_refused(
+    tmp_path, group, values, problem
+):
+    path = tmp_path / "jasper.json"
+    content = {"file_format": "MINDIR", "model": "jasper", "device": "CPU", "labels": ["A", "_"]}
+    path.write_text(json.dumps({**content, "config": {}}))
+    model = read_description(JASPER, path)
+    assert model.device == "CPU"
+    with pytest.raises(UserError, match="jasper.json: names no files of the model"):
+        model.forward()
+    path.write_text(json.dumps({**content, "config": {group: values}}))
+    with pytest.raises(UserError, match=f"jasper.json: {problem}"):
+        read_description(JASPER, path)

@@ -66,8 +66,8 @@ def test_crashes_hangs_and_memory_are_findings_and_the_next_inputs_are_read(tmp_
     monkeypatch.setattr(fuzz_runner, "HANGS", 1.5)
 
     def read(path, good):
-        first = (folder / "count").read_text() if (folder / "count").exists() else ""
-        (folder / "count").write_text(first + "x")
+        first = count.read_text() if count.exists() else ""
+        count.write_text(first + "x")
         if first == "":
             os.kill(os.getpid(), signal.SIGKILL)
         if first == "x":
@@ -76,8 +76,8 @@ def test_crashes_hangs_and_memory_are_findings_and_the_next_inputs_are_read(tmp_
             np.ones(1 << 29)  # 4 GiB
         return "read"
 
-    folder = tmp_path / "work"
-    found = outcomes(folder, read, 4)
+    count = tmp_path / "count"
+    found = outcomes(tmp_path / "work", read, 4)
     assert "SIGKILL" in found[0].finding
     assert "no answer" in found[1].finding
     assert "MemoryError" in found[2].finding

@@ -99,6 +99,8 @@ class ExportedModel:
             UserError: A file is not the described one.
         """
         buckets, renamed = self.buckets(), {}
+        if not buckets:
+            raise UserError(f"{self.path}: names no files of the model; export it anew")
         names = [name for bucket in buckets for name in (bucket.path, graph_file(bucket.path))]
         if self.given != self.path and self.given.exists() and self.given not in names:
             if len(buckets) > 1 or self.given.suffix != buckets[0].path.suffix:
@@ -186,7 +188,11 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
         device = description["device"]
     except KeyError as error:
         raise UserError(f"{path}: has no {error.args[0]}; export the model anew") from None
-    featurizer = recipe.build_featurizer(config.DataConfig)
+    try:
+        configs.check(config.ModelConfig, "ModelConfig.")
+        featurizer = recipe.build_featurizer(config.DataConfig)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return ExportedModel(path, recipe, config, tokenizer, featurizer, device, Path(model))
 
 
