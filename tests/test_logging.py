@@ -80,8 +80,7 @@ def test_tee_gets_every_line_where_it_writes_the_log(tmp_path):
 
 
 def test_who_reads_both_output_and_log_is_no_tee(tmp_path):
-    (tmp_path / "run.log").touch()
-    with (tmp_path / "run.log").open() as following:
+    with (tmp_path / "run.log").open("a+") as following:  # as one that logs to this file, too
         done = run(tmp_path, "")  # this process reads its standard output
         assert following.read().splitlines() == LOGGED
     assert done.stdout.splitlines() == ["title", *LOGGED[::3]]

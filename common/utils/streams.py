@@ -44,7 +44,7 @@ def append_always(stream: TextIO) -> None:
 
 
 def is_piped_to(stream: TextIO | None, path: str | Path) -> bool:
-    """Tell whether a stream is a pipe whose reader writes to the file at a path, such as `tee`.
+    """Tell whether a stream is the standard input of a program that writes a file, such as `tee`.
 
     Args:
         stream: Such as `sys.stdout`.
@@ -63,19 +63,19 @@ def is_piped_to(stream: TextIO | None, path: str | Path) -> bool:
 
 
 def _copies(process: Path, pipe: os.stat_result, file: os.stat_result) -> bool:
-    """Whether a process has a pipe open for reading, and a file for writing."""
-    reads = writes = False
+    """Whether a process has a pipe as standard input, and a file open for writing."""
     with suppress(OSError):  # of another user, or ended
-        for descriptor in (process / "fd").iterdir():
-            with suppress(OSError):
-                opened = descriptor.stat()
-                reads |= os.path.samestat(opened, pipe) and not _is_writable(descriptor)
-                writes |= os.path.samestat(opened, file) and _is_writable(descriptor)
-    return reads and writes
+        descriptors = process / "fd"
+        if os.path.samestat((descriptors / "0").stat(), pipe):
+            return any(_writes(descriptor, file) for descriptor in descriptors.iterdir())
+    return False
 
 
-def _is_writable(descriptor: Path) -> bool:
-    """Whether a descriptor of a process was opened for writing (proc(5), fdinfo)."""
-    lines = (descriptor.parents[1] / "fdinfo" / descriptor.name).read_text().splitlines()
-    flags = next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
-    return flags & os.O_ACCMODE != os.O_RDONLY
+def _writes(descriptor: Path, file: os.stat_result) -> bool:
+    """Whether a descriptor of a process was opened for writing to a file (proc(5), fdinfo)."""
+    with suppress(OSError):
+        if os.path.samestat(descriptor.stat(), file):
+            fields = (descriptor.parents[1] / "fdinfo" / descriptor.name).read_text().split()
+            flags = int(fields[fields.index("flags:") + 1], 8)
+            return flags & os.O_ACCMODE != os.O_RDONLY
+    return False
