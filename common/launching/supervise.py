@@ -55,10 +55,14 @@ class _Requests:
 
     def __init__(self) -> None:
         self._numbers: list[int] = []
+        self._terminal_closed = False
 
     def receive(self, number: int, _frame: object) -> None:
         """Keep a signal; the handler of all of them."""
         if number == signal.SIGHUP:  # kernel and shell both send it: the second is no new request
+            again, self._terminal_closed = self._terminal_closed, True
+            if again:  # it came before the first could be answered
+                return
             signal.signal(number, signal.SIG_IGN)
         self._numbers.append(number)
 
