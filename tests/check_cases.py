@@ -5,8 +5,7 @@ python tests/check_cases.py CASES [--only NAME ...] [--infer PROGRAM] [--verbose
 A case is a folder with recordings, manifests or models that users have met, which are not part of
 the project. CASES below has the commands and what is expected: exit codes, and what must or must
 not be said. A line a case; a case without a folder, and steps that need the C++ program where
---infer does not name it, are left out, and it is said. The exit code is 1 if a case fails. Takes
-about half an hour on two processors.
+--infer does not name it, are left out, and it is said. The exit code is 1 if a case fails.
 """
 
 from __future__ import annotations
@@ -63,6 +62,8 @@ def _python(program: str, *says: str) -> Step:
     return Step(f"PYTHONPATH={{root}} {{python}} -c {program!r}", says=says)
 
 
+# The table is read: four lines, whose recordings do not lie beside the case.
+_READ = ["of 4 utterances are good", r"an409-fcaw-b: audio file .*an409-fcaw-b\.wav: No such file"]
 _SEARCH = "decoder_type=beam alpha=0.8 beta=1 beam_width=50"
 _FOLD = (
     "import unicodedata; from common.text.tokenizer import CharacterTokenizer as T; "
@@ -164,25 +165,24 @@ CASES: dict[str, list[Step]] = {
         _python(_STORED, "^True 2$"),
     ],
     "foreign-csv": [
-        Step(f"{_VALIDATE} {{case}}/mozilla.csv", (0, 1), [r"of \d+ utterances|wav_filesize"]),
-        Step(f"{_VALIDATE} {{case}}/tab.tsv", (0, 1), [r"of \d+ utterances|tabs"]),
-        Step(f"{_VALIDATE} {{case}}/semi.csv", (0, 1), [r"of \d+ utterances|semicolons"]),
-        Step(f"{_VALIDATE} {{case}}/utf16.csv", (0, 1), [r"of \d+ utterances|UTF-16"]),
+        Step(f"{_VALIDATE} {{case}}/mozilla.csv", (1,), _READ),
+        Step(f"{_VALIDATE} {{case}}/tab.tsv", (1,), _READ),
+        Step(f"{_VALIDATE} {{case}}/semi.csv", (1,), _READ),
+        Step(f"{_VALIDATE} {{case}}/utf16.csv", (1,), _READ),
         Step(f"{_VALIDATE} {{case}}/onecol.csv", (1,), ["column|transcript"]),
-        Step(f"{_VALIDATE} {{case}}/noext.csv", (1,), [], ["of 3 utterances"]),
+        Step(f"{_VALIDATE} {{case}}/noext.csv", (1,), ["of 4 utterances", "No such file"]),
         Step(f"{_VALIDATE} {{case}}/swapped.csv", (1,), [], ["of 3 utterances"]),
     ],
     "header_says_less_silent_loss": [
-        Step(f"{program} {{case}}/{name}", (0, 1), [f"{_ALL}|follow|header|declare"])
-        for name in ("half_declared.wav", "total_third.flac")
-        for program in (_TRANSCRIBE, _INFER)
+        *_both("{case}/half_declared.wav", (1,), ["121052 bytes follow the 121052 bytes of sound"]),
+        *_both("{case}/total_third.flac", (0,), [_ALL]),
     ],
     "mp3_vbr_silent_loss": [
         *_both("{case}/click_then_twice_vbr_noxing.mp3", (0,), [_TWICE]),
         *_both("{case}/click_then_twice_vbr_xing.mp3", (0,), [_TWICE]),
         *_both("{case}/click_then_twice.wav", (0,), [_TWICE]),
     ],
-    "mp3_whole_refused": _both("{case}/cbr_noxing.mp3", (0,), ["[A-Z]"], ["truncated"]),
+    "mp3_whole_refused": _both("{case}/cbr_noxing.mp3", (0,), [_ALL]),
     "nemo-offset": [
         Step(f"{_VALIDATE} {{case}}/nemo_offset.jsonl", (0,), ["4 of 4 utterances are good"]),
         Step(

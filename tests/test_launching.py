@@ -864,6 +864,17 @@ def test_ranks_can_save_after_the_terminal_is_closed(clone):
         assert f"saved by {rank}" in log.read_text()
 
 
+def test_a_terminal_that_is_closed_is_one_request_however_often_it_is_told():
+    requests = supervise._Requests()
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for _ in range(2):  # the second one while Python runs the handler of the first
+            requests.receive(signal.SIGHUP, None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert requests.take() == [signal.SIGHUP]
+
+
 def test_a_signal_in_a_destructor_is_not_lost():
     """Python drops what is raised there; the request counts at the next look for it."""
     requests = supervise._Requests()
