@@ -161,6 +161,7 @@ def run(
         Training__epochs=3,
         Training__ema=0.9,
         Model__norm="batch",
+        Model__hidden_layers=1,  # each run compiles the network anew
         Model__dropout=0.2,
     )
     config.DataConfig.AugmentationConfig.spec_augment = True

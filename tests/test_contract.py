@@ -160,16 +160,16 @@ class GreedySpelling(SpeechDecoder):
         self.network.set_train(False)
         states, mask = self.network.states(Tensor(features), Tensor(lengths.astype(np.int32)))
         end, rows = self.tokenizer.end, len(lengths)
-        labels = np.full((rows, 1), end + 1, np.int32)
+        # In one shape, since operators are compiled for each; a label only looks at the one before.
+        labels = np.full((rows, self.network.most_labels + 1), end + 1, np.int32)
         scores = np.zeros(rows)
         ended = np.zeros(rows, bool)
-        for _ in range(self.network.most_labels):
-            logits = self.network.spell(states, mask, Tensor(labels)).asnumpy()[:, -1]
+        for place in range(self.network.most_labels):
+            logits = self.network.spell(states, mask, Tensor(labels)).asnumpy()[:, place]
             log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-            best = np.where(ended, end, log_probs.argmax(1)).astype(np.int32)
+            labels[:, place + 1] = np.where(ended, end, log_probs.argmax(1))
             scores += np.where(ended, 0, log_probs.max(1))
-            ended |= best == end
-            labels = np.concatenate((labels, best[:, None]), 1)
+            ended |= labels[:, place + 1] == end
         return [
             DecodedUtterance([Hypothesis(self._text(row), float(score))])
             for row, score in zip(labels[:valid, 1:], scores)
