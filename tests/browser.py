@@ -27,16 +27,19 @@ class Page:
         self._write, self._read = write, read
         self._received, self._number, self._session = b"", 0, {}
         self.console: list[str] = []  # errors of the page
+        self.workers: list[str] = []  # sessions of its workers
         target = self("Target.createTarget", url="about:blank")["targetId"]
         attached = self("Target.attachToTarget", targetId=target, flatten=True)
         self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "Runtime", "Log", "DOM"):
             self(f"{domain}.enable")
+        self("Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=False, flatten=True)
 
-    def __call__(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command; return its result."""
+    def __call__(self, method: str, worker: str = "", **params: Any) -> dict[str, Any]:
+        """Send a command, to the page or one of its workers; return its result."""
         self._number += 1
-        message = {"id": self._number, "method": method, "params": params, **self._session}
+        session = {"sessionId": worker} if worker else self._session
+        message = {"id": self._number, "method": method, "params": params, **session}
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next()
@@ -55,6 +58,9 @@ class Page:
 
     def _note(self, event: dict[str, Any]) -> None:
         params = event.get("params", {})
+        attached = event.get("method") == "Target.attachedToTarget"
+        if attached and params["targetInfo"]["type"] == "worker":
+            self.workers.append(params["sessionId"])
         if event.get("method") == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
             self.console.append(details.get("exception", details).get("description", str(details)))
@@ -66,10 +72,11 @@ class Page:
         self("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
-    def evaluate(self, expression: str, gesture: bool = False) -> Any:
-        """Evaluate JavaScript; a promise is awaited."""
+    def evaluate(self, expression: str, gesture: bool = False, worker: str = "") -> Any:
+        """Evaluate JavaScript, in the page or one of its workers; a promise is awaited."""
         result = self(
             "Runtime.evaluate",
+            worker,
             expression=expression,
             awaitPromise=True,
             returnByValue=True,
@@ -81,7 +88,7 @@ class Page:
     def wait(self, condition: str) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + _SECONDS
-        while not self.evaluate(f"Boolean({condition})"):
+        while not self.evaluate(f"Promise.resolve({condition}).then(Boolean)"):
             assert time.monotonic() < end, (condition, self.console, self.text("body"))
             time.sleep(0.02)
 

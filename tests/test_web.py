@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,11 +38,195 @@ needs_runtime = pytest.mark.skipif(
 )
 
 
+def node(module: str, expression: str, given: object = None) -> object:
+    """Evaluate JavaScript with all that a module of the page exports, and `given`."""
+    code = f"""
+        import {{ readFileSync }} from "node:fs";
+        import * as module from {json.dumps((WEB / "js" / module).as_uri())};
+        const given = JSON.parse(readFileSync(0));
+        const floats = (values) => Float32Array.from(values, (value) => value ?? -Infinity);
+        console.log(JSON.stringify({expression}));
+    """
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", code],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# ---- decoding
+
+
+def peaky_log_probs(rng: np.random.Generator, frames: int, classes: int) -> np.ndarray:
+    logits = rng.normal(0, 4, (frames, classes))
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logits.astype(np.float32)
+
+
+DECODE = """given.map(({ logProbs, frames, labels, blank, frameSeconds }) => {
+    const spelled = new module.Labels(labels, blank);
+    const values = floats(logProbs);
+    const text = module.greedyText(values, frames, spelled);
+    return [text, module.alignWords(text, values, frames, spelled, frameSeconds)];
+})"""
+
+
+@needs_node
+@pytest.mark.parametrize("labels", ["AB _", "_ab' ", "中文字_", "カ_ナ"])
+def test_texts_words_times_and_confidences_are_pythons(labels):
+    rng = np.random.default_rng(len(labels))
+    tokenizer = CharacterTokenizer(tuple(labels))
+    counts = [0, 1, 2, *rng.integers(3, 80, 40).tolist()]
+    batch = [peaky_log_probs(rng, count, len(labels)) for count in counts]
+    batch[-1][3:9, 0] = -np.inf
+    found = node(
+        "decoding.js",
+        DECODE,
+        [
+            {
+                "logProbs": [x if np.isfinite(x) else None for x in values.ravel().tolist()],
+                "frames": len(values),
+                "labels": list(labels),
+                "blank": labels.index("_"),
+                "frameSeconds": 0.02,
+            }
+            for values in batch
+        ],
+    )
+    for values, (text, words) in zip(batch, found):
+        (wanted,) = GreedyDecoder(tokenizer)(values[:, None], np.array([len(values)]))
+        assert text == wanted
+        aligned = align_words(text, values, tokenizer, 0.02)
+        assert [(w["word"], w["start"], w["end"]) for w in words] == [
+            (w.word, w.start, w.end) for w in aligned
+        ]
+        assert [w["confidence"] for w in words] == pytest.approx([w.confidence for w in aligned])
+    assert any(len(words) > 3 for _, words in found)
+
+
+# ---- samples
+
+
+@needs_node
+@pytest.mark.parametrize("rates", [(48000, 16000), (44100, 16000), (8000, 16000), (16000, 16000)])
+def test_resampling_is_that_of_soxr_for_speech(rates):
+    source, target = rates
+    speech = load_audio(PROMPTS / "call-forwarding.opus", source)[: source // 2]
+    found = node(
+        "audio.js",
+        f"[...module.resample(floats(given), {source}, {target})]",
+        [*map(float, speech)],
+    )
+    wanted = speech if source == target else soxr.resample(speech, source, target, "HQ")
+    assert len(found) == len(wanted)
+    error = np.asarray(found) - wanted
+    assert np.sqrt(np.mean(error**2)) < 0.01 * np.sqrt(np.mean(wanted**2))
+
+
+@needs_node
+def test_resampling_leaves_nothing_above_half_the_new_rate():
+    tone = np.sin(2 * np.pi * 9000 / 48000 * np.arange(9600)).tolist()
+    found = np.array(node("audio.js", "[...module.resample(floats(given), 48000, 16000)]", tone))
+    assert np.abs(found[400:-400]).max() < 1e-3  # -60 dB
+
+
+CUT_PIECES = "module.cutIntoPieces(floats(given.samples), given.rate)"
+
+
+@needs_node
+def test_long_recordings_are_cut_where_they_are_quiet():
+    rate = 100
+    noise = np.random.default_rng(0).normal(0, 0.1, 100 * rate)
+    quiet = [(24.0, 24.5), (50.0, 50.4), (77.0, 78.0)]  # seconds
+    for start, end in quiet:
+        noise[int(start * rate) : int(end * rate)] *= 0.01
+    pieces = node("pieces.js", CUT_PIECES, {"samples": noise.tolist(), "rate": rate})
+    starts, ends = zip(*pieces)
+    assert (starts[0], ends[-1]) == (0, len(noise))
+    assert starts[1:] == ends[:-1]
+    assert all(any(a <= end / rate <= b for a, b in quiet) for end in ends[:-1])
+    assert len(pieces) == 4
+
+
+@needs_node
+@pytest.mark.parametrize("seconds", [0, 1, 30, 30.1, 61, 200])
+def test_no_piece_is_longer_than_30_seconds_and_none_of_several_shorter_than_5(seconds):
+    samples = [0.0] * int(seconds * 100)
+    pieces = node("pieces.js", CUT_PIECES, {"samples": samples, "rate": 100})
+    lengths = [end - start for start, end in pieces]
+    assert sum(lengths) == len(samples)
+    assert max(lengths) <= 3000
+    assert len(lengths) == 1 or min(lengths) >= 500
+
+
+# ---- files that it writes
+
+
+RESULT = {
+    "file": "a.wav",
+    "model": {"file": "model.onnx", "model": "jasper", "version": "1.0"},
+    "duration": 4000.0,
+    "text": "ONE TWO THREE",
+    "joint": " ",
+    "pieces": [
+        {
+            "text": "ONE TWO",
+            "start": 0,
+            "end": 20,
+            "words": [
+                {"word": "ONE", "start": 0.5, "end": 0.75, "confidence": 0.5},
+                {"word": "TWO", "start": 1.0, "end": 1.25, "confidence": 0.75},
+            ],
+        },
+        {"text": "", "start": 20, "end": 30, "words": []},
+        {
+            "text": "THREE",
+            "start": 30,
+            "end": 4000,
+            "words": [{"word": "THREE", "start": 3725.0625, "end": 3726, "confidence": 1}],
+        },
+    ],
+}
+
+
+@needs_node
+def test_texts_subtitles_and_json_of_a_result():
+    txt, srt, content = node(
+        "exports.js", "[module.toTxt(given), module.toSrt(given), module.toJson(given)]", RESULT
+    )
+    assert txt == "ONE TWO\n\nTHREE\n"
+    assert srt == (
+        "1\n00:00:00,500 --> 00:00:01,250\nONE TWO\n\n2\n01:02:05,063 --> 01:02:06,000\nTHREE\n"
+    )
+    content = json.loads(content)
+    assert content["words"] == [word for piece in RESULT["pieces"] for word in piece["words"]]
+    assert (content["text"], content["duration"]) == ("ONE TWO THREE", 4000.0)
+
+
+@needs_node
+def test_wav_files_hold_the_samples(tmp_path):
+    samples = [0.0, 0.25, -0.5, 1.0, -1.0, 2.0]
+    written = node("exports.js", "[...new Uint8Array(module.toWav(floats(given), 8000))]", samples)
+    (tmp_path / "a.wav").write_bytes(bytes(written))
+    read, rate = sf.read(tmp_path / "a.wav", dtype="int16")
+    assert (read.tolist(), rate) == ([0, 8192, -16384, 32767, -32768, 32767], 8000)
+
+
+# ---- models
+
+
 # ---- a small network with the inputs, outputs and metadata of an exported one
 
 
-def write_model(path: Path, **changes: object) -> Path:
-    """Write a network of one convolution, whose text depends on every sample."""
+def write_model(path: Path, bare: bool = False, **changes: object) -> Path:
+    """Write a network of one convolution, whose text depends on every sample.
+
+    `bare` leaves the description out, `changes` are to it.
+    """
     from onnx import TensorProto, helper, numpy_helper, save
 
     rng = np.random.default_rng(4)
@@ -98,7 +284,8 @@ def write_model(path: Path, **changes: object) -> Path:
         "features": {"sample_rate": RATE, "hop_length": HOP // 2},
         **changes,
     }
-    helper.set_model_props(model, {"description": json.dumps(description), "input": "samples"})
+    metadata = {"input": "samples"} if bare else {"description": json.dumps(description)}
+    helper.set_model_props(model, metadata)
     save(model, str(path))
     return path
 
@@ -115,3 +302,242 @@ def expected(model: Path, samples: np.ndarray) -> tuple[str, list[Word]]:
     words = align_words(text, outputs[0][: outputs[1][0], 0], tokenizer, HOP / RATE)
     late = outputs[2][0] / RATE
     return text, [Word(w.word, w.start + late, w.end + late, w.confidence) for w in words]
+
+
+DESCRIBE = """(() => {
+    try {
+        const { labels, ...facts } = module.describeModel(readFileSync(given));
+        return { ...facts, labels: labels.labels };
+    } catch (error) {
+        return error.key ?? String(error);
+    }
+})()"""
+
+
+@needs_node
+@needs_runtime
+def test_the_description_is_read_from_the_model(tmp_path):
+    description = node("metadata.js", DESCRIBE, str(write_model(tmp_path / "small.onnx")))
+    assert description["labels"] == list(LABELS)
+    assert (description["sampleRate"], description["frameSeconds"]) == (RATE, HOP / RATE)
+    assert (description["model"], description["weights"]) == ("small", "float32")
+
+
+@needs_node
+@needs_runtime
+def test_what_is_wrong_with_a_model_is_said(tmp_path):
+    whole = write_model(tmp_path / "whole.onnx").read_bytes()
+    bad = {
+        "empty": (b"", "notOnnx"),
+        "text": (b"version https://git-lfs.github.com/spec/v1\n", "notOnnx"),
+        "zeros": (bytes(1000), "notOnnx"),
+        "sound": ((PROMPTS / "added.opus").read_bytes(), "notOnnx"),
+        "half": (whole[: len(whole) // 2], "truncated"),
+        "no end": (whole[:-1], "truncated"),
+        "features": (write_model(tmp_path / "f.onnx", input="features"), "takesFeatures"),
+        "no rate": (write_model(tmp_path / "r.onnx", features={}), "damagedDescription"),
+        "no blank": (write_model(tmp_path / "b.onnx", blank=99), "damagedDescription"),
+        "bare": (write_model(tmp_path / "n.onnx", bare=True), "noDescription"),
+    }
+    paths = []
+    for name, (content, _) in bad.items():
+        paths.append(content if isinstance(content, Path) else tmp_path / name)
+        if not isinstance(content, Path):
+            paths[-1].write_bytes(content)
+    found = node("metadata.js", f"given.map((given) => {DESCRIBE})", [str(path) for path in paths])
+    assert dict(zip(bad, found)) == {name: key for name, (_, key) in bad.items()}
+
+
+@needs_node
+@needs_runtime
+def test_every_error_has_a_message():
+    keys = {
+        key
+        for path in (WEB / "js").glob("*.js")
+        for key in re.findall(r'PageError\(\s*"(\w+)"', path.read_text())
+    }
+    told = node("texts.js", "Object.keys(module.ERRORS)")
+    assert {"notOnnx", "undecodable"} <= keys <= set(told)
+
+
+# ---- the page
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """What `python -m http.server` answers, with another model beside the page."""
+
+    model: Path
+
+    def translate_path(self, path: str) -> str:
+        return str(self.model) if path == "/model.onnx" else super().translate_path(path)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serve(handler: Callable[..., SimpleHTTPRequestHandler]) -> Iterator[str]:
+    """Serve in a thread; gives the address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def prompt(tmp_path_factory) -> Path:
+    """A recording at the model's rate, which nobody has to resample."""
+    path = tmp_path_factory.mktemp("prompt") / "prompt.wav"
+    sf.write(path, load_audio(PROMPTS / "agent-alreadyon.opus", RATE), RATE, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, model, prompt) -> Iterator[Page]:
+    if not CHROMIUM:
+        pytest.skip("needs a browser: Chromium")
+    pytest.importorskip("onnxruntime")
+    Handler.model = model
+    options = (
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={prompt}%noloop",
+    )
+    with (
+        serve(partial(Handler, directory=str(WEB))) as address,
+        browser(tmp_path_factory.mktemp("profile"), *options) as page,
+    ):
+        page.open(address)
+        page.wait("!document.querySelector('#record').disabled")
+        yield page
+
+
+STATE = "import('/js/app.js').then(({ state }) => %s)"
+IDLE = "document.querySelector('#progress').hidden && !document.querySelector('#record').disabled"
+
+
+def recognised(page: Page) -> dict:
+    return page.evaluate(
+        STATE % "(({ words, pieces, text }) => ({ words, pieces, text }))(state.result)"
+    )
+
+
+@needs_runtime
+def test_the_page_gives_pythons_text_words_and_confidences(page, model, prompt):
+    page.choose("#recording-file", prompt)
+    page.wait("document.querySelector('#status').innerText.startsWith('prompt.wav:')")
+    text, words = expected(model, load_audio(prompt, RATE))
+    assert page.text("#text") == text
+    found = recognised(page)["words"]
+    assert [word["word"] for word in found] == [word.word for word in words]
+    for key in ("start", "end", "confidence"):
+        assert [word[key] for word in found] == pytest.approx(
+            [getattr(word, key) for word in words], abs=2e-3
+        )
+    assert len(words) > 5
+    assert page.evaluate("document.querySelectorAll('#text button').length") == len(words)
+    assert page.console == []
+
+
+@needs_runtime
+def test_a_long_recording_is_recognised_in_pieces(page, model, prompt, tmp_path):
+    once = load_audio(prompt, RATE)
+    sf.write(tmp_path / "long.wav", np.tile(once, 13), RATE, subtype="PCM_16")
+    page.choose("#recording-file", tmp_path / "long.wav")
+    page.wait("document.querySelector('#status').innerText.startsWith('long.wav:')")
+    samples = load_audio(tmp_path / "long.wav", RATE)
+    pieces = page.evaluate(STATE % "state.result.pieces")
+    ends = [round(piece["end"] * RATE) for piece in pieces]
+    assert len(pieces) == 3
+    assert ends[-1] == len(samples)
+    texts = []
+    for piece, start, end in zip(pieces, [0, *ends], ends):
+        text, words = expected(model, samples[start:end])
+        texts.append(text)
+        assert [word["start"] for word in piece["words"]] == pytest.approx(
+            [word.start + start / RATE for word in words], abs=2e-3
+        )
+    assert page.text("#text") == " ".join(texts)
+
+
+@needs_runtime
+def test_the_microphone_is_recorded_and_recognised(page, model, prompt):
+    page.click("#record")
+    page.wait("document.querySelector('#record').innerText === 'Stop'")
+    page.wait(STATE % "state.recording?.seconds > 1.5")
+    page.click("#record")
+    page.wait("document.querySelector('#status').innerText.startsWith('microphone:')")
+    recorded = np.array(page.evaluate(STATE % "[...state.samples]"), np.float32)
+    text, _ = expected(model, recorded)
+    assert page.text("#text") == text
+    # What was recorded is the file: their correlation has a clear peak.
+    source = load_audio(prompt, RATE)[: len(recorded)]
+    spectra = np.fft.rfft(recorded, 1 << 18) * np.conj(np.fft.rfft(source, 1 << 18))
+    peak = np.abs(np.fft.irfft(spectra)).max()
+    assert peak > 0.8 * np.linalg.norm(recorded) * np.linalg.norm(source[:RATE])
+
+
+@needs_runtime
+def test_bad_files_are_told_and_leave_the_page_working(page, model, prompt, tmp_path):
+    half, text = tmp_path / "half.onnx", tmp_path / "notes.txt"
+    half.write_bytes(model.read_bytes()[:5000])
+    text.write_text("no sound")
+    sf.write(tmp_path / "nothing.wav", np.zeros(0), RATE)
+    for file, chosen, said in [
+        ("#model-file", half, "half.onnx is incomplete"),
+        ("#recording-file", text, "notes.txt is no audio"),
+        ("#recording-file", tmp_path / "nothing.wav", "nothing.wav is"),
+    ]:
+        page.choose(file, chosen)
+        page.wait(f"document.querySelector('#error').innerText.startsWith({said!r})")
+        page.wait(IDLE)
+    page.choose("#recording-file", prompt)
+    page.wait("document.querySelector('#status').innerText.startsWith('prompt.wav:')")
+    assert page.text("#error") == ""
+
+
+@needs_runtime
+def test_neither_page_nor_worker_reach_another_server(page):
+    asked = []
+
+    class Other(Handler):
+        def translate_path(self, path: str) -> str:
+            asked.append(path)
+            return str(self.model)
+
+    with serve(Other) as address:
+        send = f"fetch({address!r}, {{ mode: 'no-cors' }}).then(() => 'sent', () => 'refused')"
+        assert len(page.workers) == 1
+        assert page.evaluate(send) == "refused"
+        assert page.evaluate(send, worker=page.workers[0]) == "refused"
+    assert asked == []
+
+
+@needs_runtime
+@pytest.mark.parametrize("width", [320, 390, 1200])
+def test_nothing_is_wider_than_the_window(page, width):
+    page(
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=800,
+        deviceScaleFactor=1,
+        mobile=True,
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@needs_runtime
+def test_all_that_can_be_pressed_has_a_name_and_takes_the_keyboard(page):
+    controls = page.evaluate(
+        """[...document.querySelectorAll("button, input, a, [tabindex]")]
+            .filter((control) => control.checkVisibility())
+            .map((control) => [control.tagName, control.tabIndex, control.innerText
+                || control.getAttribute("aria-label") || ""])"""
+    )
+    assert len(controls) > 8
+    assert all(index >= 0 and name for _, index, name in controls), controls
