@@ -32,6 +32,7 @@ function showTexts() {
     node.textContent = TEXTS[node.dataset.text];
   }
   document.title = TEXTS.title;
+  element("scroller").setAttribute("aria-label", TEXTS.scroller);
 }
 
 function say(text) {
@@ -41,6 +42,7 @@ function say(text) {
 function showError(text) {
   element("error").textContent = text;
   element("error").hidden = !text;
+  if (text) element("error").scrollIntoView({ block: "nearest" });
 }
 
 function describeError(error, name) {
@@ -153,7 +155,7 @@ async function startRecording() {
   player.stop();
   state.recording = await MicrophoneRecording.start((peak) => {
     if (!state.recording) return;
-    element("clock").textContent = TEXTS.recording(state.recording.seconds);
+    element("clock").textContent = TEXTS.recorded(state.recording.seconds);
     element("level").value = peak;
   });
   say(TEXTS.recordingStarted);
@@ -206,7 +208,6 @@ function showResult() {
   element("legend").hidden = !words.length;
   waveform.show(state.samples, rate, words);
   element("waveform").setAttribute("aria-label", TEXTS.waveform(words.length));
-  element("scroller").setAttribute("aria-label", TEXTS.waveform(words.length));
   const mean = words.length
     ? words.reduce((sum, word) => sum + word.confidence, 0) / words.length
     : null;

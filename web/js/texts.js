@@ -29,6 +29,7 @@ export const TEXTS = {
   saveWav: "WAV",
   save: "Save as",
   waveform: (words) => `Waveform of the recording with ${words} recognised words`,
+  scroller: "Waveform; scrolls sideways",
 
   loadingModel: (name, share) =>
     share === null ? `Loading ${name} …` : `Loading ${name}: ${Math.round(100 * share)} %`,
@@ -42,8 +43,8 @@ export const TEXTS = {
   ready: "Ready. Record something or open an audio file.",
   needsModel: "Open a model to begin.",
   askingForMicrophone: "Waiting for the microphone …",
-  recording: (seconds) => `Recording: ${seconds.toFixed(1)} s`,
-  recordingStarted: "Recording.",
+  recordingStarted: "Recording. Press Stop to recognise it.",
+  recorded: (seconds) => `${seconds.toFixed(1)} s`,
   decoding: (name) => `Reading ${name} …`,
   recognising: (share, seconds) =>
     `Recognising: ${Math.round(100 * share)} % of ${seconds.toFixed(1)} s`,

@@ -4,6 +4,7 @@ const WAVE = 96; // CSS pixels: height of the waveform
 const ROW = 20; // of a row of words
 const ROWS = 2;
 const DENSITY = 150; // CSS pixels of a second, so that words can be read; short recordings get more
+const FAINT = 0.02; // recordings below this peak are drawn small
 const BAR = 4; // height of the bar of a word's confidence
 
 /** The band of a confidence, which has a colour and a line style in style.css. */
@@ -46,7 +47,7 @@ export class Waveform {
     [this.samples, this.rate, this.words] = [samples, rate, words];
     this.time = null;
     this.scroller.scrollLeft = 0;
-    this.peak = samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 1e-6);
+    this.peak = samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), FAINT);
     this.draw();
   }
 
@@ -84,8 +85,10 @@ export class Waveform {
     const style = getComputedStyle(this.canvas);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const left = this.scroller.scrollLeft;
+    this.#drawSpans(context, left, width, colour);
     this.#drawWave(context, left, width, colour("wave"));
-    this.#drawWords(context, left, width, colour, style.fontFamily);
+    context.font = `13px ${style.fontFamily}`;
+    this.#drawWords(context, left, width, colour("text"));
     if (this.time !== null) {
       context.fillStyle = colour("text");
       context.fillRect(this.time * this.density - left, 0, 2, WAVE);
@@ -111,24 +114,32 @@ export class Waveform {
     }
   }
 
-  #drawWords(context, left, width, colour, font) {
-    context.font = `13px ${font}`;
-    context.textBaseline = "middle";
-    const free = new Array(ROWS).fill(-Infinity); // where each row has room again
-    for (const { word, start, end, confidence } of this.words) {
+  /** Draw where the words are, in the colours of their confidences. */
+  #drawSpans(context, left, width, colour) {
+    for (const { start, end, confidence } of this.words) {
       const [x, wide] = [start * this.density - left, (end - start) * this.density];
-      const textWidth = context.measureText(word).width;
-      const row = free.findIndex((place) => place <= x);
-      if (row >= 0) free[row] = x + textWidth + 6;
-      if (x + Math.max(wide, textWidth) < 0 || x > width) continue;
+      if (x + wide < 0 || x > width) continue;
       context.fillStyle = colour(band(confidence));
       context.globalAlpha = 0.15;
       context.fillRect(x, 0, wide, WAVE);
       context.globalAlpha = 1;
       context.fillRect(x, WAVE - BAR, Math.max(2, wide - 1), BAR);
-      if (row < 0) continue; // no room: the word stands in the text above
-      context.fillStyle = colour("text");
-      context.fillText(word, x, WAVE + (row + 0.5) * ROW);
+    }
+  }
+
+  /** Write the words, in the first row that has room; the others stand in the text alone. */
+  #drawWords(context, left, width, colour) {
+    context.textBaseline = "middle";
+    context.fillStyle = colour;
+    const last = (this.samples.length / this.rate) * this.density - left;
+    const free = new Array(ROWS).fill(-Infinity); // where each row has room again
+    for (const { word, start } of this.words) {
+      const textWidth = context.measureText(word).width;
+      const x = Math.min(start * this.density - left, last - textWidth - 2);
+      const row = free.findIndex((place) => place <= x);
+      if (row < 0) continue;
+      free[row] = x + textWidth + 6;
+      if (x + textWidth > 0 && x < width) context.fillText(word, x, WAVE + (row + 0.5) * ROW);
     }
   }
 }
