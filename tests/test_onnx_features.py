@@ -52,7 +52,7 @@ def session_of(config: FeatureConfig) -> onnxruntime.InferenceSession:
         "frames": (INT32, ["B"]),
         "starts": (INT32, ["B"]),
     }
-    model = graph.model("features", inputs, outputs, {})
+    model = graph.model("features", inputs, outputs)
     return onnxruntime.InferenceSession(model.SerializeToString())
 
 

@@ -9,7 +9,6 @@ before it. The operators: https://github.com/onnx/onnx/blob/main/docs/Operators.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +107,6 @@ class Graph:
         name: str,
         inputs: Mapping[str, tuple[int, list]],
         outputs: Mapping[str, tuple[int, list]],
-        metadata: Mapping[str, str],
     ) -> Any:
         """Make the ONNX model of the graph.
 
@@ -117,7 +115,6 @@ class Graph:
             inputs: Name -> number of the ONNX element type, and shape: numbers, or names of axes of
                 any length.
             outputs: The same.
-            metadata: Entries of the file's metadata.
 
         Returns:
             The checked `onnx.ModelProto`.
@@ -132,7 +129,6 @@ class Graph:
         opset = helper.make_opsetid("", OPSET)
         model = helper.make_model(content, producer_name=name, opset_imports=[opset])
         model.ir_version = IR_VERSION
-        helper.set_model_props(model, dict(metadata))
         checker.check_model(model)
         return model
 
@@ -269,7 +265,6 @@ def write_onnx(
     frames: int = 0,
     half: bool = False,
     samples: bool = False,
-    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a network as an ONNX file.
 
@@ -280,7 +275,6 @@ def write_onnx(
         frames: Feature frames that inputs are padded to; 0: any number.
         half: Keep weight matrices in float16.
         samples: The file takes samples (B, N) and computes the features itself.
-        metadata: Entries of the file's metadata.
 
     Raises:
         UserError: The network has parts that cannot be written as ONNX, or is too large.
@@ -304,7 +298,8 @@ def write_onnx(
             recordings, starts = add_trim(graph, recordings)
             graph.output(starts, "starts", _INT32)
             outputs["starts"] = _INT32, [batch]
-        features, lengths = astuple(add_features(graph, speech_model.featurizer, recordings))
+        batch_of_features = add_features(graph, speech_model.featurizer, recordings)
+        features, lengths = batch_of_features.values, batch_of_features.lengths
     else:
         features = "features"
         shape = [batch, speech_model.featurizer.dimension, frames or "frames"]
@@ -321,4 +316,4 @@ def write_onnx(
         **outputs,
     }
     inputs["lengths"] = _INT32, [batch]
-    save(graph.model(recipe.name, inputs, outputs, metadata or {}), str(path))
+    save(graph.model(recipe.name, inputs, outputs), str(path))

@@ -180,9 +180,7 @@ class _Frontend:
             strides=[config.hop_length],
         )
         real, imaginary = graph.op("Split", spectrum, outputs=2, axis=1, split=[bins, bins])
-        power = graph.op(
-            "Add", graph.op("Mul", real, real), graph.op("Mul", imaginary, imaginary)
-        )
+        power = graph.op("Add", graph.op("Mul", real, real), graph.op("Mul", imaginary, imaginary))
         if self.featurizer.filters is None:
             return graph.op("Log", graph.op("Add", graph.op("Sqrt", power), _float(graph, 1.0)))
         filters = graph.constant(self.featurizer.filters.toarray(), np.float32)
