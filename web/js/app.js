@@ -146,8 +146,7 @@ async function readFile(file) {
 
 async function recogniseFile(file) {
   say(TEXTS.decoding(file.name));
-  const samples = await decodeFile(await readFile(file), state.model.sampleRate);
-  await recognise(file.name, samples);
+  await recognise(file.name, await decodeFile(await readFile(file), state.model.sampleRate));
 }
 
 async function startRecording() {
@@ -168,11 +167,12 @@ async function stopRecording() {
   state.recording = null;
   element("level").hidden = true;
   element("clock").textContent = "";
-  await recognise(TEXTS.microphone, await recording.stop(state.model.sampleRate));
+  await recognise(TEXTS.microphone, await recording.stop());
 }
 
-async function recognise(name, samples) {
+async function recognise(name, recording) {
   const rate = state.model.sampleRate;
+  const samples = await recognizer.resample(recording.samples, recording.rate, rate);
   const duration = samples.length / rate;
   const progress = (share) => {
     say(TEXTS.recognising(share, duration));

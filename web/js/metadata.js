@@ -62,14 +62,16 @@ function readEntry(field, entry, reader) {
  *   that takes features.
  */
 export function describeModel(bytes) {
-  const json = readMetadata(bytes).get("description");
+  const metadata = readMetadata(bytes);
+  const json = metadata.get("description");
   if (json === undefined) throw new PageError("noDescription");
   const description = parse(json);
   if (description?.input !== "samples") {
     throw new PageError("takesFeatures", { input: description?.input ?? "features" });
   }
   const { labels, blank, features, frame_stride: stride } = description;
-  const { sample_rate: sampleRate, hop_length: hop } = features ?? {};
+  const { sample_rate: sampleRate, window_stride: seconds } = features ?? {};
+  const hop = Math.round(sampleRate * seconds); // samples from one feature frame to the next
   const valid =
     [sampleRate, hop, stride].every((number) => number > 0) &&
     Array.isArray(labels) &&
@@ -83,7 +85,7 @@ export function describeModel(bytes) {
     model: String(description.model ?? ""),
     version: String(description.project_version ?? ""),
     weights: String(description.weights ?? ""),
-    license: String(description.license ?? ""),
+    license: metadata.get("license") ?? "", // shown, not used
   };
 }
 

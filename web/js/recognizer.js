@@ -39,6 +39,19 @@ export class Recognizer {
   }
 
   /**
+   * Resample a recording.
+   *
+   * @param {Float32Array} samples Mono; the worker takes them over.
+   * @param {number} from Their rate, in Hz.
+   * @param {number} to Hz that is wanted.
+   * @returns {Promise<Float32Array>}
+   */
+  async resample(samples, from, to) {
+    if (from === to) return samples;
+    return (await this.#request({ type: "resample", samples, from, to }, [samples.buffer])).samples;
+  }
+
+  /**
    * Recognise a recording.
    *
    * @param {Float32Array} samples Mono, at the model's rate.

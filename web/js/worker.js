@@ -5,6 +5,7 @@ import { alignWords, greedyText } from "./decoding.js";
 import { PageError } from "./errors.js";
 import { describeModel } from "./metadata.js";
 import { cutIntoPieces } from "./pieces.js";
+import { resample } from "./resampling.js";
 
 // Several threads share memory, which browsers allow only where the server sends the headers that
 // isolate the page from others.
@@ -17,8 +18,9 @@ let model;
 let cancelled = 0; // number of the last recognition that was cancelled
 
 const requests = {
-  load: async ({ id, bytes }) => ({ type: "loaded", ...(await load(new Uint8Array(bytes))), id }),
-  recognise: async ({ id, samples }) => ({ type: "recognised", ...(await recognise(id, samples)) }),
+  load: ({ bytes }) => load(new Uint8Array(bytes)),
+  resample: ({ samples, from, to }) => ({ samples: resample(samples, from, to) }),
+  recognise: ({ id, samples }) => recognise(id, samples),
 };
 
 self.onmessage = async ({ data }) => {
@@ -27,7 +29,9 @@ self.onmessage = async ({ data }) => {
     return;
   }
   try {
-    self.postMessage({ id: data.id, ...(await requests[data.type](data)) });
+    const answer = await requests[data.type](data);
+    const transfer = answer.samples ? [answer.samples.buffer] : [];
+    self.postMessage({ type: "done", id: data.id, ...answer }, transfer);
   } catch (error) {
     const { key, values } =
       error instanceof PageError ? error : new PageError("runtime", { reason: firstLine(error) });
