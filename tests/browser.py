@@ -92,6 +92,13 @@ class Page:
             assert time.monotonic() < end, (condition, self.console, self.text("body"))
             time.sleep(0.02)
 
+    def wait_for_file(self, path: Path) -> None:
+        """Wait until a download has its final name."""
+        end = time.monotonic() + _SECONDS
+        while not path.is_file():
+            assert time.monotonic() < end, path
+            time.sleep(0.02)
+
     def text(self, selector: str) -> str:
         """Return the text of an element that is shown; empty where there is none."""
         return self.evaluate(f"document.querySelector({selector!r})?.innerText ?? ''")

@@ -84,8 +84,12 @@ async function workNow(name, task) {
     await task();
   } catch (error) {
     if (!(error instanceof PageError)) console.error(error); // a fault of the page itself
-    say(state.model ? TEXTS.ready : TEXTS.needsModel);
-    showError(describeError(error, name));
+    if (error.key === "cancelled") {
+      say(TEXTS.cancelled(name));
+    } else {
+      say(state.model ? TEXTS.ready : TEXTS.needsModel);
+      showError(describeError(error, name));
+    }
   } finally {
     state.busy = false;
     showProgress(null);

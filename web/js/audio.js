@@ -25,16 +25,25 @@ export async function decodeFile(bytes, wanted) {
     Array.from({ length: buffer.numberOfChannels }, (_, channel) => buffer.getChannelData(channel)),
   );
   if (!samples.length) throw new PageError("emptyFile");
-  if (!samples.every(Number.isFinite)) throw new PageError("notFinite");
+  if (!Number.isFinite(peakOf(samples))) throw new PageError("notFinite");
   return { samples, rate };
 }
 
 /** Average the samples of several channels of equal length. */
-export function averageChannels(channels) {
-  if (channels.length === 1) return channels[0].slice();
-  return channels[0].map(
-    (_, n) => channels.reduce((sum, channel) => sum + channel[n], 0) / channels.length,
-  );
+function averageChannels(channels) {
+  const average = channels[0].slice();
+  for (const channel of channels.slice(1)) {
+    for (let n = 0; n < average.length; n++) average[n] += channel[n];
+  }
+  for (let n = 0; n < average.length; n++) average[n] /= channels.length;
+  return average;
+}
+
+/** The largest magnitude of samples; NaN where one is no number. */
+export function peakOf(samples) {
+  let peak = 0;
+  for (let n = 0; n < samples.length; n++) peak = Math.max(peak, Math.abs(samples[n]));
+  return peak;
 }
 
 /** A recording that is being made from the microphone. */
@@ -69,7 +78,7 @@ export class MicrophoneRecording {
     this.ended = new Promise((resolve) => {
       this.node.port.onmessage = ({ data: { samples, last } }) => {
         this.chunks.push(samples);
-        onLevel(samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0));
+        onLevel(peakOf(samples));
         if (last) resolve();
       };
     });

@@ -50,6 +50,7 @@ export const TEXTS = {
     `Recognising: ${Math.round(100 * share)} % of ${seconds.toFixed(1)} s`,
   recognised: (name, words) => `${name}: ${words} ${words === 1 ? "word" : "words"} recognised.`,
   nothingRecognised: (name) => `${name}: no words were recognised.`,
+  cancelled: (name) => `${name}: recognition was cancelled.`,
   noWords: "(no words)",
   figures: ({ duration, seconds, mean }) =>
     [
@@ -93,7 +94,6 @@ export const ERRORS = {
   noMicrophone: ({ reason }) => `No microphone could be opened: ${reason}`,
   noModel: ({ name }) => `Open a model before you open ${name}.`,
   unexpected: ({ name, reason }) => `${name}: the page failed (${reason}). Please report it.`,
-  cancelled: ({ name }) => `${name}: recognition was cancelled.`,
 };
 
 export function percent(share) {

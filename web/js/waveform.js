@@ -1,5 +1,7 @@
 // The waveform of a recording with the recognised words on it.
 
+import { peakOf } from "./audio.js";
+
 const WAVE = 96; // CSS pixels: height of the waveform
 const ROW = 20; // of a row of words
 const ROWS = 2;
@@ -47,7 +49,7 @@ export class Waveform {
     [this.samples, this.rate, this.words] = [samples, rate, words];
     this.time = null;
     this.scroller.scrollLeft = 0;
-    this.peak = samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), FAINT);
+    this.peak = Math.max(FAINT, peakOf(samples));
     this.draw();
   }
 
