@@ -521,11 +521,13 @@ def test_the_microphone_is_recorded_and_recognised(page, model, prompt):
 @needs_runtime
 def test_bad_files_are_told_and_leave_the_page_working(page, model, prompt, tmp_path):
     half, text = tmp_path / "half.onnx", tmp_path / "notes.txt"
+    other = write_model(tmp_path / "other.onnx", labels=["A", "_"], blank=1)
     half.write_bytes(model.read_bytes()[:5000])
     text.write_text("no sound")
     sf.write(tmp_path / "nothing.wav", np.zeros(0), RATE)
     for file, chosen, said in [
         ("#model-file", half, "half.onnx is incomplete"),
+        ("#model-file", other, "other.onnx: its description is damaged"),
         ("#recording-file", text, "notes.txt is no audio"),
         ("#recording-file", tmp_path / "nothing.wav", "nothing.wav is"),
     ]:

@@ -34,7 +34,7 @@ self.onmessage = async ({ data }) => {
     self.postMessage({ type: "done", id: data.id, ...answer }, transfer);
   } catch (error) {
     const { key, values } =
-      error instanceof PageError ? error : new PageError("runtime", { reason: firstLine(error) });
+      error instanceof PageError ? error : new PageError("runtime", { reason: reasonOf(error) });
     self.postMessage({ type: "failed", id: data.id, key, values });
   }
 };
@@ -46,8 +46,8 @@ async function load(bytes) {
     executionProviders: ["wasm"],
     logSeverityLevel: 3, // errors
   });
-  const missing = ["samples", "lengths"].filter((name) => !created.inputNames.includes(name));
-  if (missing.length || !created.outputNames.includes("log_probs")) {
+  if (!fits(created, described)) {
+    await created.release();
     throw new PageError("damagedDescription");
   }
   await session?.release();
@@ -58,6 +58,16 @@ async function load(bytes) {
     seconds: (performance.now() - begin) / 1000,
     threads: ort.env.wasm.numThreads,
   };
+}
+
+/** Whether a network has the inputs, outputs and labels of its description. */
+function fits({ inputNames, outputNames, outputMetadata }, { labels }) {
+  const logProbs = outputMetadata.find(({ name }) => name === "log_probs");
+  return (
+    ["samples", "lengths"].every((name) => inputNames.includes(name)) &&
+    outputNames.includes("output_lengths") &&
+    logProbs?.shape?.at(2) === labels.labels.length
+  );
 }
 
 async function recognise(id, samples) {
@@ -82,24 +92,18 @@ async function recognisePiece(samples, start) {
     lengths: new ort.Tensor("int32", [samples.length], [1]),
   });
   const { log_probs: logProbs, output_lengths: frames, starts } = results;
-  if (logProbs.dims[2] !== model.labels.labels.length) throw new PageError("damagedDescription");
   // Where the network cuts silence off, `starts` tells how many samples it cut before the first.
   const offset = (start + Number(starts?.data[0] ?? 0)) / model.sampleRate;
   const count = Number(frames.data[0]);
   const text = greedyText(logProbs.data, count, model.labels);
-  const words = alignWords(
-    text,
-    logProbs.data,
-    count,
-    model.labels,
-    model.frameSeconds,
-    offset,
-  );
+  const words = alignWords(text, logProbs.data, count, model.labels, model.frameSeconds, offset);
   const [from, to] = [start, start + samples.length].map((sample) => sample / model.sampleRate);
   Object.values(results).forEach((tensor) => tensor.dispose());
   return { text, words, start: from, end: to };
 }
 
-function firstLine(error) {
-  return String(error?.message ?? error).split("\n")[0];
+/** The reason in an error of ONNX Runtime, without the names of its source files and functions. */
+function reasonOf(error) {
+  const [line] = String(error?.message ?? error).split("\n");
+  return line.replace(/^.*ERROR_MESSAGE: /u, "").replace(/^\S+\.(h|cc):\d+ .*?\) /u, "");
 }
