@@ -106,6 +106,19 @@ class Page:
     def click(self, selector: str) -> None:
         self.evaluate(f"document.querySelector({selector!r}).click()", gesture=True)
 
+    def press(self, selector: str) -> None:
+        """Press Enter, which must reach an element that has the focus."""
+        assert self.evaluate(f"document.activeElement.matches({selector!r})"), self.text(":focus")
+        for kind in ("keyDown", "keyUp"):
+            self(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key="Enter",
+                code="Enter",
+                text="\r",
+                windowsVirtualKeyCode=13,
+            )
+
     def choose(self, selector: str, path: Path) -> None:
         """Choose a file in an input."""
         root = self("DOM.getDocument")["root"]["nodeId"]

@@ -503,10 +503,11 @@ def test_a_long_recording_is_recognised_in_pieces(page, model, prompt, tmp_path)
 
 @needs_runtime
 def test_the_microphone_is_recorded_and_recognised(page, model, prompt):
-    page.click("#record")
+    page.evaluate("document.querySelector('#record').focus()")
+    page.press("#record")
     page.wait("document.querySelector('#record').innerText === 'Stop'")
     page.wait(STATE % "state.recording?.seconds > 1.5")
-    page.click("#record")
+    page.press("#record")
     page.wait("document.querySelector('#status').innerText.startsWith('microphone:')")
     recorded = np.array(page.evaluate(STATE % "[...state.samples]"), np.float32)
     text, _ = expected(model, recorded)
@@ -537,6 +538,23 @@ def test_bad_files_are_told_and_leave_the_page_working(page, model, prompt, tmp_
     page.choose("#recording-file", prompt)
     page.wait("document.querySelector('#status').innerText.startsWith('prompt.wav:')")
     assert page.text("#error") == ""
+
+
+DROP = """(() => {
+    const dataTransfer = new DataTransfer();
+    for (const name of %s) dataTransfer.items.add(new File(["no model"], name));
+    document.body.dispatchEvent(new DragEvent("dragenter", { bubbles: true }));
+    const shown = document.querySelector("#drop").checkVisibility();
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+    return shown && !document.querySelector("#drop").checkVisibility();
+})()"""
+
+
+@needs_runtime
+def test_files_are_taken_where_they_are_dropped(page):
+    assert page.evaluate(DROP % json.dumps(["first.onnx", "second.wav"]))
+    page.wait("document.querySelector('#status').innerText.includes('only first.onnx was taken')")
+    assert page.text("#error").startswith("first.onnx is no ONNX model (8 bytes)")
 
 
 @needs_runtime

@@ -77,6 +77,7 @@ function work(name, task) {
 }
 
 async function workNow(name, task) {
+  const focused = document.activeElement;
   state.busy = true;
   enableButtons();
   showError("");
@@ -95,6 +96,8 @@ async function workNow(name, task) {
     showProgress(null);
     element("cancel").hidden = true;
     enableButtons();
+    // A button that was disabled in the meantime has lost the keyboard.
+    if (document.activeElement === document.body) focused.focus();
   }
 }
 
@@ -107,22 +110,28 @@ function loadDefaultModel() {
 /** Fetch a file from beside the page. */
 async function download(name) {
   say(TEXTS.loadingModel(name, null));
-  const response = await fetch(name).catch((error) => {
+  try {
+    const response = await fetch(name);
+    if (!response.ok) throw new PageError("noModelHere");
+    return await readAll(response, (share) => {
+      say(TEXTS.loadingModel(name, share));
+      showProgress(share);
+    });
+  } catch (error) {
+    if (error instanceof PageError) throw error;
     throw new PageError("unreadable", { reason: error.message });
-  });
-  if (!response.ok) throw new PageError("noModelHere");
+  }
+}
+
+async function readAll(response, onProgress) {
   const total = Number(response.headers.get("Content-Length"));
+  const reader = response.body.getReader();
   const chunks = [];
   let received = 0;
-  for (const reader = response.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    chunks.push(value);
-    received += value.length;
-    if (total) {
-      say(TEXTS.loadingModel(name, received / total));
-      showProgress(received / total);
-    }
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    chunks.push(read.value);
+    received += read.value.length;
+    if (total) onProgress(Math.min(1, received / total)); // the length may be of packed bytes
   }
   return new Blob(chunks).arrayBuffer();
 }

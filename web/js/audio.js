@@ -68,7 +68,13 @@ export class MicrophoneRecording {
       throw new PageError(refused ? "microphoneRefused" : "noMicrophone", { reason: error.message });
     }
     const context = new AudioContext();
-    await context.audioWorklet.addModule(new URL("recorder.js", import.meta.url));
+    try {
+      await context.audioWorklet.addModule(new URL("recorder.js", import.meta.url));
+      await context.resume(); // some browsers let it begin only after a click
+    } catch (error) {
+      stream.getTracks().forEach((track) => track.stop());
+      throw error;
+    }
     return new MicrophoneRecording(stream, context, onLevel);
   }
 
