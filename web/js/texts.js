@@ -5,7 +5,7 @@ export const TEXTS = {
   privacy:
     "Everything happens in this browser. Recordings, models and texts never leave your device.",
   modelHeading: "Model",
-  openModel: "Open another model",
+  openModel: "Open a model",
   recordingHeading: "Recording",
   record: "Record",
   stop: "Stop",
@@ -80,7 +80,7 @@ export const ERRORS = {
     `${name} takes ${input}, but this page gives samples. Export the model with --input samples.`,
   runtime: ({ name, reason }) => `${name} could not be run. ONNX Runtime says: ${reason}`,
   runtimeMissing: () =>
-    "ONNX Runtime is missing or this browser cannot run it. In the folder of the page, type: npm run setup",
+    "ONNX Runtime is missing or this browser cannot run it. In the folder of the page, type npm run setup, then reload the page.",
   unreadable: ({ name, reason }) => `${name} could not be read: ${reason}`,
   undecodable: ({ name }) =>
     `${name} is no audio that this browser can decode. WAV, FLAC, MP3 and Ogg usually work.`,
