@@ -385,7 +385,6 @@ def test_what_is_wrong_with_a_model_is_said(tmp_path):
 
 
 @needs_node
-@needs_runtime
 def test_every_error_has_a_message():
     keys = {
         key

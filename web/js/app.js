@@ -17,11 +17,8 @@ const element = (id) => document.getElementById(id);
 export const state = { model: null, result: null, samples: null, busy: false, recording: null };
 
 const recognizer = new Recognizer();
-const waveform = new Waveform(
-  element("scroller"),
-  element("track"),
-  element("waveform"),
-  (word) => playWord(word),
+const waveform = new Waveform(element("scroller"), element("track"), element("waveform"), (word) =>
+  playWord(word),
 );
 const player = new Player((seconds) => showTime(seconds));
 

@@ -65,7 +65,9 @@ export class MicrophoneRecording {
       });
     } catch (error) {
       const refused = ["NotAllowedError", "SecurityError"].includes(error.name);
-      throw new PageError(refused ? "microphoneRefused" : "noMicrophone", { reason: error.message });
+      throw new PageError(refused ? "microphoneRefused" : "noMicrophone", {
+        reason: error.message,
+      });
     }
     const context = new AudioContext();
     try {

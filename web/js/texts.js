@@ -37,7 +37,9 @@ export const TEXTS = {
   model: ({ name, model, version, weights, sampleRate, labels, megabytes }) =>
     [
       [name, model, version].filter(Boolean).join(", "),
-      `${labels} labels, ${sampleRate / 1000} kHz, ${[weights, `${megabytes} MB`].filter(Boolean).join(", ")}`,
+      [`${labels} labels`, `${sampleRate / 1000} kHz`, weights, `${megabytes} MB`]
+        .filter(Boolean)
+        .join(", "),
     ].join(" · "),
   license: (license) => `Licence of the weights: ${license}`,
   ready: "Ready. Record something or open an audio file.",
@@ -68,19 +70,24 @@ export const TEXTS = {
 // What went wrong and what to do, in one message each. `name` is the file's.
 export const ERRORS = {
   noModelHere: ({ name }) =>
-    `There is no ${name} beside this page. Put one there (python export.py --file_format ONNX) or open a model file.`,
-  notOnnx: ({ name, bytes }) => `${name} is no ONNX model (${bytes} bytes). Open an exported .onnx file.`,
+    `There is no ${name} beside this page. Put one there (python export.py --file_format ONNX) ` +
+    "or open a model file.",
+  notOnnx: ({ name, bytes }) =>
+    `${name} is no ONNX model (${bytes} bytes). Open an exported .onnx file.`,
   truncated: ({ name, missing }) =>
-    `${name} is incomplete: at least ${missing} bytes are missing at its end. Copy or download it again.`,
+    `${name} is incomplete: at least ${missing} bytes are missing at its end. ` +
+    "Copy or download it again.",
   noDescription: ({ name }) =>
-    `${name} does not say what its labels and features are. Export it with a current version of export.py.`,
+    `${name} does not say what its labels and features are. ` +
+    "Export it with a current version of export.py.",
   damagedDescription: ({ name }) =>
     `${name}: its description is damaged or does not fit the network. Export the model again.`,
   takesFeatures: ({ name, input }) =>
     `${name} takes ${input}, but this page gives samples. Export the model with --input samples.`,
   runtime: ({ name, reason }) => `${name} could not be run. ONNX Runtime says: ${reason}`,
   runtimeMissing: () =>
-    "ONNX Runtime is missing or this browser cannot run it. In the folder of the page, type npm run setup, then reload the page.",
+    "ONNX Runtime is missing or this browser cannot run it. " +
+    "In the folder of the page, type npm run setup, then reload the page.",
   unreadable: ({ name, reason }) => `${name} could not be read: ${reason}`,
   undecodable: ({ name }) =>
     `${name} is no audio that this browser can decode. WAV, FLAC, MP3 and Ogg usually work.`,
@@ -88,9 +95,11 @@ export const ERRORS = {
   notFinite: ({ name }) => `${name} has samples that are no numbers (nan or infinite).`,
   nothingRecorded: () => "Nothing was recorded. Hold the recording a little longer.",
   insecurePage: () =>
-    "The browser gives the microphone only to pages on https or on localhost. You can still open an audio file.",
+    "The browser gives the microphone only to pages on https or on localhost. " +
+    "You can still open an audio file.",
   microphoneRefused: () =>
-    "The microphone may not be used. Allow it in the browser's settings for this page, then press Record again.",
+    "The microphone may not be used. Allow it in the browser's settings for this page, " +
+    "then press Record again.",
   noMicrophone: ({ reason }) => `No microphone could be opened: ${reason}`,
   noModel: ({ name }) => `Open a model before you open ${name}.`,
   unexpected: ({ name, reason }) => `${name}: the page failed (${reason}). Please report it.`,

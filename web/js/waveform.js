@@ -103,7 +103,10 @@ export class Waveform {
     const middle = (WAVE - BAR) / 2;
     for (let x = 0; x < width; x++) {
       const from = Math.floor((left + x) * step);
-      const to = Math.min(this.samples.length, Math.max(from + 1, Math.floor((left + x + 1) * step)));
+      const to = Math.min(
+        this.samples.length,
+        Math.max(from + 1, Math.floor((left + x + 1) * step)),
+      );
       let [low, high] = [Infinity, -Infinity];
       for (let n = from; n < to; n++) {
         low = Math.min(low, this.samples[n]);
