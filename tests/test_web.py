@@ -385,6 +385,34 @@ def test_what_is_wrong_with_a_model_is_said(tmp_path):
 
 
 @needs_node
+@needs_runtime
+def test_a_damaged_model_is_read_or_refused_in_one_message(tmp_path):
+    path = write_model(tmp_path / "small.onnx")
+    rng = np.random.default_rng(0)
+    end = path.read_bytes()[-900:]  # the metadata and what stands before it
+    changes = [
+        [(int(place) - len(end), int(byte)) for place, byte in zip(places, values)]
+        for places, values in zip(
+            rng.integers(0, len(end), (2000, 2)), rng.integers(0, 256, (2000, 2))
+        )
+    ]
+    found = node(
+        "metadata.js",
+        f"""given.changes.map((changes) => {{
+            const bytes = readFileSync(given.path);
+            for (const [place, byte] of changes) bytes[bytes.length + place] = byte;
+            const readFile = () => bytes;
+            return {DESCRIBE.replace("readFileSync(given)", "readFile()")};
+        }})""",
+        {"path": str(path), "changes": changes},
+    )
+    told = {"notOnnx", "truncated", "noDescription", "damagedDescription", "takesFeatures"}
+    refused = [key for key in found if isinstance(key, str)]
+    assert set(refused) <= told
+    assert 100 < len(refused) < len(found)
+
+
+@needs_node
 def test_every_error_has_a_message():
     keys = {
         key

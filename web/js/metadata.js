@@ -40,7 +40,7 @@ export function readMetadata(bytes) {
       reader.pos = end;
     }
   } catch (error) {
-    if (error instanceof PageError) throw error;
+    throw error instanceof PageError ? error : new PageError("notOnnx", { bytes: bytes.length });
   }
   if (!hasGraph) throw new PageError("notOnnx", { bytes: bytes.length });
   return metadata;
