@@ -72,6 +72,8 @@ FILES = {
     "test_nvidia": "training",
     "test_old_files": "training",
     "test_onnx_export": "training",
+    "test_onnx_features": "unit",
+    "test_onnx_metadata": "unit",
     "test_optimizer": "training",
     "test_original_yaml": "unit",
     "test_packaging": "launcher",
@@ -95,6 +97,7 @@ FILES = {
     "test_torch_weights": "unit launcher",
     "test_training": "training launcher",
     "test_transcripts": "unit launcher",
+    "test_web": "launcher",
     "test_word_alignment": "unit",
 }
 MARKERS = {marker for markers in FILES.values() for marker in markers.split()}
@@ -127,7 +130,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # ---- REQUIRE_ALL_TESTS=1: nothing that could be installed may be missing
 
 # Beginnings of the reasons that no installation mends. All others name what to install.
-EXCUSES = ("needs /proc/cpuinfo",)
+# The page in web/ is tested in a browser by whoever installs one: CONTRIBUTING.md.
+EXCUSES = ("needs /proc/cpuinfo", "needs a browser")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,21 +10,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common import __version__
 from common.data.dataset import mindspore_reason
+from common.data.loader import padded_batch
+from common.data.manifest import Utterance
 from common.export.description import described_files, description_of, identify
 from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
+from common.export.onnx_metadata import DESCRIPTION, add_metadata
+from common.export.quantization import (
+    calibration_batches,
+    quantise_dynamic,
+    quantise_static,
+    word_error_rate,
+)
 from common.export.running import graph_file, open_graph
 from common.memory import forecast_forward
 from common.model.checkpoint import check_weights
+from common.model.decoder import LogProbs
 from common.model.speech_model import Forward, Inference, SpeechModel
 from common.nn.recurrent import Recurrent
 from common.utils import runtime
@@ -32,12 +42,17 @@ from common.utils.atomic_directory import empty, locked
 from common.utils.backend import Tensor, ms
 from common.utils.errors import UserError
 from common.utils.files import read_json, write_text
+from common.utils.wording import counted
 
 ENDINGS = {"MINDIR": ".mindir", "AIR": ".air", "ONNX": ".onnx"}
 TOLERANCE = 1e-4  # on log-probabilities, between the file and the checkpoint
 # ... on probabilities, where the file has float16 weights: the logarithms of improbable labels may
 # move by more than matters to any decoder.
 TOLERANCE_HALF = 2e-2
+# ... where it has int8 weights: on the share of the probability that goes to other labels, as a
+# mean over frames. Single frames between two labels may go either way.
+TOLERANCE_INT8 = 5e-2
+_MOST_WER_RISE = 0.3  # points, without a warning
 _LENGTHS = (37, 160, 403)  # feature frames at which a dynamic file is compared
 
 
@@ -52,6 +67,14 @@ class Options:
         buckets: Several numbers of frames instead of `frames`, ascending: a file for each.
         device: Kind of device that the file is for; empty: the one that this process runs on.
         half: Weight matrices in float16.
+        int8: Of an ONNX file: "weights": matrices in int8, which compute in float32; "compute":
+            8-bit arithmetic of onnxruntime; empty: neither.
+        calibration: Recordings from which the ranges of 8-bit convolutions are taken.
+        scored: Recordings whose word error rate is told, of the file and in float32.
+        input: Of an ONNX file: "samples", from which it computes the features itself, or
+            "features"; empty: samples, but features where `frames` is given or the file is for
+            Ascend, whose converters want fixed shapes.
+        license: Of the weights, for the file's metadata; empty: what the checkpoint says.
     """
 
     file_format: str = "MINDIR"
@@ -60,6 +83,26 @@ class Options:
     buckets: tuple[int, ...] = ()
     device: str = ""
     half: bool = False
+    int8: str = ""
+    calibration: Sequence[Utterance] = ()
+    scored: Sequence[Utterance] = ()
+    input: str = ""
+    license: str = ""
+
+    @property
+    def precision(self) -> str:
+        """Of the weights: "float32", "float16" or "int8"."""
+        return "int8" if self.int8 else "float16" if self.half else "float32"
+
+    @property
+    def samples(self) -> bool:
+        """Whether the file takes samples."""
+        fixed = self.frames or self.device == "Ascend"
+        return (
+            self.file_format == "ONNX"
+            and self.input != "features"
+            and not (fixed and not self.input)
+        )
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -96,7 +139,8 @@ def export(
     (`common.export.description`). Files are written in a folder beside `path` and read back. They
     replace those of an earlier export in this format only when their log-probabilities equal the
     checkpoint's. Buckets share their weights, in `<path without ending>_variables/`. The
-    description is written after the files, so that a file with a description is a good one.
+    description is written after the files, so that a file with a description is a good one. An ONNX
+    file holds it itself, and one that takes samples has none beside it.
 
     Args:
         speech_model: The network, with its configuration.
@@ -105,7 +149,7 @@ def export(
         log: Takes lines of progress.
 
     Returns:
-        Path of the description.
+        Path of the description; of the file itself where there is none beside it.
 
     Raises:
         UserError: The device cannot have this format or these shapes, weights are not finite, the
@@ -142,6 +186,9 @@ def export(
                         speech_model, staging / path.name, options, target, log
                     )
                 content = describe(speech_model, options, device, exported)
+                if options.file_format == "ONNX":
+                    entries = metadata(speech_model, options, content)
+                    add_metadata(staging / path.name, entries)
                 content["files"] = identify(sorted(staging.iterdir()), staging)
                 _publish(staging, path, content, log)
             finally:
@@ -152,7 +199,7 @@ def export(
     except RuntimeError as error:
         reason = mindspore_reason(error)
         raise UserError(f"{path}: MindSpore could not export it ({reason})") from error
-    return description
+    return path if options.samples else description
 
 
 def _mindir(
@@ -192,7 +239,7 @@ def _mindir(
         return exported, device
     for entry, file in zip(exported, files):
         entry.difference = verify(
-            speech_model, file, options.batch_size, entry.frames, options.half, log
+            speech_model, file, options.batch_size, entry.frames, options.precision, log
         )
     return exported, device
 
@@ -236,15 +283,69 @@ def for_device(speech_model: SpeechModel, device: str, half: bool = False) -> Sp
 def _onnx(
     speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
 ) -> list[ExportedFile]:
-    write_onnx(speech_model, path, options.batch_size, options.frames, options.half)
-    exported = ExportedFile(path.name, options.frames)
-    if find_spec("onnxruntime") is None:
-        log("not verified by running it: onnxruntime is not installed (pip install onnxruntime)")
+    batch_size, frames, precision = options.batch_size, options.frames, options.precision
+    if options.int8 == "compute":
+        _write_quantised(speech_model, path, options, log)
     else:
-        exported.difference = verify(
-            speech_model, path, options.batch_size, options.frames, options.half, log
+        write_onnx(speech_model, path, batch_size, frames, precision, options.samples)
+    check = verify_samples if options.samples else verify
+    difference = check(speech_model, path, batch_size, frames, precision, log)
+    if options.scored:
+        _tell_word_error_rates(speech_model, path, options, log)
+    return [ExportedFile(path.name, frames, difference)]
+
+
+def _write_quantised(
+    speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
+) -> None:
+    """Write an ONNX file of 8-bit arithmetic."""
+    source = path.with_name("unquantised.onnx")
+    recurrent = any("lstm" in p.name.lower() for p in speech_model.network.get_parameters())
+    # The few convolutions before LSTMs lose more than they win.
+    precision = "int8 convolutions" if recurrent else "float32"
+    if not recurrent and not options.calibration:
+        raise UserError(
+            "--int8 compute: the convolutions need recordings to take the ranges of their inputs "
+            "from: give --calibration_manifest, or use --int8 weights"
         )
-    return [exported]
+    try:
+        shape = options.batch_size, options.frames
+        write_onnx(speech_model, source, *shape, precision, options.samples)
+        if recurrent:
+            quantise_dynamic(source, path)
+            return
+        featurizer = speech_model.featurizer
+        batches = calibration_batches(featurizer, options.calibration, options.samples)
+        log(f"taking the ranges of 8-bit values from {len(batches)} pieces of the recordings")
+        quantise_static(source, path, batches)
+    finally:
+        source.unlink(missing_ok=True)
+
+
+def _tell_word_error_rates(
+    speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
+) -> None:
+    """Recognise recordings with a file, and with float32 beside it."""
+    given = speech_model.featurizer, speech_model.tokenizer, options.scored, options.samples
+    found = word_error_rate(path, *given)
+    if options.precision == "float32":
+        log(f"WER {found:.3f} % of {counted(len(options.scored), 'utterance')}")
+        return
+    full = path.with_name("float32.onnx")
+    try:
+        write_onnx(speech_model, full, samples=options.samples)
+        expected = word_error_rate(full, *given)
+    finally:
+        full.unlink(missing_ok=True)
+    log(
+        f"WER {found:.3f} % of {counted(len(options.scored), 'utterance')}, in float32 "
+        f"{expected:.3f} %"
+    )
+    if found - expected > _MOST_WER_RISE:
+        log(
+            f"warning: WER is {found - expected:.2f} points higher than in float32, more than "
+            f"{_MOST_WER_RISE}: take another precision (--int8 weights, --half)"
+        )
 
 
 def _write(speech_model: SpeechModel, path: Path, options: Options, frames: int) -> None:
@@ -264,7 +365,7 @@ def verify(
     path: Path,
     batch_size: int,
     frames: int,
-    half: bool = False,
+    precision: str = "float32",
     log: Callable[[str], None] = print,
     forward: Forward | None = None,
 ) -> float:
@@ -275,7 +376,7 @@ def verify(
         path: MindIR or ONNX file.
         batch_size: Utterances in a batch of the file; 0: any number.
         frames: Feature frames that inputs of the file are padded to; 0: any number.
-        half: The file has its weights in float16; probabilities are compared instead of
+        precision: Of the file's weights; float16 or int8: probabilities are compared instead of
             log-probabilities.
         log: Takes a line for each comparison.
         forward: The compiled network; None: compiled here.
@@ -286,38 +387,123 @@ def verify(
     Raises:
         UserError: Output lengths differ, or outputs by more than TOLERANCE (TOLERANCE_HALF).
     """
-    log(f"reading {path.name} back, and compiling the network that it is compared with")
-    run, tolerance = open_graph(path), TOLERANCE_HALF if half else TOLERANCE
-    what = "probabilities" if half else "log-probabilities"
-    forward = forward or Forward(speech_model)  # which compiles the network
+    run, forward = _both(speech_model, path, forward, log)
     rng = np.random.default_rng(0)
     rows = batch_size or 3
     worst = 0.0
     for padded in (frames,) if frames else _LENGTHS:
         for longest in (padded, max(1, padded // 3)) if frames else (padded,):
-            lengths = np.linspace(longest, max(1, longest // 2), rows).astype(np.int32)
+            lengths = _shorter_and_shorter(longest, rows)
             features = np.zeros((rows, speech_model.featurizer.dimension, padded), np.float32)
             for row, length in enumerate(lengths):
                 features[row, :, :length] = rng.standard_normal((features.shape[1], length))
-            expected, expected_lengths = forward(features, lengths)
-            outputs, output_lengths = run(features, lengths)
-            if half:
-                outputs, expected = np.exp(outputs), np.exp(expected)
-            if not np.array_equal(output_lengths, expected_lengths):
-                raise UserError(f"{path.name}: its output lengths differ from the checkpoint's")
-            difference = max(
-                float(np.abs(outputs[:count, row] - expected[:count, row]).max())
-                for row, count in enumerate(expected_lengths)
-            )
-            worst = max(worst, difference)
-            if not difference <= tolerance:
-                raise UserError(
-                    f"{path.name}: {what} differ from the checkpoint's by "
-                    f"{difference:.2e} at {longest} frames, expected at most {tolerance:.0e}; "
-                    "do not use this file"
-                )
-            log(f"verified with {rows} x {longest} frames: difference {difference:.1e}")
+            expected = forward(features, lengths)
+            found = run(features, lengths)
+            worst = max(worst, _difference(path, found, expected, f"{longest} frames", precision))
+            log(f"verified with {rows} x {longest} frames: difference {worst:.1e}")
     return worst
+
+
+def verify_samples(
+    speech_model: SpeechModel,
+    path: Path,
+    batch_size: int,
+    frames: int = 0,
+    precision: str = "float32",
+    log: Callable[[str], None] = print,
+    forward: Forward | None = None,
+) -> float:
+    """Compare a file that takes samples with featurizer and network, on sounds like speech.
+
+    Args:
+        speech_model: The network.
+        path: ONNX file.
+        batch_size: Utterances in a batch of the file; 0: any number.
+        frames: 0: such a file takes any number.
+        precision: As in `verify`.
+        log: Takes a line for each comparison.
+        forward: The compiled network; None: compiled here.
+
+    Returns:
+        Largest difference over the unpadded frames.
+
+    Raises:
+        UserError: As in `verify`.
+    """
+    run, forward = _both(speech_model, path, forward, log)
+    featurizer, worst, rng = speech_model.featurizer, 0.0, np.random.default_rng(0)
+    for length in _LENGTHS:
+        counts = _shorter_and_shorter(length, batch_size or 3) * featurizer.config.hop_length
+        rows = [speech_like(rng, count, featurizer.config.sample_rate) for count in counts]
+        expected = forward(*padded_batch([featurizer(featurizer.trim(row)) for row in rows]))
+        samples, lengths = padded_batch([row[None] for row in rows])
+        found = run(samples[:, 0], lengths)
+        worst = max(worst, _difference(path, found, expected, f"{max(counts)} samples", precision))
+        log(f"verified with {len(rows)} x {max(counts)} samples: difference {worst:.1e}")
+    return worst
+
+
+def _both(
+    speech_model: SpeechModel, path: Path, forward: Forward | None, log: Callable[[str], None]
+) -> tuple[LogProbs, Forward]:
+    """Open an exported file, and compile the network that it is compared with."""
+    log(f"reading {path.name} back, and compiling the network that it is compared with")
+    return open_graph(path), forward or Forward(speech_model)
+
+
+def _shorter_and_shorter(longest: int, rows: int) -> np.ndarray:
+    return np.linspace(longest, max(1, longest // 2), rows).astype(np.int32)
+
+
+def _difference(
+    path: Path,
+    found: tuple[np.ndarray, np.ndarray],
+    expected: tuple[np.ndarray, np.ndarray],
+    where: str,
+    precision: str,
+) -> float:
+    """Return how far the outputs of a file are from the checkpoint's; UserError if too far."""
+    if not np.array_equal(found[1], expected[1]):
+        raise UserError(f"{path.name}: its output lengths differ from the checkpoint's")
+    valid = np.arange(len(expected[0]))[:, None] < expected[1]
+    outputs, wanted = (each[0][: len(valid)][valid] for each in (found, expected))
+    what, tolerance = "log-probabilities", TOLERANCE
+    if precision == "float32":
+        difference = np.abs(outputs - wanted).max()
+    else:
+        distance = np.abs(np.exp(outputs) - np.exp(wanted))
+        what, tolerance, difference = "probabilities", TOLERANCE_HALF, distance.max()
+        if precision == "int8":
+            what, tolerance = "on average, probabilities", TOLERANCE_INT8
+            difference = distance.sum(1).mean() / 2
+    if not difference <= tolerance:
+        raise UserError(
+            f"{path.name}: {what} differ from the checkpoint's by {difference:.2e} at {where}, "
+            f"expected at most {tolerance:.0e}; do not use this file"
+        )
+    return float(difference)
+
+
+def speech_like(rng: np.random.Generator, count: int, rate: int) -> np.ndarray:
+    """Make samples with the spectrum and the pauses of speech, in 16 bits.
+
+    Args:
+        rng: Draws pitch, syllables and noise.
+        count: Number of samples.
+        rate: Hz.
+
+    Returns:
+        Samples (N,) float32: harmonics of a voice that goes up and down, louder and fainter, over
+        the hiss of a room; silence in the first and the last tenth.
+    """
+    time = np.arange(count) / rate
+    pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time))  # Hz
+    phase = 2 * np.pi * np.cumsum(pitch) / rate
+    voice = sum(np.sin(number * phase) / number for number in range(1, 18))
+    syllables = np.maximum(np.sin(2 * np.pi * rng.uniform(1, 3) * time), 0.0)
+    sounding = np.abs(time / time[-1] - 0.5) < 0.4 if count > 1 else 1.0
+    samples = sounding * (0.1 * voice * syllables + 0.001 * rng.standard_normal(count))
+    return (np.round(np.clip(samples, -1, 1) * 32767) / 32768).astype(np.float32)
 
 
 def describe(
@@ -337,33 +523,15 @@ def describe(
     Returns:
         Content of the JSON description: inputs, outputs, features, labels, device, versions.
     """
-    dimension = speech_model.featurizer.dimension
-    batch_size, frames = options.batch_size or -1, options.frames or -1
+    batch_size = options.batch_size or -1
     differences = [file.difference for file in exported if file.difference is not None]
     return {
         **speech_model.metadata(),
         "file": exported[0].file,
         "file_format": options.file_format,
         "device": device,
-        "weights": "float16" if options.half else "float32",
-        "inputs": [
-            {
-                "name": "features",
-                "type": "float32",
-                "shape": [batch_size, dimension, frames],
-                "axes": "utterance, bin, frame; padded with 0",
-            },
-            {
-                "name": "lengths",
-                "type": "int32",
-                "shape": [batch_size],
-                "axes": "utterance; frames that count",
-            },
-        ],
-        "outputs": [
-            {"name": "log_probs", "type": "float32", "axes": "frame, utterance, label"},
-            {"name": "lengths", "type": "int32", "axes": "utterance; frames that count"},
-        ],
+        "weights": options.precision,
+        **_tensors(speech_model, options),
         "buckets": [
             {
                 "file": file.file,
@@ -379,6 +547,72 @@ def describe(
         "features": speech_model.featurizer.config.to_dict(),
         "blank": speech_model.tokenizer.blank,
         "verified_difference": max(differences) if len(differences) == len(exported) else None,
+    }
+
+
+def _tensors(speech_model: SpeechModel, options: Options) -> dict[str, Any]:
+    """Describe inputs and outputs of the files."""
+    batch_size, frames = options.batch_size or -1, options.frames or -1
+    each = {"type": "int32", "shape": [batch_size]}
+    if options.samples:
+        rate = speech_model.featurizer.config.sample_rate
+        signal = {
+            "name": "samples",
+            "type": "float32",
+            "shape": [batch_size, -1],
+            "axes": f"utterance, sample; mono, {rate} Hz, full scale 1; padded with 0",
+        }
+    else:
+        signal = {
+            "name": "features",
+            "type": "float32",
+            "shape": [batch_size, speech_model.featurizer.dimension, frames],
+            "axes": "utterance, bin, frame; padded with 0",
+        }
+    counted = "samples" if options.samples else "frames"
+    onnx = options.file_format == "ONNX"
+    outputs = [
+        {"name": "log_probs", "type": "float32", "axes": "frame, utterance, label"},
+        {
+            "name": "output_lengths" if onnx else "lengths",
+            "type": "int32",
+            "axes": "utterance; frames that count",
+        },
+    ]
+    if options.samples and speech_model.featurizer.config.trim_silence:
+        axes = "utterance; samples cut from its start, which times of words do not count"
+        outputs.append({"name": "starts", "type": "int32", "axes": axes})
+    return {
+        **({"input": signal["name"]} if onnx else {}),
+        "inputs": [signal, {"name": "lengths", **each, "axes": f"utterance; {counted} that count"}],
+        "outputs": outputs,
+    }
+
+
+def metadata(
+    speech_model: SpeechModel, options: Options, description: dict[str, Any]
+) -> dict[str, str]:
+    """Return the metadata of an ONNX file.
+
+    Args:
+        speech_model: The network.
+        options: Form of the file.
+        description: What `describe` returned; our own programs read this alone.
+
+    Returns:
+        The description as JSON, and for people and other programs what they want first.
+    """
+    license = options.license or speech_model.license
+    return {
+        DESCRIPTION: json.dumps(description),
+        "model": speech_model.recipe.name,
+        "version": __version__,
+        "sample_rate": str(speech_model.featurizer.config.sample_rate),
+        "frame_seconds": repr(speech_model.frame_seconds),
+        "labels": json.dumps(description["labels"]),
+        "weights": description["weights"],
+        "input": description["input"],
+        **({"license": license} if license else {}),
     }
 
 
@@ -417,6 +651,32 @@ def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
             raise UserError(
                 f"--buckets with --file_format {file_format}: buckets are MindIR files; one ONNX "
                 "file has all lengths, or with --frames a single one"
+            )
+    if options.int8 not in ("", "weights", "compute"):
+        raise UserError(f"--int8 {options.int8}: expected weights or compute")
+    if options.int8 and options.half:
+        raise UserError("--half and --int8: weights are quantised once; expected one of them")
+    for option, given in (
+        ("--int8", options.int8),
+        ("--calibration_manifest", options.calibration),
+        ("--test_manifest", options.scored),
+    ):
+        if given and file_format != "ONNX":
+            raise UserError(f"{option} with --file_format {file_format}: expected ONNX")
+    if options.calibration and options.int8 != "compute":
+        raise UserError("--calibration_manifest: only --int8 compute has ranges to be found")
+    if options.input not in ("", "samples", "features"):
+        raise UserError(f"--input {options.input}: expected samples or features")
+    if options.input == "samples":
+        if file_format != "ONNX":
+            raise UserError(
+                f"--input samples with --file_format {file_format}: only ONNX files compute "
+                "features; use --input features"
+            )
+        if frames:
+            raise UserError(
+                f"--frames {frames} with --input samples: such a file takes any number of samples; "
+                "leave --frames out, or use --input features"
             )
     if file_format == "ONNX":
         return
@@ -474,7 +734,8 @@ def _publish(
         if destination.is_dir() and part.is_dir():
             shutil.rmtree(destination)
         part.replace(destination)
-    write_text(description, json.dumps(content, indent=2) + "\n")
+    if content.get("input") != "samples":
+        write_text(description, json.dumps(content, indent=2) + "\n")
     for part in earlier:
         if part.name not in new:
             log(f"{part}: of the earlier export {description}, which this one replaces: removed")
