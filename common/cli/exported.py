@@ -90,6 +90,12 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         help="recordings whose WER is told, of the ONNX file and of float32",
     )
     parser.add_argument(
+        "--style",
+        default="",
+        metavar="sherpa",
+        help="an ONNX file for sherpa-onnx, with its symbols in NAME-tokens.txt",
+    )
+    parser.add_argument(
         "--license",
         default="",
         metavar="TEXT",
@@ -116,6 +122,7 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         arguments.int8,
         _recordings(speech_model, arguments.calibration_manifest),
         _recordings(speech_model, arguments.test_manifest),
+        arguments.style,
         arguments.input,
         arguments.license,
     )

@@ -21,6 +21,7 @@ from common import __version__
 from common.data.dataset import mindspore_reason
 from common.data.loader import padded_batch
 from common.data.manifest import Utterance
+from common.export import sherpa
 from common.export.description import described_files, description_of, identify
 from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
@@ -71,6 +72,7 @@ class Options:
             8-bit arithmetic of onnxruntime; empty: neither.
         calibration: Recordings from which the ranges of 8-bit convolutions are taken.
         scored: Recordings whose word error rate is told, of the file and in float32.
+        style: "sherpa": an ONNX file as sherpa-onnx wants it; empty: as our own programs do.
         input: Of an ONNX file: "samples", from which it computes the features itself, or
             "features"; empty: samples, but features where `frames` is given or the file is for
             Ascend, whose converters want fixed shapes.
@@ -86,6 +88,7 @@ class Options:
     int8: str = ""
     calibration: Sequence[Utterance] = ()
     scored: Sequence[Utterance] = ()
+    style: str = ""
     input: str = ""
     license: str = ""
 
@@ -284,6 +287,10 @@ def _onnx(
     speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
 ) -> list[ExportedFile]:
     batch_size, frames, precision = options.batch_size, options.frames, options.precision
+    if options.style:
+        write_onnx(speech_model, path, batch_size, 0, precision, True, options.style)
+        write_text(sherpa.tokens_path(path), sherpa.tokens_text(speech_model.tokenizer))
+        return [ExportedFile(path.name, 0, verify_for_sherpa(speech_model, path, precision, log))]
     if options.int8 == "compute":
         _write_quantised(speech_model, path, options, log)
     else:
@@ -440,6 +447,48 @@ def verify_samples(
         found = run(samples[:, 0], lengths)
         worst = max(worst, _difference(path, found, expected, f"{max(counts)} samples", precision))
         log(f"verified with {len(rows)} x {max(counts)} samples: difference {worst:.1e}")
+    return worst
+
+
+def verify_for_sherpa(
+    speech_model: SpeechModel,
+    path: Path,
+    precision: str = "float32",
+    log: Callable[[str], None] = print,
+    forward: Forward | None = None,
+) -> float:
+    """Compare a file for sherpa-onnx with featurizer and network, on sounds like speech.
+
+    Args:
+        speech_model: The network.
+        path: ONNX file.
+        precision: As in `verify`.
+        log: Takes a line for each comparison.
+        forward: The compiled network; None: compiled here.
+
+    Returns:
+        Largest difference.
+
+    Raises:
+        UserError: As in `verify`.
+    """
+    log(f"reading {path.name} back, and compiling the network that it is compared with")
+    run, forward = sherpa.open_for_sherpa(path), forward or Forward(speech_model)
+    featurizer, worst, rng = speech_model.featurizer, 0.0, np.random.default_rng(0)
+    for frames in _LENGTHS:
+        count = frames * featurizer.config.hop_length
+        given = sherpa.normalised(speech_like(rng, count, featurizer.config.sample_rate))
+        features = featurizer(featurizer.trim(given * np.float32(sherpa.DEVIATION)))
+        expected = forward(*padded_batch([features]))
+        outputs = run(given)[:, None]
+        found = outputs, np.array([len(outputs)])
+        worst = max(worst, _difference(path, found, expected, f"{count} samples", precision))
+        log(f"verified with {count} samples: difference {worst:.1e}")
+    if sherpa.loudness_matters(featurizer.config):
+        log(
+            "sherpa-onnx brings recordings to one loudness, on which these features depend: texts "
+            "may differ a little from those of other programs"
+        )
     return worst
 
 
@@ -604,7 +653,7 @@ def metadata(
     """
     license = options.license or speech_model.license
     return {
-        DESCRIPTION: json.dumps(description),
+        **({} if options.style else {DESCRIPTION: json.dumps(description)}),
         "model": speech_model.recipe.name,
         "version": __version__,
         "sample_rate": str(speech_model.featurizer.config.sample_rate),
@@ -613,6 +662,7 @@ def metadata(
         "weights": description["weights"],
         "input": description["input"],
         **({"license": license} if license else {}),
+        **({"style": options.style} if options.style else {}),
     }
 
 
@@ -652,6 +702,8 @@ def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
                 f"--buckets with --file_format {file_format}: buckets are MindIR files; one ONNX "
                 "file has all lengths, or with --frames a single one"
             )
+    if options.style:
+        _check_style(speech_model, options)
     if options.int8 not in ("", "weights", "compute"):
         raise UserError(f"--int8 {options.int8}: expected weights or compute")
     if options.int8 and options.half:
@@ -686,6 +738,24 @@ def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
             f"this {speech_model.recipe.name} takes static shapes alone (because of its device or "
             "its kind of network): give --batch_size and --frames or --buckets"
         )
+
+
+def _check_style(speech_model: SpeechModel, options: Options) -> None:
+    if options.style != sherpa.STYLE:
+        raise UserError(f"--style {options.style}: expected {sherpa.STYLE}")
+    for option, given in (
+        (f"--file_format {options.file_format}", options.file_format != "ONNX"),
+        (f"--input {options.input}", options.input == "features"),
+        (f"--frames {options.frames}", options.frames),
+        ("--int8 compute", options.int8 == "compute"),
+        ("--test_manifest", options.scored),
+    ):
+        if given:
+            raise UserError(
+                f"{option} with --style sherpa: expected --file_format ONNX of samples of any "
+                "number, with float32, --half or --int8 weights, and no manifest"
+            )
+    sherpa.check_features(speech_model.featurizer.config)
 
 
 def _inputs(speech_model: SpeechModel, batch_size: int | None, frames: int | None) -> list[Tensor]:

@@ -283,6 +283,7 @@ def write_onnx(
     frames: int = 0,
     precision: str = "float32",
     samples: bool = False,
+    style: str = "",
 ) -> None:
     """Write a network as an ONNX file.
 
@@ -293,6 +294,7 @@ def write_onnx(
         frames: Feature frames that inputs are padded to; 0: any number.
         precision: Of the weights; see `Graph`.
         samples: The file takes samples (B, N) and computes the features itself.
+        style: "sherpa": inputs and outputs as sherpa-onnx wants them; empty: ours.
 
     Raises:
         UserError: The network has parts that cannot be written as ONNX, or is too large.
@@ -305,33 +307,56 @@ def write_onnx(
     weights = {p.name: p.asnumpy() for p in speech_model.network.get_parameters()}
     graph = Graph(precision)
     batch = batch_size or "utterances"
-    lengths = graph.op("Cast", "lengths", to=_INT64)
+    inputs: dict[str, tuple[int, list]]
     outputs: dict[str, tuple[int, list]] = {}
     if samples:
-        from common.export.onnx_features import Batch, add_features, add_trim
-
-        inputs: dict[str, tuple[int, list]] = {"samples": (_FLOAT, [batch, "samples"])}
-        recordings = Batch("samples", lengths)
-        if speech_model.featurizer.config.trim_silence:
-            recordings, starts = add_trim(graph, recordings)
-            graph.output(starts, "starts", _INT32)
-            outputs["starts"] = _INT32, [batch]
-        batch_of_features = add_features(graph, speech_model.featurizer, recordings)
-        features, lengths = batch_of_features.values, batch_of_features.lengths
+        inputs, outputs, features, lengths = _add_recordings(graph, speech_model, batch, style)
     else:
-        features = "features"
+        features, lengths = "features", graph.op("Cast", "lengths", to=_INT64)
         shape = [batch, speech_model.featurizer.dimension, frames or "frames"]
-        inputs = {features: (_FLOAT, shape)}
+        inputs = {features: (_FLOAT, shape), "lengths": (_INT32, [batch])}
     config = speech_model.config.ModelConfig
     log_probs, lengths = recipe.onnx_network(graph, config, weights, features, lengths)
-    graph.output(log_probs, "log_probs", _FLOAT)
-    graph.output(lengths, "output_lengths", _INT32)
     output_frames = int(speech_model.output_frames(frames)) if frames else "output_frames"
-    log_probs_shape = [output_frames, batch, len(speech_model.tokenizer)]
-    outputs = {
-        "log_probs": (_FLOAT, log_probs_shape),
-        "output_lengths": (_INT32, [batch]),
-        **outputs,
-    }
-    inputs["lengths"] = _INT32, [batch]
+    classes = len(speech_model.tokenizer)
+    if style:
+        graph.output(graph.op("Transpose", log_probs, perm=[1, 0, 2]), "logits", _FLOAT)
+        outputs = {"logits": (_FLOAT, [batch, output_frames, classes])}
+    else:
+        graph.output(log_probs, "log_probs", _FLOAT)
+        graph.output(lengths, "output_lengths", _INT32)
+        outputs = {
+            "log_probs": (_FLOAT, [output_frames, batch, classes]),
+            "output_lengths": (_INT32, [batch]),
+            **outputs,
+        }
     save(graph.model(recipe.name, inputs, outputs), str(path))
+
+
+def _add_recordings(
+    graph: Graph, speech_model: SpeechModel, batch: int | str, style: str
+) -> tuple[dict[str, tuple[int, list]], dict[str, tuple[int, list]], str, str]:
+    """Add the inputs of a file that takes samples, and their features.
+
+    Returns:
+        Inputs and outputs of the file so far; names of the features and of their lengths.
+    """
+    from common.export.onnx_features import Batch, add_features, add_trim
+    from common.export.sherpa import INPUT, add_samples
+
+    inputs: dict[str, tuple[int, list]] = {}
+    outputs: dict[str, tuple[int, list]] = {}
+    if style:
+        inputs[INPUT] = _FLOAT, [batch, "samples"]
+        recordings = add_samples(graph)
+    else:
+        inputs["samples"] = _FLOAT, [batch, "samples"]
+        inputs["lengths"] = _INT32, [batch]
+        recordings = Batch("samples", graph.op("Cast", "lengths", to=_INT64))
+    if speech_model.featurizer.config.trim_silence:
+        recordings, starts = add_trim(graph, recordings)
+        if not style:
+            graph.output(starts, "starts", _INT32)
+            outputs["starts"] = _INT32, [batch]
+    features = add_features(graph, speech_model.featurizer, recordings)
+    return inputs, outputs, features.values, features.lengths

@@ -61,7 +61,10 @@ def embedded_description(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: The file or its description is damaged.
     """
-    text = read_metadata(path).get(DESCRIPTION)
+    entries = read_metadata(path)
+    if style := entries.get("style"):
+        raise UserError(f"{path}: written for {style}; export the model without --style")
+    text = entries.get(DESCRIPTION)
     if text is None:
         return None
     try:
