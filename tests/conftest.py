@@ -68,6 +68,7 @@ FILES = {
     "test_metrics": "unit",
     "test_mindrecord": "unit launcher",
     "test_model": "training",
+    "test_ngram_estimation": "unit",
     "test_nn": "training",
     "test_nvidia": "training",
     "test_old_files": "training",

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from common.cli.data import check_data, create_mindrecord
 from common.cli.exported import export, postprocess, preprocess
+from common.cli.language_model import language_model
 from common.cli.learning import doctor, train
 from common.cli.recognition import evaluate, transcribe
 from common.model.recipe import Recipe
@@ -25,6 +26,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "language_model",
     "postprocess",
     "preprocess",
     "run",
@@ -34,7 +36,12 @@ __all__ = [
 
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)
-_PRINTING = (check_data, evaluate, transcribe)  # what they find goes to standard output
+_PRINTING = (
+    check_data,
+    evaluate,
+    language_model,
+    transcribe,
+)  # what they find goes to standard output
 
 
 def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None:
