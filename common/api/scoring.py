@@ -12,9 +12,9 @@ from common.config import EvalConfig
 from common.data.manifest import listed, read_data, without_copies
 from common.utils.errors import UserError
 
-if TYPE_CHECKING:  # they load MindSpore
+if TYPE_CHECKING:
     from common.evaluation.scoring import Evaluation, ScoredUtterance
-    from common.model.speech_model import SpeechModel
+    from common.model.acoustic_model import AcousticModel
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[st
 
 
 def score_manifests(
-    speech_model: SpeechModel,
+    model: AcousticModel,
     checkpoint: str,
     config: EvalConfig,
     log: logging.Logger,
@@ -74,7 +74,7 @@ def score_manifests(
     """Recognise and score the utterances of manifests, each recording decoded once.
 
     Args:
-        speech_model: The network.
+        model: The network.
         checkpoint: What it is called in messages and in the report.
         config: Which manifests, how to decode, what to write.
         log: Receives figures, and a line for each recording that cannot be read.
@@ -92,21 +92,21 @@ def score_manifests(
     from common.evaluation.html_report import write_report
     from common.memory import forecast_forward
 
-    decoder = speech_model.decoder(config.LMConfig)
-    data, trained = config.DataConfig, speech_model.config.DataConfig
+    decoder = model.decoder(config.LMConfig)
+    data, trained = config.DataConfig, model.config.DataConfig
     manifests, data_dir = manifests_to_score(checkpoint, data, trained)
     test_set = listed(manifests)
-    log.info("%s on %s, test set %s", checkpoint, speech_model.device, test_set)
-    utterances = read_data(trained, speech_model.tokenizer, manifests, data_dir, log.warning)
+    log.info("%s on %s, test set %s", checkpoint, model.runs_on, test_set)
+    utterances = read_data(trained, model.tokenizer, manifests, data_dir, log.warning)
     utterances = without_copies(utterances, test_set, log.info)
     dataset = ManifestDataset(
         utterances,
-        speech_model.featurizer,
-        speech_model.tokenizer,
+        model.featurizer,
+        model.tokenizer,
         labelled=False,
         log=log.info,
         skip_unreadable=True,
-        check_length=forecast_forward(speech_model).check,
+        check_length=forecast_forward(model).check,
         workers=data.workers,
     )
     # By position in the manifests, the order in which they are reported.
@@ -117,7 +117,7 @@ def score_manifests(
 
     try:
         evaluation = evaluate(
-            speech_model,
+            model,
             decoder,
             dataset,
             data.batch_size,
@@ -138,7 +138,7 @@ def score_manifests(
         raise UserError(f"{test_set}: not one of its recordings can be read")
     scored = dataset if len(readable) == len(dataset) else dataset.subset(readable)
     references = (utterances[dataset.positions[index]].text for index in readable)
-    if unknown := speech_model.tokenizer.unknown_in(references):
+    if unknown := model.tokenizer.unknown_in(references):
         counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
         log.warning("references hold characters without a label, which are errors: %s", counts)
     log.info("utterances: %d, %.2f hours", len(scored), scored.durations.sum() / 3600)
@@ -149,9 +149,9 @@ def score_manifests(
             "Test set": test_set,
             "Not read": f"{len(unreadable)} of {len(utterances)} recordings" if unreadable else "",
             "Decoder": describe(config.LMConfig),
-            "Device": speech_model.device,
+            "Device": model.runs_on,
         }
-        name, features = speech_model.recipe.name, speech_model.featurizer
+        name, features = model.recipe.name, model.featurizer
         try:
             write_report(
                 config.report, name, facts, evaluation, scored, features, config.report_utterances

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from common import config as configs
 from common.cli.options import (
-    add_checkpoint,
-    add_device,
     add_eval_config,
+    add_model,
     command,
-    load_speech_model,
+    load_acoustic_model,
+    model_path,
     override,
 )
 from common.data.manifest import Utterance
@@ -33,12 +33,11 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     """
     parser = command(
         prog="eval.py",
-        description=f"Score a {recipe.name} checkpoint. Writes eval.log, and with --set "
-        "report=FILE a page to look at and listen to.",
+        description=f"Score a {recipe.name} checkpoint or exported file. Writes eval.log, and with "
+        "--set report=FILE a page to look at and listen to.",
     )
-    add_checkpoint(parser, "--pretrain_ckpt", pretrained=recipe.pretrained)
+    add_model(parser, recipe)
     add_eval_config(parser)
-    add_device(parser)
     arguments = parser.parse_args(argv)
 
     config = recipe.eval_config()
@@ -50,7 +49,8 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     from common.evaluation.scoring import ScoredUtterance
     from common.utils.logging import open_log
 
-    speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
+    path = model_path(arguments, recipe)
+    model = load_acoustic_model(arguments, recipe, path)
     log = open_log("eval.log", needed=False)
 
     def print_scored(utterance: ScoredUtterance) -> None:
@@ -58,7 +58,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
             log.info(line)
 
     on_scored = print_scored if config.verbose else None
-    scores = score_manifests(speech_model, arguments.pretrain_ckpt, config, log, on_scored)
+    scores = score_manifests(model, path, config, log, on_scored)
     for line in scores.evaluation.summary():
         log.info(line)
     if scores.report_error:
@@ -88,12 +88,11 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ..."
     )
-    add_checkpoint(parser, "--pretrain_ckpt", pretrained=recipe.pretrained)
+    add_model(parser, recipe)
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
     )
     add_eval_config(parser)
-    add_device(parser)
     arguments = parser.parse_args(argv)
 
     config = recipe.eval_config()
@@ -108,14 +107,14 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.data.dataset import ReadFailure
     from common.evaluation.evaluate import recognise_recordings
 
-    speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
-    decoder = speech_model.decoder(config.LMConfig)
+    model = load_acoustic_model(arguments, recipe, model_path(arguments, recipe))
+    decoder = model.decoder(config.LMConfig)
     names, portion, failed = arguments.files, _BATCHES_PER_PORTION * batch_size, 0
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
         notices: list[str] = []
         results = recognise_recordings(
-            speech_model,
+            model,
             decoder,
             [Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]],
             lambda prediction: prediction.text,

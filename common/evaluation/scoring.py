@@ -22,12 +22,14 @@ class Prediction:
         id: Of the utterance.
         hypotheses: Best first.
         log_probs: (T', C) of a CTC network, without padding; None for another network.
+        start: Samples of silence that were cut off before the first frame.
     """
 
     index: int
     id: str
     hypotheses: list[Hypothesis]
     log_probs: np.ndarray | None
+    start: int = 0
 
     @property
     def text(self) -> str:

@@ -29,7 +29,10 @@ from common.data.manifest import Log, Utterance
 from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
 from common.export.description import check_content, check_files, find_description
-from common.export.running import Bucket, ExportedForward, graph_file
+from common.export.onnx_metadata import embedded_description
+from common.export.running import Bucket, ExportedForward, graph_file, onnx_runtime
+from common.model.acoustic_model import SampleFrontEnd
+from common.model.decoder import SpeechDecoder
 from common.model.recipe import Recipe
 from common.text.tokenizer import Tokenizer, restored_tokenizer
 from common.utils.errors import UserError
@@ -42,6 +45,9 @@ TIMES = "time_Result"  # beside the folder of results
 _LONGEST_NAME = 200  # bytes; file systems take 255, with endings
 _EACH = 500  # utterances that are worth a process
 _TOGETHER = 32  # utterances decoded at a time
+# Memory of ONNX Runtime: of the process before any weight, in copies of the file, and in shares of
+# MindSpore's memory for a frame, of which it took 0.09 (DeepSpeech2) and 0.37 (Jasper).
+_ONNX_PROCESS, _ONNX_COPIES, _ONNX_SHARE = 0.15 * (1 << 30), 3, 0.4
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class ExportedModel:
         featurizer: Computes its features.
         device: Kind of device that its files are for; "any" for all.
         given: The file that was named on the command line, or `path` itself.
+        embedded: The description that an ONNX file holds, with `path` the file; None: it has none.
     """
 
     path: Path
@@ -65,24 +72,34 @@ class ExportedModel:
     featurizer: Featurizer
     device: str
     given: Path
+    embedded: dict[str, Any] | None = None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Its description."""
+        return read_json(self.path) or {} if self.embedded is None else self.embedded
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether the file computes its features itself."""
+        return self.description.get("input") == "samples"
 
     def buckets(self) -> list[Bucket]:
         """Return its files, from the shortest inputs to the longest."""
-        description = read_json(self.path) or {}
         buckets = [
             Bucket(
-                self.path.with_name(bucket["file"]),
+                self.path if self.embedded else self.path.with_name(bucket["file"]),
                 max(bucket["batch_size"], 0),
                 max(bucket["frames"], 0),
             )
-            for bucket in description.get("buckets", [])
+            for bucket in self.description.get("buckets", [])
         ]
         return sorted(buckets, key=lambda bucket: bucket.frames)
 
     @property
     def convolves(self) -> bool:
         """Whether its MindIR files have the device's convolutions, not matrix products."""
-        buckets = (read_json(self.path) or {}).get("buckets", [])
+        buckets = self.description.get("buckets", [])
         graphs = [bucket["graph"] for bucket in buckets if "graph" in bucket]
         names = [name for graph in graphs for name in graph["operators"]]
         return any("Conv" in name for name in names) or (self.device == "any" and not graphs)
@@ -91,6 +108,46 @@ class ExportedModel:
     def max_frames(self) -> float:
         """Feature frames of the longest utterance that its files take."""
         return max((bucket.frames or math.inf for bucket in self.buckets()), default=math.inf)
+
+    @property
+    def front_end(self) -> Featurizer:
+        """Makes what its files take."""
+        return SampleFrontEnd(self.featurizer.config) if self.takes_samples else self.featurizer
+
+    @property
+    def onnx(self) -> bool:
+        """Whether its files are ONNX files."""
+        return any(bucket.path.suffix == ".onnx" for bucket in self.buckets())
+
+    @property
+    def runs_on(self) -> str:
+        """Device, and what runs the files there where that is not MindSpore."""
+        if not self.onnx:
+            return "any device" if self.device == "any" else self.device
+        return f"CPU (ONNX Runtime {onnx_runtime().__version__})"
+
+    @property
+    def static(self) -> bool:
+        """Whether batches must come in few shapes: files of fixed shapes pad by themselves."""
+        return False
+
+    def decoder(self, decoding: Any = None) -> SpeechDecoder:
+        """Build the decoder; see `AcousticModel.decoder`."""
+        return self.recipe.build_decoder(self, decoding or configs.LMConfig())
+
+    def forward_memory(self) -> tuple[float, float] | None:
+        """Forecast the bytes of a forward pass; see `AcousticModel.forward_memory`."""
+        forecast = self.description.get("memory")
+        if not isinstance(forecast, dict):  # of an earlier version, or there is none of the model
+            return None
+        try:
+            fixed, per_frame = (float(forecast[key]) for key in ("fixed_bytes", "bytes_per_frame"))
+            if not self.onnx:
+                return fixed, per_frame
+            size = max(bucket.path.stat().st_size for bucket in self.buckets())
+        except (KeyError, TypeError, ValueError, OSError):
+            return None
+        return _ONNX_PROCESS + _ONNX_COPIES * size, _ONNX_SHARE * per_frame
 
     def forward(self) -> ExportedForward:
         """Its files, run from Python.
@@ -111,8 +168,9 @@ class ExportedModel:
                 )
             renamed[buckets[0].path.name] = self.given
             buckets = [dataclasses.replace(buckets[0], path=self.given)]
-        check_files(self.path, renamed)
-        return ExportedForward(buckets, len(self.tokenizer))
+        if self.embedded is None:
+            check_files(self.path, renamed)
+        return ExportedForward(buckets, len(self.tokenizer), self.takes_samples)
 
     @property
     def features(self) -> dict[str, Any]:
@@ -159,7 +217,8 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
 
     Args:
         recipe: The model that it must be of.
-        model: A description that export.py wrote, or a model beside it; see `find_description`.
+        model: A description that export.py wrote, a model beside it (see `find_description`), or an
+            ONNX file that holds it.
 
     Returns:
         The exported model.
@@ -167,10 +226,15 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
     Raises:
         UserError: There is no description, or it is of another model.
     """
-    path = find_description(Path(model))
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; export.py writes this description beside a model")
-    description = read_json(path)
+    path, embedded = Path(model), None
+    if path.suffix == ".onnx" and path.is_file():
+        embedded = embedded_description(path)
+    description = embedded
+    if description is None:
+        path = find_description(Path(model))
+        if not path.is_file():
+            raise _no_description(Path(model), path)
+        description = read_json(path)
     if not isinstance(description, dict) or "file_format" not in description:
         raise UserError(f"{path}: not a description that export.py wrote")
     name = description.get("model")
@@ -193,7 +257,20 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
         featurizer = recipe.build_featurizer(config.DataConfig)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return ExportedModel(path, recipe, config, tokenizer, featurizer, device, Path(model))
+    given = Path(model)
+    return ExportedModel(path, recipe, config, tokenizer, featurizer, device, given, embedded)
+
+
+def _no_description(model: Path, path: Path) -> UserError:
+    """Say that there is no description, or not even a model."""
+    if model.suffix == ".onnx" and model.is_file():
+        return UserError(
+            f"{model}: holds no description, and there is no {path.name} beside it: not a file "
+            "that export.py wrote, or its end is missing; export the model anew"
+        )
+    if model != path and not graph_file(model).exists():
+        return UserError(f"{model}: no such file")
+    return UserError(f"{path}: no such file; export.py writes this description beside a model")
 
 
 def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> list[str]:

@@ -5,6 +5,7 @@ Training, evaluation, transcription and export all start here, from a configurat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class SpeechModel:
         network: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,), or
             what the recipe's objective and decoder take.
         device: Kind of device that it runs on: "CPU", "GPU" or "Ascend".
+        license: Of the weights, as the checkpoint says; empty: it says nothing.
     """
 
     recipe: Recipe
@@ -48,6 +50,7 @@ class SpeechModel:
     featurizer: Featurizer
     network: nn.Cell
     device: str
+    license: str = ""
 
     @classmethod
     def create(cls, recipe: Recipe, config: Any, tokenizer: Tokenizer, device: str) -> SpeechModel:
@@ -115,6 +118,7 @@ class SpeechModel:
         else:
             config, tokenizer = described(recipe, checkpoint)
         speech_model = cls.create(recipe, config, tokenizer, device)
+        speech_model.license = str((checkpoint.metadata or {}).get("license") or "")
         if checkpoints.take_averages(checkpoint):
             log(f"{path}: taking the moving average of its weights (TrainingConfig.ema)")
         checkpoints.load_into(speech_model.network, checkpoint, recipe.rename_parameter)
@@ -140,6 +144,7 @@ class SpeechModel:
             "config": config,
             **stored_tokenizer(self.tokenizer),
             "versions": runtime.versions(),
+            **({"license": self.license} if self.license else {}),
             **more,
         }
 
@@ -172,6 +177,28 @@ class SpeechModel:
         stride = self.recipe.frame_stride(self.config.ModelConfig)
         features = self.featurizer.config
         return stride * features.hop_length / features.sample_rate
+
+    @property
+    def front_end(self) -> Featurizer:
+        """Makes the network's input: its featurizer."""
+        return self.featurizer
+
+    @property
+    def max_frames(self) -> float:
+        """Feature frames of the longest utterance that it takes: any."""
+        return math.inf
+
+    @property
+    def runs_on(self) -> str:
+        """The device."""
+        return self.device
+
+    def forward_memory(self) -> tuple[float, float] | None:
+        """Forecast the bytes of a forward pass; see `AcousticModel.forward_memory`."""
+        model, config = self.recipe.memory, self.config.ModelConfig
+        if model is None:
+            return None
+        return model.forward(config, self.featurizer.dimension, self.parameters())
 
     @property
     def static(self) -> bool:
