@@ -45,6 +45,25 @@ class Transcript:
     duration: float
     hypotheses: list[Hypothesis]
 
+    @classmethod
+    def of(cls, prediction: Prediction, model: AcousticModel) -> Transcript:
+        """Make the transcript of a prediction.
+
+        Args:
+            prediction: An utterance that the model recognised.
+            model: The model.
+
+        Returns:
+            The transcript; its words are aligned with the best text.
+        """
+        text, words = prediction.text, []
+        if prediction.log_probs is not None:
+            start = prediction.start / model.featurizer.config.sample_rate
+            words = align_words(
+                text, prediction.log_probs, model.tokenizer, model.frame_seconds, start
+            )
+        return cls(text, words, prediction.duration, prediction.hypotheses)
+
 
 class Recognizer:
     """A trained network that turns recordings into text; `load` of a model's package makes it.
@@ -129,7 +148,7 @@ class Recognizer:
                 for recording, name in zip(recordings[start : start + portion], names)
             ]
             found = {
-                prediction.index: self._transcript(prediction, samples[prediction.index])
+                prediction.index: Transcript.of(prediction, self._model)
                 for prediction in self._predictions(samples, names, batch_size)
             }
             transcripts += [found[index] for index in range(len(samples))]
@@ -146,13 +165,6 @@ class Recognizer:
 
         dataset = SampleDataset(samples, names, self._model.featurizer)
         return recognise(self._model, self._decoder, dataset, batch_size)
-
-    def _transcript(self, found: Prediction, samples: np.ndarray) -> Transcript:
-        text, words = found.text, []
-        if found.log_probs is not None:
-            start = found.start / self.sample_rate
-            words = align_words(text, found.log_probs, self.tokenizer, self.frame_seconds, start)
-        return Transcript(text, words, len(samples) / self.sample_rate, found.hypotheses)
 
     def _samples(self, recording: Recording, name: str) -> np.ndarray:
         """(N,) float32 at the network's rate."""

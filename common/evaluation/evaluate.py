@@ -126,7 +126,14 @@ def recognise(
                 rows = zip(batch.indices, batch.ids, batch.starts, decoded)
                 for index, id, start, utterance in rows:
                     start += utterance.start  # cut off here, or by the network itself
-                    yield Prediction(index, id, utterance.hypotheses, utterance.log_probs, start)
+                    yield Prediction(
+                        index,
+                        id,
+                        utterance.hypotheses,
+                        utterance.log_probs,
+                        start,
+                        float(dataset.durations[index]),
+                    )
             bar.update(batch.valid + len(batch.unreadable))
 
 
