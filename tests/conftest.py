@@ -97,6 +97,7 @@ FILES = {
     "test_text": "unit",
     "test_torch_weights": "unit launcher",
     "test_training": "training launcher",
+    "test_transcript_formats": "unit",
     "test_transcripts": "unit launcher",
     "test_word_alignment": "unit",
 }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import config as configs
+from common.api.recognizer import Transcript
 from common.cli.options import (
     add_eval_config,
     add_model,
@@ -16,7 +17,6 @@ from common.cli.options import (
     model_path,
     override,
 )
-from common.api.recognizer import Transcript
 from common.data.manifest import Utterance
 from common.evaluation.scoring import Prediction
 from common.model.recipe import Recipe

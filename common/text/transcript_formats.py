@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 # Of subtitles, after the guidelines of broadcasters (such as the BBC's, version 1.2, of 2023).
@@ -99,8 +100,8 @@ def to_vtt(transcript: TimedText, name: str) -> str:
 
 
 def to_ctm(transcript: TimedText, name: str) -> str:
-    """Return a line for each word; spaces in the recording's name become underscores."""
-    recording = "_".join(name.split())
+    """Return a line for each word; the recording is its file's name without suffix and spaces."""
+    recording = "_".join(Path(name).stem.split())
     return "".join(
         f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word} "
         f"{word.confidence:.4f}\n"
