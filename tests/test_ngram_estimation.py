@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import math
 from collections import Counter
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 
 from common import cli
+from common.config import LMConfig
+from common.decoding.decoders import make_decoder
 from common.decoding.ngram_estimation import NgramModel, estimate, prune
 from common.decoding.ngram_files import CompactModel, write_arpa, write_compact
 from common.decoding.ngram_lm import WordModel
+from common.evaluation.decoder_tuning import Trial, tune
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
@@ -291,3 +296,69 @@ def test_rare_words_and_those_that_no_label_spells_are_unknown(tmp_path, monkeyp
     assert sorted(model.words()) == ["CAT", "CATS", "DOG'S", "SAT", "THE"]
     unseen = 10 ** model.score(model.no_history(), "<unk>")[0]
     assert unseen > 10 ** model.score(model.no_history(), "CAT")[0]  # five words in the text
+
+
+# ---- weights of the decoder
+
+
+def emitted(text: str, rng: np.random.Generator) -> np.ndarray:
+    """Log-probabilities (T, C) of a network that often takes one letter for another."""
+    rows = []
+    for letter in text:
+        likely = np.full(len(LETTERS), 1e-3)
+        likely[LETTERS.labels.index(letter)] = 1
+        if letter != " " and rng.random() < 0.25:
+            likely[rng.integers(26)] = 1.3
+        blank = np.full(len(LETTERS), 1e-3)
+        blank[LETTERS.ctc_blank] = 1
+        rows += [likely / likely.sum(), blank / blank.sum()]
+    return np.log(rows)
+
+
+def test_tuning_finds_the_weights_of_least_wer(model, tmp_path):
+    write_compact(model, tmp_path / "lm.npz")
+    rng = np.random.default_rng(3)
+    texts = [" ".join(words) for words in SENTENCES[:12]]
+    log_probs = [emitted(text, rng) for text in texts]
+    decoding = LMConfig(
+        decoder_type="beam",
+        lm_path=str(tmp_path / "lm.npz"),
+        beam_width=8,
+        cutoff_top_n=4,
+        lm_workers=1,
+        alpha=0.0,
+    )
+    trials: list[Trial] = []
+    best = tune(decoding, log_probs, texts, LETTERS, trials.append)
+    without = next(trial for trial in trials if trial.decoding.alpha == 0)
+    assert best.rank == min(trial.rank for trial in trials)
+    assert best.decoding.alpha > 0
+    assert best.words.rate < 0.5 * without.words.rate
+    # As jiwer counts them.
+    decoder = make_decoder(best.decoding, LETTERS)
+    found = [decoder(each[:, None], np.array([len(each)])) for each in log_probs]
+    assert best.words.rate == pytest.approx(jiwer.wer(texts, [text for (text,) in found]))
+
+
+def test_the_command_tunes_on_a_manifest(tmp_path, monkeypatch, capsys):
+    prompts = DATA.parents[1] / "data" / "telephone_prompts"
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for line in (prompts / "test.jsonl").read_text().splitlines()[:3]:
+        utterance = json.loads(line)
+        rows.append(json.dumps(utterance | {"audio": str(prompts / utterance["audio"])}))
+    Path("few.jsonl").write_text("\n".join(rows) + "\n")
+    cli.language_model(RECIPE, ["build", "few.jsonl"])
+    options = ["lm_path=lm.npz", "test_manifest=few.jsonl", "beam_width=4", "lm_workers=1"]
+    capsys.readouterr()
+    cli.language_model(RECIPE, ["tune", "--set", *options])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("3 utterances, ") and said[1].startswith("greedy ")
+    assert said[-1].startswith("best: --set decoder_type=beam lm_path=lm.npz alpha=")
+    trials = [line for line in said if line.startswith("alpha ")]
+    alpha, beta = said[-1].split("alpha=")[1].split(" beta=")
+    (chosen,) = [line for line in trials if line.startswith(f"alpha {alpha} beta {beta} ")]
+    rate = {line: float(line.split("WER")[1].split()[0]) for line in trials}
+    assert rate[chosen] == min(rate.values())
+    with pytest.raises(UserError, match="expected --set lm_path=MODEL"):
+        cli.language_model(RECIPE, ["tune"])

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from common.config import EvalConfig
 from common.data.manifest import listed, read_data, without_copies
 from common.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from common.evaluation.scoring import Evaluation, ScoredUtterance
+    from common.evaluation.scoring import Evaluation, Prediction, ScoredUtterance
     from common.model.acoustic_model import AcousticModel
+
+_UTTERANCES_AT_ONCE = 64  # of `saved_log_probs`
 
 
 @dataclass(frozen=True)
@@ -162,3 +166,65 @@ def score_manifests(
             report_error = error
     messages = [unreadable[position] for position in sorted(unreadable)]
     return Scores(evaluation, messages, len(utterances), report, report_error)
+
+
+def saved_log_probs(
+    model: AcousticModel,
+    checkpoint: str,
+    config: EvalConfig,
+    max_hours: float,
+    note: Callable[[str], None],
+) -> tuple[list[np.ndarray], list[str], float]:
+    """Run a network over the utterances of manifests, for decoders to be tried on its output.
+
+    Args:
+        model: The network.
+        checkpoint: What it is called in messages.
+        config: Which manifests.
+        max_hours: At most so many hours of speech, drawn at random with a fixed seed; 0: all.
+        note: Receives a line for each recording that cannot be read, and other lines for people.
+
+    Returns:
+        The log-probabilities (T', C) of each utterance, its normalised reference, and the seconds
+        of speech in all.
+
+    Raises:
+        UserError: There is no test set, none of its recordings can be read, or the network gives
+            no log-probabilities of frames.
+    """
+    from common.data.dataset import ReadFailure
+    from common.evaluation.evaluate import recognise_recordings
+
+    data, trained = config.DataConfig, model.config.DataConfig
+    manifests, data_dir = manifests_to_score(checkpoint, data, trained)
+    utterances = read_data(trained, model.tokenizer, manifests, data_dir, note)
+    utterances = without_copies(utterances, listed(manifests), note)
+    order = np.random.default_rng(0).permutation(len(utterances))
+    kept: list[np.ndarray] = []
+    references: list[str] = []
+    seconds = 0.0
+    for start in range(0, len(order), _UTTERANCES_AT_ONCE):
+        chosen = [utterances[index] for index in order[start : start + _UTTERANCES_AT_ONCE]]
+        found = recognise_recordings(
+            model, model.decoder(None), chosen, _kept, data.batch_size, data.workers, "recognising"
+        )
+        for utterance, result in zip(chosen, found):
+            if isinstance(result, ReadFailure):
+                note(result.message)
+                continue
+            if max_hours and seconds >= 3600 * max_hours:
+                break
+            kept.append(result[0])
+            references.append(model.tokenizer.normalise(utterance.text))
+            seconds += result[1]
+        if max_hours and seconds >= 3600 * max_hours:
+            break
+    if not kept:
+        raise UserError(f"{listed(manifests)}: not one of its recordings can be read")
+    return kept, references, seconds
+
+
+def _kept(prediction: Prediction) -> tuple[np.ndarray, float]:
+    if prediction.log_probs is None:
+        raise UserError("this model is no CTC network: there is no beam search to tune")
+    return np.array(prediction.log_probs), prediction.duration

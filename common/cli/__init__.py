@@ -21,7 +21,7 @@ from common.utils.packages import MissingPackageError
 if TYPE_CHECKING:
     from common.cli.data import check_data, create_mindrecord
     from common.cli.exported import export, postprocess, preprocess
-    from common.cli.language_model import language_model
+    from common.cli.language import language_model
     from common.cli.learning import doctor, train
     from common.cli.recognition import evaluate, transcribe
 
@@ -47,7 +47,7 @@ _MODULES = {
     "export": "exported",
     "postprocess": "exported",
     "preprocess": "exported",
-    "language_model": "language_model",
+    "language_model": "language",
     "doctor": "learning",
     "train": "learning",
     "evaluate": "recognition",

@@ -1,4 +1,4 @@
-"""The command lm.py: build word n-gram language models from text, and measure them."""
+"""The command lm.py: build word n-gram language models from text, measure and tune them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import gzip
 import lzma
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from tqdm import tqdm
 
+from common.cli.options import add_eval_config, add_model, load_acoustic_model, model_path, override
+from common.config import LMConfig
 from common.data.manifest import read_manifest
 from common.decoding.ngram_estimation import UNKNOWN, NgramModel, estimate, prune
 from common.decoding.ngram_files import write_arpa, write_compact
@@ -68,6 +71,20 @@ def language_model(recipe: Recipe, argv: Sequence[str]) -> None:
         "perplexity", help="perplexity of a model on text", allow_abbrev=False
     )
     measure.add_argument("model", metavar="MODEL", help="ARPA, KenLM's binary or compact file")
+    tuning = commands.add_parser(
+        "tune",
+        help="choose alpha and beta on the utterances of a validation set: --set lm_path=MODEL "
+        "test_manifest=FILE",
+        allow_abbrev=False,
+    )
+    tuning.add_argument(
+        "--max_hours",
+        type=float,
+        default=0.25,
+        help="of speech, drawn at random from the set; 0: all of it [0.25]",
+    )
+    add_model(tuning, recipe)
+    add_eval_config(tuning)
     for each in (build, measure):
         each.add_argument(
             "texts",
@@ -80,6 +97,9 @@ def language_model(recipe: Recipe, argv: Sequence[str]) -> None:
             "--normalize", default="", help="as DataConfig.normalize_transcripts, such as english"
         )
     arguments = parser.parse_args(argv)
+    if arguments.command == "tune":
+        _tune(recipe, arguments)
+        return
     tokenizer = recipe.tokenizer.from_file(arguments.labels or recipe.folder / "labels.json")
     sentences = _Sentences(arguments.texts, tokenizer, arguments.normalize)
     if arguments.command == "build":
@@ -138,6 +158,62 @@ def _write_within(model: NgramModel, path: Path, most: float) -> NgramModel:
 def _say(what: str, model: NgramModel) -> None:
     sizes = ", ".join(f"{count} {n}-grams" for n, count in enumerate(model.counts, 1))
     print(f"{what}: {sizes}", flush=True)
+
+
+def _tune(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    config = recipe.eval_config()
+    override(config, arguments, recipe)
+    if not config.LMConfig.lm_path:
+        raise UserError("tune: expected --set lm_path=MODEL, the language model")
+    if not arguments.max_hours >= 0:
+        raise UserError(f"--max_hours {arguments.max_hours:g}: expected 0 or more")
+
+    from common.api.scoring import saved_log_probs
+    from common.evaluation.decoder_tuning import Trial, run_trial, tune
+
+    path = model_path(arguments, recipe)
+    model = load_acoustic_model(arguments, recipe, path)
+    log_probs, references, seconds = saved_log_probs(
+        model, path, config, arguments.max_hours, _note
+    )
+    print(f"{counted(len(references), 'utterance')}, {seconds / 60:.1f} minutes", flush=True)
+
+    def show(name: str, trial: Trial) -> None:
+        speed = seconds / max(trial.seconds, 1e-9)
+        print(
+            f"{name:24} WER {100 * trial.words.rate:6.2f}  CER {100 * trial.characters.rate:6.2f}"
+            f"  {speed:7.0f} x real time",
+            flush=True,
+        )
+
+    def run(name: str, decoding: LMConfig) -> Trial:
+        trial = run_trial(decoding, log_probs, references, model.tokenizer)
+        show(name, trial)
+        return trial
+
+    decoding = replace(config.LMConfig, decoder_type="beam", top_paths=1)
+    run("greedy", replace(decoding, decoder_type="greedy", lm_path=""))
+    run("beam, no model", replace(decoding, lm_path=""))
+    best = tune(
+        decoding,
+        log_probs,
+        references,
+        model.tokenizer,
+        lambda trial: show(f"alpha {trial.decoding.alpha:g} beta {trial.decoding.beta:g}", trial),
+    ).decoding
+    for width in (best.beam_width // 4, 4 * best.beam_width):
+        if width:
+            run(f"beam_width {width}", replace(best, beam_width=width))
+    for share in (0.99, 0.999):
+        run(f"cutoff_prob {share:g}", replace(best, cutoff_prob=share))
+    print(
+        f"best: --set decoder_type=beam lm_path={best.lm_path} alpha={best.alpha:g} "
+        f"beta={best.beta:g}"
+    )
+
+
+def _note(line: str, *arguments: object) -> None:
+    print(f"note: {line % arguments if arguments else line}", file=sys.stderr)
 
 
 class _Sentences:
