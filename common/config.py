@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import math
 import typing
@@ -614,8 +615,10 @@ def _resolve(config: DataclassInstance, name: str, where: str) -> str:
 
 def _true_name(config: DataclassInstance, key: str) -> str:
     """Return the key that `key` is another name of, or `key` itself."""
+    if key not in ALIASES:
+        return key
     known = leaves(config)
-    return ALIASES[key] if key not in known and ALIASES.get(key) in known else key
+    return ALIASES[key] if key not in known and ALIASES[key] in known else key
 
 
 def _short(key: str) -> str:
@@ -692,7 +695,12 @@ def _get(config: DataclassInstance, key: str) -> Any:
 def _hint(config: DataclassInstance, key: str) -> Any:
     """Return the type of a dotted key's value."""
     group, _, name = key.rpartition(".")
-    return typing.get_type_hints(type(_get(config, group) if group else config))[name]
+    return _hints(type(_get(config, group) if group else config))[name]
+
+
+@functools.cache  # evaluating annotations takes a tenth of a second for all keys of a checkpoint
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _set(config: DataclassInstance, key: str, value: Any, where: str) -> None:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.data.batch_sampler import Shape
+from common.model.recipe import PROCESS
 from common.utils import runtime
 from common.utils.errors import UserError
 
 if TYPE_CHECKING:  # it loads mindspore, which a forecast can do without
+    from common.model.acoustic_model import AcousticModel
     from common.model.speech_model import SpeechModel
 
 GIB = 1 << 30
-PROCESS = 0.65 * GIB  # Python, MindSpore and the batches read ahead, before any weight
 GRAPH = 0.15 * GIB  # a graph that was compiled, besides the first
 # A moving average of the weights, and the weights kept aside while the average is evaluated.
 AVERAGE_COPIES = 2
@@ -180,12 +181,14 @@ class ForwardMemoryEstimate:
         per_frame: Bytes per frame.
         limit: Bytes that it may take.
         frame_seconds: Seconds from one feature frame to the next.
+        max_frames: Feature frames of the longest utterance that the network takes.
     """
 
     fixed: float  # what it takes with no frame in it
     per_frame: float
     limit: float  # what it may take
     frame_seconds: float  # from one feature frame to the next
+    max_frames: float = math.inf
 
     @property
     def most_frames(self) -> int:
@@ -206,8 +209,14 @@ class ForwardMemoryEstimate:
             frames: Its feature frames.
 
         Raises:
-            UserError: It needs more than the limit.
+            UserError: It needs more than the limit, or is longer than the network takes.
         """
+        if frames > self.max_frames:
+            raise UserError(
+                f"{what}: {frames} feature frames, and the exported file takes at most "
+                f"{self.max_frames}: cut the recording into pieces, or export the model with more "
+                "--frames"
+            )
         if frames > self.most_frames:
             raise UserError(
                 f"{what}: {frames * self.frame_seconds:.0f} s take about "
@@ -218,23 +227,18 @@ class ForwardMemoryEstimate:
             )
 
 
-def forecast_forward(speech_model: SpeechModel) -> ForwardMemoryEstimate:
+def forecast_forward(model: AcousticModel) -> ForwardMemoryEstimate:
     """Estimate the memory of recognising with a network.
 
     Args:
-        speech_model: The network and its configuration.
+        model: The network and its configuration.
 
     Returns:
         The estimate.
     """
-    features = speech_model.featurizer
-    frame_seconds = features.config.hop_length / features.config.sample_rate
-    model, config = speech_model.recipe.memory, speech_model.config.ModelConfig
-    if model is None:
-        return ForwardMemoryEstimate(PROCESS, 0.0, math.inf, frame_seconds)
-    return ForwardMemoryEstimate(
-        PROCESS + model.graph_bytes(config) + 4 * model.forward_copies * speech_model.parameters(),
-        model.forward_share * model.activation_bytes(config, features.dimension),
-        0.8 * runtime.machine_memory(),
-        frame_seconds,
-    )
+    features, forecast = model.featurizer.config, model.forward_memory()
+    frame_seconds = features.hop_length / features.sample_rate
+    fixed, per_frame, limit = PROCESS, 0.0, math.inf
+    if forecast is not None:
+        (fixed, per_frame), limit = forecast, 0.8 * runtime.machine_memory()
+    return ForwardMemoryEstimate(fixed, per_frame, limit, frame_seconds, model.max_frames)

@@ -281,7 +281,7 @@ def _read_arpa(path: Path, seeds: list[Seed]) -> str:
 
 
 # A message that names a key of the configuration.
-_KEYS = r"Config\.|--set|^(features|window|bands|convention|pre|frame_|sample_rate)"
+_KEYS = r"Config\.|--set|^\w+=\S+: |^(features|window|bands|convention|pre|frame_|sample_rate)"
 TARGETS = (
     Target("manifest", 24_000, _manifests, _damage, _read_manifest),
     Target("yaml", 16_000, _yaml_files, _damage_yaml, _read_yaml, names=_KEYS),

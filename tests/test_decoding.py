@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from itertools import groupby, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from synthetic_lm import write_arpa
 
-from common.api.recognizer import Backend, Recognizer
+from common.api.recognizer import Recognizer
 from common.audio.features import FeatureConfig, Featurizer
-from common.config import EvalConfig, LMConfig, check
+from common.config import DataConfig, EvalConfig, LMConfig, check
 from common.decoding import decoders as decoding
 from common.decoding.decoders import (
     BeamDecoder,
@@ -23,7 +25,7 @@ from common.decoding.decoders import (
     make_decoder,
 )
 from common.decoding.prefix_beam_search import BeamSearch, Hypothesis
-from common.model.decoder import DecodedUtterance
+from common.model.decoder import DecodedUtterance, SpeechDecoder
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 
@@ -174,17 +176,25 @@ def test_a_model_of_other_words_gives_a_warning_with_the_share(tmp_path):
 
 
 def test_the_python_api_logs_what_the_decoder_warns_of(caplog):
-    class Doubtful(Backend):
-        tokenizer, frame_seconds = VOCABULARY, 0.02
-        featurizer = Featurizer(FeatureConfig(sample_rate=8000))
-
-        def decode(self, features, names, batch_size):
-            return [DecodedUtterance([Hypothesis("A", 0.0)]) for _ in features]
+    class Doubtful(SpeechDecoder):
+        def decode(self, features, lengths, valid=None):
+            return [DecodedUtterance([Hypothesis("A", 0.0)]) for _ in lengths]
 
         def warnings(self):
             return ["the language model knows 0 % of the recognised words"]
 
-    recognizer = Recognizer(Doubtful())
+    featurizer = Featurizer(FeatureConfig(sample_rate=8000))
+    model = SimpleNamespace(  # an AcousticModel
+        config=SimpleNamespace(DataConfig=DataConfig()),
+        tokenizer=VOCABULARY,
+        featurizer=featurizer,
+        front_end=featurizer,
+        frame_seconds=0.02,
+        static=False,
+        max_frames=math.inf,
+        forward_memory=lambda: None,
+    )
+    recognizer = Recognizer(model, Doubtful())
     assert recognizer.transcribe((np.zeros(8000, np.float32), 8000)).text == "A"
     assert [record.message for record in caplog.records] == Doubtful().warnings()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from common.audio.features import WINDOWS, FeatureConfig, Featurizer, mel_filters
+from common.audio.features import WINDOWS, FeatureConfig, Featurizer, mel_filters, window
 from common.audio.io import load_audio
 from common.utils.errors import UserError
 
@@ -321,3 +321,12 @@ def test_wrong_settings_are_named(wrong, named):
 def test_more_bands_than_bins_are_refused():
     with pytest.raises(UserError, match="bands 300"):
         Featurizer(FeatureConfig("logmel", bands=300))
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_windows_are_those_of_scipy_to_the_last_bit(kind):
+    for size in (2, 3, 160, 200, 240, 320, 400, 441, 480, 512, 1024):
+        for periodic in (True, False):
+            expected = scipy.signal.get_window(kind, size, fftbins=periodic).astype(np.float32)
+            found = window(kind, size, periodic).astype(np.float32)
+            np.testing.assert_array_equal(found, expected)

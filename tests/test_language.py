@@ -169,7 +169,7 @@ def test_a_compressed_binary_says_what_to_do(arpa, tmp_path):
 def test_a_missing_kenlm_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kenlm", None)
     monkeypatch.chdir(tmp_path)
-    message = refused(tmp_path / "any.arpa")
+    message = refused(write_arpa(tmp_path / "any.arpa"))
     setup = re.search("package kenlm.*: bash ([^ ]*) requirements-lm.txt", message)[1]
     assert Path(setup).resolve() == DATA.parents[1] / "scripts" / "setup.sh"
     assert Path(setup).resolve().parents[1].joinpath("requirements-lm.txt").is_file()

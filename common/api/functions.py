@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import config as configs
-from common.api.recognizer import ExportedBackend, NetworkBackend, Recognizer
+from common.api.loading import load_model, load_network, shipped, to_stderr
+from common.api.recognizer import Recognizer
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
 
@@ -18,12 +18,6 @@ if TYPE_CHECKING:  # they load MindSpore
     from common.api.scoring import Scores
     from common.model.speech_model import SpeechModel
     from common.training.stopping import TrainingResult
-
-_EXPORTED = (".json", ".mindir", ".onnx")
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _full_key(config: Any, key: str) -> str:
@@ -47,15 +41,19 @@ class ModelFunctions:
         model: str | Path | None = None,
         *,
         device: str | None = None,
+        engine: str = "auto",
         decoding: configs.LMConfig | None = None,
     ) -> Recognizer:
         """Load a trained network.
 
         Args:
-            model: A checkpoint (.ckpt), or an exported file (.mindir or .onnx) with its description
-                beside it, or that description (.json); None: the checkpoint that ships.
+            model: A checkpoint (.ckpt), which runs in MindSpore; an exported file (.onnx, which
+                runs in ONNX Runtime and needs no MindSpore, or .mindir), or the description beside
+                one (.json). None: the network that ships, as ONNX file where `engine` and `device`
+                leave the choice and ONNX Runtime is installed.
             device: "Ascend", "GPU" or "CPU"; None: the best one present. Exported files run on the
                 device that they were written for.
+            engine: "mindspore" or "onnxruntime", to refuse what does not run in it; "auto".
             decoding: How to search for the text; None: greedily.
 
         Returns:
@@ -65,14 +63,9 @@ class ModelFunctions:
             ImportError: A package is missing; the message has the command that installs it.
             UserError: The file is missing, damaged, or of another model.
         """
-        path = self._recipe.pretrained if model is None else Path(model)
-        if path is None:
-            raise UserError(f"{self._recipe.name} ships no checkpoint: name one")
-        decoding = decoding or configs.LMConfig()
-        if path.suffix in _EXPORTED:
-            return self._load_exported(path, decoding)
-        speech_model = self.load_network(path, device=device)
-        return Recognizer(NetworkBackend(speech_model, speech_model.decoder(decoding)))
+        path = model or shipped(self._recipe, engine, device)
+        found = load_model(self._recipe, path, engine=engine, device=device)
+        return Recognizer(found, found.decoder(decoding))
 
     def load_network(
         self,
@@ -81,7 +74,7 @@ class ModelFunctions:
         device: str | None = None,
         device_id: int | None = None,
         fallback: Any = None,
-        log: Callable[[str], None] = _to_stderr,
+        log: Callable[[str], None] = to_stderr,
     ) -> SpeechModel:
         """Load a checkpoint as a MindSpore network with all that belongs to it.
 
@@ -96,26 +89,7 @@ class ModelFunctions:
         Raises:
             UserError: The file is missing, damaged, or of another model.
         """
-        from common.model.speech_model import SpeechModel
-        from common.utils import runtime
-
-        target = runtime.set_device(device, device_id)
-        return SpeechModel.from_checkpoint(self._recipe, checkpoint, target, fallback, log)
-
-    def _load_exported(self, path: Path, decoding: configs.LMConfig) -> Recognizer:
-        from common.export.offline_inference import read_description
-
-        model = read_description(self._recipe, path)
-        if any(bucket.path.suffix == ".mindir" for bucket in model.buckets()):
-            from common.utils import runtime
-
-            if model.convolves and not runtime.prepare_native_convolutions():
-                _to_stderr(
-                    f"{path}: MindSpore is loaded with AVX-512, with which the convolutions of "
-                    "this file take minutes: set ONEDNN_MAX_CPU_ISA=AVX2 before Python starts"
-                )
-            runtime.set_device(None if model.device == "any" else model.device)
-        return Recognizer(ExportedBackend(model, self._recipe.build_decoder(model, decoding)))
+        return load_network(self._recipe, checkpoint, device, device_id, fallback, log)
 
     def config(
         self,
@@ -211,14 +185,16 @@ class ModelFunctions:
         *,
         config: configs.EvalConfig | None = None,
         device: str | None = None,
+        engine: str = "auto",
     ) -> Scores:
-        """Score a checkpoint, as eval.py does.
+        """Score a checkpoint or an exported file, as eval.py does.
 
         Args:
-            checkpoint: The file; None: the checkpoint that ships.
+            checkpoint: The file; None: the network that ships, as in `load`.
             manifests: What to score; none: the test set that `config` or the checkpoint names.
             config: How to decode and what to write; None: greedily, and nothing.
             device: "Ascend", "GPU" or "CPU"; None: the best one present.
+            engine: As in `load`.
 
         Returns:
             Error rates (`evaluation.wer` and `.cer` in percent) and the scored utterances.
@@ -228,15 +204,13 @@ class ModelFunctions:
         """
         from common.api.scoring import score_manifests
 
-        path = checkpoint or self._recipe.pretrained
-        if path is None:
-            raise UserError(f"{self._recipe.name} ships no checkpoint: name one")
+        path = checkpoint or shipped(self._recipe, engine, device)
         config = copy.deepcopy(config) if config else self._recipe.eval_config()
         if manifests:
             names = [manifests] if isinstance(manifests, (str, Path)) else manifests
             config.DataConfig.test_manifest = [str(name) for name in names]
-        speech_model = self.load_network(path, device=device)
-        return score_manifests(speech_model, str(path), config, logging.getLogger("common.eval"))
+        model = load_model(self._recipe, path, engine=engine, device=device)
+        return score_manifests(model, str(path), config, logging.getLogger("common.eval"))
 
     def export(
         self,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
@@ -12,19 +11,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO, overload
 import numpy as np
 import soxr
 
-from common.audio.features import Featurizer
 from common.audio.io import load_audio
-from common.data.dataset import Dataset, Entry, Example
-from common.data.loader import padded_batch
 from common.decoding.prefix_beam_search import Hypothesis
 from common.decoding.word_alignment import Word, align_words
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
-if TYPE_CHECKING:  # they load MindSpore, or what it is not needed for
-    from common.export.offline_inference import ExportedModel
-    from common.model.decoder import DecodedUtterance, SpeechDecoder
-    from common.model.speech_model import SpeechModel
+if TYPE_CHECKING:
+    from common.evaluation.scoring import Prediction
+    from common.model.acoustic_model import AcousticModel
+    from common.model.decoder import SpeechDecoder
 
 # A path, an open binary file, or (samples, sample rate in Hz).
 Recording = str | Path | BinaryIO | tuple[np.ndarray, int]
@@ -49,9 +45,32 @@ class Transcript:
     duration: float
     hypotheses: list[Hypothesis]
 
+    @classmethod
+    def of(cls, prediction: Prediction, model: AcousticModel) -> Transcript:
+        """Make the transcript of a prediction.
+
+        Args:
+            prediction: An utterance that the model recognised.
+            model: The model.
+
+        Returns:
+            The transcript; its words are aligned with the best text.
+        """
+        text, words = prediction.text, []
+        if prediction.log_probs is not None:
+            start = prediction.start / model.featurizer.config.sample_rate
+            words = align_words(
+                text, prediction.log_probs, model.tokenizer, model.frame_seconds, start
+            )
+        return cls(text, words, prediction.duration, prediction.hypotheses)
+
 
 class Recognizer:
     """A trained network that turns recordings into text; `load` of a model's package makes it.
+
+    Args:
+        model: The network, in whatever form it runs.
+        decoder: What turns its output into text.
 
     Attributes:
         tokenizer: What the network's output classes stand for.
@@ -59,11 +78,11 @@ class Recognizer:
         frame_seconds: From one output frame to the next.
     """
 
-    def __init__(self, backend: Backend):
-        self._backend = backend
-        self.tokenizer: Tokenizer = backend.tokenizer
-        self.sample_rate: int = backend.featurizer.config.sample_rate
-        self.frame_seconds: float = backend.frame_seconds
+    def __init__(self, model: AcousticModel, decoder: SpeechDecoder):
+        self._model, self._decoder = model, decoder
+        self.tokenizer: Tokenizer = model.tokenizer
+        self.sample_rate: int = model.featurizer.config.sample_rate
+        self.frame_seconds: float = model.frame_seconds
 
     @overload
     def transcribe(self, recording: Recording, batch_size: int = 16) -> Transcript: ...
@@ -108,11 +127,11 @@ class Recognizer:
         Raises:
             UserError: The samples cannot be used, or the network gives no such output.
         """
-        features = self._backend.featurizer(self._samples((samples, sample_rate), "samples"))
-        (decoded,) = self._backend.decode([features], ["samples"], 1)
-        if decoded.log_probs is None:
+        waveform = self._samples((samples, sample_rate), "samples")
+        (prediction,) = self._predictions([waveform], ["samples"], 1)
+        if prediction.log_probs is None:
             raise UserError("this model is no CTC network: it gives no log-probabilities of frames")
-        return np.array(decoded.log_probs)
+        return np.array(prediction.log_probs)
 
     def _transcribe(self, recordings: Sequence[Recording], batch_size: int) -> list[Transcript]:
         if batch_size < 1:
@@ -128,39 +147,40 @@ class Recognizer:
                 self._samples(recording, name)
                 for recording, name in zip(recordings[start : start + portion], names)
             ]
-            features = [self._backend.featurizer(waveform) for waveform in samples]
-            decoded = self._backend.decode(features, names, batch_size)
-            transcripts += [
-                self._transcript(utterance, len(waveform) / self.sample_rate)
-                for utterance, waveform in zip(decoded, samples)
-            ]
-        for line in self._backend.warnings():
+            found = {
+                prediction.index: Transcript.of(prediction, self._model)
+                for prediction in self._predictions(samples, names, batch_size)
+            }
+            transcripts += [found[index] for index in range(len(samples))]
+        for line in self._decoder.warnings():
             logging.getLogger("common.transcribe").warning(line)
         return transcripts
 
-    def _transcript(self, utterance: DecodedUtterance, duration: float) -> Transcript:
-        text, words = utterance.hypotheses[0].text, []
-        if utterance.log_probs is not None:
-            words = align_words(text, utterance.log_probs, self.tokenizer, self.frame_seconds)
-        return Transcript(text, words, duration, utterance.hypotheses)
+    def _predictions(
+        self, samples: Sequence[np.ndarray], names: Sequence[str], batch_size: int
+    ) -> Iterator[Prediction]:
+        """Recognise recordings, from short to long."""
+        from common.data.dataset import SampleDataset
+        from common.evaluation.evaluate import recognise
+
+        dataset = SampleDataset(samples, names, self._model.featurizer)
+        return recognise(self._model, self._decoder, dataset, batch_size)
 
     def _samples(self, recording: Recording, name: str) -> np.ndarray:
-        """(N,) float32 at the network's rate, trimmed as its featurizer says."""
+        """(N,) float32 at the network's rate."""
         if isinstance(recording, tuple):
-            samples = _resampled(*recording, self.sample_rate, name)
-        elif isinstance(recording, (str, Path)):
-            samples = load_audio(recording, self.sample_rate)
-        elif not hasattr(recording, "read"):
+            return _resampled(*recording, self.sample_rate, name)
+        if isinstance(recording, (str, Path)):
+            return load_audio(recording, self.sample_rate)
+        if not hasattr(recording, "read"):
             raise UserError(
                 f"{name}: a {type(recording).__name__}, expected a path, an open binary file, "
                 "(samples, sample rate), or a list of these"
             )
-        else:
-            content = recording.read()
-            if not isinstance(content, bytes):
-                raise UserError(f"{name}: the file is open for text; open it with mode 'rb'")
-            samples = load_audio(content, self.sample_rate, name)
-        return self._backend.featurizer.trim(samples)
+        content = recording.read()
+        if not isinstance(content, bytes):
+            raise UserError(f"{name}: the file is open for text; open it with mode 'rb'")
+        return load_audio(content, self.sample_rate, name)
 
 
 def _name(recording: Recording, number: int) -> str:
@@ -190,128 +210,3 @@ def _resampled(samples: Any, from_rate: int, to_rate: int, name: str) -> np.ndar
     if bad := np.count_nonzero(~np.isfinite(samples)):
         raise UserError(f"{name}: {bad} of {len(samples)} samples are nan or infinite")
     return samples if from_rate == to_rate else soxr.resample(samples, from_rate, to_rate, "HQ")
-
-
-# ---- what stands behind it
-
-
-class Backend(ABC):
-    """A network in the form in which it runs."""
-
-    tokenizer: Tokenizer
-    featurizer: Featurizer
-    frame_seconds: float
-    _decoder: SpeechDecoder
-
-    @abstractmethod
-    def decode(
-        self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
-    ) -> list[DecodedUtterance]:
-        """Decode recordings.
-
-        Args:
-            features: (F, T) of each recording.
-            names: Their names, for messages.
-            batch_size: Recordings in a batch.
-
-        Returns:
-            One result for each recording, in their order.
-        """
-
-    def warnings(self) -> list[str]:
-        """Return what the decoder says of its texts since the last call."""
-        return self._decoder.warnings()
-
-
-class NetworkBackend(Backend):
-    """A checkpoint's network in MindSpore."""
-
-    def __init__(self, speech_model: SpeechModel, decoder: SpeechDecoder):
-        self.tokenizer, self.featurizer = speech_model.tokenizer, speech_model.featurizer
-        self.frame_seconds = speech_model.frame_seconds
-        self._speech_model, self._decoder = speech_model, decoder
-
-    def decode(
-        self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
-    ) -> list[DecodedUtterance]:
-        """See `Backend.decode`."""
-        from common.evaluation.evaluate import recognise
-        from common.model.decoder import DecodedUtterance
-
-        dataset = FeatureDataset(features, names)
-        decoded: dict[int, DecodedUtterance] = {}
-        for prediction in recognise(self._speech_model, self._decoder, dataset, batch_size):
-            log_probs = prediction.log_probs
-            decoded[prediction.index] = DecodedUtterance(
-                prediction.hypotheses, None if log_probs is None else np.array(log_probs)
-            )
-        return [decoded[index] for index in range(len(features))]
-
-
-class SamplesAsFeatures(Featurizer):
-    """In the place of a featurizer, for files that compute features themselves."""
-
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """Return the samples as one bin, with a frame for each: (1, N)."""
-        return np.asarray(samples, np.float32)[None]
-
-    def trim(self, samples: np.ndarray) -> np.ndarray:
-        """Return the samples as they are: the file trims them."""
-        return samples
-
-
-class ExportedBackend(Backend):
-    """An exported file, run by MindSpore (MindIR) or ONNX Runtime."""
-
-    def __init__(self, model: ExportedModel, decoder: SpeechDecoder):
-        self.tokenizer, self.featurizer = model.tokenizer, model.featurizer
-        if model.takes_samples:
-            self.featurizer = SamplesAsFeatures(model.featurizer.config)
-        self.frame_seconds = model.frame_seconds
-        self._longest, self._decoder = model.max_frames, decoder
-
-    def decode(
-        self, features: Sequence[np.ndarray], names: Sequence[str], batch_size: int
-    ) -> list[DecodedUtterance]:
-        """See `Backend.decode`."""
-        for name, each in zip(names, features):
-            if each.shape[1] > self._longest:
-                raise UserError(
-                    f"{name}: {each.shape[1]} feature frames, and the exported file takes at most "
-                    f"{self._longest}: cut the recording into pieces, or export the model with "
-                    "more --frames"
-                )
-        decoded: dict[int, DecodedUtterance] = {}
-        order = sorted(range(len(features)), key=lambda index: features[index].shape[1])
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            padded, lengths = padded_batch([features[index] for index in batch])
-            decoded.update(zip(batch, self._decoder.decode(padded, lengths)))
-        return [decoded[index] for index in range(len(features))]
-
-
-class FeatureDataset(Dataset):
-    """Utterances whose features are in memory.
-
-    Args:
-        features: (F, T) float32 of each.
-        names: What errors call them.
-    """
-
-    store = "features"
-
-    def __init__(self, features: Sequence[np.ndarray], names: Sequence[str]) -> None:
-        self._features = features
-        super().__init__(
-            [
-                Entry(name, "", 0.0, utterance.shape[1], labels=0, ctc_frames=0)
-                for name, utterance in zip(names, features)
-            ]
-        )
-
-    def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
-        """Yield the utterances in this order."""
-        for index in indices:
-            yield Example(
-                int(index), self.ids[index], np.zeros(0, np.int32), features=self._features[index]
-            )

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from common.config import EvalConfig
 from common.data.manifest import listed, read_data, without_copies
 from common.utils.errors import UserError
 
-if TYPE_CHECKING:  # they load MindSpore
-    from common.evaluation.scoring import Evaluation, ScoredUtterance
-    from common.model.speech_model import SpeechModel
+if TYPE_CHECKING:
+    from common.evaluation.scoring import Evaluation, Prediction, ScoredUtterance
+    from common.model.acoustic_model import AcousticModel
+
+_UTTERANCES_AT_ONCE = 64  # of `saved_log_probs`
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[st
 
 
 def score_manifests(
-    speech_model: SpeechModel,
+    model: AcousticModel,
     checkpoint: str,
     config: EvalConfig,
     log: logging.Logger,
@@ -74,7 +78,7 @@ def score_manifests(
     """Recognise and score the utterances of manifests, each recording decoded once.
 
     Args:
-        speech_model: The network.
+        model: The network.
         checkpoint: What it is called in messages and in the report.
         config: Which manifests, how to decode, what to write.
         log: Receives figures, and a line for each recording that cannot be read.
@@ -92,21 +96,21 @@ def score_manifests(
     from common.evaluation.html_report import write_report
     from common.memory import forecast_forward
 
-    decoder = speech_model.decoder(config.LMConfig)
-    data, trained = config.DataConfig, speech_model.config.DataConfig
+    decoder = model.decoder(config.LMConfig)
+    data, trained = config.DataConfig, model.config.DataConfig
     manifests, data_dir = manifests_to_score(checkpoint, data, trained)
     test_set = listed(manifests)
-    log.info("%s on %s, test set %s", checkpoint, speech_model.device, test_set)
-    utterances = read_data(trained, speech_model.tokenizer, manifests, data_dir, log.warning)
+    log.info("%s on %s, test set %s", checkpoint, model.runs_on, test_set)
+    utterances = read_data(trained, model.tokenizer, manifests, data_dir, log.warning)
     utterances = without_copies(utterances, test_set, log.info)
     dataset = ManifestDataset(
         utterances,
-        speech_model.featurizer,
-        speech_model.tokenizer,
+        model.featurizer,
+        model.tokenizer,
         labelled=False,
         log=log.info,
         skip_unreadable=True,
-        check_length=forecast_forward(speech_model).check,
+        check_length=forecast_forward(model).check,
         workers=data.workers,
     )
     # By position in the manifests, the order in which they are reported.
@@ -117,7 +121,7 @@ def score_manifests(
 
     try:
         evaluation = evaluate(
-            speech_model,
+            model,
             decoder,
             dataset,
             data.batch_size,
@@ -138,7 +142,7 @@ def score_manifests(
         raise UserError(f"{test_set}: not one of its recordings can be read")
     scored = dataset if len(readable) == len(dataset) else dataset.subset(readable)
     references = (utterances[dataset.positions[index]].text for index in readable)
-    if unknown := speech_model.tokenizer.unknown_in(references):
+    if unknown := model.tokenizer.unknown_in(references):
         counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
         log.warning("references hold characters without a label, which are errors: %s", counts)
     log.info("utterances: %d, %.2f hours", len(scored), scored.durations.sum() / 3600)
@@ -149,9 +153,9 @@ def score_manifests(
             "Test set": test_set,
             "Not read": f"{len(unreadable)} of {len(utterances)} recordings" if unreadable else "",
             "Decoder": describe(config.LMConfig),
-            "Device": speech_model.device,
+            "Device": model.runs_on,
         }
-        name, features = speech_model.recipe.name, speech_model.featurizer
+        name, features = model.recipe.name, model.featurizer
         try:
             write_report(
                 config.report, name, facts, evaluation, scored, features, config.report_utterances
@@ -162,3 +166,65 @@ def score_manifests(
             report_error = error
     messages = [unreadable[position] for position in sorted(unreadable)]
     return Scores(evaluation, messages, len(utterances), report, report_error)
+
+
+def saved_log_probs(
+    model: AcousticModel,
+    checkpoint: str,
+    config: EvalConfig,
+    max_hours: float,
+    note: Callable[[str], None],
+) -> tuple[list[np.ndarray], list[str], float]:
+    """Run a network over the utterances of manifests, for decoders to be tried on its output.
+
+    Args:
+        model: The network.
+        checkpoint: What it is called in messages.
+        config: Which manifests.
+        max_hours: At most so many hours of speech, drawn at random with a fixed seed; 0: all.
+        note: Receives a line for each recording that cannot be read, and other lines for people.
+
+    Returns:
+        The log-probabilities (T', C) of each utterance, its normalised reference, and the seconds
+        of speech in all.
+
+    Raises:
+        UserError: There is no test set, none of its recordings can be read, or the network gives
+            no log-probabilities of frames.
+    """
+    from common.data.dataset import ReadFailure
+    from common.evaluation.evaluate import recognise_recordings
+
+    data, trained = config.DataConfig, model.config.DataConfig
+    manifests, data_dir = manifests_to_score(checkpoint, data, trained)
+    utterances = read_data(trained, model.tokenizer, manifests, data_dir, note)
+    utterances = without_copies(utterances, listed(manifests), note)
+    order = np.random.default_rng(0).permutation(len(utterances))
+    kept: list[np.ndarray] = []
+    references: list[str] = []
+    seconds = 0.0
+    for start in range(0, len(order), _UTTERANCES_AT_ONCE):
+        chosen = [utterances[index] for index in order[start : start + _UTTERANCES_AT_ONCE]]
+        found = recognise_recordings(
+            model, model.decoder(None), chosen, _kept, data.batch_size, data.workers, "recognising"
+        )
+        for utterance, result in zip(chosen, found):
+            if isinstance(result, ReadFailure):
+                note(result.message)
+                continue
+            if max_hours and seconds >= 3600 * max_hours:
+                break
+            kept.append(result[0])
+            references.append(model.tokenizer.normalise(utterance.text))
+            seconds += result[1]
+        if max_hours and seconds >= 3600 * max_hours:
+            break
+    if not kept:
+        raise UserError(f"{listed(manifests)}: not one of its recordings can be read")
+    return kept, references, seconds
+
+
+def _kept(prediction: Prediction) -> tuple[np.ndarray, float]:
+    if prediction.log_probs is None:
+        raise UserError("this model is no CTC network: there is no beam search to tune")
+    return np.array(prediction.log_probs), prediction.duration

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.fft
-import scipy.signal
-import scipy.sparse
 
 from common.utils.errors import UserError
+from common.utils.packages import package
 
 KINDS = ("spectrogram", "logmel")
-WINDOWS = ("hamming", "hann", "blackman", "bartlett")
+# Coefficients of cosines of 0, 1, 2 periods in a window (Harris 1978, On the use of windows for
+# harmonic analysis with the discrete Fourier transform).
+_COSINES = {"hamming": (0.54, 0.46), "hann": (0.5, 0.5), "blackman": (0.42, 0.5, 0.08)}
+WINDOWS = (*_COSINES, "bartlett")
+_PURPOSE = "computes features"  # of scipy, which takes long to load and 100 MB of disk
 CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in them
     "spectrogram": {"plain": True, "deepspeech.pytorch": True, "deepspeech.pytorch-2.0": False},
     "logmel": {"plain": True, "jasper-mindspore": True, "jasper-nvidia": False},
@@ -170,13 +173,11 @@ class Featurizer:
         self.config = config
         self.dimension = config.dimension
         periodic = CONVENTIONS[config.kind][config.convention]
-        window = scipy.signal.get_window(config.window, config.window_length, fftbins=periodic)
         self._plain = config.convention == "plain"
         self.jasper = config.convention.startswith("jasper")
         self.biased = config.convention in ("plain", "jasper-mindspore")
         self.floor = _JASPER_FLOOR if self.jasper else _POWER_FLOOR
-        self.window = window.astype(np.float32)
-        self.filters = None
+        self.window = window(config.window, config.window_length, periodic).astype(np.float32)
         if config.kind == "logmel":
             filters = mel_filters(config.sample_rate, config.n_fft, config.bins)
             if empty := np.sum(~filters.any(axis=1)):
@@ -184,8 +185,15 @@ class Featurizer:
                     f"bands {config.bands}: {empty} mel bands are narrower than a frequency bin at"
                     f" window_size {config.window_size}; choose fewer bands or a longer window"
                 )
-            # Two filters a bin; and no threads of a matrix library that would crowd the workers.
-            self.filters = scipy.sparse.csr_array(filters)
+
+    @cached_property
+    def filters(self) -> Any:
+        """Sparse mel filters (bands, bins of the transform); None for the spectrogram."""
+        if self.config.kind != "logmel":
+            return None
+        filters = mel_filters(self.config.sample_rate, self.config.n_fft, self.config.bins)
+        # Two filters a bin; and no threads of a matrix library that would crowd the workers.
+        return package("scipy.sparse", _PURPOSE).csr_array(filters)
 
     def frames(self, samples: int) -> int:
         """Return the number of frames for `samples` samples (monotonic)."""
@@ -243,8 +251,19 @@ class Featurizer:
         Returns:
             The samples that are left.
         """
+        return samples[self.sounding(samples)] if self.config.trim_silence else samples
+
+    def sounding(self, samples: np.ndarray) -> slice:
+        """Find what `trim` leaves of a recording.
+
+        Args:
+            samples: (N,).
+
+        Returns:
+            The samples from the first to the last that is not cut off.
+        """
         if not self.config.trim_silence or len(samples) == 0:
-            return samples
+            return slice(0, len(samples))
         # Sums over each hop, from which those of the frames: four hops, two on either side.
         hops = SILENCE_FRAME // SILENCE_HOP
         count = 1 + len(samples) // SILENCE_HOP
@@ -255,11 +274,12 @@ class Featurizer:
         power = np.convolve(sums, np.ones(hops), "valid") / SILENCE_FRAME
         level = 10 * np.log10(np.maximum(power, MIN_RMS**2))
         loud = np.flatnonzero(level > level.max() - SILENCE_DB)
-        return samples[loud[0] * SILENCE_HOP : (loud[-1] + 1) * SILENCE_HOP]
+        return slice(int(loud[0]) * SILENCE_HOP, int(loud[-1] + 1) * SILENCE_HOP)
 
     def _energies(self, windows: np.ndarray) -> np.ndarray:
         """Return log energies (bins, T), not normalised, of windows (T, window_length)."""
-        spectrum = scipy.fft.rfft(windows * self.window, self.config.n_fft)
+        fft = package("scipy.fft", _PURPOSE)  # numpy's takes single precision since release 2
+        spectrum = fft.rfft(windows * self.window, self.config.n_fft)
         power = (spectrum.real**2 + spectrum.imag**2).T
         if self.filters is None:
             return np.log1p(np.sqrt(power))
@@ -270,6 +290,29 @@ def build_featurizer(data: Any) -> Featurizer:
     """Build the featurizer that a DataConfig's SpectConfig describes."""
     keys = asdict(data.SpectConfig)
     return Featurizer(FeatureConfig(kind=keys.pop("features"), **keys))
+
+
+def window(kind: str, size: int, periodic: bool) -> np.ndarray:
+    """Compute a window, to the last bit of single precision as scipy.signal.get_window.
+
+    Args:
+        kind: One of WINDOWS.
+        size: Its samples.
+        periodic: Whether the next sample would repeat the first; else the last one does.
+
+    Returns:
+        Weights (size,).
+    """
+    count = size + 1 if periodic else size
+    if kind == "bartlett":
+        weights = 1 - np.abs(2 * np.arange(count) / (count - 1) - 1)
+    else:
+        phase = np.linspace(-np.pi, np.pi, count)
+        weights = sum(
+            (share * np.cos(periods * phase) for periods, share in enumerate(_COSINES[kind])),
+            np.zeros(count),
+        )
+    return weights[:size]
 
 
 def _emphasised(samples: np.ndarray, share: float) -> np.ndarray:

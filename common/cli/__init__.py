@@ -7,17 +7,23 @@ fault of our own or of MindSpore's in its traceback and exit code 70: such a run
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from common.cli.data import check_data, create_mindrecord
-from common.cli.exported import export, postprocess, preprocess
-from common.cli.learning import doctor, train
-from common.cli.recognition import evaluate, transcribe
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
+from common.utils.packages import MissingPackageError
+
+if TYPE_CHECKING:
+    from common.cli.data import check_data, create_mindrecord
+    from common.cli.exported import export, postprocess, preprocess
+    from common.cli.language import language_model
+    from common.cli.learning import doctor, train
+    from common.cli.recognition import evaluate, transcribe
 
 __all__ = [
     "check_data",
@@ -25,6 +31,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "language_model",
     "postprocess",
     "preprocess",
     "run",
@@ -32,9 +39,30 @@ __all__ = [
     "transcribe",
 ]
 
+# Commands and their modules, each of which is loaded for its own commands alone: what training
+# imports would double the time from the start of transcribe.py to the text.
+_MODULES = {
+    "check_data": "data",
+    "create_mindrecord": "data",
+    "export": "exported",
+    "postprocess": "exported",
+    "preprocess": "exported",
+    "language_model": "language",
+    "doctor": "learning",
+    "train": "learning",
+    "evaluate": "recognition",
+    "transcribe": "recognition",
+}
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)
-_PRINTING = (check_data, evaluate, transcribe)  # what they find goes to standard output
+# What these find goes to standard output.
+_PRINTING = ("check_data", "evaluate", "language_model", "transcribe")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None:
@@ -48,7 +76,7 @@ def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None
         recipe: The model.
     """
     try:
-        if sys.stdout is None and main in _PRINTING:
+        if sys.stdout is None and main.__name__ in _PRINTING:
             raise UserError("standard output is closed, where results go; send it to a file")
         code = main(recipe, sys.argv[1:])
     except UserError as error:
@@ -62,7 +90,7 @@ def run(main: Callable[[Recipe, list[str]], int | None], recipe: Recipe) -> None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
             code = _lost_output(error)  # of print: errors of files have their names
-        elif isinstance(error, ImportError) and error.name == "mindspore":  # says what to install
+        elif isinstance(error, MissingPackageError):  # says what to install
             print(f"error: {error}", file=sys.stderr)
             code = 1
         else:

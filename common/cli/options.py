@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import config as configs
+from common.api.loading import ENGINES, load_model, load_network, shipped
 from common.model.recipe import Recipe, labels_file
 from common.text.tokenizer import BLANK, CharacterTokenizer
-from common.utils import runtime
 from common.utils.arguments import command as command
 from common.utils.errors import UserError
+
+if TYPE_CHECKING:  # they load MindSpore, or what it is not needed for
+    from common.model.acoustic_model import AcousticModel
+    from common.model.speech_model import SpeechModel
 
 
 def add_config(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
@@ -76,28 +78,44 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_checkpoint(
-    parser: argparse.ArgumentParser,
-    flag: str,
-    required: bool = True,
-    pretrained: Path | None = None,
-) -> None:
+def add_checkpoint(parser: argparse.ArgumentParser, flag: str, required: bool = True) -> None:
     """Add an option for a checkpoint, and --train_config for checkpoints without configuration.
 
     Args:
         parser: The parser.
         flag: Name of the option.
-        required: Whether a checkpoint must be given, if none ships with the model.
-        pretrained: The checkpoint that ships with the model, used where none is given.
+        required: Whether a checkpoint must be given.
     """
-    usual = "" if pretrained is None else f"; none given: {pretrained.name}, which ships here"
+    parser.add_argument(flag, required=required, metavar="CKPT", help="checkpoint")
+    _add_train_config(parser)
+
+
+def add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
+    """Add --pretrain_ckpt, --engine, --train_config and the options of the device.
+
+    Args:
+        parser: The parser.
+        recipe: The model, which may ship a network that is used where none is given.
+    """
+    usual = "" if recipe.pretrained is None else "; none given: the one that ships here"
     parser.add_argument(
-        flag,
-        required=required and pretrained is None,
-        default=pretrained and os.path.relpath(pretrained),
-        metavar="CKPT",
-        help=f"checkpoint{usual}",
+        "--pretrain_ckpt",
+        required=recipe.pretrained is None,
+        metavar="FILE",
+        help=f"checkpoint, or exported file (.onnx, .mindir){usual}",
     )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what runs the network: MindSpore runs checkpoints and MindIR files, ONNX Runtime "
+        "ONNX files; auto: by the file",
+    )
+    _add_train_config(parser)
+    add_device(parser)
+
+
+def _add_train_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train_config",
         metavar="YAML",
@@ -202,7 +220,48 @@ def _check_labels(recipe: Recipe, config: Any, path: str, labels: list[str] | No
         )
 
 
-def load_speech_model(arguments: argparse.Namespace, recipe: Recipe, path: str) -> Any:
+def model_path(arguments: argparse.Namespace, recipe: Recipe) -> str:
+    """Return the file of --pretrain_ckpt, or of the network that ships.
+
+    Args:
+        arguments: Those of `add_model`.
+        recipe: The model.
+
+    Returns:
+        Its path, below the current folder or else from it.
+    """
+    if arguments.pretrain_ckpt:
+        return str(arguments.pretrain_ckpt)
+    # Only a checkpoint may lack a configuration: a line says that the one that ships has its own.
+    engine = "mindspore" if arguments.train_config else arguments.engine
+    return os.path.relpath(shipped(recipe, engine, arguments.device_target))
+
+
+def load_acoustic_model(arguments: argparse.Namespace, recipe: Recipe, path: str) -> AcousticModel:
+    """Load the network of the command line, in what runs it.
+
+    Args:
+        arguments: Those of `add_model`.
+        recipe: The model.
+        path: What `model_path` returned.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: The file, the engine or the device is wrong.
+    """
+    return load_model(
+        recipe,
+        path,
+        engine=arguments.engine,
+        device=arguments.device_target,
+        device_id=arguments.device_id,
+        fallback=_fallback(arguments, recipe),
+    )
+
+
+def load_speech_model(arguments: argparse.Namespace, recipe: Recipe, path: str) -> SpeechModel:
     """Load a checkpoint on the device of the command line.
 
     Args:
@@ -211,20 +270,20 @@ def load_speech_model(arguments: argparse.Namespace, recipe: Recipe, path: str) 
         path: The checkpoint.
 
     Returns:
-        The SpeechModel.
+        The network.
 
     Raises:
         UserError: The checkpoint or the device is wrong.
     """
-    from common.model.speech_model import SpeechModel
+    fallback = _fallback(arguments, recipe)
+    return load_network(recipe, path, arguments.device_target, arguments.device_id, fallback)
 
-    fallback = None
-    if arguments.train_config:
-        fallback = recipe.train_config()
-        file = arguments.train_config
-        labels = configs.override_from_yaml(fallback, file, recipe.translate_yaml)
-        _check_labels(recipe, fallback, file, labels)
-    device = runtime.set_device(arguments.device_target, arguments.device_id)
-    return SpeechModel.from_checkpoint(
-        recipe, path, device, fallback, log=lambda line: print(line, file=sys.stderr)
-    )
+
+def _fallback(arguments: argparse.Namespace, recipe: Recipe) -> Any:
+    """Read --train_config; None: it is not given."""
+    if not arguments.train_config:
+        return None
+    config, file = recipe.train_config(), arguments.train_config
+    labels = configs.override_from_yaml(config, file, recipe.translate_yaml)
+    _check_labels(recipe, config, file, labels)
+    return config

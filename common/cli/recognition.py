@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import config as configs
+from common.api.recognizer import Transcript
 from common.cli.options import (
-    add_checkpoint,
-    add_device,
     add_eval_config,
+    add_model,
     command,
-    load_speech_model,
+    load_acoustic_model,
+    model_path,
     override,
 )
 from common.data.manifest import Utterance
+from common.evaluation.scoring import Prediction
 from common.model.recipe import Recipe
+from common.text.transcript_formats import ENDINGS, FORMATS
 from common.utils.errors import UserError
-from common.utils.files import check_writable
+from common.utils.files import check_writable, write_text
 
 _BATCHES_PER_PORTION = 16  # that transcribe.py reads, recognises and prints at a time
 
@@ -33,12 +36,11 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     """
     parser = command(
         prog="eval.py",
-        description=f"Score a {recipe.name} checkpoint. Writes eval.log, and with --set "
-        "report=FILE a page to look at and listen to.",
+        description=f"Score a {recipe.name} checkpoint or exported file. Writes eval.log, and with "
+        "--set report=FILE a page to look at and listen to.",
     )
-    add_checkpoint(parser, "--pretrain_ckpt", pretrained=recipe.pretrained)
+    add_model(parser, recipe)
     add_eval_config(parser)
-    add_device(parser)
     arguments = parser.parse_args(argv)
 
     config = recipe.eval_config()
@@ -50,7 +52,8 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
     from common.evaluation.scoring import ScoredUtterance
     from common.utils.logging import open_log
 
-    speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
+    path = model_path(arguments, recipe)
+    model = load_acoustic_model(arguments, recipe, path)
     log = open_log("eval.log", needed=False)
 
     def print_scored(utterance: ScoredUtterance) -> None:
@@ -58,7 +61,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
             log.info(line)
 
     on_scored = print_scored if config.verbose else None
-    scores = score_manifests(speech_model, arguments.pretrain_ckpt, config, log, on_scored)
+    scores = score_manifests(model, path, config, log, on_scored)
     for line in scores.evaluation.summary():
         log.info(line)
     if scores.report_error:
@@ -83,17 +86,27 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     parser = command(
         prog="transcribe.py",
         description="Print the text of recordings: of one file the text, of several a line each, "
-        "file and text parted by a tab.",
+        "file and text parted by a tab. Or write words with times, for other programs.",
     )
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ..."
     )
-    add_checkpoint(parser, "--pretrain_ckpt", pretrained=recipe.pretrained)
+    add_model(parser, recipe)
+    parser.add_argument(
+        "--format",
+        choices=sorted(FORMATS),
+        default="txt",
+        help="all but txt have a time for each word; json also confidences [txt]",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="write a file for each recording there, a.srt for a.wav, in place of printing",
+    )
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
     )
     add_eval_config(parser)
-    add_device(parser)
     arguments = parser.parse_args(argv)
 
     config = recipe.eval_config()
@@ -108,17 +121,18 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.data.dataset import ReadFailure
     from common.evaluation.evaluate import recognise_recordings
 
-    speech_model = load_speech_model(arguments, recipe, arguments.pretrain_ckpt)
-    decoder = speech_model.decoder(config.LMConfig)
+    model = load_acoustic_model(arguments, recipe, model_path(arguments, recipe))
+    decoder = model.decoder(config.LMConfig)
     names, portion, failed = arguments.files, _BATCHES_PER_PORTION * batch_size, 0
+    output = _Output(arguments.format, arguments.output, names)
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
         notices: list[str] = []
         results = recognise_recordings(
-            speech_model,
+            model,
             decoder,
             [Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]],
-            lambda prediction: prediction.text,
+            lambda prediction: Transcript.of(prediction, model) if output.timed else prediction,
             batch_size,
             config.DataConfig.workers,
             progress="transcribing",
@@ -130,12 +144,56 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
             print(line, file=sys.stderr)
         for name, result in zip(names[start:], results):
             if not isinstance(result, ReadFailure):
-                print(result if len(names) == 1 else f"{name}\t{result}", flush=True)
+                output.take(name, result)
     for line in decoder.warnings():
         print(f"warning: {line}", file=sys.stderr)
     if failed:
         print(f"error: {failed} of {len(names)} files were not read", file=sys.stderr)
     return 1 if failed else 0
+
+
+class _Output:
+    """Where the transcripts go, and in what form."""
+
+    def __init__(self, name: str, folder: str | None, recordings: Sequence[str]):
+        self._name, self._format = name, FORMATS[name]
+        self._several = len(recordings) > 1
+        self._files: dict[str, Path] = {}
+        if folder is None:
+            return
+        owners: dict[Path, str] = {}
+        for recording in recordings:
+            file = Path(folder, Path(recording).stem + ENDINGS[name])
+            if owners.setdefault(file, recording) != recording:
+                raise UserError(
+                    f"--output {folder}: {owners[file]} and {recording} would both be written to "
+                    f"{file.name}; give them in two calls"
+                )
+            self._files[recording] = file
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        check_writable(file)
+
+    @property
+    def timed(self) -> bool:
+        """Whether words need times."""
+        return self._name != "txt"
+
+    def take(self, recording: str, result: Transcript | Prediction) -> None:
+        """Print a transcript, or write it to its file."""
+        if self._files:
+            path = self._files[recording]
+            write_text(path, self._content(result, recording))
+            print(path, flush=True)
+        elif self.timed:
+            print(self._content(result, recording), end="", flush=True)
+        else:
+            text = f"{recording}\t{result.text}" if self._several else result.text
+            print(text, flush=True)
+
+    def _content(self, result: Transcript | Prediction, recording: str) -> str:
+        if isinstance(result, Transcript):
+            return self._format(result, recording)
+        return f"{result.text}\n"
 
 
 def _check_effect(arguments: argparse.Namespace, recipe: Recipe) -> None:

@@ -63,23 +63,37 @@ class Example:
         id: Of the utterance.
         label_ids: (L,) int32.
         features: (F, T) float32; None: there is audio instead.
-        audio: Encoded audio, or where it is to be read; None: there are features instead.
+        audio: Encoded audio, or where it is to be read, or samples (N,) at the featurizer's rate;
+            None: there are features instead.
     """
 
     index: int
     id: str
     label_ids: np.ndarray
     features: np.ndarray | None = None
-    audio: bytes | AudioSegment | None = None
+    audio: bytes | AudioSegment | np.ndarray | None = None
 
     def samples(self, featurizer: Featurizer) -> np.ndarray:
         """Decode the audio: (N,) float32 at the featurizer's rate, trimmed as it says."""
+        return self.trimmed(featurizer)[0]
+
+    def trimmed(self, featurizer: Featurizer) -> tuple[np.ndarray, int]:
+        """Decode the audio, and trim it as a featurizer says.
+
+        Args:
+            featurizer: What the samples are for.
+
+        Returns:
+            Samples (N,) float32 at the featurizer's rate, and how many were cut off before them.
+        """
         rate = featurizer.config.sample_rate
         if self.audio is None:
             raise ValueError(f"utterance {self.id} holds features, not audio")
         if isinstance(self.audio, bytes):  # trimmed when it was converted
-            return load_audio(self.audio, rate, name=self.id)
-        return featurizer.trim(self.audio.load(rate))
+            return load_audio(self.audio, rate, name=self.id), 0
+        recorded = self.audio.load(rate) if isinstance(self.audio, AudioSegment) else self.audio
+        sounding = featurizer.sounding(recorded)
+        return recorded[sounding], sounding.start
 
 
 class Dataset(ABC):
@@ -137,6 +151,35 @@ class _Subset(Dataset):
         with closing(examples):
             for index, example in zip(indices, examples):
                 yield replace(example, index=index)
+
+
+class SampleDataset(Dataset):
+    """Recordings whose samples are in memory, without transcripts.
+
+    Args:
+        samples: (N,) float32 of each, at the featurizer's rate.
+        names: What errors call them.
+        featurizer: Gives the number of feature frames.
+    """
+
+    store = "audio"
+
+    def __init__(
+        self, samples: Sequence[np.ndarray], names: Sequence[str], featurizer: Featurizer
+    ) -> None:
+        self._samples, rate = samples, featurizer.config.sample_rate
+        super().__init__(
+            [
+                Entry(name, "", len(each) / rate, featurizer.frames(len(each)), 0, 0)
+                for name, each in zip(names, samples)
+            ]
+        )
+
+    def read(self, indices: Iterable[int]) -> Generator[Example, None, None]:
+        """Yield recordings in the order of `indices`."""
+        for index in indices:
+            nothing = np.zeros(0, np.int32)
+            yield Example(int(index), self.ids[index], nothing, audio=self._samples[index])
 
 
 class MindRecordDataset(Dataset):

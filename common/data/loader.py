@@ -31,6 +31,8 @@ class Batch:
         ids: Ids of the rows.
         valid: Rows that count; 0 where no recording of the batch could be read.
         seconds: Seconds of speech in the valid rows, without augmentation.
+        starts: Samples cut off before each row's features (`Featurizer.trim`), without
+            augmentation.
         unreadable: Utterances left out; their `index` is that of the dataset.
     """
 
@@ -42,6 +44,7 @@ class Batch:
     ids: tuple[str, ...]
     valid: int
     seconds: float
+    starts: tuple[int, ...] = ()
     unreadable: tuple[ReadFailure, ...] = ()
 
     @property
@@ -156,12 +159,13 @@ class _BatchBuilder:
     ) -> Batch:
         """Make the batch; `durations` (B,) are in seconds."""
         features: dict[int, np.ndarray] = {}  # by index: repeats are not decoded again
+        starts: dict[int, int] = {}
         unreadable: dict[int, ReadFailure] = {}
         for example in examples:
             if example.index in features or example.index in unreadable:
                 continue
             try:
-                features[example.index] = self._features(example)
+                features[example.index], starts[example.index] = self._features(example)
             except UserError as error:
                 if not self.skip_unreadable:
                     raise UserError(f"utterance {example.id}: {error}") from error
@@ -180,6 +184,7 @@ class _BatchBuilder:
             [features[examples[row].index] for row in rows],
             valid=len(counted),
             seconds=float(durations[counted].sum()),
+            starts=tuple(starts[examples[row].index] for row in rows),
             unreadable=tuple(unreadable.values()),
         )
 
@@ -190,6 +195,7 @@ class _BatchBuilder:
         features: Sequence[np.ndarray],
         valid: int,
         seconds: float,
+        starts: tuple[int, ...],
         unreadable: tuple[ReadFailure, ...],
     ) -> Batch:
         lengths = np.array([array.shape[1] for array in features], np.int32)
@@ -208,6 +214,7 @@ class _BatchBuilder:
             ids=tuple(example.id for example in examples),
             valid=valid,
             seconds=seconds,
+            starts=starts,
             unreadable=unreadable,
         )
 
@@ -220,13 +227,13 @@ class _BatchBuilder:
             shape for shape in self.shapes if shape[0] >= frames and shape[1] >= planned.labels
         )
 
-    def _features(self, example: Example) -> np.ndarray:
-        """Compute the features (F, T) of one utterance, augmented."""
+    def _features(self, example: Example) -> tuple[np.ndarray, int]:
+        """Compute the features (F, T) of one utterance, augmented; count what is cut before it."""
         # An augmented utterance depends on nothing but this generator and the order of draws.
         rng = np.random.default_rng((self.seed, self.epoch, example.index))
-        features = example.features
+        features, start = example.features, 0
         if features is None:
-            samples = example.samples(self.featurizer)
+            samples, start = example.trimmed(self.featurizer)
             if self.augmentation is not None:
                 sample_rate = self.featurizer.config.sample_rate
                 varied = self.augmentation.waveform(samples, sample_rate, rng)
@@ -237,7 +244,7 @@ class _BatchBuilder:
             # Mask before splicing: what is masked stays masked in every frame it is stacked into.
             single = features[: self.featurizer.config.bins]
             features = self.featurizer.splice(self.augmentation.features(single, rng))
-        return features
+        return features, start
 
     def _fits(self, frames: int, example: Example) -> bool:
         if self.shapes and frames > max(self.shapes)[0]:

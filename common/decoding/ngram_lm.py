@@ -1,4 +1,7 @@
-"""Word n-gram language models: ARPA files, compressed or not, or KenLM's binary, read by KenLM."""
+"""Word n-gram language models that decoding asks: ARPA, KenLM's binary, or compact files of lm.py.
+
+ARPA files, compressed or not, and KenLM's binary ones are read by KenLM; compact ones need nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ import sys
 import tempfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from common.decoding.ngram_files import CompactModel, is_compact
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
@@ -32,8 +36,25 @@ _COMPRESSED: dict[bytes, Callable[..., Any]] = {
 _UNPACKING_ERRORS = (EOFError, OSError, lzma.LZMAError, zlib.error)
 _SPACES = re.compile(rb"[\0\t\n\r ]+")  # what KenLM parts the fields of a line by
 _MARKS = (b"", b"<s>", b"</s>", b"<unk>", b"<UNK>")  # entries that are no words
+_END_OF_SENTENCE = "</s>"
 _LAST = "\U0010ffff"  # sorts after every character
 _TABLE_BYTES = 64 << 20
+
+
+class NgramScorer(Protocol):
+    """What a file of n-grams answers; see `CompactModel`."""
+
+    def words(self) -> Iterator[str]:
+        """Yield the words that the model knows, without its marks."""
+
+    def no_history(self) -> Any:
+        """Return the history before any word."""
+
+    def start(self) -> Any:
+        """Return the history at the start of a sentence."""
+
+    def score(self, history: Any, word: str) -> tuple[float, bool, Any]:
+        """Return log10 of a word's probability, whether it is unknown, the longer history."""
 
 
 class WordModel:
@@ -57,7 +78,8 @@ class WordModel:
         """Load a model.
 
         Args:
-            path: An ARPA file, which may be compressed (gzip, bzip2, xz), or KenLM's binary file.
+            path: An ARPA file, which may be compressed (gzip, bzip2, xz), KenLM's binary file, or
+                a compact file of lm.py.
             tokenizer: Labels that the words are spelled with.
             alpha: Weight of the language model.
             beta: Added for each word.
@@ -68,12 +90,11 @@ class WordModel:
                 KenLM is not installed.
         """
         self.alpha, self.beta, self.unk_offset = alpha, beta, unk_offset
-        self._kenlm, self._model = _load(path)
-        no_history = self._kenlm.State()
-        self._model.NullContextWrite(no_history)
+        self._model = _open(path)
+        no_history = self._model.no_history()
         best: dict[str, tuple[float, str]] = {}  # of spellings that differ in letter case only
         spelled = False
-        for word in _words(path):
+        for word in self._model.words():
             entry = self._score(no_history, word)[0], word
             text = tokenizer.normalise(word)
             best[text] = max(entry, best.get(text, entry))
@@ -94,9 +115,7 @@ class WordModel:
 
     def start(self) -> Any:
         """Return the history at the beginning of an utterance."""
-        state = self._kenlm.State()
-        self._model.BeginSentenceWrite(state)
-        return state
+        return self._model.start()
 
     def score(self, history: Any, word: str) -> tuple[float, Any]:
         """Score a word.
@@ -115,10 +134,47 @@ class WordModel:
         return word in self._spellings
 
     def _score(self, history: Any, word: str) -> tuple[float, Any]:
-        next_history = self._kenlm.State()
-        result = self._model.BaseFullScore(history, word, next_history)
-        log_prob = result.log_prob * _LN_10 + (self.unk_offset if result.oov else 0.0)
-        return self.alpha * log_prob + self.beta, next_history
+        log10_prob, unknown, history = self._model.score(history, word)
+        log_prob = log10_prob * _LN_10 + (self.unk_offset if unknown else 0.0)
+        return self.alpha * log_prob + self.beta, history
+
+
+class Perplexity(NamedTuple):
+    """How well a model foretells a text."""
+
+    perplexity: float  # of the words and of the ends of sentences; unknown words as <unk>
+    words: int
+    unknown: int  # words that the model lacks
+
+
+def perplexity(
+    path: str | Path, tokenizer: Tokenizer, sentences: Iterable[Sequence[str]]
+) -> Perplexity:
+    """Measure a model on text.
+
+    Args:
+        path: What `WordModel` reads.
+        tokenizer: Labels that the words are spelled with.
+        sentences: The words of each sentence.
+
+    Returns:
+        The perplexity, and how many words it was measured on.
+
+    Raises:
+        UserError: The file is no language model, or the text has no words.
+    """
+    model = WordModel(path, tokenizer, 1.0, 0.0, 0.0)
+    total, words, ends, unknown = 0.0, 0, 0, 0
+    for sentence in sentences:
+        history = model.start()
+        for word in [*sentence, _END_OF_SENTENCE]:
+            score, history = model.score(history, word)
+            total += score
+            unknown += word != _END_OF_SENTENCE and not model.knows(word)
+        words, ends = words + len(sentence), ends + 1
+    if not words:
+        raise UserError("the text has no words")
+    return Perplexity(float(np.exp(-total / (words + ends))), words, unknown)
 
 
 class LanguageModelLookahead:
@@ -180,6 +236,41 @@ class LanguageModelLookahead:
         return self._count - 1
 
 
+def _open(path: str | Path) -> NgramScorer:
+    try:
+        if is_compact(path):
+            return CompactModel(Path(path))
+    except OSError as error:
+        raise UserError(f"LMConfig.lm_path {path}: {error.strerror}") from None
+    return _KenLM(path)
+
+
+class _KenLM:
+    """A file that KenLM reads; see `NgramScorer`."""
+
+    def __init__(self, path: str | Path):
+        self._path = path
+        self._kenlm, self._model = _load(path)
+
+    def words(self) -> Iterator[str]:
+        return _words(self._path)
+
+    def no_history(self) -> Any:
+        state = self._kenlm.State()
+        self._model.NullContextWrite(state)
+        return state
+
+    def start(self) -> Any:
+        state = self._kenlm.State()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def score(self, history: Any, word: str) -> tuple[float, bool, Any]:
+        longer = self._kenlm.State()
+        found = self._model.BaseFullScore(history, word, longer)
+        return found.log_prob, found.oov, longer
+
+
 def _load(path: str | Path) -> tuple[Any, Any]:
     """Return the module kenlm, and the model."""
     try:
@@ -190,8 +281,8 @@ def _load(path: str | Path) -> tuple[Any, Any]:
         if not setup.is_file():  # installed by pip, away from the clone
             install = f"{sys.executable} -m pip install kenlm==0.3.0"
         raise UserError(
-            f"LMConfig.lm_path {path}: language models need the package kenlm, which is not "
-            f"installed: {install} (it takes a C++ compiler)"
+            f"LMConfig.lm_path {path}: ARPA and KenLM's files need the package kenlm, which is not "
+            f"installed: {install} (it takes a C++ compiler); compact files of lm.py do without it"
         ) from None
     try:
         opener = _opener(path)

@@ -74,7 +74,11 @@ def align_labels(log_probs: np.ndarray, ids: Sequence[int], blank: int) -> list[
 
 
 def align_words(
-    text: str, log_probs: np.ndarray, tokenizer: Tokenizer, frame_seconds: float
+    text: str,
+    log_probs: np.ndarray,
+    tokenizer: Tokenizer,
+    frame_seconds: float,
+    start: float = 0.0,
 ) -> list[Word]:
     """Find times and confidences of the words of a text.
 
@@ -83,6 +87,7 @@ def align_words(
         log_probs: (T, C) natural logarithms of one utterance.
         tokenizer: With a blank.
         frame_seconds: From one output frame to the next.
+        start: Seconds of the recording before the first frame, which were cut off.
 
     Returns:
         The words in order; empty where the text cannot be aligned: without a blank, with characters
@@ -107,8 +112,8 @@ def align_words(
         words.append(
             Word(
                 word,
-                round(spans[covered[0]][0] * frame_seconds, 3),
-                round(spans[covered[-1]][1] * frame_seconds, 3),
+                round(start + spans[covered[0]][0] * frame_seconds, 3),
+                round(start + spans[covered[-1]][1] * frame_seconds, 3),
                 min(1.0, sum(map(math.exp, surest)) / len(surest)),
             )
         )

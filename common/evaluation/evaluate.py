@@ -17,8 +17,8 @@ from common.data.loader import batches
 from common.data.manifest import Utterance
 from common.evaluation.scoring import Evaluation, Prediction, ScoredUtterance, Scorer
 from common.memory import forecast_forward
+from common.model.acoustic_model import AcousticModel
 from common.model.decoder import SpeechDecoder
-from common.model.speech_model import SpeechModel
 from common.utils.errors import UserError
 from common.utils.files import file_name
 
@@ -58,7 +58,7 @@ class RankShard:
 
 
 def recognise(
-    speech_model: SpeechModel,
+    model: AcousticModel,
     decoder: SpeechDecoder,
     dataset: Dataset,
     batch_size: int,
@@ -72,8 +72,8 @@ def recognise(
     Batches of long recordings are smaller: memory grows with their frames, not their number.
 
     Args:
-        speech_model: Network, tokenizer and features.
-        decoder: What turns its features into hypotheses (`SpeechModel.decoder`).
+        model: Network, tokenizer and features.
+        decoder: What turns its features into hypotheses (`AcousticModel.decoder`).
         dataset: The utterances.
         batch_size: Utterances in a batch, at most.
         workers: Threads that decode recordings and make features.
@@ -86,23 +86,23 @@ def recognise(
         A prediction for each utterance that could be read.
 
     Raises:
-        UserError: An utterance is too long for the machine's memory, or cannot be decoded; the
-            message names it.
+        UserError: An utterance is too long for the machine's memory or the network, or cannot be
+            decoded; the message names it.
     """
-    forecast = forecast_forward(speech_model)
+    forecast = forecast_forward(model)
     if part is not None:
         forecast = replace(forecast, limit=min(forecast.limit, part.memory))
     for utterance_id, frames in zip(dataset.ids, dataset.frames.tolist()):
         forecast.check(f"utterance {utterance_id}", frames)
-    data, shapes = speech_model.config.DataConfig, None
-    if speech_model.static:
+    data, shapes = model.config.DataConfig, None
+    if model.static:
         count = data.static_shapes
         shapes = static_shapes(dataset.frames, dataset.label_counts, count, data.pad_align)
     plan = plan_epoch(
         dataset.frames, dataset.label_counts, batch_size=batch_size, shapes=shapes, shuffle=False
     )
     max_frames = min(MAX_BATCH_FRAMES, forecast.most_frames)
-    plan = split(plan, dataset.frames, max_frames, speech_model.static)
+    plan = split(plan, dataset.frames, max_frames, model.static)
     if part is not None:
         plan = part.of(plan)
     hidden = None if progress else True  # None: hidden unless the output is a terminal
@@ -112,7 +112,7 @@ def recognise(
         for batch in batches(
             dataset,
             plan,
-            speech_model.featurizer,
+            model.front_end,
             shapes=shapes,
             pad_align=data.pad_align,
             skip_unreadable=on_unreadable is not None,
@@ -123,13 +123,22 @@ def recognise(
                     on_unreadable(failure)
             if batch.valid:
                 decoded = decoder.decode(batch.features, batch.lengths, batch.valid)
-                for index, id, utterance in zip(batch.indices, batch.ids, decoded):
-                    yield Prediction(index, id, utterance.hypotheses, utterance.log_probs)
+                rows = zip(batch.indices, batch.ids, batch.starts, decoded)
+                for index, id, start, utterance in rows:
+                    start += utterance.start  # cut off here, or by the network itself
+                    yield Prediction(
+                        index,
+                        id,
+                        utterance.hypotheses,
+                        utterance.log_probs,
+                        start,
+                        float(dataset.durations[index]),
+                    )
             bar.update(batch.valid + len(batch.unreadable))
 
 
 def recognise_recordings(
-    speech_model: SpeechModel,
+    model: AcousticModel,
     decoder: SpeechDecoder,
     recordings: Sequence[Utterance],
     result_of: Callable[[Prediction], R],
@@ -141,7 +150,7 @@ def recognise_recordings(
     """Recognise recordings, each decoded once; one that cannot be read does not stop the others.
 
     Args:
-        speech_model: Network, tokenizer and features.
+        model: Network, tokenizer and features.
         decoder: As in `recognise`.
         recordings: Utterances, whose texts are not used; ids may repeat.
         result_of: What to keep of a prediction, such as its text; its log-probabilities are views
@@ -157,12 +166,12 @@ def recognise_recordings(
     """
     dataset = ManifestDataset(
         recordings,
-        speech_model.featurizer,
-        speech_model.tokenizer,
+        model.featurizer,
+        model.tokenizer,
         labelled=False,
         log=log,
         skip_unreadable=True,
-        check_length=forecast_forward(speech_model).check,
+        check_length=forecast_forward(model).check,
         workers=workers,
     )
     results: dict[int, R | ReadFailure] = {failure.index: failure for failure in dataset.unreadable}
@@ -173,7 +182,7 @@ def recognise_recordings(
 
     label = progress if len(dataset) > batch_size else None
     predictions = recognise(
-        speech_model,
+        model,
         decoder,
         dataset,
         batch_size,
@@ -187,7 +196,7 @@ def recognise_recordings(
 
 
 def evaluate(
-    speech_model: SpeechModel,
+    model: AcousticModel,
     decoder: SpeechDecoder,
     dataset: Dataset,
     batch_size: int,
@@ -202,7 +211,7 @@ def evaluate(
     """Recognise and score a dataset, or one rank's part of it.
 
     Args:
-        speech_model: Network, tokenizer and features.
+        model: Network, tokenizer and features.
         decoder: As in `recognise`.
         dataset: The utterances, with their reference texts.
         batch_size: Utterances in a batch, at most.
@@ -223,9 +232,9 @@ def evaluate(
         UserError: As `recognise`, or `save_output` cannot be written.
     """
     folder = _output_folder(save_output)
-    scorer = Scorer(speech_model.tokenizer, speech_model.frame_seconds)
+    scorer = Scorer(model.tokenizer, model.frame_seconds)
     for prediction in recognise(
-        speech_model,
+        model,
         decoder,
         dataset,
         batch_size,

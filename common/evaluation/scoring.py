@@ -22,12 +22,16 @@ class Prediction:
         id: Of the utterance.
         hypotheses: Best first.
         log_probs: (T', C) of a CTC network, without padding; None for another network.
+        start: Samples of silence that were cut off before the first frame.
+        duration: Of the recording, in seconds.
     """
 
     index: int
     id: str
     hypotheses: list[Hypothesis]
     log_probs: np.ndarray | None
+    start: int = 0
+    duration: float = 0.0
 
     @property
     def text(self) -> str:

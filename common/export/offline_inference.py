@@ -30,7 +30,9 @@ from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
 from common.export.description import check_content, check_files, find_description
 from common.export.onnx_metadata import embedded_description
-from common.export.running import Bucket, ExportedForward, graph_file
+from common.export.running import Bucket, ExportedForward, graph_file, onnx_runtime
+from common.model.acoustic_model import SampleFrontEnd
+from common.model.decoder import SpeechDecoder
 from common.model.recipe import Recipe
 from common.text.tokenizer import Tokenizer, restored_tokenizer
 from common.utils.errors import UserError
@@ -43,6 +45,9 @@ TIMES = "time_Result"  # beside the folder of results
 _LONGEST_NAME = 200  # bytes; file systems take 255, with endings
 _EACH = 500  # utterances that are worth a process
 _TOGETHER = 32  # utterances decoded at a time
+# Memory of ONNX Runtime: of the process before any weight, in copies of the file, and in shares of
+# MindSpore's memory for a frame, of which it took 0.09 (DeepSpeech2) and 0.37 (Jasper).
+_ONNX_PROCESS, _ONNX_COPIES, _ONNX_SHARE = 0.15 * (1 << 30), 3, 0.4
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,46 @@ class ExportedModel:
     def max_frames(self) -> float:
         """Feature frames of the longest utterance that its files take."""
         return max((bucket.frames or math.inf for bucket in self.buckets()), default=math.inf)
+
+    @property
+    def front_end(self) -> Featurizer:
+        """Makes what its files take."""
+        return SampleFrontEnd(self.featurizer.config) if self.takes_samples else self.featurizer
+
+    @property
+    def onnx(self) -> bool:
+        """Whether its files are ONNX files."""
+        return any(bucket.path.suffix == ".onnx" for bucket in self.buckets())
+
+    @property
+    def runs_on(self) -> str:
+        """Device, and what runs the files there where that is not MindSpore."""
+        if not self.onnx:
+            return "any device" if self.device == "any" else self.device
+        return f"CPU (ONNX Runtime {onnx_runtime().__version__})"
+
+    @property
+    def static(self) -> bool:
+        """Whether batches must come in few shapes: files of fixed shapes pad by themselves."""
+        return False
+
+    def decoder(self, decoding: Any = None) -> SpeechDecoder:
+        """Build the decoder; see `AcousticModel.decoder`."""
+        return self.recipe.build_decoder(self, decoding or configs.LMConfig())
+
+    def forward_memory(self) -> tuple[float, float] | None:
+        """Forecast the bytes of a forward pass; see `AcousticModel.forward_memory`."""
+        forecast = self.description.get("memory")
+        if not isinstance(forecast, dict):  # of an earlier version, or there is none of the model
+            return None
+        try:
+            fixed, per_frame = (float(forecast[key]) for key in ("fixed_bytes", "bytes_per_frame"))
+            if not self.onnx:
+                return fixed, per_frame
+            size = max(bucket.path.stat().st_size for bucket in self.buckets())
+        except (KeyError, TypeError, ValueError, OSError):
+            return None
+        return _ONNX_PROCESS + _ONNX_COPIES * size, _ONNX_SHARE * per_frame
 
     def forward(self) -> ExportedForward:
         """Its files, run from Python.
@@ -188,10 +233,7 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
     if description is None:
         path = find_description(Path(model))
         if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; export.py writes this description beside a model, and into "
-                "newer ONNX files"
-            )
+            raise _no_description(Path(model), path)
         description = read_json(path)
     if not isinstance(description, dict) or "file_format" not in description:
         raise UserError(f"{path}: not a description that export.py wrote")
@@ -217,6 +259,18 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
         raise UserError(f"{path}: {error}") from None
     given = Path(model)
     return ExportedModel(path, recipe, config, tokenizer, featurizer, device, given, embedded)
+
+
+def _no_description(model: Path, path: Path) -> UserError:
+    """Say that there is no description, or not even a model."""
+    if model.suffix == ".onnx" and model.is_file():
+        return UserError(
+            f"{model}: holds no description, and there is no {path.name} beside it: not a file "
+            "that export.py wrote, or its end is missing; export the model anew"
+        )
+    if model != path and not graph_file(model).exists():
+        return UserError(f"{model}: no such file")
+    return UserError(f"{path}: no such file; export.py writes this description beside a model")
 
 
 def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> list[str]:

@@ -13,6 +13,8 @@ from common.decoding.prefix_beam_search import Hypothesis
 
 # features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,)
 LogProbs = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# The same; from files that take samples and trim them, also the samples cut from each start (B,).
+ForwardPass = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class DecodedUtterance:
         hypotheses: Best first; at least one.
         log_probs: (T', C) of a CTC network, without padding; None for another network. It may be a
             view that is good until the next batch is decoded.
+        start: Samples that the network itself cut from the start of the recording.
     """
 
     hypotheses: list[Hypothesis]
     log_probs: np.ndarray | None = None
+    start: int = 0
 
 
 class SpeechDecoder(ABC):
@@ -56,11 +60,12 @@ class CTCDecoder(SpeechDecoder):
     """A CTC network, and a search over its log-probabilities.
 
     Args:
-        forward: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,).
+        forward: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,),
+            and where it trims recordings the samples cut from each start (B,).
         search: Log-probabilities to hypotheses, greedily or by a beam.
     """
 
-    def __init__(self, forward: LogProbs, search: Decoder):
+    def __init__(self, forward: ForwardPass, search: Decoder):
         self.forward, self.search = forward, search
 
     def decode(
@@ -76,10 +81,12 @@ class CTCDecoder(SpeechDecoder):
         Returns:
             One result for each row that counts, with its log-probabilities.
         """
-        log_probs, frames = self.forward(features, lengths)
+        log_probs, frames, *starts = self.forward(features, lengths)
         hypotheses = self.search.hypotheses(log_probs[:, :valid], frames[:valid])
         return [
-            DecodedUtterance(best, log_probs[: frames[row], row])
+            DecodedUtterance(
+                best, log_probs[: frames[row], row], int(starts[0][row]) if starts else 0
+            )
             for row, best in enumerate(hypotheses)
         ]
 

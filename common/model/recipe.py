@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # these load MindSpore, which a recipe does without
     from common.utils.backend import nn
 
 
+PROCESS = 0.65 * (1 << 30)  # bytes of Python, MindSpore and the batches read ahead
+
+
 def ctc_objective(network: nn.Cell, tokenizer: Tokenizer) -> nn.Cell:
     """Build the CTC objective (Graves et al. 2006) over a network's outputs.
 
@@ -38,7 +41,7 @@ def ctc_decoder(speech_model: Any, decoding: Any) -> SpeechDecoder:
     """Build a decoder from a CTC network and a search over its log-probabilities.
 
     Args:
-        speech_model: A `SpeechModel`, or an `ExportedModel`: what has `forward()` and a tokenizer.
+        speech_model: An `AcousticModel`; of it, `forward()` and the tokenizer.
         decoding: An `LMConfig`, which describes the search.
 
     Returns:
@@ -71,6 +74,20 @@ class MemoryModel:
     weight_copies: float
     forward_copies: float
     graph_bytes: Callable[[Any], float] = lambda model_config: 0.0
+
+    def forward(self, config: Any, dimension: int, parameters: int) -> tuple[float, float]:
+        """Forecast the bytes of a forward pass in MindSpore.
+
+        Args:
+            config: The ModelConfig.
+            dimension: Of the features.
+            parameters: Weights of the network.
+
+        Returns:
+            Bytes without a frame, and bytes for each feature frame.
+        """
+        fixed = PROCESS + self.graph_bytes(config) + 4 * self.forward_copies * parameters
+        return fixed, self.forward_share * self.activation_bytes(config, dimension)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Training, evaluation, transcription and export all start here, from a configurat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,28 @@ class SpeechModel:
         stride = self.recipe.frame_stride(self.config.ModelConfig)
         features = self.featurizer.config
         return stride * features.hop_length / features.sample_rate
+
+    @property
+    def front_end(self) -> Featurizer:
+        """Makes the network's input: its featurizer."""
+        return self.featurizer
+
+    @property
+    def max_frames(self) -> float:
+        """Feature frames of the longest utterance that it takes: any."""
+        return math.inf
+
+    @property
+    def runs_on(self) -> str:
+        """The device."""
+        return self.device
+
+    def forward_memory(self) -> tuple[float, float] | None:
+        """Forecast the bytes of a forward pass; see `AcousticModel.forward_memory`."""
+        model, config = self.recipe.memory, self.config.ModelConfig
+        if model is None:
+            return None
+        return model.forward(config, self.featurizer.dimension, self.parameters())
 
     @property
     def static(self) -> bool:

@@ -11,12 +11,11 @@ import importlib.util
 import sys
 
 from common.utils import runtime
+from common.utils.packages import MissingPackageError
 
 if importlib.util.find_spec("mindspore") is None:
-    raise ImportError(
-        f"{sys.executable} has no mindspore, which training, evaluation and export need: "
-        f"install it with {runtime.INSTALL_COMMAND}",
-        name="mindspore",
+    raise MissingPackageError(
+        "mindspore", "runs checkpoints, trains and exports", runtime.INSTALL_COMMAND
     )
 if "mindspore" not in sys.modules:
     runtime.set_environment()

@@ -1,0 +1,206 @@
+"""Transcripts with word times in the formats that other programs read.
+
+- json: text, duration and words with start, end (seconds) and confidence.
+- srt: SubRip subtitles; vtt: Web Video Text Tracks (W3C, https://www.w3.org/TR/webvtt1/).
+- ctm: a line a word: recording, channel, start, duration, word, confidence (NIST SCTK, ctm.htm).
+- textgrid: an interval tier of words for Praat (long text format).
+- txt: the text alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+# Of subtitles, after the guidelines of broadcasters (such as the BBC's, version 1.2, of 2023).
+MOST_CHARACTERS = 37  # in a line
+MOST_LINES = 2
+LONGEST = 6.0  # seconds that a subtitle stays
+PAUSE = 0.7  # seconds without a word, after which the next one begins a subtitle
+
+
+class TimedWord(Protocol):
+    """What is needed of a word; `common.decoding.word_alignment.Word` is one."""
+
+    @property
+    def word(self) -> str:
+        """As it stands in the text."""
+
+    @property
+    def start(self) -> float:
+        """Seconds from the beginning of the recording."""
+
+    @property
+    def end(self) -> float:
+        """Seconds."""
+
+    @property
+    def confidence(self) -> float:
+        """From 0 to 1."""
+
+
+class TimedText(Protocol):
+    """What is needed of a transcript; `common.api.recognizer.Transcript` is one."""
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+
+    @property
+    def words(self) -> Sequence[TimedWord]:
+        """With times."""
+
+    @property
+    def duration(self) -> float:
+        """Of the recording, in seconds."""
+
+
+def to_txt(transcript: TimedText, name: str) -> str:
+    """Return the text."""
+    return transcript.text + "\n"
+
+
+def to_json(transcript: TimedText, name: str) -> str:
+    """Return a JSON object, on one line."""
+    words = [
+        {
+            "word": word.word,
+            "start": word.start,
+            "end": word.end,
+            "confidence": round(word.confidence, 4),
+        }
+        for word in transcript.words
+    ]
+    content = {
+        "file": name,
+        "text": transcript.text,
+        "duration": round(transcript.duration, 3),
+        "words": words,
+    }
+    return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+def to_srt(transcript: TimedText, name: str) -> str:
+    """Return SubRip subtitles."""
+    return "\n".join(
+        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
+        for number, (start, end, text) in enumerate(subtitles(transcript.words), 1)
+    )
+
+
+def to_vtt(transcript: TimedText, name: str) -> str:
+    """Return Web Video Text Tracks."""
+    cues = (
+        f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n{_escaped(text)}\n"
+        for start, end, text in subtitles(transcript.words)
+    )
+    return "WEBVTT\n" + "".join(cues)
+
+
+def to_ctm(transcript: TimedText, name: str) -> str:
+    """Return a line for each word; the recording is its file's name without suffix and spaces."""
+    recording = "_".join(Path(name).stem.split())
+    return "".join(
+        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word} "
+        f"{word.confidence:.4f}\n"
+        for word in transcript.words
+    )
+
+
+def to_textgrid(transcript: TimedText, name: str) -> str:
+    """Return a tier of words, with empty intervals between them, as Praat wants it."""
+    intervals: list[tuple[float, float, str]] = []
+    place = 0.0
+    for word in transcript.words:
+        if word.start > place:
+            intervals.append((place, word.start, ""))
+        intervals.append((max(word.start, place), word.end, word.word))
+        place = word.end
+    end = max(transcript.duration, place)
+    if end > place or not intervals:
+        intervals.append((place, end, ""))
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {end:.3f}",
+        "tiers? <exists>",
+        "size = 1",
+        "item []:",
+        "    item [1]:",
+        '        class = "IntervalTier"',
+        '        name = "words"',
+        "        xmin = 0",
+        f"        xmax = {end:.3f}",
+        f"        intervals: size = {len(intervals)}",
+    ]
+    for number, (start, stop, text) in enumerate(intervals, 1):
+        doubled = text.replace('"', '""')
+        lines += [
+            f"        intervals [{number}]:",
+            f"            xmin = {start:.3f}",
+            f"            xmax = {stop:.3f}",
+            f'            text = "{doubled}"',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+FORMATS: dict[str, Callable[[TimedText, str], str]] = {
+    "txt": to_txt,
+    "json": to_json,
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "ctm": to_ctm,
+    "textgrid": to_textgrid,
+}
+ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid"}
+
+
+def subtitles(words: Sequence[TimedWord]) -> Iterator[tuple[float, float, str]]:
+    """Gather words into subtitles.
+
+    A subtitle has at most two lines of 37 characters and six seconds, and ends before a pause; a
+    longer word has a line of its own.
+
+    Args:
+        words: With times, in order.
+
+    Yields:
+        Start and end in seconds, and text, its lines parted by a line feed.
+    """
+    lines: list[str] = []
+    start = end = 0.0
+    for word in words:
+        longer = _with(lines, word.word)
+        fits = lines and word.start - end < PAUSE and word.end - start <= LONGEST
+        if fits and len(longer) <= MOST_LINES:
+            lines = longer
+        else:
+            if lines:
+                yield start, end, "\n".join(lines)
+            lines, start = [word.word], word.start
+        end = word.end
+    if lines:
+        yield start, end, "\n".join(lines)
+
+
+def _with(lines: list[str], word: str) -> list[str]:
+    """Return the lines of a subtitle with one more word."""
+    if lines and len(lines[-1]) + 1 + len(word) <= MOST_CHARACTERS:
+        return [*lines[:-1], f"{lines[-1]} {word}"]
+    return [*lines, word]
+
+
+def _clock(seconds: float, point: str) -> str:
+    """Return hours, minutes, seconds and milliseconds."""
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,187 @@
+"""Transcripts in the formats of other programs, letter for letter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from common import cli
+from common.decoding.word_alignment import Word
+from common.text.transcript_formats import FORMATS, subtitles
+from common.utils.errors import UserError
+from deepspeech2.src.recipe import RECIPE
+
+HELLO = SimpleNamespace(
+    text='SAY "A<B" NOW',
+    words=[
+        Word("SAY", 0.24, 0.48, 0.98765),
+        Word('"A<B"', 0.6, 1.2, 0.5),
+        Word("NOW", 3725.0, 3725.5, 1.0),
+    ],
+    duration=3726.2504,
+)
+
+EXPECTED = {
+    "txt": 'SAY "A<B" NOW\n',
+    "srt": """\
+1
+00:00:00,240 --> 00:00:01,200
+SAY "A<B"
+
+2
+01:02:05,000 --> 01:02:05,500
+NOW
+""",
+    "vtt": """\
+WEBVTT
+
+00:00:00.240 --> 00:00:01.200
+SAY "A&lt;B"
+
+01:02:05.000 --> 01:02:05.500
+NOW
+""",
+    "ctm": """\
+my_talk 1 0.240 0.240 SAY 0.9877
+my_talk 1 0.600 0.600 "A<B" 0.5000
+my_talk 1 3725.000 0.500 NOW 1.0000
+""",
+    "textgrid": """\
+File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 3726.250
+tiers? <exists>
+size = 1
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "words"
+        xmin = 0
+        xmax = 3726.250
+        intervals: size = 7
+        intervals [1]:
+            xmin = 0.000
+            xmax = 0.240
+            text = ""
+        intervals [2]:
+            xmin = 0.240
+            xmax = 0.480
+            text = "SAY"
+        intervals [3]:
+            xmin = 0.480
+            xmax = 0.600
+            text = ""
+        intervals [4]:
+            xmin = 0.600
+            xmax = 1.200
+            text = ""\"A<B""\"
+        intervals [5]:
+            xmin = 1.200
+            xmax = 3725.000
+            text = ""
+        intervals [6]:
+            xmin = 3725.000
+            xmax = 3725.500
+            text = "NOW"
+        intervals [7]:
+            xmin = 3725.500
+            xmax = 3726.250
+            text = ""
+""",
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_transcript_in_each_format(name):
+    assert FORMATS[name](HELLO, "talks/my talk.wav") == EXPECTED[name]
+
+
+def test_json_has_all_there_is():
+    found = json.loads(FORMATS["json"](HELLO, "talks/my talk.wav"))
+    assert found == {
+        "file": "talks/my talk.wav",
+        "text": HELLO.text,
+        "duration": 3726.25,
+        "words": [
+            {"word": "SAY", "start": 0.24, "end": 0.48, "confidence": 0.9877},
+            {"word": '"A<B"', "start": 0.6, "end": 1.2, "confidence": 0.5},
+            {"word": "NOW", "start": 3725.0, "end": 3725.5, "confidence": 1.0},
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_silence_gives_a_valid_file(name):
+    silent = SimpleNamespace(text="", words=[], duration=1.5)
+    content = FORMATS[name](silent, "a.wav")
+    expected = {"txt": "\n", "srt": "", "vtt": "WEBVTT\n", "ctm": ""}
+    assert content == expected.get(name, content)
+    if name == "textgrid":
+        assert "intervals: size = 1" in content and "xmax = 1.500" in content
+
+
+def spoken(text: str, seconds: float, gaps: dict[int, float] | None = None) -> list[Word]:
+    """Words of equal length, with pauses before some of them."""
+    words, place = [], 0.0
+    for number, word in enumerate(text.split()):
+        place += (gaps or {}).get(number, 0.0)
+        words.append(Word(word, place, place + seconds, 1.0))
+        place += seconds
+    return words
+
+
+def test_subtitles_have_two_short_lines_and_lose_no_word():
+    text = "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG AND RUNS INTO THE WOODS " * 5
+    found = list(subtitles(spoken(text, 0.2)))
+    assert " ".join(cue for _, _, cue in found).split() == text.split()
+    for start, end, cue in found:
+        assert end - start <= 6.0 + 1e-9
+        assert len(cue.split("\n")) <= 2 and max(map(len, cue.split("\n"))) <= 37
+    assert all(end <= start for (_, end, _), (start, *_) in zip(found, found[1:]))
+
+
+def test_subtitles_end_before_a_pause_and_after_six_seconds():
+    assert [cue for *_, cue in subtitles(spoken("A B C", 0.2, {2: 0.8}))] == ["A B", "C"]
+    assert [cue for *_, cue in subtitles(spoken("A B C", 2.5))] == ["A B", "C"]
+    long = "X" * 50
+    assert [cue for *_, cue in subtitles(spoken(f"A {long} B", 0.2))] == [f"A\n{long}", "B"]
+
+
+# ---- the command, with the network that ships
+
+
+PROMPTS = Path(__file__).resolve().parents[1] / "data" / "telephone_prompts" / "audio"
+
+
+def test_transcribe_writes_a_file_for_each_recording(tmp_path, capsys):
+    names = ["conf-getpin", "vm-duration"]
+    recordings = [str(PROMPTS / f"{name}.opus") for name in names]
+    assert cli.transcribe(RECIPE, recordings) == 0
+    texts = [line.partition("\t")[2] for line in capsys.readouterr().out.splitlines()]
+    folder = tmp_path / "new" / "folder"
+    options = ["--format", "json", "--output", str(folder)]
+    assert cli.transcribe(RECIPE, [*recordings, *options]) == 0
+    files = [folder / f"{name}.json" for name in names]
+    assert capsys.readouterr().out.splitlines() == list(map(str, files))
+    for file, text in zip(files, texts):
+        content = json.loads(file.read_text())
+        assert content["text"] == text and text
+        assert " ".join(word["word"] for word in content["words"]) == text
+        ends = [word["end"] for word in content["words"]]
+        assert ends == sorted(ends) and ends[-1] <= content["duration"]
+
+
+def test_two_recordings_are_not_written_to_one_file(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    recordings = [str(tmp_path / name / "talk.wav") for name in ("a", "b")]
+    with pytest.raises(UserError, match=r"would both be written to talk\.srt"):
+        cli.transcribe(
+            RECIPE, [*recordings, "--format", "srt", "--output", str(tmp_path / "subtitles")]
+        )
+    assert not (tmp_path / "subtitles").exists()
