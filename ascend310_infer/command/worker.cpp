@@ -104,7 +104,7 @@ class Worker {
   // Returns why the network failed, or an empty string.
   std::string run_network(Batch& batch) {
     const std::string shape = std::to_string(batch.input.batch) + " x " +
-                              std::to_string(batch.input.frames) + " frames";
+                              std::to_string(batch.input.frames) + " " + work_.description.unit();
     const Clock::time_point start = Clock::now();
     try {
       engine_->run(batch.bucket, batch.input, batch.output);
@@ -193,7 +193,7 @@ void report_failure(const std::string& name, const std::string& reason) {
   for (char& c : line)
     if (c == '\n' || c == '\r') c = ' ';
   line += '\n';
-  // One write for the whole line: several processes share standard error.
+  // One write for the whole line: several workers share standard error.
   if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;
 }
 
