@@ -72,6 +72,7 @@ FILES = {
     "test_nvidia": "training",
     "test_old_files": "training",
     "test_onnx_export": "training",
+    "test_onnx_features": "unit",
     "test_optimizer": "training",
     "test_original_yaml": "unit",
     "test_packaging": "launcher",

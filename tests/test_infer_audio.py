@@ -111,11 +111,11 @@ class Exact(Featurizer):
     rounding errors, and a transform in single precision adds its own."""
 
     def _energies(self, windows: np.ndarray) -> np.ndarray:
-        seen = (windows * self._window).astype(np.float64)
+        seen = (windows * self.window).astype(np.float64)
         power = np.abs(scipy.fft.rfft(seen, self.config.n_fft).T) ** 2
-        if self._filters is None:
+        if self.filters is None:
             return np.log1p(np.sqrt(power))
-        return np.log(self._filters @ power + self._floor)
+        return np.log(self.filters @ power + self.floor)
 
 
 def test_features_are_those_of_python(fake, speech, tmp_path):

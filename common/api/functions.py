@@ -248,6 +248,8 @@ class ModelFunctions:
         frames: int = 0,
         buckets: Sequence[int] = (),
         half: bool = False,
+        input: str = "",
+        license: str = "",
         device: str | None = None,
     ) -> Path:
         """Write a checkpoint as MindIR or ONNX and compare the file with it, as export.py does.
@@ -260,10 +262,14 @@ class ModelFunctions:
             frames: Feature frames that inputs are padded to; 0: any number.
             buckets: Several numbers of frames, a file each, in place of `frames`.
             half: Store weights in float16.
+            input: What an ONNX file takes: "samples", from which it computes the features itself,
+                or "features"; empty: samples, unless `frames` is given.
+            license: Of the weights, for the metadata of an ONNX file.
             device: Device that runs the export, and that the file is for.
 
         Returns:
-            The description (.json) beside the exported file.
+            The description (.json) beside the exported file; an ONNX file that takes samples holds
+            its own, and is returned itself.
 
         Raises:
             UserError: The model or the device cannot have such a file, or it differs from the
@@ -271,5 +277,7 @@ class ModelFunctions:
         """
         from common.export.export import Options, export
 
-        options = Options(file_format.upper(), batch_size, frames, tuple(buckets), half=half)
+        options = Options(
+            file_format.upper(), batch_size, frames, tuple(buckets), "", half, input, license
+        )
         return export(self.load_network(checkpoint, device=device), path, options)

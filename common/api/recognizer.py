@@ -248,11 +248,25 @@ class NetworkBackend(Backend):
         return [decoded[index] for index in range(len(features))]
 
 
+class SamplesAsFeatures(Featurizer):
+    """In the place of a featurizer, for files that compute features themselves."""
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Return the samples as one bin, with a frame for each: (1, N)."""
+        return np.asarray(samples, np.float32)[None]
+
+    def trim(self, samples: np.ndarray) -> np.ndarray:
+        """Return the samples as they are: the file trims them."""
+        return samples
+
+
 class ExportedBackend(Backend):
     """An exported file, run by MindSpore (MindIR) or ONNX Runtime."""
 
     def __init__(self, model: ExportedModel, decoder: SpeechDecoder):
         self.tokenizer, self.featurizer = model.tokenizer, model.featurizer
+        if model.takes_samples:
+            self.featurizer = SamplesAsFeatures(model.featurizer.config)
         self.frame_seconds = model.frame_seconds
         self._longest, self._decoder = model.max_frames, decoder
 

@@ -20,15 +20,15 @@ CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in th
 }
 
 _POWER_FLOOR = np.float32(2.0**-24)  # above 16-bit rounding noise: silence stays within reach
-_MIN_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
+MIN_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
 _JASPER_FLOOR = np.float32(1e-20)  # power, in Jasper's logarithm
 # More is a slip, and would fill the memory.
 _MOST_BINS, _HIGHEST_RATE, _LONGEST_WINDOW = 4096, 10_000_000, 10  # and frames; Hz; seconds
 _BLOCK = 512  # frames transformed at a time, so that an hour of audio fits in memory
 
-_SILENCE_DB = 60  # below the loudest frame, from which the ends are trimmed
-_SILENCE_FRAME, _SILENCE_HOP = 2048, 512  # samples
-_MIN_RMS = 1e-5  # RMS of full scale; what is fainter counts as this loud
+SILENCE_DB = 60  # below the loudest frame, from which the ends are trimmed
+SILENCE_FRAME, SILENCE_HOP = 2048, 512  # samples
+MIN_RMS = 1e-5  # RMS of full scale; what is fainter counts as this loud
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,11 @@ class Featurizer:
         periodic = CONVENTIONS[config.kind][config.convention]
         window = scipy.signal.get_window(config.window, config.window_length, fftbins=periodic)
         self._plain = config.convention == "plain"
-        self._jasper = config.convention.startswith("jasper")
-        self._biased = config.convention in ("plain", "jasper-mindspore")
-        self._floor = _JASPER_FLOOR if self._jasper else _POWER_FLOOR
-        self._window = window.astype(np.float32)
-        self._filters = None
+        self.jasper = config.convention.startswith("jasper")
+        self.biased = config.convention in ("plain", "jasper-mindspore")
+        self.floor = _JASPER_FLOOR if self.jasper else _POWER_FLOOR
+        self.window = window.astype(np.float32)
+        self.filters = None
         if config.kind == "logmel":
             filters = mel_filters(config.sample_rate, config.n_fft, config.bins)
             if empty := np.sum(~filters.any(axis=1)):
@@ -185,11 +185,11 @@ class Featurizer:
                     f" window_size {config.window_size}; choose fewer bands or a longer window"
                 )
             # Two filters a bin; and no threads of a matrix library that would crowd the workers.
-            self._filters = scipy.sparse.csr_array(filters)
+            self.filters = scipy.sparse.csr_array(filters)
 
     def frames(self, samples: int) -> int:
         """Return the number of frames for `samples` samples (monotonic)."""
-        if self._jasper:
+        if self.jasper:
             return -(-samples // self.config.hop_length)
         return 1 + (samples - self.config.n_fft % 2) // self.config.hop_length
 
@@ -210,14 +210,14 @@ class Featurizer:
         for start in range(0, features.shape[1], _BLOCK):
             block = features[:, start : start + _BLOCK]
             block[:] = self._energies(windows[start : start + block.shape[1]])
-        axis = None if self._filters is None else 1
+        axis = None if self.filters is None else 1
         features -= features.mean(axis=axis, keepdims=True, dtype=np.float64)
         single = normalised == 1 and axis == 1  # has no unbiased deviation
-        deviation = features.std(axis=axis, keepdims=True, ddof=0 if self._biased or single else 1)
-        if self._jasper:
-            features /= deviation + _MIN_DEVIATION
+        deviation = features.std(axis=axis, keepdims=True, ddof=0 if self.biased or single else 1)
+        if self.jasper:
+            features /= deviation + MIN_DEVIATION
         else:
-            features /= np.maximum(deviation, _MIN_DEVIATION)
+            features /= np.maximum(deviation, MIN_DEVIATION)
         return self.splice(features[:, :frames])
 
     def splice(self, features: np.ndarray) -> np.ndarray:
@@ -246,24 +246,24 @@ class Featurizer:
         if not self.config.trim_silence or len(samples) == 0:
             return samples
         # Sums over each hop, from which those of the frames: four hops, two on either side.
-        hops = _SILENCE_FRAME // _SILENCE_HOP
-        count = 1 + len(samples) // _SILENCE_HOP
-        squares = np.zeros((count + hops - 1) * _SILENCE_HOP)
-        middle = _SILENCE_FRAME // 2
+        hops = SILENCE_FRAME // SILENCE_HOP
+        count = 1 + len(samples) // SILENCE_HOP
+        squares = np.zeros((count + hops - 1) * SILENCE_HOP)
+        middle = SILENCE_FRAME // 2
         squares[middle : middle + len(samples)] = np.square(samples, dtype=np.float64)
-        sums = squares.reshape(-1, _SILENCE_HOP).sum(axis=1)
-        power = np.convolve(sums, np.ones(hops), "valid") / _SILENCE_FRAME
-        level = 10 * np.log10(np.maximum(power, _MIN_RMS**2))
-        loud = np.flatnonzero(level > level.max() - _SILENCE_DB)
-        return samples[loud[0] * _SILENCE_HOP : (loud[-1] + 1) * _SILENCE_HOP]
+        sums = squares.reshape(-1, SILENCE_HOP).sum(axis=1)
+        power = np.convolve(sums, np.ones(hops), "valid") / SILENCE_FRAME
+        level = 10 * np.log10(np.maximum(power, MIN_RMS**2))
+        loud = np.flatnonzero(level > level.max() - SILENCE_DB)
+        return samples[loud[0] * SILENCE_HOP : (loud[-1] + 1) * SILENCE_HOP]
 
     def _energies(self, windows: np.ndarray) -> np.ndarray:
         """Return log energies (bins, T), not normalised, of windows (T, window_length)."""
-        spectrum = scipy.fft.rfft(windows * self._window, self.config.n_fft)
+        spectrum = scipy.fft.rfft(windows * self.window, self.config.n_fft)
         power = (spectrum.real**2 + spectrum.imag**2).T
-        if self._filters is None:
+        if self.filters is None:
             return np.log1p(np.sqrt(power))
-        return np.log(self._filters @ power + self._floor)
+        return np.log(self.filters @ power + self.floor)
 
 
 def build_featurizer(data: Any) -> Featurizer:

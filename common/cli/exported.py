@@ -34,7 +34,7 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     parser = command(
         prog="export.py",
         description=f"Write a {recipe.name} checkpoint as MindIR or ONNX, with a description "
-        "beside it, and verify it against the checkpoint.",
+        "beside or inside it, and verify it against the checkpoint.",
     )
     add_checkpoint(parser, "--pre_trained_model_path")
     parser.add_argument(
@@ -54,7 +54,20 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     parser.add_argument(
         "--file_format", default="MINDIR", help="MINDIR, ONNX, or AIR (on Ascend only)"
     )
+    parser.add_argument(
+        "--input",
+        default="",
+        metavar="samples|features",
+        help="what an ONNX file takes: samples, with the features computed in the file (unless "
+        "--frames is given or the file is for Ascend), or features",
+    )
     parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
+    parser.add_argument(
+        "--license",
+        default="",
+        metavar="TEXT",
+        help="licence of the weights, for an ONNX file's metadata; default: the checkpoint's",
+    )
     add_device(parser)
     arguments = parser.parse_args(argv)
     elsewhere = (arguments.device_target or "cpu").lower() != "cpu"
@@ -73,8 +86,13 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         arguments.buckets,
         target,
         arguments.half,
+        arguments.input,
+        arguments.license,
     )
     description = write(speech_model, arguments.file_name, options)
+    if description.suffix == ".onnx":
+        print(f"exported {description}")
+        return
     files = [bucket["file"] for bucket in (read_json(description) or {})["buckets"]]
     written = [str(part) for name in files for part in parts(description.with_name(name))]
     listing = ", ".join(written)

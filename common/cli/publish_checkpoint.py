@@ -17,7 +17,7 @@ from common.utils.errors import UserError
 
 # What is kept of its metadata; the rest belongs to the training run.
 CHECKPOINT_KEYS = frozenset(
-    ("format", "project_version", "versions", "model", "config", "labels", "tokenizer", "scores")
+    "format project_version versions model config labels tokenizer scores license".split()
 )
 
 

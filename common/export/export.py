@@ -12,19 +12,22 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common import __version__
 from common.data.dataset import mindspore_reason
+from common.data.loader import padded_batch
 from common.export.description import described_files, description_of, identify
 from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
+from common.export.onnx_metadata import DESCRIPTION, add_metadata
 from common.export.running import graph_file, open_graph
 from common.memory import forecast_forward
 from common.model.checkpoint import check_weights
+from common.model.decoder import LogProbs
 from common.model.speech_model import Forward, Inference, SpeechModel
 from common.nn.recurrent import Recurrent
 from common.utils import runtime
@@ -52,6 +55,10 @@ class Options:
         buckets: Several numbers of frames instead of `frames`, ascending: a file for each.
         device: Kind of device that the file is for; empty: the one that this process runs on.
         half: Weight matrices in float16.
+        input: Of an ONNX file: "samples", from which it computes the features itself, or
+            "features"; empty: samples, but features where `frames` is given or the file is for
+            Ascend, whose converters want fixed shapes.
+        license: Of the weights, for the file's metadata; empty: what the checkpoint says.
     """
 
     file_format: str = "MINDIR"
@@ -60,6 +67,18 @@ class Options:
     buckets: tuple[int, ...] = ()
     device: str = ""
     half: bool = False
+    input: str = ""
+    license: str = ""
+
+    @property
+    def samples(self) -> bool:
+        """Whether the file takes samples."""
+        fixed = self.frames or self.device == "Ascend"
+        return (
+            self.file_format == "ONNX"
+            and self.input != "features"
+            and not (fixed and not self.input)
+        )
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -96,7 +115,8 @@ def export(
     (`common.export.description`). Files are written in a folder beside `path` and read back. They
     replace those of an earlier export in this format only when their log-probabilities equal the
     checkpoint's. Buckets share their weights, in `<path without ending>_variables/`. The
-    description is written after the files, so that a file with a description is a good one.
+    description is written after the files, so that a file with a description is a good one. An ONNX
+    file holds it itself, and one that takes samples has none beside it.
 
     Args:
         speech_model: The network, with its configuration.
@@ -105,7 +125,7 @@ def export(
         log: Takes lines of progress.
 
     Returns:
-        Path of the description.
+        Path of the description; of the file itself where there is none beside it.
 
     Raises:
         UserError: The device cannot have this format or these shapes, weights are not finite, the
@@ -142,6 +162,9 @@ def export(
                         speech_model, staging / path.name, options, target, log
                     )
                 content = describe(speech_model, options, device, exported)
+                if options.file_format == "ONNX":
+                    entries = metadata(speech_model, options, content)
+                    add_metadata(staging / path.name, entries)
                 content["files"] = identify(sorted(staging.iterdir()), staging)
                 _publish(staging, path, content, log)
             finally:
@@ -152,7 +175,7 @@ def export(
     except RuntimeError as error:
         reason = mindspore_reason(error)
         raise UserError(f"{path}: MindSpore could not export it ({reason})") from error
-    return description
+    return path if options.samples else description
 
 
 def _mindir(
@@ -236,15 +259,11 @@ def for_device(speech_model: SpeechModel, device: str, half: bool = False) -> Sp
 def _onnx(
     speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
 ) -> list[ExportedFile]:
-    write_onnx(speech_model, path, options.batch_size, options.frames, options.half)
-    exported = ExportedFile(path.name, options.frames)
-    if find_spec("onnxruntime") is None:
-        log("not verified by running it: onnxruntime is not installed (pip install onnxruntime)")
-    else:
-        exported.difference = verify(
-            speech_model, path, options.batch_size, options.frames, options.half, log
-        )
-    return [exported]
+    batch_size, frames, half = options.batch_size, options.frames, options.half
+    write_onnx(speech_model, path, batch_size, frames, half, options.samples)
+    check = verify_samples if options.samples else verify
+    difference = check(speech_model, path, batch_size, frames, half, log)
+    return [ExportedFile(path.name, frames, difference)]
 
 
 def _write(speech_model: SpeechModel, path: Path, options: Options, frames: int) -> None:
@@ -286,38 +305,120 @@ def verify(
     Raises:
         UserError: Output lengths differ, or outputs by more than TOLERANCE (TOLERANCE_HALF).
     """
-    log(f"reading {path.name} back, and compiling the network that it is compared with")
-    run, tolerance = open_graph(path), TOLERANCE_HALF if half else TOLERANCE
-    what = "probabilities" if half else "log-probabilities"
-    forward = forward or Forward(speech_model)  # which compiles the network
+    run, forward = _both(speech_model, path, forward, log)
     rng = np.random.default_rng(0)
     rows = batch_size or 3
     worst = 0.0
     for padded in (frames,) if frames else _LENGTHS:
         for longest in (padded, max(1, padded // 3)) if frames else (padded,):
-            lengths = np.linspace(longest, max(1, longest // 2), rows).astype(np.int32)
+            lengths = _shorter_and_shorter(longest, rows)
             features = np.zeros((rows, speech_model.featurizer.dimension, padded), np.float32)
             for row, length in enumerate(lengths):
                 features[row, :, :length] = rng.standard_normal((features.shape[1], length))
-            expected, expected_lengths = forward(features, lengths)
-            outputs, output_lengths = run(features, lengths)
-            if half:
-                outputs, expected = np.exp(outputs), np.exp(expected)
-            if not np.array_equal(output_lengths, expected_lengths):
-                raise UserError(f"{path.name}: its output lengths differ from the checkpoint's")
-            difference = max(
-                float(np.abs(outputs[:count, row] - expected[:count, row]).max())
-                for row, count in enumerate(expected_lengths)
-            )
-            worst = max(worst, difference)
-            if not difference <= tolerance:
-                raise UserError(
-                    f"{path.name}: {what} differ from the checkpoint's by "
-                    f"{difference:.2e} at {longest} frames, expected at most {tolerance:.0e}; "
-                    "do not use this file"
-                )
-            log(f"verified with {rows} x {longest} frames: difference {difference:.1e}")
+            expected = forward(features, lengths)
+            found = run(features, lengths)
+            worst = max(worst, _difference(path, found, expected, f"{longest} frames", half))
+            log(f"verified with {rows} x {longest} frames: difference {worst:.1e}")
     return worst
+
+
+def verify_samples(
+    speech_model: SpeechModel,
+    path: Path,
+    batch_size: int,
+    frames: int = 0,
+    half: bool = False,
+    log: Callable[[str], None] = print,
+    forward: Forward | None = None,
+) -> float:
+    """Compare a file that takes samples with featurizer and network, on sounds like speech.
+
+    Args:
+        speech_model: The network.
+        path: ONNX file.
+        batch_size: Utterances in a batch of the file; 0: any number.
+        frames: 0: such a file takes any number.
+        half: As in `verify`.
+        log: Takes a line for each comparison.
+        forward: The compiled network; None: compiled here.
+
+    Returns:
+        Largest difference over the unpadded frames.
+
+    Raises:
+        UserError: As in `verify`.
+    """
+    run, forward = _both(speech_model, path, forward, log)
+    featurizer, worst, rng = speech_model.featurizer, 0.0, np.random.default_rng(0)
+    for length in _LENGTHS:
+        counts = _shorter_and_shorter(length, batch_size or 3) * featurizer.config.hop_length
+        rows = [speech_like(rng, count, featurizer.config.sample_rate) for count in counts]
+        expected = forward(*padded_batch([featurizer(featurizer.trim(row)) for row in rows]))
+        samples, lengths = padded_batch([row[None] for row in rows])
+        found = run(samples[:, 0], lengths)
+        worst = max(worst, _difference(path, found, expected, f"{max(counts)} samples", half))
+        log(f"verified with {len(rows)} x {max(counts)} samples: difference {worst:.1e}")
+    return worst
+
+
+def _both(
+    speech_model: SpeechModel, path: Path, forward: Forward | None, log: Callable[[str], None]
+) -> tuple[LogProbs, Forward]:
+    """Open an exported file, and compile the network that it is compared with."""
+    log(f"reading {path.name} back, and compiling the network that it is compared with")
+    return open_graph(path), forward or Forward(speech_model)
+
+
+def _shorter_and_shorter(longest: int, rows: int) -> np.ndarray:
+    return np.linspace(longest, max(1, longest // 2), rows).astype(np.int32)
+
+
+def _difference(
+    path: Path,
+    found: tuple[np.ndarray, np.ndarray],
+    expected: tuple[np.ndarray, np.ndarray],
+    where: str,
+    half: bool,
+) -> float:
+    """Return the largest difference of the outputs of a file; UserError if it is too large."""
+    if not np.array_equal(found[1], expected[1]):
+        raise UserError(f"{path.name}: its output lengths differ from the checkpoint's")
+    outputs, wanted = (np.exp(each[0]) if half else each[0] for each in (found, expected))
+    what, tolerance = "log-probabilities", TOLERANCE
+    if half:
+        what, tolerance = "probabilities", TOLERANCE_HALF
+    difference = max(
+        float(np.abs(outputs[:count, row] - wanted[:count, row]).max())
+        for row, count in enumerate(expected[1])
+    )
+    if not difference <= tolerance:
+        raise UserError(
+            f"{path.name}: {what} differ from the checkpoint's by {difference:.2e} at {where}, "
+            f"expected at most {tolerance:.0e}; do not use this file"
+        )
+    return difference
+
+
+def speech_like(rng: np.random.Generator, count: int, rate: int) -> np.ndarray:
+    """Make samples with the spectrum and the pauses of speech, in 16 bits.
+
+    Args:
+        rng: Draws pitch, syllables and noise.
+        count: Number of samples.
+        rate: Hz.
+
+    Returns:
+        Samples (N,) float32: harmonics of a voice that goes up and down, louder and fainter, over
+        the hiss of a room; silence in the first and the last tenth.
+    """
+    time = np.arange(count) / rate
+    pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time))  # Hz
+    phase = 2 * np.pi * np.cumsum(pitch) / rate
+    voice = sum(np.sin(number * phase) / number for number in range(1, 18))
+    syllables = np.maximum(np.sin(2 * np.pi * rng.uniform(1, 3) * time), 0.0)
+    sounding = np.abs(time / time[-1] - 0.5) < 0.4 if count > 1 else 1.0
+    samples = sounding * (0.1 * voice * syllables + 0.001 * rng.standard_normal(count))
+    return (np.round(np.clip(samples, -1, 1) * 32767) / 32768).astype(np.float32)
 
 
 def describe(
@@ -337,33 +438,15 @@ def describe(
     Returns:
         Content of the JSON description: inputs, outputs, features, labels, device, versions.
     """
-    dimension = speech_model.featurizer.dimension
-    batch_size, frames = options.batch_size or -1, options.frames or -1
+    batch_size = options.batch_size or -1
     differences = [file.difference for file in exported if file.difference is not None]
     return {
         **speech_model.metadata(),
         "file": exported[0].file,
         "file_format": options.file_format,
         "device": device,
-        "weights": "float16" if options.half else "float32",
-        "inputs": [
-            {
-                "name": "features",
-                "type": "float32",
-                "shape": [batch_size, dimension, frames],
-                "axes": "utterance, bin, frame; padded with 0",
-            },
-            {
-                "name": "lengths",
-                "type": "int32",
-                "shape": [batch_size],
-                "axes": "utterance; frames that count",
-            },
-        ],
-        "outputs": [
-            {"name": "log_probs", "type": "float32", "axes": "frame, utterance, label"},
-            {"name": "lengths", "type": "int32", "axes": "utterance; frames that count"},
-        ],
+        "weights": _precision(options),
+        **_tensors(speech_model, options),
         "buckets": [
             {
                 "file": file.file,
@@ -379,6 +462,76 @@ def describe(
         "features": speech_model.featurizer.config.to_dict(),
         "blank": speech_model.tokenizer.blank,
         "verified_difference": max(differences) if len(differences) == len(exported) else None,
+    }
+
+
+def _precision(options: Options) -> str:
+    return "float16" if options.half else "float32"
+
+
+def _tensors(speech_model: SpeechModel, options: Options) -> dict[str, Any]:
+    """Describe inputs and outputs of the files."""
+    batch_size, frames = options.batch_size or -1, options.frames or -1
+    each = {"type": "int32", "shape": [batch_size]}
+    if options.samples:
+        rate = speech_model.featurizer.config.sample_rate
+        signal = {
+            "name": "samples",
+            "type": "float32",
+            "shape": [batch_size, -1],
+            "axes": f"utterance, sample; mono, {rate} Hz, full scale 1; padded with 0",
+        }
+    else:
+        signal = {
+            "name": "features",
+            "type": "float32",
+            "shape": [batch_size, speech_model.featurizer.dimension, frames],
+            "axes": "utterance, bin, frame; padded with 0",
+        }
+    counted = "samples" if options.samples else "frames"
+    onnx = options.file_format == "ONNX"
+    outputs = [
+        {"name": "log_probs", "type": "float32", "axes": "frame, utterance, label"},
+        {
+            "name": "output_lengths" if onnx else "lengths",
+            "type": "int32",
+            "axes": "utterance; frames that count",
+        },
+    ]
+    if options.samples and speech_model.featurizer.config.trim_silence:
+        axes = "utterance; samples cut from its start, which times of words do not count"
+        outputs.append({"name": "starts", "type": "int32", "axes": axes})
+    return {
+        **({"input": signal["name"]} if onnx else {}),
+        "inputs": [signal, {"name": "lengths", **each, "axes": f"utterance; {counted} that count"}],
+        "outputs": outputs,
+    }
+
+
+def metadata(
+    speech_model: SpeechModel, options: Options, description: dict[str, Any]
+) -> dict[str, str]:
+    """Return the metadata of an ONNX file.
+
+    Args:
+        speech_model: The network.
+        options: Form of the file.
+        description: What `describe` returned; our own programs read this alone.
+
+    Returns:
+        The description as JSON, and for people and other programs what they want first.
+    """
+    license = options.license or speech_model.license
+    return {
+        DESCRIPTION: json.dumps(description),
+        "model": speech_model.recipe.name,
+        "version": __version__,
+        "sample_rate": str(speech_model.featurizer.config.sample_rate),
+        "frame_seconds": repr(speech_model.frame_seconds),
+        "labels": json.dumps(description["labels"]),
+        "weights": description["weights"],
+        "input": description["input"],
+        **({"license": license} if license else {}),
     }
 
 
@@ -417,6 +570,19 @@ def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
             raise UserError(
                 f"--buckets with --file_format {file_format}: buckets are MindIR files; one ONNX "
                 "file has all lengths, or with --frames a single one"
+            )
+    if options.input not in ("", "samples", "features"):
+        raise UserError(f"--input {options.input}: expected samples or features")
+    if options.input == "samples":
+        if file_format != "ONNX":
+            raise UserError(
+                f"--input samples with --file_format {file_format}: only ONNX files compute "
+                "features; use --input features"
+            )
+        if frames:
+            raise UserError(
+                f"--frames {frames} with --input samples: such a file takes any number of samples; "
+                "leave --frames out, or use --input features"
             )
     if file_format == "ONNX":
         return
@@ -474,7 +640,8 @@ def _publish(
         if destination.is_dir() and part.is_dir():
             shutil.rmtree(destination)
         part.replace(destination)
-    write_text(description, json.dumps(content, indent=2) + "\n")
+    if content.get("input") != "samples":
+        write_text(description, json.dumps(content, indent=2) + "\n")
     for part in earlier:
         if part.name not in new:
             log(f"{part}: of the earlier export {description}, which this one replaces: removed")

@@ -29,6 +29,7 @@ from common.data.manifest import Log, Utterance
 from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
 from common.export.description import check_content, check_files, find_description
+from common.export.onnx_metadata import embedded_description
 from common.export.running import Bucket, ExportedForward, graph_file
 from common.model.recipe import Recipe
 from common.text.tokenizer import Tokenizer, restored_tokenizer
@@ -56,6 +57,7 @@ class ExportedModel:
         featurizer: Computes its features.
         device: Kind of device that its files are for; "any" for all.
         given: The file that was named on the command line, or `path` itself.
+        embedded: The description that an ONNX file holds, with `path` the file; None: it has none.
     """
 
     path: Path
@@ -65,24 +67,34 @@ class ExportedModel:
     featurizer: Featurizer
     device: str
     given: Path
+    embedded: dict[str, Any] | None = None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Its description."""
+        return read_json(self.path) or {} if self.embedded is None else self.embedded
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether the file computes its features itself."""
+        return self.description.get("input") == "samples"
 
     def buckets(self) -> list[Bucket]:
         """Return its files, from the shortest inputs to the longest."""
-        description = read_json(self.path) or {}
         buckets = [
             Bucket(
-                self.path.with_name(bucket["file"]),
+                self.path if self.embedded else self.path.with_name(bucket["file"]),
                 max(bucket["batch_size"], 0),
                 max(bucket["frames"], 0),
             )
-            for bucket in description.get("buckets", [])
+            for bucket in self.description.get("buckets", [])
         ]
         return sorted(buckets, key=lambda bucket: bucket.frames)
 
     @property
     def convolves(self) -> bool:
         """Whether its MindIR files have the device's convolutions, not matrix products."""
-        buckets = (read_json(self.path) or {}).get("buckets", [])
+        buckets = self.description.get("buckets", [])
         graphs = [bucket["graph"] for bucket in buckets if "graph" in bucket]
         names = [name for graph in graphs for name in graph["operators"]]
         return any("Conv" in name for name in names) or (self.device == "any" and not graphs)
@@ -111,8 +123,9 @@ class ExportedModel:
                 )
             renamed[buckets[0].path.name] = self.given
             buckets = [dataclasses.replace(buckets[0], path=self.given)]
-        check_files(self.path, renamed)
-        return ExportedForward(buckets, len(self.tokenizer))
+        if self.embedded is None:
+            check_files(self.path, renamed)
+        return ExportedForward(buckets, len(self.tokenizer), self.takes_samples)
 
     @property
     def features(self) -> dict[str, Any]:
@@ -159,7 +172,8 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
 
     Args:
         recipe: The model that it must be of.
-        model: A description that export.py wrote, or a model beside it; see `find_description`.
+        model: A description that export.py wrote, a model beside it (see `find_description`), or an
+            ONNX file that holds it.
 
     Returns:
         The exported model.
@@ -167,10 +181,18 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
     Raises:
         UserError: There is no description, or it is of another model.
     """
-    path = find_description(Path(model))
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; export.py writes this description beside a model")
-    description = read_json(path)
+    path, embedded = Path(model), None
+    if path.suffix == ".onnx" and path.is_file():
+        embedded = embedded_description(path)
+    description = embedded
+    if description is None:
+        path = find_description(Path(model))
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; export.py writes this description beside a model, and into "
+                "newer ONNX files"
+            )
+        description = read_json(path)
     if not isinstance(description, dict) or "file_format" not in description:
         raise UserError(f"{path}: not a description that export.py wrote")
     name = description.get("model")
@@ -193,7 +215,8 @@ def read_description(recipe: Recipe, model: str | Path) -> ExportedModel:
         featurizer = recipe.build_featurizer(config.DataConfig)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return ExportedModel(path, recipe, config, tokenizer, featurizer, device, Path(model))
+    given = Path(model)
+    return ExportedModel(path, recipe, config, tokenizer, featurizer, device, given, embedded)
 
 
 def runner_arguments(model: ExportedModel, given: str | Path, config: Any) -> list[str]:

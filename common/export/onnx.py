@@ -8,7 +8,7 @@ before it. The operators: https://github.com/onnx/onnx/blob/main/docs/Operators.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 OPSET = 11
 IR_VERSION = 6  # of the files of that operator set
+_FLOAT, _INT32, _INT64 = 1, 6, 7  # numbers of ONNX's element types
 _MOST = 2**31 - 2**20  # bytes of a protocol-buffers message
 
 
@@ -88,6 +89,48 @@ class Graph:
         if key not in self._constants:
             self._constants[key] = self._store(f"constant_{len(self._constants)}", values)
         return self._constants[key]
+
+    def output(self, x: str, name: str, kind: int) -> None:
+        """Name a tensor as an output of the graph.
+
+        Args:
+            x: Its name so far.
+            name: Name of the output.
+            kind: Number of its ONNX element type.
+        """
+        from onnx import helper
+
+        self.nodes.append(helper.make_node("Cast", [x], [name], f"output_{name}", to=kind))
+
+    def model(
+        self,
+        name: str,
+        inputs: Mapping[str, tuple[int, list]],
+        outputs: Mapping[str, tuple[int, list]],
+    ) -> Any:
+        """Make the ONNX model of the graph.
+
+        Args:
+            name: Of the graph.
+            inputs: Name -> number of the ONNX element type, and shape: numbers, or names of axes of
+                any length.
+            outputs: The same.
+
+        Returns:
+            The checked `onnx.ModelProto`.
+        """
+        from onnx import checker, helper
+
+        tensors = [
+            [helper.make_tensor_value_info(key, *values) for key, values in each.items()]
+            for each in (inputs, outputs)
+        ]
+        content = helper.make_graph(self.nodes, name, *tensors, self.initializers)
+        opset = helper.make_opsetid("", OPSET)
+        model = helper.make_model(content, producer_name=name, opset_imports=[opset])
+        model.ir_version = IR_VERSION
+        checker.check_model(model)
+        return model
 
     def _store(self, name: str, values: np.ndarray) -> str:
         from onnx import numpy_helper
@@ -216,7 +259,12 @@ class Norm:
 
 
 def write_onnx(
-    speech_model: SpeechModel, path: Path, batch_size: int = 0, frames: int = 0, half: bool = False
+    speech_model: SpeechModel,
+    path: Path,
+    batch_size: int = 0,
+    frames: int = 0,
+    half: bool = False,
+    samples: bool = False,
 ) -> None:
     """Write a network as an ONNX file.
 
@@ -226,45 +274,46 @@ def write_onnx(
         batch_size: Utterances in a batch; 0: any number.
         frames: Feature frames that inputs are padded to; 0: any number.
         half: Keep weight matrices in float16.
+        samples: The file takes samples (B, N) and computes the features itself.
 
     Raises:
         UserError: The network has parts that cannot be written as ONNX, or is too large.
     """
-    from onnx import TensorProto, checker, helper, save
+    from onnx import save
 
     recipe = speech_model.recipe
     if recipe.onnx_network is None:
         raise UserError(f"--file_format ONNX: there is none of {recipe.name}; use MINDIR")
     weights = {p.name: p.asnumpy() for p in speech_model.network.get_parameters()}
     graph = Graph(half)
-    lengths = graph.op("Cast", "lengths", to=TensorProto.INT64)
-    log_probs, lengths = recipe.onnx_network(
-        graph, speech_model.config.ModelConfig, weights, "features", lengths
-    )
-    graph.nodes += [
-        helper.make_node("Identity", [log_probs], ["log_probs"]),
-        helper.make_node("Cast", [lengths], ["output_lengths"], to=TensorProto.INT32),
-    ]
-    batch, inputs, classes = batch_size or "utterances", frames or "frames", speech_model.tokenizer
-    outputs = int(speech_model.output_frames(frames)) if frames else "output_frames"
-    dimension = speech_model.featurizer.dimension
-    tensor = helper.make_tensor_value_info
-    content = helper.make_graph(
-        graph.nodes,
-        recipe.name,
-        [
-            tensor("features", TensorProto.FLOAT, [batch, dimension, inputs]),
-            tensor("lengths", TensorProto.INT32, [batch]),
-        ],
-        [
-            tensor("log_probs", TensorProto.FLOAT, [outputs, batch, len(classes)]),
-            tensor("output_lengths", TensorProto.INT32, [batch]),
-        ],
-        graph.initializers,
-    )
-    model = helper.make_model(
-        content, producer_name=recipe.name, opset_imports=[helper.make_opsetid("", OPSET)]
-    )
-    model.ir_version = IR_VERSION
-    checker.check_model(model)
-    save(model, str(path))
+    batch = batch_size or "utterances"
+    lengths = graph.op("Cast", "lengths", to=_INT64)
+    outputs: dict[str, tuple[int, list]] = {}
+    if samples:
+        from common.export.onnx_features import Batch, add_features, add_trim
+
+        inputs: dict[str, tuple[int, list]] = {"samples": (_FLOAT, [batch, "samples"])}
+        recordings = Batch("samples", lengths)
+        if speech_model.featurizer.config.trim_silence:
+            recordings, starts = add_trim(graph, recordings)
+            graph.output(starts, "starts", _INT32)
+            outputs["starts"] = _INT32, [batch]
+        batch_of_features = add_features(graph, speech_model.featurizer, recordings)
+        features, lengths = batch_of_features.values, batch_of_features.lengths
+    else:
+        features = "features"
+        shape = [batch, speech_model.featurizer.dimension, frames or "frames"]
+        inputs = {features: (_FLOAT, shape)}
+    config = speech_model.config.ModelConfig
+    log_probs, lengths = recipe.onnx_network(graph, config, weights, features, lengths)
+    graph.output(log_probs, "log_probs", _FLOAT)
+    graph.output(lengths, "output_lengths", _INT32)
+    output_frames = int(speech_model.output_frames(frames)) if frames else "output_frames"
+    log_probs_shape = [output_frames, batch, len(speech_model.tokenizer)]
+    outputs = {
+        "log_probs": (_FLOAT, log_probs_shape),
+        "output_lengths": (_INT32, [batch]),
+        **outputs,
+    }
+    inputs["lengths"] = _INT32, [batch]
+    save(graph.model(recipe.name, inputs, outputs), str(path))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.model.decoder import LogProbs
 from common.utils.errors import UserError
+
+_OUTPUTS = ["log_probs", "output_lengths"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ class ExportedForward:
     Args:
         buckets: The files, from the shortest inputs to the longest.
         classes: Labels that they give probabilities of.
+        samples: They take samples, which come as features of one bin and a sample a frame.
     """
 
-    def __init__(self, buckets: Sequence[Bucket], classes: int):
-        self._buckets = buckets
+    def __init__(self, buckets: Sequence[Bucket], classes: int, samples: bool = False):
+        self._buckets, self._samples = buckets, samples
         self._classes = classes
         self._graphs: dict[Path, LogProbs] = {}
 
@@ -53,7 +57,7 @@ class ExportedForward:
         Raises:
             UserError: The file gives probabilities of more or fewer labels than it should.
         """
-        rows, _, frames = features.shape
+        rows, _, frames = features.shape  # or samples (B, 1, N)
         bucket = next(bucket for bucket in self._buckets if bucket.takes(frames))
         if bucket.path not in self._graphs:
             self._graphs[bucket.path] = open_graph(bucket.path)
@@ -64,7 +68,8 @@ class ExportedForward:
         log_probs, counts = [], []
         for start in range(0, rows, size):
             chosen = np.minimum(np.arange(start, start + size), rows - 1)  # the last row fills up
-            part, count = self._graphs[bucket.path](features[chosen], lengths[chosen])
+            given = features[chosen, 0] if self._samples else features[chosen]
+            part, count = self._graphs[bucket.path](given, lengths[chosen])
             if part.shape[2] != self._classes:
                 raise UserError(
                     f"{bucket.path}: gives probabilities of {part.shape[2]} labels, and its "
@@ -82,28 +87,20 @@ def open_graph(path: Path) -> LogProbs:
         path: The file; MindIR of more than 1 GB is split, and named without "_graph".
 
     Returns:
-        features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,).
+        features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,). A file that
+        takes samples: samples (B, N), lengths (B,) -> the same.
 
     Raises:
         ImportError: MindSpore, or ONNX Runtime for an ONNX file, is not installed.
         UserError: The file is not there, or damaged.
     """
     if path.suffix == ".onnx":
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        try:
-            import onnxruntime
-        except ImportError:
-            raise ImportError(
-                f"{path} needs ONNX Runtime: pip install onnxruntime", name="onnxruntime"
-            ) from None
-        try:
-            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has many kinds of its own
-            raise _unreadable(path, error) from error
+        session = open_onnx(path)
+        signal = _signal(session, path)
 
-        def run(features: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            log_probs, frames = session.run(None, {"features": features, "lengths": lengths})
+        def run(values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            given = {signal: values, "lengths": lengths}
+            log_probs, frames = session.run(_OUTPUTS, given)
             return log_probs, frames
 
         return run
@@ -122,6 +119,46 @@ def open_graph(path: Path) -> LogProbs:
         return log_probs.asnumpy(), frames.asnumpy()
 
     return run_graph
+
+
+def open_onnx(path: Path) -> Any:
+    """Load an ONNX file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The `onnxruntime.InferenceSession`, on the CPU.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+        UserError: The file is not there, or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ImportError(
+            f"{path} needs ONNX Runtime: pip install onnxruntime", name="onnxruntime"
+        ) from None
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has many kinds of its own
+        raise _unreadable(path, error) from error
+
+
+def _signal(session: Any, path: Path) -> str:
+    """Return the name of the first input of an ONNX file, of which export.py writes two kinds."""
+    inputs = [each.name for each in session.get_inputs()]
+    outputs = [each.name for each in session.get_outputs()]
+    if inputs in (["samples", "lengths"], ["features", "lengths"]) and outputs[:2] == _OUTPUTS:
+        return inputs[0]
+    listing = f"inputs {', '.join(inputs)} and outputs {', '.join(outputs)}"
+    raise UserError(
+        f"{path}: not a file that export.py wrote: {listing}, expected samples or features and "
+        f"lengths, and {' and '.join(_OUTPUTS)}"
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -40,6 +40,7 @@ class SpeechModel:
         network: features (B, F, T), lengths (B,) -> log-probabilities (T', B, C), lengths (B,), or
             what the recipe's objective and decoder take.
         device: Kind of device that it runs on: "CPU", "GPU" or "Ascend".
+        license: Of the weights, as the checkpoint says; empty: it says nothing.
     """
 
     recipe: Recipe
@@ -48,6 +49,7 @@ class SpeechModel:
     featurizer: Featurizer
     network: nn.Cell
     device: str
+    license: str = ""
 
     @classmethod
     def create(cls, recipe: Recipe, config: Any, tokenizer: Tokenizer, device: str) -> SpeechModel:
@@ -115,6 +117,7 @@ class SpeechModel:
         else:
             config, tokenizer = described(recipe, checkpoint)
         speech_model = cls.create(recipe, config, tokenizer, device)
+        speech_model.license = str((checkpoint.metadata or {}).get("license") or "")
         if checkpoints.take_averages(checkpoint):
             log(f"{path}: taking the moving average of its weights (TrainingConfig.ema)")
         checkpoints.load_into(speech_model.network, checkpoint, recipe.rename_parameter)
@@ -140,6 +143,7 @@ class SpeechModel:
             "config": config,
             **stored_tokenizer(self.tokenizer),
             "versions": runtime.versions(),
+            **({"license": self.license} if self.license else {}),
             **more,
         }
 

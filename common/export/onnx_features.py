@@ -1,0 +1,275 @@
+"""Features in ONNX's operators: what `common.audio.features.Featurizer` computes, for a file.
+
+Rows of a batch are padded; every step counts a row's own samples and frames, so that a row gives
+the same alone and in a batch. The transform is a convolution with windowed cosines and sines:
+ONNX's own STFT came with operator set 17, and few programs besides onnxruntime have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.audio.features import (
+    MIN_DEVIATION,
+    MIN_RMS,
+    SILENCE_DB,
+    SILENCE_FRAME,
+    SILENCE_HOP,
+    Featurizer,
+)
+from common.export.onnx import Graph
+
+_FLOAT = 1  # number of ONNX's element type
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Names of tensors with a row for each utterance.
+
+    Attributes:
+        values: (B, N) samples or (B, F, T) features.
+        lengths: (B,) int64: samples or frames that count.
+    """
+
+    values: str
+    lengths: str
+
+
+def add_features(graph: Graph, featurizer: Featurizer, samples: Batch) -> Batch:
+    """Add the features of samples to an ONNX graph.
+
+    Args:
+        graph: The graph.
+        featurizer: What the graph is to compute.
+        samples: Recordings (B, N), trimmed where the features have that (`add_trim`).
+
+    Returns:
+        Features (B, F, T), with zeros beyond each row's own frames.
+    """
+    return _Frontend(graph, featurizer).features(samples)
+
+
+def add_trim(graph: Graph, samples: Batch) -> tuple[Batch, str]:
+    """Add what `Featurizer.trim` does to each row of a batch.
+
+    Args:
+        graph: The graph.
+        samples: Recordings (B, N).
+
+    Returns:
+        The samples that are left, and the name of the number of samples (B,) int64 cut from the
+        start of each row.
+    """
+    hop, hops = SILENCE_HOP, SILENCE_FRAME // SILENCE_HOP
+    cleared = _within(graph, samples)
+    total = graph.size_of(samples.values, 1)
+    count = graph.op("Add", graph.op("Div", total, _int(graph, hop)), _int(graph, 1))
+    # Sums of squares over each hop, from them the mean over each frame of four hops.
+    needed = graph.op("Mul", graph.op("Add", count, _int(graph, hops - 1)), _int(graph, hop))
+    after = graph.op("Sub", needed, graph.op("Add", total, _int(graph, SILENCE_FRAME // 2)))
+    after = graph.op("Unsqueeze", after, axes=[0])
+    pads = graph.op("Concat", graph.constant([0, SILENCE_FRAME // 2, 0]), after, axis=0)
+    squares = graph.op("Pad", graph.op("Mul", cleared, cleared), pads)
+    parts = graph.op("Reshape", squares, graph.constant([0, -1, hop]))
+    sums = graph.op("Unsqueeze", graph.op("ReduceSum", parts, axes=[2], keepdims=0), axes=[1])
+    power = graph.op("AveragePool", sums, kernel_shape=[hops], strides=[1])
+    power = graph.op("Div", graph.op("Squeeze", power, axes=[1]), _float(graph, hop))
+    power = graph.op("Max", power, _float(graph, MIN_RMS**2))
+    # A row has 1 + N // hop frames; what is fainter than the loudest by SILENCE_DB is silent.
+    frames = graph.op("Add", graph.op("Div", samples.lengths, _int(graph, hop)), _int(graph, 1))
+    index = graph.op("Range", _int(graph, 0), count, _int(graph, 1))
+    counts = graph.op("Cast", graph.op("Less", index, _column(graph, frames)), to=_FLOAT)
+    power = graph.op("Mul", power, counts)
+    loudest = graph.op("ReduceMax", power, axes=[1], keepdims=1)
+    limit = graph.op("Mul", loudest, _float(graph, 10 ** (-SILENCE_DB / 10)))
+    loud = graph.op("Greater", power, limit)
+    first = graph.op("ArgMax", graph.op("Cast", loud, to=_FLOAT), axis=1, keepdims=0)
+    last = graph.op("Where", loud, index, _int(graph, 0))
+    last = graph.op("ReduceMax", last, axes=[1], keepdims=0)
+    starts = graph.op("Mul", first, _int(graph, hop))
+    ends = graph.op("Mul", graph.op("Add", last, _int(graph, 1)), _int(graph, hop))
+    shorter = graph.op("Less", ends, samples.lengths)
+    lengths = graph.op("Sub", graph.op("Where", shorter, ends, samples.lengths), starts)
+    longest = graph.op("ReduceMax", lengths, axes=[0], keepdims=1)
+    places = graph.op("Range", _int(graph, 0), _scalar(graph, longest), _int(graph, 1))
+    places = graph.op("Add", places, _column(graph, starts))
+    final = graph.op("Sub", total, _int(graph, 1))
+    places = graph.op("Where", graph.op("Less", places, total), places, final)
+    return Batch(graph.op("GatherElements", samples.values, places, axis=1), lengths), starts
+
+
+class _Frontend:
+    """The steps of a featurizer, each for a batch."""
+
+    def __init__(self, graph: Graph, featurizer: Featurizer):
+        self.graph, self.featurizer, self.config = graph, featurizer, featurizer.config
+
+    def features(self, samples: Batch) -> Batch:
+        """See `add_features`."""
+        graph = self.graph
+        total = graph.op("Unsqueeze", graph.size_of(samples.values, 1), axes=[0])
+        frames = self._frames(samples.lengths)
+        energies = self._energies(self._padded(samples, self._normalised(total)))
+        normalised = self._normalise(energies, self._normalised(samples.lengths))
+        if self.config.convention == "jasper-mindspore":  # its last frame has done its part
+            normalised = _slice(graph, normalised, 2, graph.constant([0]), self._frames(total))
+        mask = _mask(graph, frames, normalised)
+        return Batch(self._spliced(graph.op("Mul", normalised, mask)), frames)
+
+    def _frames(self, samples: str) -> str:
+        """Add `Featurizer.frames`, of int64 numbers of samples."""
+        graph, hop = self.graph, _int(self.graph, self.config.hop_length)
+        if self.featurizer.jasper:
+            raised = graph.op("Add", samples, _int(graph, self.config.hop_length - 1))
+            return graph.op("Div", raised, hop)
+        added = self.config.hop_length - self.config.n_fft % 2
+        return graph.op("Div", graph.op("Add", samples, _int(graph, added)), hop)
+
+    def _normalised(self, samples: str) -> str:
+        """Add the number of frames that mean and deviation are taken over."""
+        if self.config.convention != "jasper-mindspore":
+            return self._frames(samples)
+        graph = self.graph
+        whole = graph.op("Div", samples, _int(graph, self.config.hop_length))
+        return graph.op("Add", whole, _int(graph, 1))
+
+    def _padded(self, samples: Batch, frames: str) -> str:
+        """Add pre-emphasis and the edges: (B, N) -> (B, what `frames` windows need)."""
+        graph, config = self.graph, self.config
+        values = samples.values
+        if config.preemphasis:
+            earlier = _slice(graph, values, 1, graph.constant([0]), graph.constant([-1]))
+            earlier = graph.op("Pad", earlier, graph.constant([0, 1, 0, 0]))
+            share = graph.op("Mul", earlier, _float(graph, np.float32(config.preemphasis)))
+            values = graph.op("Sub", values, share)
+        left = config.n_fft // 2 - (config.n_fft - config.window_length) // 2
+        steps = graph.op("Sub", frames, graph.constant([1]))
+        needed = graph.op("Mul", steps, graph.constant([config.hop_length]))
+        needed = graph.op("Add", needed, graph.constant([config.window_length]))
+        if config.convention == "plain":
+            values = _within(graph, Batch(values, samples.lengths))
+            pads = graph.constant([0, left, 0, config.window_length])
+            padded = graph.op("Pad", values, pads)
+            return _slice(graph, padded, 1, graph.constant([0]), needed)
+        # Mirrored at each row's own ends, and again where a row is shorter than what is added.
+        stop = graph.op("Sub", _scalar(graph, needed), _int(graph, left))
+        places = graph.op("Range", _int(graph, -left), stop, _int(graph, 1))
+        period = graph.op("Sub", graph.op("Add", samples.lengths, samples.lengths), _int(graph, 2))
+        one = _int(graph, 1)
+        period = graph.op("Where", graph.op("Less", period, one), one, period)
+        period = _column(graph, period)
+        there = graph.op("Mod", places, period)
+        back = graph.op("Sub", period, there)
+        places = graph.op("Where", graph.op("Less", there, back), there, back)
+        return graph.op("GatherElements", values, places, axis=1)
+
+    def _energies(self, padded: str) -> str:
+        """Add log energies, not normalised: samples (B, N) -> (B, bins, T)."""
+        graph, config = self.graph, self.config
+        bins, length = config.n_fft // 2 + 1, config.window_length
+        turns = np.outer(np.arange(bins), np.arange(length)) % config.n_fft
+        angles = 2 * np.pi / config.n_fft * turns
+        waves = np.concatenate((np.cos(angles), np.sin(angles))) * self.featurizer.window
+        spectrum = graph.op(
+            "Conv",
+            graph.op("Unsqueeze", padded, axes=[1]),
+            graph.constant(waves[:, None], np.float32),
+            kernel_shape=[length],
+            strides=[config.hop_length],
+        )
+        real, imaginary = graph.op("Split", spectrum, outputs=2, axis=1, split=[bins, bins])
+        power = graph.op("Add", graph.op("Mul", real, real), graph.op("Mul", imaginary, imaginary))
+        if self.featurizer.filters is None:
+            return graph.op("Log", graph.op("Add", graph.op("Sqrt", power), _float(graph, 1.0)))
+        filters = graph.constant(self.featurizer.filters.toarray(), np.float32)
+        bands = graph.op("MatMul", filters, power)
+        return graph.op("Log", graph.op("Add", bands, _float(graph, self.featurizer.floor)))
+
+    def _normalise(self, energies: str, frames: str) -> str:
+        """Add mean 0 and deviation 1, over each row's frames: (B, bins, T) -> the same."""
+        graph = self.graph
+        mask = _mask(graph, frames, energies)
+        one = _int(graph, 1)
+        counts = graph.op("Where", graph.op("Less", frames, one), one, frames)
+        axes = [2]
+        if self.featurizer.filters is None:  # over all bins together
+            axes = [1, 2]
+            counts = graph.op("Mul", counts, _int(graph, self.config.bins))
+        divisors = counts
+        if not self.featurizer.biased:
+            fewer = graph.op("Sub", counts, one)
+            divisors = graph.op("Where", graph.op("Less", fewer, one), one, fewer)
+        counts, divisors = (
+            graph.op("Reshape", graph.op("Cast", each, to=_FLOAT), graph.constant([-1, 1, 1]))
+            for each in (counts, divisors)
+        )
+        centred = energies
+        for _ in range(2):  # the second time takes what rounding left of the mean
+            sums = _sum(graph, graph.op("Mul", centred, mask), axes)
+            centred = graph.op("Sub", centred, graph.op("Div", sums, counts))
+        centred = graph.op("Mul", centred, mask)
+        squares = _sum(graph, graph.op("Mul", centred, centred), axes)
+        deviation = graph.op("Sqrt", graph.op("Div", squares, divisors))
+        least = _float(graph, MIN_DEVIATION)
+        return graph.op(
+            "Div", centred, graph.op("Add" if self.featurizer.jasper else "Max", deviation, least)
+        )
+
+    def _spliced(self, features: str) -> str:
+        """Add `Featurizer.splice` of features that are 0 beyond each row's frames."""
+        graph, count = self.graph, self.config.frame_splicing
+        if count == 1:
+            return features
+        frames = graph.op("Unsqueeze", graph.size_of(features, 2), axes=[0])
+        padded = graph.op("Pad", features, graph.constant([0, 0, 0, 0, 0, count - 1]))
+        parts = [features]
+        for ahead in range(1, count):
+            start = graph.constant([ahead])
+            parts.append(_slice(graph, padded, 2, start, graph.op("Add", frames, start)))
+        return graph.op("Concat", *parts, axis=1)
+
+
+def _int(graph: Graph, value: int) -> str:
+    return graph.constant(value)
+
+
+def _float(graph: Graph, value: float) -> str:
+    return graph.constant(value, np.float32)
+
+
+def _column(graph: Graph, values: str) -> str:
+    """Add (B,) -> (B, 1)."""
+    return graph.op("Unsqueeze", values, axes=[1])
+
+
+def _scalar(graph: Graph, values: str) -> str:
+    """Add (1,) -> ()."""
+    return graph.op("Squeeze", values, axes=[0])
+
+
+def _slice(graph: Graph, x: str, axis: int, start: str, end: str) -> str:
+    """Add x[start:end] along an axis; start and end are (1,) int64."""
+    return graph.op("Slice", x, start, end, graph.constant([axis]))
+
+
+def _sum(graph: Graph, x: str, axes: list[int]) -> str:
+    """Add a sum over axes, one after the other: rounding errors of few values add up."""
+    for axis in axes:
+        x = graph.op("ReduceSum", x, axes=[axis], keepdims=1)
+    return x
+
+
+def _mask(graph: Graph, lengths: str, x: str) -> str:
+    """Add a mask (B, 1, T) of the frames of x (B, bins, T) that count: 1, and 0 for padding."""
+    index = graph.op("Range", _int(graph, 0), graph.size_of(x, 2), _int(graph, 1))
+    ends = graph.op("Unsqueeze", lengths, axes=[1, 2])
+    return graph.op("Cast", graph.op("Less", index, ends), to=_FLOAT)
+
+
+def _within(graph: Graph, samples: Batch) -> str:
+    """Add the samples with 0 in the place of what does not count."""
+    index = graph.op("Range", _int(graph, 0), graph.size_of(samples.values, 1), _int(graph, 1))
+    counts = graph.op("Less", index, _column(graph, samples.lengths))
+    return graph.op("Where", counts, samples.values, _float(graph, 0.0))
