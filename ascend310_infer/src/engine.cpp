@@ -66,6 +66,8 @@ const std::vector<EngineKind>& engine_kinds() {
 Description describe_model(const fs::path& model) {
   if (model.extension() == ".onnx" && !fs::exists(model))
     throw UsageError(model.string() + ": no such file");
+  if (model.extension() == ".onnx" && fs::is_regular_file(model) && fs::file_size(model) == 0)
+    throw UsageError(model.string() + ": empty; export it anew, or copy it again");
   if (model.extension() == ".onnx")
     for (const EngineKind& kind : engine_kinds())
       if (kind.embedded != nullptr)
