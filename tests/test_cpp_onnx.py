@@ -38,7 +38,7 @@ LETTERS = ["A", "B", "C", " ", "_"]
 
 
 @pytest.fixture(scope="module")
-def program(runner) -> Path:  # noqa: F811
+def onnx_runner(runner) -> Path:  # noqa: F811
     if (
         "  openvino: "
         not in subprocess.run([runner, "--help"], capture_output=True, text=True).stdout
@@ -169,7 +169,7 @@ def recordings(tmp_path) -> dict[str, Path]:
 
 def run(program: Path, *arguments) -> tuple[int, str, str]:
     done = subprocess.run(
-        [str(program), *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [str(onnx_runner), *map(str, arguments)], capture_output=True, text=True, timeout=120
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -177,16 +177,16 @@ def run(program: Path, *arguments) -> tuple[int, str, str]:
 # ---- tests
 
 
-def test_no_python_is_linked(program):
-    said = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+def test_no_python_is_linked(onnx_runner):
+    said = subprocess.run(["ldd", onnx_runner], capture_output=True, text=True, check=True).stdout
     names = [line.split()[0] for line in said.splitlines()]
     assert any(name.startswith("libopenvino.so") for name in names)
     assert not any(name.startswith("libpython") for name in names)
 
 
 @pytest.mark.parametrize("more", [(), ("--instances=3", "--threads=1", "--batch_size=2")])
-def test_features_give_the_formula_in_one_process(program, job, more):
-    code, out, err = job.run(program, *more)
+def test_features_give_the_formula_in_one_process(onnx_runner, job, more):
+    code, out, err = job.run(onnx_runner, *more)
     assert (code, err) == (0, "") and "11 done, 0 failed" in out
     job.check()
     figures = job.figures()
@@ -194,22 +194,22 @@ def test_features_give_the_formula_in_one_process(program, job, more):
     assert figures["instances"] == (3 if more else 1)
 
 
-def test_a_long_utterance_is_split_and_joined(program, job):
-    code, out, err = job.run(program, "--max_frames=100", "--overlap=10")
+def test_a_long_utterance_is_split_and_joined(onnx_runner, job):
+    code, out, err = job.run(onnx_runner, "--max_frames=100", "--overlap=10")
     assert (code, err) == (0, "") and "1 utterance is longer" in out and "(100 frames)" in out
     job.check()
 
 
-def test_an_earlier_export_has_its_description_beside_it(program, job):
+def test_an_earlier_export_has_its_description_beside_it(onnx_runner, job):
     of_features(job.model)
     beside = job.folder / "model.onnx.json"
     beside.write_text(
         description(False, buckets=[{"file": "model.onnx", "batch_size": -1, "frames": -1}])
     )
-    assert job.run(program)[0] == 0
+    assert job.run(onnx_runner)[0] == 0
     job.check()
     beside.unlink()
-    code, _, err = job.run(program, "--force")
+    code, _, err = job.run(onnx_runner, "--force")
     assert code == 2 and "has no description inside, nor model.json beside it" in err
 
 
@@ -225,14 +225,14 @@ def expected(path: Path, cut: int = 0) -> tuple[str, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("cut", [0, 3 * FRAME])
-def test_samples_give_texts_and_times(program, recordings, tmp_path, cut):
+def test_samples_give_texts_and_times(onnx_runner, recordings, tmp_path, cut):
     """Of other rates, alone and in a batch; what the network leaves out moves the words."""
     model = tmp_path / "m.onnx"
     of_samples(model, cut)
     trims = {"features": {"sample_rate": RATE, "window_stride": HOP / RATE, "trim_silence": True}}
     add_metadata(model, {"description": description(True, **(trims if cut else {}))})
     paths = list(recordings.values())
-    code, out, err = run(program, "--mindir_path", model, "--json", "--audio", *paths)
+    code, out, err = run(onnx_runner, "--mindir_path", model, "--json", "--audio", *paths)
     assert (code, err) == (0, "")
     found = [json.loads(line) for line in out.splitlines()]
     for path, one in zip(paths, found, strict=True):
@@ -246,10 +246,10 @@ def test_samples_give_texts_and_times(program, recordings, tmp_path, cut):
         ]
         starts = [(cut + FRAME * frame) / RATE for frame in firsts]
         assert [word["start"] for word in one["words"]] == pytest.approx(starts, abs=1e-3)
-    alone = run(program, "--mindir_path", model, "--json", "--audio", paths[1])
+    alone = run(onnx_runner, "--mindir_path", model, "--json", "--audio", paths[1])
     assert json.loads(alone[1]) == found[1]
     split = ("--mindir_path", model, "--audio", paths[2], "--max_frames", "40")
-    code, out, err = run(program, *split)
+    code, out, err = run(onnx_runner, *split)
     if cut:
         assert code == 2 and "leaves out silence" in err and err.count("\n") == 1
     else:
@@ -296,27 +296,27 @@ def damaged(kind: str, path: Path) -> None:
         ("newer operators", "not in this version of ONNX"),
     ],
 )
-def test_a_bad_model_is_refused_in_one_line(program, tmp_path, kind, said):
+def test_a_bad_model_is_refused_in_one_line(onnx_runner, tmp_path, kind, said):
     path = tmp_path / "m.onnx"
     if kind != "missing":
         damaged(kind, path)
-    code, out, err = run(program, "--mindir_path", path, "--audio", SOURCE / "none.wav")
+    code, out, err = run(onnx_runner, "--mindir_path", path, "--audio", SOURCE / "none.wav")
     if kind == "described as samples":  # the recording comes first
         wav = tmp_path / "a.wav"
         sf.write(wav, np.zeros(8000), RATE)
-        code, out, err = run(program, "--mindir_path", path, "--audio", wav)
+        code, out, err = run(onnx_runner, "--mindir_path", path, "--audio", wav)
     assert (code, out) == (2, "") and err.startswith(f"error: {path}: ") and said in err
     assert err.count("\n") == 1
 
 
-def test_a_card_and_another_engine_are_refused(program, job):
+def test_a_card_and_another_engine_are_refused(onnx_runner, job):
     for more, said in {
         "--engine=wheel": "--engine wheel does not run .onnx files",
         "--engine=lite": "built with openvino",
-        "--device_target=Ascend": "an ONNX file runs on Ascend after MindSpore Lite's converter_lite",
+        "--device_target=Ascend": "runs on Ascend after MindSpore Lite's converter_lite",
         "--device_id=1": "a CPU has device 0 alone",
     }.items():
-        code, _, err = job.run(program, more)
+        code, _, err = job.run(onnx_runner, more)
         assert code == 2 and said in err and err.count("\n") == 1
 
 
@@ -337,7 +337,7 @@ def done(*command: object, **more) -> str:
     return said.stdout
 
 
-def test_programs_build_against_the_installed_library(program, recordings, tmp_path):
+def test_programs_build_against_the_installed_library(onnx_runner, recordings, tmp_path):
     """The example of the documents, two threads, and the example in C."""
     prefix, source = tmp_path / "prefix", tmp_path / "source"
     done("cmake", "--install", SOURCE / "build", "--prefix", prefix)

@@ -15,7 +15,7 @@ import scipy.fft
 import soundfile as sf
 import synthetic_corpus
 from test_ascend310_infer import SOURCE, programs, pytestmark, runner, skip, write_model  # noqa: F401
-from test_cpp_onnx import program  # noqa: F401
+from test_cpp_onnx import onnx_runner  # noqa: F401
 
 from common.audio.features import CONVENTIONS, FeatureConfig, Featurizer
 from common.audio.io import audio_info, load_audio
@@ -345,7 +345,7 @@ def test_a_build_without_audio_says_so(programs, tmp_path):  # noqa: F811
 
 def test_telephone_prompts_read_as_transcribe_reads_them(
     cpu,
-    program,  # noqa: F811
+    onnx_runner,  # noqa: F811
     fake,
     tmp_path,
     capsys,
@@ -366,7 +366,7 @@ def test_telephone_prompts_read_as_transcribe_reads_them(
     expected = capsys.readouterr().out
     speech_model = SpeechModel.from_checkpoint(RECIPE, checkpoint, cpu)
     model = export(speech_model, tmp_path / "m.onnx", Options("ONNX"))
-    code, out, err = run(program, "--mindir_path", model, "--audio", *paths)
+    code, out, err = run(onnx_runner, "--mindir_path", model, "--audio", *paths)
     assert (code, err) == (0, "")
     assert out == expected and out.count("\n") == len(paths) > 15
     assert len({line.split("\t")[1] for line in out.splitlines()}) > len(paths) // 2

@@ -15,7 +15,7 @@ import pytest
 from launcher_clone import copy_launcher
 from test_ascend310_infer import building, runner  # noqa: F401
 from test_ascend310_infer import pytestmark as needs_a_compiler
-from test_cpp_onnx import program  # noqa: F401
+from test_cpp_onnx import onnx_runner  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -307,7 +307,7 @@ def tiny_jasper(folder: Path, corpus: Path) -> Path:
 @pytest.mark.cpp
 @needs_a_compiler
 @pytest.mark.parametrize("model", ["deepspeech2", "jasper"])
-def test_figures_and_texts_are_those_of_eval(cpu, program, tmp_path, model):  # noqa: F811
+def test_figures_and_texts_are_those_of_eval(cpu, onnx_runner, tmp_path, model):  # noqa: F811
     from synthetic_corpus import trained
 
     corpus = trained()
