@@ -74,6 +74,7 @@ FILES = {
     "test_old_files": "training",
     "test_onnx_export": "training",
     "test_onnx_features": "unit",
+    "test_onnx_metadata": "unit",
     "test_optimizer": "training",
     "test_original_yaml": "unit",
     "test_packaging": "launcher",

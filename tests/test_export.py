@@ -186,6 +186,15 @@ REFUSALS = {
         {"file_format": "ONNX", "buckets": (3, 4)},
         "--buckets with --file_format ONNX: buckets are MindIR files",
     ),
+    "input": ({"input": "audio"}, "--input audio: expected samples or features"),
+    "MindIR of samples": (
+        {"input": "samples"},
+        "--input samples with --file_format MINDIR: only ONNX files compute features",
+    ),
+    "samples and frames": (
+        {"file_format": "ONNX", "input": "samples", "frames": 30},
+        "--frames 30 with --input samples: such a file takes any number of samples",
+    ),
     "Ascend, open": ({"device": "Ascend", "buckets": (3, 4)}, "takes static shapes alone"),
 }
 
@@ -417,6 +426,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("common.export.export.graph_facts", lambda path: {"operators": []})
     monkeypatch.setattr("common.export.export.share_weights", lambda graphs, folder: None)
     monkeypatch.setattr("common.export.export.verify", lambda *arguments: 0.0)
+    monkeypatch.setattr("common.export.export.verify_samples", lambda *arguments: 0.0)
     return content
 
 
@@ -430,7 +440,8 @@ BOTH = {"speech.mindir", "speech.json", "speech.onnx", "speech.onnx.json"}
 @pytest.mark.parametrize("order", [("MINDIR", "ONNX"), ("ONNX", "MINDIR", "ONNX", "MINDIR")])
 def test_files_of_several_formats_have_a_description_each(order, trained, tmp_path, quick):
     for file_format in order:
-        written = export(trained[0], tmp_path / "speech", Options(file_format), quiet)
+        options = Options(file_format, input="features")
+        written = export(trained[0], tmp_path / "speech", options, quiet)
         assert json.loads(written.read_text())["file_format"] == file_format
     assert names_in(tmp_path) == BOTH
     for name, described_file in (("speech", "speech.mindir"), ("speech.onnx", "speech.onnx")):
@@ -441,7 +452,21 @@ def test_weights_of_buckets_stay_beside_an_onnx_file(trained, tmp_path, quick):
     earlier_export(tmp_path, ["speech_10.mindir", "speech_20.mindir"])
     before = names_in(tmp_path)
     export(trained[0], tmp_path / "speech", Options("ONNX"), quiet)
-    assert names_in(tmp_path) == before | {"speech.onnx", "speech.onnx.json"}
+    assert names_in(tmp_path) == before | {"speech.onnx"}
+
+
+def test_a_file_that_takes_samples_has_no_description_beside_it(trained, tmp_path, quick):
+    options = Options("ONNX", input="features")
+    assert export(trained[0], tmp_path / "speech", options, quiet).name == "speech.onnx.json"
+    of_features = read_description(RECIPE, tmp_path / "speech.onnx")
+    assert not of_features.takes_samples
+    assert of_features.description["input"] == "features"
+    written = export(trained[0], tmp_path / "speech", Options("ONNX"), quiet)
+    assert written == tmp_path / "speech.onnx" and names_in(tmp_path) == {"speech.onnx"}
+    written = written.rename(tmp_path / "renamed.onnx")
+    model = read_description(RECIPE, written)
+    assert model.takes_samples and [bucket.path for bucket in model.buckets()] == [written]
+    assert model.tokenizer.labels == trained[0].tokenizer.labels
 
 
 @pytest.mark.parametrize("again", ["MINDIR", "ONNX"])
@@ -451,7 +476,7 @@ def test_a_description_of_an_earlier_version_makes_room(again, trained, tmp_path
     content = {"file_format": "ONNX", "buckets": [{"file": "speech.onnx"}]}
     (tmp_path / "speech.json").write_text(json.dumps(content))
     said: list[str] = []
-    export(trained[0], tmp_path / "speech", Options(again), said.append)
+    export(trained[0], tmp_path / "speech", Options(again, input="features"), said.append)
     if again == "MINDIR":
         assert names_in(tmp_path) == BOTH and described(tmp_path, "speech.onnx") == content
         assert described(tmp_path)["file"] == "speech.mindir"
@@ -484,7 +509,7 @@ def test_a_second_export_at_the_same_time_is_refused_and_removes_nothing(
             with pytest.raises(UserError, match="speech.*: another export is writing there; wait"):
                 export(trained[0], tmp_path / "speech", Options(file_format), quiet)
             left.append(names_in(tmp_path) == before)
-        export(trained[0], tmp_path / "other", Options("ONNX"), quiet)
+        export(trained[0], tmp_path / "other", Options("ONNX", frames=9), quiet)
         publish(*arguments)
 
     monkeypatch.setattr(common_export, "_publish", with_others_meanwhile)

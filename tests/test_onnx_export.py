@@ -12,8 +12,11 @@ from mindspore import Tensor
 from networks import batch_of, randomize_norms
 
 from benchmarks import reference
-from common.export.export import Options, export
+from common import __version__
+from common.export.export import Options, export, speech_like
+from common.export.offline_inference import read_description
 from common.export.onnx import write_onnx
+from common.export.onnx_metadata import read_metadata
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
@@ -109,18 +112,40 @@ def test_the_file_against_numpy(tmp_path):
 
 
 def test_what_the_file_and_its_description_say(tmp_path, monkeypatch):
-    monkeypatch.setattr("common.export.export.verify", lambda *arguments: 1e-6)
+    for name in ("verify", "verify_samples"):
+        monkeypatch.setattr(f"common.export.export.{name}", lambda *arguments: 1e-6)
     speech_model = jasper_of(Block(8, 1, 5, stride=2), dense(8, 3))
+    speech_model.license = "CC0 1.0"
     for name, options in (
         ("open", Options("ONNX")),
         ("fixed", Options("ONNX", batch_size=2, frames=9)),
-        ("half", Options("ONNX", half=True)),
+        ("half", Options("ONNX", half=True, license="CC BY 4.0")),
     ):
         export(speech_model, tmp_path / name, options, lambda line: None)
     model = onnx.load(tmp_path / "open.onnx")
     assert [(each.domain, each.version) for each in model.opset_import] == [("", 11)]
-    assert shapes(model.graph.input) == [["utterances", 64, "frames"], ["utterances"]]
-    assert shapes(model.graph.output) == [["output_frames", "utterances", 29], ["utterances"]]
+    assert shapes(model.graph.input) == [["utterances", "samples"], ["utterances"]]
+    expected = [["output_frames", "utterances", 29], ["utterances"], ["utterances"]]
+    assert shapes(model.graph.output) == expected  # the last one where silence is trimmed
+    said = onnxruntime.InferenceSession(tmp_path / "open.onnx").get_modelmeta()
+    entries = said.custom_metadata_map
+    assert entries == read_metadata(tmp_path / "open.onnx")
+    description = json.loads(entries.pop("description"))
+    assert json.loads(entries.pop("labels")) == list(LABELS.labels) == description["labels"]
+    assert entries == {
+        "model": "jasper",
+        "version": __version__,
+        "sample_rate": "16000",
+        "frame_seconds": "0.02",
+        "weights": "float32",
+        "input": "samples",
+        "license": "CC0 1.0",
+    }
+    assert [each["name"] for each in description["inputs"]] == ["samples", "lengths"]
+    assert description["features"] == speech_model.featurizer.config.to_dict()
+    assert description["verified_difference"] == 1e-6 and "files" not in description
+    assert read_metadata(tmp_path / "half.onnx")["license"] == "CC BY 4.0"
+    assert read_metadata(tmp_path / "half.onnx")["weights"] == "float16"
     fixed = onnx.load(tmp_path / "fixed.onnx").graph
     assert shapes(fixed.input) == [[2, 64, 9], [2]] and shapes(fixed.output) == [[5, 2, 29], [2]]
     description = json.loads((tmp_path / "fixed.onnx.json").read_text())
@@ -164,25 +189,50 @@ def test_the_file_is_verified(tmp_path):
     assert 0 <= found <= 1e-4
 
 
-@pytest.mark.parametrize("kind", ["its layer norm", "jasper"])
-def test_weights_in_float16_run(kind, tmp_path):
+@pytest.mark.parametrize(("kind", "input"), [("its layer norm", "samples"), ("jasper", "features")])
+def test_weights_in_float16_run(kind, input, tmp_path):
     """Compared, as in MindIR, by probabilities."""
     speech_model, said = NETWORKS[kind](), []
     randomize_norms(speech_model.network)
-    options = Options("ONNX", batch_size=2, frames=31, half=True)
+    options = Options("ONNX", batch_size=2, half=True, input=input)
     export(speech_model, tmp_path / "speech", options, said.append)
-    description = json.loads((tmp_path / "speech.onnx.json").read_text())
-    assert description["weights"] == "float16" and len(said) == 4
+    description = read_description(speech_model.recipe, tmp_path / "speech.onnx").description
+    assert description["weights"] == "float16" and len(said) == 5
     assert 0 < description["verified_difference"] <= 2e-2
 
 
-def test_without_onnxruntime_the_file_is_written_and_said_not_to_be_verified(tmp_path, monkeypatch):
-    monkeypatch.setattr("common.export.export.find_spec", lambda name: None)
+def test_a_file_takes_samples_and_gives_what_featurizer_and_network_give(tmp_path):
+    speech_model = jasper_of(Block(6, 1, 5, stride=2), dense(8, 3))
+    data = speech_model.config.DataConfig.SpectConfig
+    data.convention, data.trim_silence, data.preemphasis = "jasper-nvidia", True, 0.97
+    speech_model = SpeechModel.create(JASPER, speech_model.config, LABELS, "CPU")
+    randomize_norms(speech_model.network)
     said: list[str] = []
-    export(jasper_of(Block(4, 1, 3)), tmp_path / "speech", Options("ONNX"), said.append)
-    assert said[1].startswith("not verified by running it: onnxruntime is not installed")
-    description = json.loads((tmp_path / "speech.onnx.json").read_text())
-    assert description["verified_difference"] is None
+    path = export(speech_model, tmp_path / "speech", Options("ONNX"), said.append)
+    assert [line.split(":")[0] for line in said if line.startswith("verified")] == [
+        f"verified with 3 x {samples} samples" for samples in (5920, 25600, 64480)
+    ]
+    session = onnxruntime.InferenceSession(str(path))
+    assert [each.name for each in session.get_outputs()] == [
+        "log_probs",
+        "output_lengths",
+        "starts",
+    ]
+    rng = np.random.default_rng(5)
+    rows = [speech_like(rng, samples, 16000) for samples in (20000, 3000, 9000)]
+    samples, lengths = batch_of([row[None] for row in rows])
+    log_probs, counts, starts = session.run(
+        None, {"samples": samples[:, 0].astype(np.float32), "lengths": lengths.astype(np.int32)}
+    )
+    featurizer = speech_model.featurizer
+    trimmed = [featurizer.trim(row) for row in rows]
+    features, frames = batch_of([featurizer(row) for row in trimmed])
+    expected, expected_counts = Forward(speech_model)(features.astype(np.float32), frames)
+    assert counts.tolist() == expected_counts.tolist() and starts.max() > 0
+    for row, count in enumerate(counts):
+        np.testing.assert_allclose(log_probs[:count, row], expected[:count, row], atol=1e-4)
+        begin = starts[row]
+        assert np.array_equal(rows[row][begin : begin + len(trimmed[row])], trimmed[row])
 
 
 def test_jaspers_file_for_the_card_is_the_same_one_that_a_cpu_runs(tmp_path):

@@ -80,7 +80,7 @@ def add_metadata(path: Path, entries: Mapping[str, str]) -> None:
 
     Args:
         path: The file.
-        entries: The metadata.
+        entries: The metadata, of keys that it does not have.
     """
     with path.open("ab") as file:
         for key, value in entries.items():
