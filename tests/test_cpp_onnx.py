@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import soundfile as sf
 from onnx import TensorProto, helper, numpy_helper
@@ -169,7 +170,7 @@ def recordings(tmp_path) -> dict[str, Path]:
 
 def run(program: Path, *arguments) -> tuple[int, str, str]:
     done = subprocess.run(
-        [str(onnx_runner), *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [str(program), *map(str, arguments)], capture_output=True, text=True, timeout=120
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -211,6 +212,38 @@ def test_an_earlier_export_has_its_description_beside_it(onnx_runner, job):
     beside.unlink()
     code, _, err = job.run(onnx_runner, "--force")
     assert code == 2 and "has no description inside, nor model.json beside it" in err
+
+
+def test_padding_does_not_enter_layers_that_run_backward(onnx_runner, job):
+    """As in earlier exports of DeepSpeech2; rows of a batch must be what each is alone."""
+    rng = np.random.default_rng(1)
+    constants = [
+        numpy_helper.from_array(rng.normal(0, 0.5, shape).astype(np.float32), name)
+        for name, shape in {"W": (2, 4 * LABELS, BINS), "R": (2, 4 * LABELS, LABELS)}.items()
+    ]
+    nodes = [
+        helper.make_node("Transpose", ["features"], ["turned"], perm=[2, 0, 1]),
+        helper.make_node(
+            "LSTM",
+            ["turned", "W", "R", "", "lengths"],
+            ["both"],
+            hidden_size=LABELS,
+            direction="bidirectional",
+        ),
+        helper.make_node("ReduceSum", ["both"], ["seen"], axes=[1], keepdims=0),
+        helper.make_node("LogSoftmax", ["seen"], ["log_probs"], axis=2),
+        helper.make_node("Identity", ["lengths"], ["output_lengths"]),
+    ]
+    save(job.model, nodes, constants, ["B", BINS, "T"])
+    reference = onnxruntime.InferenceSession(job.model.read_bytes())
+    add_metadata(job.model, {"description": description(False, frame_stride=1)})
+    code, out, err = job.run(onnx_runner)
+    assert (code, err) == (0, "")
+    assert job.figures()["batches"] < len(job.features)
+    for name, values in job.features.items():
+        lengths = np.array([values.shape[1]], np.int32)
+        found, _ = reference.run(None, {"features": values[None], "lengths": lengths})
+        np.testing.assert_allclose(job.result(name), found[:, 0], atol=1e-5)
 
 
 def expected(path: Path, cut: int = 0) -> tuple[str, np.ndarray, np.ndarray]:

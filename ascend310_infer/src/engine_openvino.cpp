@@ -10,6 +10,7 @@
 #include <mutex>
 #include <openvino/core/version.hpp>
 #include <openvino/frontend/manager.hpp>
+#include <openvino/op/ops.hpp>
 #include <openvino/openvino.hpp>
 #include <optional>
 #include <stdexcept>
@@ -69,6 +70,64 @@ std::shared_ptr<ov::Model> read(const fs::path& file) {
   }
 }
 
+template <class Sequence>
+bool is_backward(const std::shared_ptr<ov::Node>& node) {
+  const auto sequence = ov::as_type_ptr<Sequence>(node);
+  return sequence != nullptr &&
+         sequence->get_direction() != ov::op::RecurrentSequenceDirection::FORWARD;
+}
+
+// Whether a network has recurrent layers that run backward, as earlier exports of DeepSpeech2. Where
+// a row is padded, OpenVINO (2026.4) starts them at the padding, and the row comes out wrong.
+bool runs_backward(const ov::Model& model) {
+  const auto nodes = model.get_ops();
+  return std::any_of(nodes.begin(), nodes.end(), [](const std::shared_ptr<ov::Node>& node) {
+    return is_backward<ov::op::v5::LSTMSequence>(node) ||
+           is_backward<ov::op::v5::GRUSequence>(node) ||
+           is_backward<ov::op::v5::RNNSequence>(node);
+  });
+}
+
+struct SharedNetwork {
+  ov::CompiledModel compiled;
+  bool backward = false;
+};
+
+// Row number `row` of an input, alone and without padding.
+Input alone(const Input& input, std::size_t row) {
+  Input result;
+  result.batch = 1;
+  result.dimension = input.dimension;
+  result.frames = input.lengths[row];
+  result.lengths = {input.lengths[row]};
+  const float* bins = input.features.data() +
+                      static_cast<std::int64_t>(row) * input.dimension * input.frames;
+  for (std::int64_t bin = 0; bin < input.dimension; ++bin, bins += input.frames)
+    result.features.insert(result.features.end(), bins, bins + result.frames);
+  return result;
+}
+
+// Outputs of single rows as those of a batch, padded with 0.
+Output together(const std::vector<Output>& rows) {
+  Output result;
+  result.batch = static_cast<std::int64_t>(rows.size());
+  for (const Output& row : rows) {
+    result.frames = std::max(result.frames, row.frames);
+    result.labels = row.labels;
+    result.lengths.insert(result.lengths.end(), row.lengths.begin(), row.lengths.end());
+    result.starts.insert(result.starts.end(), row.starts.begin(), row.starts.end());
+  }
+  result.log_probs.resize(
+      static_cast<std::size_t>(result.frames * result.batch * result.labels));
+  for (std::int64_t number = 0; number < result.batch; ++number) {
+    const Output& row = rows[static_cast<std::size_t>(number)];
+    for (std::int64_t frame = 0; frame < row.frames; ++frame)
+      std::copy_n(row.log_probs.begin() + frame * row.labels, row.labels,
+                  result.log_probs.begin() + (frame * result.batch + number) * result.labels);
+  }
+  return result;
+}
+
 // The OpenVINO of this process, and the networks that its engines share.
 class Library {
  public:
@@ -85,9 +144,9 @@ class Library {
 
   // The network of a file for so many engines, with so many threads for each (0: OpenVINO's
   // choice). Compiled where no engine has it.
-  std::shared_ptr<ov::CompiledModel> compiled(const fs::path& file, int instances, int threads) {
+  std::shared_ptr<SharedNetwork> compiled(const fs::path& file, int instances, int threads) {
     const std::lock_guard lock(mutex_);
-    std::weak_ptr<ov::CompiledModel>& kept =
+    std::weak_ptr<SharedNetwork>& kept =
         compiled_[{file, modified_ns(file), instances, threads}];
     if (auto network = kept.lock()) return network;
     ov::AnyMap settings{ov::num_streams(instances),
@@ -95,8 +154,10 @@ class Library {
                         ov::hint::enable_cpu_pinning(false)};  // other programs run, too
     if (threads > 0) settings.insert(ov::inference_num_threads(instances * threads));
     try {
-      auto network = std::make_shared<ov::CompiledModel>(
-          core_.compile_model(model_locked(file), "CPU", settings));
+      const auto model = model_locked(file);
+      auto network = std::make_shared<SharedNetwork>();
+      network->compiled = core_.compile_model(model, "CPU", settings);
+      network->backward = runs_backward(*model);
       kept = network;
       read_.reset();
       return network;
@@ -118,7 +179,7 @@ class Library {
   std::mutex mutex_;
   ov::Core core_;
   std::optional<std::pair<std::pair<fs::path, std::int64_t>, std::shared_ptr<ov::Model>>> read_;
-  std::map<Key, std::weak_ptr<ov::CompiledModel>> compiled_;
+  std::map<Key, std::weak_ptr<SharedNetwork>> compiled_;
 };
 
 std::vector<float> floats(const ov::Tensor& tensor, const std::string& name) {
@@ -145,16 +206,34 @@ class OpenVinoEngine : public Engine {
                        " is not there: a CPU has device 0 alone; see --instances");
     takes_samples_ = description.takes_samples;
     for (const std::size_t index : buckets) {
-      const fs::path& file = description.buckets[index].file;
+      const Bucket& bucket = description.buckets[index];
       Network& network = networks_[index];
-      network.compiled = Library::get().compiled(file, options_.instances, options_.threads);
-      check(*network.compiled, file);
-      network.request = network.compiled->create_infer_request();
+      network.shared = Library::get().compiled(bucket.file, options_.instances, options_.threads);
+      check(network.shared->compiled, bucket.file);
+      if (network.shared->backward && (bucket.batch != 0 || bucket.frames != 0))
+        throw UsageError(bucket.file.string() +
+                         ": has a fixed shape and recurrent layers that run backward, which "
+                         "OpenVINO starts at the padding; export it anew: it is written without");
+      network.request = network.shared->compiled.create_infer_request();
     }
   }
 
   void run(std::size_t bucket, const Input& input, Output& output) override {
-    ov::InferRequest& request = networks_.at(bucket).request;
+    Network& network = networks_.at(bucket);
+    if (!network.shared->backward) return infer(network.request, input, output);
+    std::vector<Output> rows(input.lengths.size());
+    for (std::size_t row = 0; row < rows.size(); ++row)
+      infer(network.request, alone(input, row), rows[row]);
+    output = together(rows);
+  }
+
+ private:
+  struct Network {
+    std::shared_ptr<SharedNetwork> shared;
+    ov::InferRequest request;
+  };
+
+  void infer(ov::InferRequest& request, const Input& input, Output& output) const {
     const auto size = [](std::int64_t count) { return static_cast<std::size_t>(count); };
     ov::Shape shape{size(input.batch), size(input.dimension), size(input.frames)};
     if (takes_samples_) shape = {size(input.batch), size(input.frames)};
@@ -171,12 +250,6 @@ class OpenVinoEngine : public Engine {
       throw std::runtime_error(reason(error));
     }
   }
-
- private:
-  struct Network {
-    std::shared_ptr<ov::CompiledModel> compiled;
-    ov::InferRequest request;
-  };
 
   static bool has(const std::vector<ov::Output<const ov::Node>>& ports, const std::string& name) {
     return std::any_of(ports.begin(), ports.end(), [&name](const auto& port) {
