@@ -181,8 +181,9 @@ void run_worker(std::size_t index, const EngineMaker& make, const Work& work, Re
   while (!state.all_arrived() && state.stopped() == 0)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   start = Clock::now();
-  Worker(index, make, std::move(engine), work, writer, state).run();
-  record.wall_s += seconds_since(start);
+  Worker worker(index, make, std::move(engine), work, writer, state);
+  worker.run();
+  record.wall_s += seconds_since(start);  // before the engine ends, which may take as long as a batch
   struct rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   record.peak_kib = std::max(record.peak_kib, static_cast<std::uint64_t>(usage.ru_maxrss));
