@@ -49,7 +49,8 @@ def add(
         if not model.bidirectional and layer == model.hidden_layers - 1:
             x = _lookahead(graph, model, weights, x, mask)
         x = _norm(graph, model, weights, layer, x)
-    x = graph.op("MatMul", x, graph.weight("fc.module.weight", weights["fc.module.weight"].T))
+    output = graph.weight("fc.module.weight", weights["fc.module.weight"].T, channels=1)
+    x = graph.op("MatMul", x, output)
     return graph.op("LogSoftmax", x, axis=2), lengths
 
 
@@ -122,8 +123,8 @@ def _direction(
     output = graph.op(
         "LSTM",
         x,
-        graph.weight(f"{name}.weight_ih{end}", gates("weight_ih")),
-        graph.weight(f"{name}.weight_hh{end}", gates("weight_hh")),
+        graph.weight(f"{name}.weight_ih{end}", gates("weight_ih"), channels=1),
+        graph.weight(f"{name}.weight_hh{end}", gates("weight_hh"), channels=1),
         graph.weight(f"{name}.bias{end}", np.concatenate((gates("bias_ih"), gates("bias_hh")), 1)),
         hidden_size=size,
     )
