@@ -30,7 +30,8 @@ int status(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   const int code = status(argc, argv);
-  // All output is written. Ending the engines' libraries in order would take time, and tell nothing.
+  // All output is written. Ending the engines' libraries in order would take time, and tell
+  // nothing.
   std::cout.flush();
   std::_Exit(code);
 }

@@ -200,8 +200,8 @@ class Progress {
 };
 
 // Starts the processes of a pool. They end with this one, however it ends: their files are whole.
-std::vector<pid_t> start_processes(const WorkerPool& pool, const Work& work,
-                                   const WriterOf& writer, RunState& state) {
+std::vector<pid_t> start_processes(const WorkerPool& pool, const Work& work, const WriterOf& writer,
+                                   RunState& state) {
   std::cout.flush();
   const pid_t parent = ::getpid();
   std::vector<pid_t> children;
@@ -388,8 +388,8 @@ int infer_features(const Setup& setup) {
   std::cout << listing.accepted.size() << " utterances to recognize on " << target
             << ", after the model is loaded" << std::endl;
   RunOutcome outcome = work_on(
-      setup, plan, listing, source,
-      [&writer](std::size_t) -> ResultWriter& { return writer; }, std::cout);
+      setup, plan, listing, source, [&writer](std::size_t) -> ResultWriter& { return writer; },
+      std::cout);
 
   Statistics& statistics = outcome.statistics;
   statistics.skipped = skipped;
@@ -456,8 +456,7 @@ int run(const Options& options) {
                              : description.device == "Ascend" ? "Ascend"
                                                               : "CPU";
   const std::vector<std::string> notes = check_models(description, target);
-  const EngineKind& kind =
-      choose_engine(options.engine, target, description.buckets.front().file);
+  const EngineKind& kind = choose_engine(options.engine, target, description.buckets.front().file);
   for (const std::string& note : notes) std::cerr << "note: " << note << "\n";
   const Setup setup{options, description, target, kind};
   return options.transcribes() ? transcribe(setup) : infer_features(setup);

@@ -1,4 +1,5 @@
-// What the workers of a run share, which are processes or threads: which job is next, whether to stop, and what was done.
+// What the workers of a run share, which are processes or threads: which job is next, whether to
+// stop, and what was done.
 #pragma once
 
 #include <atomic>

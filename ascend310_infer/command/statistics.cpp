@@ -53,8 +53,8 @@ Statistics collect(RunState& state, std::size_t workers, bool processes,
     statistics.load_s = std::max(statistics.load_s, record.load_s);
     statistics.wall_s = std::max(statistics.wall_s, record.wall_s);
     const double peak_mib = static_cast<double>(record.peak_kib) / 1024;
-    statistics.peak_mib = processes ? statistics.peak_mib + peak_mib
-                                    : std::max(statistics.peak_mib, peak_mib);
+    statistics.peak_mib =
+        processes ? statistics.peak_mib + peak_mib : std::max(statistics.peak_mib, peak_mib);
     statistics.batches += record.batches;
     busy += record.wall_s;
     network += record.network_s;

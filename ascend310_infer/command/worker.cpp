@@ -183,7 +183,8 @@ void run_worker(std::size_t index, const EngineMaker& make, const Work& work, Re
   start = Clock::now();
   Worker worker(index, make, std::move(engine), work, writer, state);
   worker.run();
-  record.wall_s += seconds_since(start);  // before the engine ends, which may take as long as a batch
+  record.wall_s +=
+      seconds_since(start);  // before the engine ends, which may take as long as a batch
   struct rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   record.peak_kib = std::max(record.peak_kib, static_cast<std::uint64_t>(usage.ru_maxrss));

@@ -11,36 +11,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-static speech_result *from_standard_input(const speech_recognizer *recognizer) {
+static speech_result* from_standard_input(const speech_recognizer* recognizer) {
   enum { BLOCK = 4096 };
-  float *samples = NULL;
+  float* samples = NULL;
   size_t count = 0, more = BLOCK;
   while (more == BLOCK) {
-    float *larger = realloc(samples, (count + BLOCK) * sizeof *samples);
+    float* larger = realloc(samples, (count + BLOCK) * sizeof *samples);
     if (larger == NULL) break;
     samples = larger;
     more = fread(samples + count, sizeof *samples, BLOCK, stdin);
     count += more;
   }
   const int64_t rate = speech_recognizer_sample_rate(recognizer);
-  speech_result *result = speech_recognizer_transcribe(recognizer, samples, count, rate);
+  speech_result* result = speech_recognizer_transcribe(recognizer, samples, count, rate);
   free(samples);
   return result;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   if (argc < 3) {
     fprintf(stderr, "usage: transcribe MODEL RECORDING...\n");
     return 2;
   }
-  speech_recognizer *recognizer = speech_recognizer_create(argv[1], NULL);
+  speech_recognizer* recognizer = speech_recognizer_create(argv[1], NULL);
   if (recognizer == NULL) {
     fprintf(stderr, "error: %s\n", speech_last_error());
     return 2;
   }
   int code = 0;
   for (int i = 2; i < argc; ++i) {
-    speech_result *result = strcmp(argv[i], "-") == 0
+    speech_result* result = strcmp(argv[i], "-") == 0
                                 ? from_standard_input(recognizer)
                                 : speech_recognizer_transcribe_file(recognizer, argv[i]);
     if (result == NULL) {

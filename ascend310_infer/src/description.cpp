@@ -318,7 +318,8 @@ Description embedded_description(std::string_view text, const fs::path& model) {
   try {
     result = parse_description(text, model.parent_path());
   } catch (const std::invalid_argument& error) {
-    throw UsageError(model.string() + ": the description inside it is not one that export.py wrote (" +
+    throw UsageError(model.string() +
+                     ": the description inside it is not one that export.py wrote (" +
                      error.what() + ")");
   }
   if (result.buckets.size() != 1)
@@ -337,8 +338,7 @@ Description read_description(const fs::path& model) {
     if (!fs::exists(path) && fs::exists(model))
       throw UsageError(model.string() + ": has no description" +
                        (model.extension() == ".onnx" ? " inside, nor " : " ") +
-                       path.filename().string() +
-                       " beside it; export.py writes one, copy it too");
+                       path.filename().string() + " beside it; export.py writes one, copy it too");
   }
   Description result;
   try {

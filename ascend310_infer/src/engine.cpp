@@ -68,12 +68,19 @@ Description describe_model(const fs::path& model) {
     throw UsageError(model.string() + ": no such file");
   if (model.extension() == ".onnx" && fs::is_regular_file(model) && fs::file_size(model) == 0)
     throw UsageError(model.string() + ": empty; export it anew, or copy it again");
-  if (model.extension() == ".onnx")
-    for (const EngineKind& kind : engine_kinds())
-      if (kind.embedded != nullptr)
-        if (const std::string text = kind.embedded(model); !text.empty())
-          return embedded_description(text, model);
-  return read_description(model);
+  bool looked_inside = model.extension() != ".onnx";
+  for (const EngineKind& kind : engine_kinds()) {
+    if (model.extension() != ".onnx" || kind.embedded == nullptr) continue;
+    looked_inside = true;
+    if (const std::string text = kind.embedded(model); !text.empty())
+      return embedded_description(text, model);
+  }
+  try {
+    return read_description(model);
+  } catch (const UsageError&) {
+    if (!looked_inside) choose_engine("", "CPU", model);  // refuses, and says what to install
+    throw;
+  }
 }
 
 const EngineKind& choose_engine(const std::string& name, const std::string& target,
@@ -84,7 +91,8 @@ const EngineKind& choose_engine(const std::string& name, const std::string& targ
     if (!name.empty() && kind.name != name) continue;
     const bool serves = std::count(kind.targets.begin(), kind.targets.end(), target) > 0;
     if (serves && runs(kind, model)) return kind;
-    if (!name.empty() && !serves) throw UsageError("--engine " + name + " does not serve " + target);
+    if (!name.empty() && !serves)
+      throw UsageError("--engine " + name + " does not serve " + target);
     if (!name.empty())
       throw UsageError("--engine " + name + " does not run " + model.extension().string() +
                        " files, as " + model.string() + " is");

@@ -77,14 +77,13 @@ bool is_backward(const std::shared_ptr<ov::Node>& node) {
          sequence->get_direction() != ov::op::RecurrentSequenceDirection::FORWARD;
 }
 
-// Whether a network has recurrent layers that run backward, as earlier exports of DeepSpeech2. Where
-// a row is padded, OpenVINO (2026.4) starts them at the padding, and the row comes out wrong.
+// Whether a network has recurrent layers that run backward, as earlier exports of DeepSpeech2.
+// Where a row is padded, OpenVINO (2026.4) starts them at the padding, and the row comes out wrong.
 bool runs_backward(const ov::Model& model) {
   const auto nodes = model.get_ops();
   return std::any_of(nodes.begin(), nodes.end(), [](const std::shared_ptr<ov::Node>& node) {
     return is_backward<ov::op::v5::LSTMSequence>(node) ||
-           is_backward<ov::op::v5::GRUSequence>(node) ||
-           is_backward<ov::op::v5::RNNSequence>(node);
+           is_backward<ov::op::v5::GRUSequence>(node) || is_backward<ov::op::v5::RNNSequence>(node);
   });
 }
 
@@ -100,8 +99,8 @@ Input alone(const Input& input, std::size_t row) {
   result.dimension = input.dimension;
   result.frames = input.lengths[row];
   result.lengths = {input.lengths[row]};
-  const float* bins = input.features.data() +
-                      static_cast<std::int64_t>(row) * input.dimension * input.frames;
+  const float* bins =
+      input.features.data() + static_cast<std::int64_t>(row) * input.dimension * input.frames;
   for (std::int64_t bin = 0; bin < input.dimension; ++bin, bins += input.frames)
     result.features.insert(result.features.end(), bins, bins + result.frames);
   return result;
@@ -117,8 +116,7 @@ Output together(const std::vector<Output>& rows) {
     result.lengths.insert(result.lengths.end(), row.lengths.begin(), row.lengths.end());
     result.starts.insert(result.starts.end(), row.starts.begin(), row.starts.end());
   }
-  result.log_probs.resize(
-      static_cast<std::size_t>(result.frames * result.batch * result.labels));
+  result.log_probs.resize(static_cast<std::size_t>(result.frames * result.batch * result.labels));
   for (std::int64_t number = 0; number < result.batch; ++number) {
     const Output& row = rows[static_cast<std::size_t>(number)];
     for (std::int64_t frame = 0; frame < row.frames; ++frame)
@@ -146,11 +144,9 @@ class Library {
   // choice). Compiled where no engine has it.
   std::shared_ptr<SharedNetwork> compiled(const fs::path& file, int instances, int threads) {
     const std::lock_guard lock(mutex_);
-    std::weak_ptr<SharedNetwork>& kept =
-        compiled_[{file, modified_ns(file), instances, threads}];
+    std::weak_ptr<SharedNetwork>& kept = compiled_[{file, modified_ns(file), instances, threads}];
     if (auto network = kept.lock()) return network;
-    ov::AnyMap settings{ov::num_streams(instances),
-                        ov::hint::inference_precision(ov::element::f32),
+    ov::AnyMap settings{ov::num_streams(instances), ov::hint::inference_precision(ov::element::f32),
                         ov::hint::enable_cpu_pinning(false)};  // other programs run, too
     if (threads > 0) settings.insert(ov::inference_num_threads(instances * threads));
     try {
@@ -252,9 +248,8 @@ class OpenVinoEngine : public Engine {
   }
 
   static bool has(const std::vector<ov::Output<const ov::Node>>& ports, const std::string& name) {
-    return std::any_of(ports.begin(), ports.end(), [&name](const auto& port) {
-      return port.get_names().count(name) > 0;
-    });
+    return std::any_of(ports.begin(), ports.end(),
+                       [&name](const auto& port) { return port.get_names().count(name) > 0; });
   }
 
   // Throws UsageError where the network has other inputs or outputs than described.
@@ -291,7 +286,7 @@ class OpenVinoEngine : public Engine {
 
   const EngineOptions options_;
   bool takes_samples_ = false, trims_ = false;
-  std::string first_;                      // name of the first input
+  std::string first_;                        // name of the first input
   std::map<std::size_t, Network> networks_;  // by bucket
 };
 

@@ -48,7 +48,7 @@ struct Frontend::Impl {
   }
 
   std::int64_t sample_rate = 0;
-  bool trims_silence = false;  // here, and not in the network
+  bool trims_silence = false;            // here, and not in the network
   std::optional<Featurizer> featurizer;  // none for a model that takes samples
 };
 

@@ -108,9 +108,8 @@ Plan make_plan(const std::vector<Utterance>& utterances, const Description& desc
                        " were asked for, but this network leaves out silence, so that its parts "
                        "cannot be joined; export it with --input features");
     if (stride == 0)
-      throw UsageError(utterances[i].name + ": has " + std::to_string(frames) +
-                       " " + description.unit() + ", the model takes " +
-                       std::to_string(plan.longest) +
+      throw UsageError(utterances[i].name + ": has " + std::to_string(frames) + " " +
+                       description.unit() + ", the model takes " + std::to_string(plan.longest) +
                        ", and to split it " + description.path.filename().string() +
                        " must name a \"frame_stride\"; export the model anew");
     if (plan.longest - plan.overlap < stride)

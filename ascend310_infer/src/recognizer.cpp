@@ -137,10 +137,10 @@ struct Recognizer::Impl {
     const auto frames =
         internal::longest_input(utterance.frames, description, plan_options) / description.hop;
     if (frames <= budget->most_frames()) return;
-    throw InputError(utterance.name + ": " +
-                     budget->reason(frames, description.frame_seconds *
-                                                static_cast<double>(description.hop),
-                                    "max_frames"));
+    throw InputError(
+        utterance.name + ": " +
+        budget->reason(frames, description.frame_seconds * static_cast<double>(description.hop),
+                       "max_frames"));
   }
 
   Transcript decode(const Emission& emission, double start_s) const {

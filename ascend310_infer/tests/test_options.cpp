@@ -3,6 +3,7 @@
 #include "engine.h"
 #include "errors.h"
 #include "options.h"
+#include "samples.h"
 
 namespace internal = speech::internal;
 
@@ -140,4 +141,8 @@ TEST_CASE("an engine that was not built is rejected") {
   CHECK(says(message("", "CPU", "m.onnx"), "install OpenVINO"));
   CHECK(says(message("", "CPU", "m.mindir"), "Python that has MindSpore"));
   CHECK(says(message("lite", "CPU", "m.mindir"), "see build.sh"));
+  const samples::Folder folder;  // what is inside an ONNX file, its engine alone can tell
+  samples::write(folder.path / "m.onnx", std::string("onnx"));
+  CHECK_THROWS_WITH_AS(internal::describe_model(folder.path / "m.onnx"),
+                       doctest::Contains("install OpenVINO"), UsageError);
 }
