@@ -5,8 +5,11 @@
 #   bash build.sh [BUILD_DIR]   (default: build, beside this script) -> BUILD_DIR/infer
 #
 # Environment:
+#   OpenVINO_DIR  the folder of OpenVINOConfig.cmake, for ONNX files on a CPU
+#                 (default: that of the package openvino in PYTHON)
 #   LITE_HOME  an unpacked MindSpore Lite package, for Ascend 310 and 310P
-#   PYTHON     a Python with MindSpore, for the CPU (default: the clone's .venv, or python3)
+#   PYTHON     a Python with OpenVINO, with MindSpore (for MindIR files on a CPU) or with both
+#              (default: the clone's .venv, or python3)
 #   JOBS       compilers at the same time (default: one for each core)
 #   WARNINGS_AS_ERRORS  ON: a warning of the compiler ends the build (default: OFF)
 #
@@ -23,6 +26,30 @@ if ((${#missing[@]})); then
     printf 'error: cannot build without %s\n' "${missing[@]}" >&2
     exit 1
 fi
+
+# Prints the folder of OpenVINO's CMake files, or why there is none, after "lacks: ".
+find_openvino() {
+    if [[ -n "${OpenVINO_DIR:-}" ]]; then
+        if [[ -f "$OpenVINO_DIR/OpenVINOConfig.cmake" ]]; then
+            (cd "$OpenVINO_DIR" && pwd)
+        else
+            echo "lacks: OpenVINO_DIR=$OpenVINO_DIR has no OpenVINOConfig.cmake"
+        fi
+        return
+    fi
+    "$python" - 2>/dev/null <<'PYTHON_END' || echo "lacks: $python does not run; set OpenVINO_DIR"
+import importlib.util
+import os
+
+spec = importlib.util.find_spec("openvino")
+folder = os.path.join(spec.submodule_search_locations[0], "cmake") if spec else ""
+if os.path.exists(os.path.join(folder, "OpenVINOConfig.cmake")):
+    print(folder)
+else:
+    print("lacks: this Python has no openvino: bash scripts/setup.sh requirements-cpp.txt, or set "
+          "OpenVINO_DIR")
+PYTHON_END
+}
 
 # Why the engine of MindSpore Lite cannot be built, or nothing.
 lite_lacks() {
@@ -69,20 +96,28 @@ if [[ -z "$python" ]]; then
     python="$here/../.venv/bin/python"
     [[ -x "$python" ]] || python=python3
 fi
+openvino="$(find_openvino)"
+openvino_reason=""
+if [[ "$openvino" == "lacks: "* ]]; then
+    openvino_reason="${openvino#lacks: }"
+    openvino=""
+fi
 lite_reason="$(lite_lacks)"
 wheel_reason="$(wheel_lacks)"
 engines=()
+if [[ -z "$openvino_reason" ]]; then engines+=("openvino (ONNX files on a CPU)"); fi
 if [[ -z "$lite_reason" ]]; then
     engines+=("lite (Ascend 310, 310P, CPU)")
     lite="$(cd "$LITE_HOME" && pwd)"
 fi
 if [[ -z "$wheel_reason" ]]; then
-    engines+=("wheel (CPU)")
+    engines+=("wheel (MindIR files on a CPU)")
     # Its own name, not what it links to: an environment is found by the name.
     wheel="$("$python" -c 'import sys; print(sys.executable)')"
 fi
 if ((!${#engines[@]})); then
     echo "error: no engine can be built:" >&2
+    echo "  openvino: $openvino_reason" >&2
     echo "  lite: $lite_reason" >&2
     echo "  wheel: $wheel_reason" >&2
     exit 1
@@ -90,7 +125,7 @@ fi
 
 mkdir -p "$build"
 log="$build/build.log"
-if ! { cmake -S "$here" -B "$build" -DLITE_HOME="${lite:-}" -DPYTHON="${wheel:-}" \
+if ! { cmake -S "$here" -B "$build" -DOPENVINO="$openvino" -DLITE_HOME="${lite:-}" -DPYTHON="${wheel:-}" \
     -DWARNINGS_AS_ERRORS="${WARNINGS_AS_ERRORS:-OFF}" &&
     cmake --build "$build" -j "${JOBS:-$(nproc)}"; } >"$log" 2>&1; then
     if grep -q '^-- missing: ' "$log"; then
@@ -103,6 +138,7 @@ if ! { cmake -S "$here" -B "$build" -DLITE_HOME="${lite:-}" -DPYTHON="${wheel:-}
 fi
 
 for engine in "${engines[@]}"; do echo "engine built: $engine"; done
+[[ -z "$openvino_reason" ]] || echo "without openvino: $openvino_reason"
 [[ -z "$lite_reason" ]] || echo "without lite: $lite_reason"
 [[ -z "$wheel_reason" ]] || echo "without wheel: $wheel_reason"
 case "$(sed -n 's/^-- audio: //p' "$log")" in

@@ -5,15 +5,16 @@
 #   run_infer_310.sh --model deepspeech2 deepspeech2.mindir y 0 --set result_dir=results
 #
 # --model NAME     or MODEL=NAME before the command
-# MINDIR_PATH      NAME.mindir or its description NAME.json, as export.py wrote them; or NAME.onnx of
-#                  fixed shapes, for which the converter_lite in LITE_HOME makes a .mindir
+# MINDIR_PATH      NAME.onnx or NAME.mindir or its description NAME.json, as export.py wrote them. An
+#                  ONNX file runs on the CPU; where LITE_HOME is set, one of fixed shapes runs on the
+#                  card, for which the converter_lite in LITE_HOME makes a .mindir of it
 # NEED_PREPROCESS  y: make the features (preprocess.py) first; n: they are there
 # DEVICE_ID        number of the card, or several: 0,1 (none given: DEVICE_ID of the environment, or 0)
 # options          of preprocess.py and postprocess.py alike: --config, --set
 #
 # MINDIR_PATH is looked for where the command was typed; everything is written in the model's folder.
 # Environment: LITE_HOME, an unpacked MindSpore Lite, for Ascend 310 and 310P; without it, the file
-# must be one for the CPU. DEVICE_TARGET, if not the device that the file was made for;
+# must be one for the CPU. OpenVINO_DIR as in ascend310_infer/build.sh. DEVICE_TARGET, if not the device that the file was made for;
 # RUNNER_OPTIONS, further options of the C++ program; PYTHON as in launch.sh; DRY_RUN=1 prints the
 # steps, as lines for bash, and runs none.
 # Exit code: 0 if every utterance was recognised and scored, else that of the first step that failed.
@@ -81,9 +82,9 @@ shown() {
 convert() {
     local model=$1 output=$1 converter
     converter=${LITE_HOME:-}/tools/converter/converter/converter_lite
-    [ -x "$converter" ] || fail "$model: an ONNX file is for Ascend, by way of MindSpore Lite's" \
-        "converter_lite: set LITE_HOME to an unpacked package (found none at $converter)," \
-        "or export with --file_format MINDIR"
+    [ -x "$converter" ] || fail "$model: an ONNX file runs on a card by way of MindSpore Lite's" \
+        "converter_lite, and LITE_HOME has none ($converter): set LITE_HOME to an unpacked package," \
+        "or unset it to run on the CPU"
     if [ ! "$output.mindir" -nt "$model" ] && [ ! "${output}_graph.mindir" -nt "$model" ]; then
         local libraries=$LITE_HOME/tools/converter/lib:$LITE_HOME/runtime/lib:${LD_LIBRARY_PATH:-}
         title "conversion for the card (minutes)"
@@ -133,7 +134,7 @@ builder=$root/ascend310_infer
 [ -f "$builder/build.sh" ] || fail "$builder/build.sh not found"
 title "the C++ program (its first build takes a minute or two)"
 run env PYTHON="$python" bash "$builder/build.sh"
-if [ "${path%.onnx}" != "$path" ]; then
+if [ "${path%.onnx}" != "$path" ] && [ -n "${LITE_HOME:-}" ] && [ "${DEVICE_TARGET:-}" != CPU ]; then
     convert "$path"
     path=$path.mindir
 fi

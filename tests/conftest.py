@@ -46,6 +46,7 @@ FILES = {
     "test_conversion": "unit",
     "test_convolution": "training",
     "test_corpus": "unit",
+    "test_cpp_onnx": "cpp",
     "test_dataset": "unit",
     "test_decoding": "unit",
     "test_deepspeech_pytorch": "training",

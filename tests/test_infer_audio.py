@@ -15,6 +15,7 @@ import scipy.fft
 import soundfile as sf
 import synthetic_corpus
 from test_ascend310_infer import SOURCE, programs, pytestmark, runner, skip, write_model  # noqa: F401
+from test_cpp_onnx import onnx_runner  # noqa: F401
 
 from common.audio.features import CONVENTIONS, FeatureConfig, Featurizer
 from common.audio.io import audio_info, load_audio
@@ -344,14 +345,14 @@ def test_a_build_without_audio_says_so(programs, tmp_path):  # noqa: F811
 
 def test_telephone_prompts_read_as_transcribe_reads_them(
     cpu,
-    runner,  # noqa: F811
+    onnx_runner,  # noqa: F811
     fake,
     tmp_path,
     capsys,
 ):
     """A network that has learnt spoken tones hears some of them in Opus files, too."""
     from common import cli
-    from common.export.export import export
+    from common.export.export import Options, export
     from common.model.speech_model import SpeechModel
     from deepspeech2.src.recipe import RECIPE
 
@@ -363,63 +364,9 @@ def test_telephone_prompts_read_as_transcribe_reads_them(
     arguments = ["--pretrain_ckpt", str(checkpoint), "--device_target", cpu]
     assert cli.transcribe(RECIPE, [*paths, *arguments]) == 0
     expected = capsys.readouterr().out
-    model = export(SpeechModel.from_checkpoint(RECIPE, checkpoint, cpu), tmp_path / "m.mindir")
-    code, out, err = run(runner, "--mindir_path", model, "--audio", *paths)
+    speech_model = SpeechModel.from_checkpoint(RECIPE, checkpoint, cpu)
+    model = export(speech_model, tmp_path / "m.onnx", Options("ONNX"))
+    code, out, err = run(onnx_runner, "--mindir_path", model, "--audio", *paths)
     assert (code, err) == (0, "")
     assert out == expected and out.count("\n") == len(paths) > 15
     assert len({line.split("\t")[1] for line in out.splitlines()}) > len(paths) // 2
-
-
-def documented(language: str) -> str:
-    """The block of code in the documents' section about the library."""
-    page = (SOURCE.parent / "docs" / "inference.md").read_text(encoding="utf-8")
-    section = page.split("\n## The library\n")[1].split("\n## ")[0]
-    (block,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    return block
-
-
-def test_programs_build_against_the_installed_library(cpu, runner, fake, tmp_path):  # noqa: F811
-    """The example of the documents, and two threads, with the checkpoint that ships."""
-    from common.export.export import export
-    from common.model.speech_model import SpeechModel
-    from deepspeech2.src.recipe import RECIPE
-
-    def done(*command: object) -> str:
-        said = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-        assert said.returncode == 0, said.stdout + said.stderr
-        return said.stdout
-
-    prefix, source = tmp_path / "prefix", tmp_path / "source"
-    done("cmake", "--install", SOURCE / "build", "--prefix", prefix)
-    source.mkdir()
-    (source / "example.cpp").write_text(documented("cpp"))
-    added = f'include("{SOURCE}/tests/installed/CMakeLists.txt")\n'
-    (source / "CMakeLists.txt").write_text(documented("cmake") + added)
-    done("cmake", "-S", source, "-B", source / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
-    done("cmake", "--build", source / "build")
-
-    checkpoint = SOURCE.parent / "deepspeech2" / "pretrained" / "an4.ckpt"
-    model = export(SpeechModel.from_checkpoint(RECIPE, checkpoint, cpu), tmp_path / "m.mindir")
-    audio = SOURCE.parent / "data" / "telephone_prompts" / "audio"
-    paths = sorted(audio.glob("conf-[a-c]*.opus"))[:2]
-    said = done(prefix / "bin" / "infer", "--mindir_path", model, "--audio", *paths, "--json")
-    expected = [json.loads(line) for line in said.splitlines()]
-    lines = []
-    for found in expected:
-        lines.append(found["text"])
-        lines += [
-            f"{word['start']:g} to {word['end']:g} s: {word['word']}" for word in found["words"]
-        ]
-    said = done(source / "build" / "example", model, *paths)
-    assert [line.split(" (")[0] for line in said.splitlines()] == lines and len(lines) > 4
-
-    said = done(source / "build" / "two_threads", model, *paths)
-    texts = [found["text"] for found in expected]
-    for thread in ("first", "second"):
-        own = [line for line in said.splitlines() if line.startswith(f"{thread}\t")]
-        assert [line.split("\t")[1] for line in own] == texts
-    refused = subprocess.run(
-        [source / "build" / "example", tmp_path / "none.mindir"], capture_output=True, text=True
-    )
-    assert refused.returncode == 2 and refused.stderr.startswith("error: ")
-    assert refused.stderr.count("\n") == 1

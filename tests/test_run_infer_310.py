@@ -15,6 +15,7 @@ import pytest
 from launcher_clone import copy_launcher
 from test_ascend310_infer import building, runner  # noqa: F401
 from test_ascend310_infer import pytestmark as needs_a_compiler
+from test_cpp_onnx import onnx_runner  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -184,11 +185,16 @@ def test_misuse_in_one_line(clone, case):
     assert len(complaints.splitlines()) == 1
 
 
-def test_an_onnx_file_goes_through_the_converter_or_is_refused(clone):
+def test_an_onnx_file_runs_on_the_cpu_or_goes_through_the_converter(clone):
     (clone / "a.onnx").touch()
-    code, calls, _, complaints = run(clone, "a.onnx", "y")
+    code, calls, *_ = run(clone, "a.onnx", "y")
+    assert code == 0 and len(calls) == 4  # on the CPU, as it is
+    assert calls[0] == f"preprocess.py --mindir_path {clone}/a.onnx"
+    lacking = {"LITE_HOME": str(clone / "lite")}
+    assert run(clone, "a.onnx", "y", DEVICE_TARGET="CPU", **lacking)[1][0] == calls[0]
+    code, calls, _, complaints = run(clone, "a.onnx", "y", **lacking)
     assert code == 1 and not calls
-    assert "a.onnx: an ONNX file is for Ascend, by way of MindSpore Lite's" in complaints
+    assert "a.onnx: an ONNX file runs on a card by way of MindSpore Lite's" in complaints
 
     converter = clone / "lite" / "tools" / "converter" / "converter" / "converter_lite"
     converter.parent.mkdir(parents=True)
@@ -301,7 +307,7 @@ def tiny_jasper(folder: Path, corpus: Path) -> Path:
 @pytest.mark.cpp
 @needs_a_compiler
 @pytest.mark.parametrize("model", ["deepspeech2", "jasper"])
-def test_figures_and_texts_are_those_of_eval(cpu, runner, tmp_path, model):  # noqa: F811
+def test_figures_and_texts_are_those_of_eval(cpu, onnx_runner, tmp_path, model):  # noqa: F811
     from synthetic_corpus import trained
 
     corpus = trained()
@@ -314,14 +320,18 @@ def test_figures_and_texts_are_those_of_eval(cpu, runner, tmp_path, model):  # n
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    said(sys.executable, folder / "export.py", "--pre_trained_model_path", path)
+    # MindIR through MindSpore, ONNX through OpenVINO.
+    ending = "onnx" if model == "jasper" else "mindir"
+    form = ("--file_format", ending.upper())
+    said(sys.executable, folder / "export.py", "--pre_trained_model_path", path, *form)
     expected = said(sys.executable, folder / "eval.py", "--pretrain_ckpt", path).splitlines()
     keys = {"result_path": "features", "result_dir": "results", "post_out": "texts.txt"}
     options = [f"{key}={tmp_path / name}" for key, name in keys.items()]
     script = folder / "scripts" / "run_infer_310.sh"
     with building():
-        out = said("bash", script, f"{model}.mindir", "y", "0", "--set", *options)
-    assert "engine built: wheel (CPU)" in out and "5 done, 0 failed" in out
+        out = said("bash", script, f"{model}.{ending}", "y", "0", "--set", *options)
+    assert "5 done, 0 failed" in out
+    assert f"engine {'openvino' if model == 'jasper' else 'wheel'}, device CPU" in out
 
     def of(lines: list[str]) -> list[str]:
         kinds = ("Ref: ", "Hyp: ", "WER: ", "words: ", "characters: ", "Test Summary")

@@ -10,10 +10,11 @@ namespace speech::internal {
 
 class MemoryMapping {
  public:
-  // Maps zeroed memory that this process shares with its later children. Throws std::bad_alloc.
-  explicit MemoryMapping(std::size_t bytes)
+  // Maps zeroed memory; `shared`: with later children of this process. Throws std::bad_alloc.
+  MemoryMapping(std::size_t bytes, bool shared)
       : bytes_(bytes),
-        data_(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) {
+        data_(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                     (shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0)) {
     if (data_ == MAP_FAILED) throw std::bad_alloc();
   }
   MemoryMapping(const MemoryMapping&) = delete;

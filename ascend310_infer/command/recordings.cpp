@@ -1,6 +1,7 @@
 #include "recordings.h"
 
 #include <new>
+#include <utility>
 
 #include "audio.h"
 #include "errors.h"
@@ -14,11 +15,11 @@ class RecordingSource : public FeatureSource {
   explicit RecordingSource(const Description& description) : frontend_(description) {}
 
   std::vector<float> features(std::size_t, const Utterance& utterance) const override {
-    const SpeechSamples samples = samples_of(utterance.file);
+    SpeechSamples samples = samples_of(utterance.file);
     if (samples.frames != utterance.frames)
-      throw InputError("has " + std::to_string(samples.frames) + " frames, expected were " +
+      throw InputError("has " + std::to_string(samples.frames) + " input frames, expected were " +
                        std::to_string(utterance.frames) + "; did it change just now?");
-    return frontend_.features(samples);
+    return frontend_.inputs(std::move(samples));
   }
 
   // Its header tells the number of frames; where silence is left out, only its samples can.

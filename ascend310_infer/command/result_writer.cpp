@@ -29,9 +29,10 @@ std::string formatted(double value, int decimals) {
   return text;
 }
 
-std::string word_json(const DecodedWord& word, const Utterance& utterance, double frame_seconds) {
+// `start_s`: of the first output frame.
+std::string word_json(const DecodedWord& word, double start_s, double frame_seconds) {
   const auto time = [&](std::int64_t frame) {
-    return formatted(utterance.start_s + frame_seconds * static_cast<double>(frame), 3);
+    return formatted(start_s + frame_seconds * static_cast<double>(frame), 3);
   };
   return "{\"word\": " + json_text(word.text) + ", \"start\": " + time(word.begin) +
          ", \"end\": " + time(word.end) + ", \"confidence\": " + formatted(word.confidence, 4) +
@@ -60,9 +61,11 @@ std::string text_line(const Utterance& utterance, const Emission& emission,
   std::string line = "{\"path\": " + json_text(utterance.name) + ", \"text\": " + json_text(text) +
                      ", \"duration\": " + formatted(utterance.duration_s, 3) +
                      ", \"confidence\": " + confidence_json(tokens) + ", \"words\": [";
+  const double start_s =
+      utterance.start_s + style.input_seconds * static_cast<double>(emission.start);
   const char* between = "";
   for (const DecodedWord& word : words(tokens, vocabulary)) {
-    line += between + word_json(word, utterance, style.frame_seconds);
+    line += between + word_json(word, start_s, style.frame_seconds);
     between = ", ";
   }
   return line + "]}\n";

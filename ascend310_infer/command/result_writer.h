@@ -41,10 +41,28 @@ struct TextStyle {
   bool json = false;
   bool alone = false;        // print a single text without its path
   double frame_seconds = 0;  // from one output frame to the next
+  double input_seconds = 0;  // from one input frame to the next
 };
 
 std::string text_line(const Utterance& utterance, const Emission& emission,
                       const Vocabulary& vocabulary, const TextStyle& style);
+
+// Collects the lines of a thread of this process.
+class TranscriptLines : public ResultWriter {
+ public:
+  // `lines`: one for each utterance; each is written by one thread.
+  TranscriptLines(const Vocabulary& vocabulary, const TextStyle& style,
+                  std::vector<std::string>& lines)
+      : vocabulary_(vocabulary), style_(style), lines_(lines) {}
+  void put(std::size_t index, const Utterance& utterance, const Emission& emission) override {
+    lines_.at(index) = text_line(utterance, emission, vocabulary_, style_);
+  }
+
+ private:
+  const Vocabulary& vocabulary_;
+  const TextStyle style_;
+  std::vector<std::string>& lines_;
+};
 
 // Collects the lines of one process in memory that its parent process can read.
 class TranscriptBuffer : public ResultWriter {

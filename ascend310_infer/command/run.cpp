@@ -112,27 +112,39 @@ std::size_t drop_finished(std::vector<Utterance>& utterances, const Description&
   return before - utterances.size();
 }
 
-void report_split(const Plan& plan, std::ostream& out) {
+void report_split(const Plan& plan, const Description& description, std::ostream& out) {
   if (plan.split > 0)
     out << plan.split << (plan.split == 1 ? " utterance is" : " utterances are")
-        << " longer than the longest input of the network (" << plan.longest
-        << " frames): split into parts that share " << plan.overlap
-        << " frames or more, and joined\n";
+        << " longer than the longest input of the network (" << plan.longest << " "
+        << description.unit() << "): split into parts that share " << plan.overlap << " "
+        << description.unit() << " or more, and joined\n";
 }
 
-struct ProcessPool {
+// What a run is told, and what follows from it.
+struct Setup {
+  const Options& options;
+  const Description& description;
+  const std::string& target;
   const EngineKind& kind;
-  std::vector<EngineOptions> engines;  // one for each process
 };
 
-ProcessPool make_pool(const Options& options, const std::string& target, std::size_t jobs) {
-  ProcessPool pool{choose_engine(options.engine, target), {}};
-  // One process on each device before a second one on any, so that few jobs use all devices.
+struct WorkerPool {
+  const EngineKind& kind;
+  std::vector<EngineOptions> engines;  // one for each worker
+};
+
+WorkerPool make_pool(const Setup& setup, std::size_t jobs) {
+  const Options& options = setup.options;
+  const std::string& target = setup.target;
+  WorkerPool pool{setup.kind, {}};
+  // One worker on each device before a second one on any, so that few jobs use all devices.
   for (int instance = 0; instance < options.instances; ++instance)
     for (const int device : options.devices)
       if (pool.engines.size() < jobs)
         pool.engines.push_back(
             {target, device, options.threads, options.precision, options.python});
+  for (EngineOptions& engine : pool.engines)
+    engine.instances = static_cast<int>(pool.engines.size());
   const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
   if (target == "CPU" && options.threads == 0 && pool.engines.size() > 1)
     for (EngineOptions& engine : pool.engines)
@@ -140,8 +152,8 @@ ProcessPool make_pool(const Options& options, const std::string& target, std::si
   return pool;
 }
 
-// Runs the work of one process. An error stops all processes.
-void work_alone(std::size_t index, const ProcessPool& pool, const Work& work, ResultWriter& writer,
+// Runs the work of one worker. An error stops all of them.
+void work_alone(std::size_t index, const WorkerPool& pool, const Work& work, ResultWriter& writer,
                 RunState& state) {
   try {
     const auto make = [&] { return pool.kind.make(pool.engines[index]); };
@@ -151,7 +163,7 @@ void work_alone(std::size_t index, const ProcessPool& pool, const Work& work, Re
   }
 }
 
-using WriterOf = std::function<ResultWriter&(std::size_t process)>;
+using WriterOf = std::function<ResultWriter&(std::size_t worker)>;
 
 // Says now and then how many utterances are done, while it lives. Made after the processes: they
 // must not be forked beside a second thread.
@@ -188,8 +200,8 @@ class Progress {
 };
 
 // Starts the processes of a pool. They end with this one, however it ends: their files are whole.
-std::vector<pid_t> start_processes(const ProcessPool& pool, const Work& work,
-                                   const WriterOf& writer, RunState& state) {
+std::vector<pid_t> start_processes(const WorkerPool& pool, const Work& work, const WriterOf& writer,
+                                   RunState& state) {
   std::cout.flush();
   const pid_t parent = ::getpid();
   std::vector<pid_t> children;
@@ -212,7 +224,7 @@ std::vector<pid_t> start_processes(const ProcessPool& pool, const Work& work,
 }
 
 // Reports a process that did not end by itself, and the utterances that its network worked on.
-void report_death(std::size_t process, int status, const ProcessPool& pool,
+void report_death(std::size_t process, int status, const WorkerPool& pool,
                   const std::vector<Utterance>& utterances, RunState& state) {
   const std::string how =
       WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status)) +
@@ -232,7 +244,7 @@ void report_death(std::size_t process, int status, const ProcessPool& pool,
 
 // Works in processes of their own, also if it is one alone: its end, for want of memory, must not
 // take along what is done. Returns whether each ended by itself.
-bool work_together(const ProcessPool& pool, const Work& work, const WriterOf& writer,
+bool work_together(const WorkerPool& pool, const Work& work, const WriterOf& writer,
                    RunState& state, std::ostream& notices) {
   const std::vector<pid_t> children = start_processes(pool, work, writer, state);
   const Progress progress(state, work.utterances.size(), notices);
@@ -253,48 +265,63 @@ bool work_together(const ProcessPool& pool, const Work& work, const WriterOf& wr
   return complete;
 }
 
+// Works in threads of this process.
+void work_in_threads(const WorkerPool& pool, const Work& work, const WriterOf& writer,
+                     RunState& state, std::ostream& notices) {
+  const Progress progress(state, work.utterances.size(), notices);
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < pool.engines.size(); ++i)
+    threads.emplace_back([&, i] { work_alone(i, pool, work, writer(i), state); });
+  for (std::thread& thread : threads) thread.join();
+}
+
 struct RunOutcome {
   Statistics statistics;
   int stopped = 0;  // RunState::stopped()
 };
 
-std::size_t processes_of(const Options& options) {
+std::size_t workers_of(const Options& options) {
   return options.devices.size() * static_cast<std::size_t>(options.instances);
 }
 
 // Recognizes the accepted utterances of a list. Those that a dying process had taken, but did not
 // work on, are planned again.
-RunOutcome work_on(const Options& options, const PlanOptions& plan_options,
-                   const Description& description, const std::string& target,
+RunOutcome work_on(const Setup& setup, const PlanOptions& plan_options,
                    const UtteranceList& listing, const FeatureSource& source,
                    const WriterOf& writer, std::ostream& notices) {
+  const Description& description = setup.description;
   const std::vector<Utterance>& utterances = listing.accepted;
-  RunState state(processes_of(options), utterances.size());
+  RunState state(workers_of(setup.options), utterances.size(), !setup.kind.in_threads);
   const auto is_waiting = [&state](std::size_t index) {
     return state.utterance(index).state == State::kWaiting;
   };
-  std::size_t waiting = utterances.size(), processes = 0, split = 0;
+  std::size_t waiting = utterances.size(), workers = 0, split = 0;
   g_state = &state;
   catch_signals();
   for (bool first = true, again = true; again; first = false) {
     const Plan plan = make_plan(utterances, description, plan_options, is_waiting);
-    if (first) report_split(plan, notices);
+    if (first) report_split(plan, description, notices);
     if (first) split = plan.split;
-    const ProcessPool pool = make_pool(options, target, plan.jobs.size());
-    processes = std::max(processes, pool.engines.size());
+    const WorkerPool pool = make_pool(setup, plan.jobs.size());
+    workers = std::max(workers, pool.engines.size());
     state.begin(pool.engines.size());
     const Work work{description, utterances, plan, source};
-    const bool complete = work_together(pool, work, writer, state, notices);
+    bool complete = true;
+    if (setup.kind.in_threads)
+      work_in_threads(pool, work, writer, state, notices);
+    else
+      complete = work_together(pool, work, writer, state, notices);
     std::size_t left = 0;
     for (std::size_t i = 0; i < utterances.size(); ++i) left += is_waiting(i) ? 1 : 0;
     again = !complete && left > 0 && left < waiting && state.stopped() == 0;
     waiting = left;
   }
 
-  RunOutcome outcome{collect(state, processes, utterances, description.frame_seconds),
-                     state.stopped()};
-  outcome.statistics.engine = choose_engine(options.engine, target).name;
-  outcome.statistics.device = target;
+  RunOutcome outcome{
+      collect(state, workers, !setup.kind.in_threads, utterances, description.frame_seconds),
+      state.stopped()};
+  outcome.statistics.engine = setup.kind.name;
+  outcome.statistics.device = setup.target;
   outcome.statistics.split = split;
   outcome.statistics.failed += listing.rejected.size();
   std::signal(SIGTERM, SIG_DFL);
@@ -304,17 +331,20 @@ RunOutcome work_on(const Options& options, const PlanOptions& plan_options,
 }
 
 // How batches are planned. Utterances that need more memory than there is are rejected.
-PlanOptions plan_within_memory(const Options& options, const Description& description,
-                               const std::string& target, UtteranceList& listing) {
-  PlanOptions plan{options.batch, options.longest, options.overlap};
-  const auto budget = memory_budget(description, target, options.instances);
+PlanOptions plan_within_memory(const Setup& setup, UtteranceList& listing) {
+  const Options& options = setup.options;
+  const Description& description = setup.description;
+  const std::int64_t hop = description.hop;  // the options and the budget count feature frames
+  PlanOptions plan{options.batch, options.longest * hop,
+                   options.overlap < 0 ? -1 : options.overlap * hop};
+  const auto budget = memory_budget(description, setup.target, options.instances);
   if (!budget) return plan;
-  plan.most = std::max<std::int64_t>(1, budget->most_frames());
+  plan.most = std::max<std::int64_t>(1, budget->most_frames() * hop);
   const auto rejected = [&](const Utterance& utterance) {
-    const std::int64_t frames = longest_input(utterance.frames, description, plan);
+    const std::int64_t frames = longest_input(utterance.frames, description, plan) / hop;
     if (frames <= budget->most_frames()) return false;
-    listing.rejected.push_back(
-        {utterance.name, budget->reason(frames, description.frame_seconds, "--max_frames")});
+    const double seconds = description.frame_seconds * static_cast<double>(hop);
+    listing.rejected.push_back({utterance.name, budget->reason(frames, seconds, "--max_frames")});
     return true;
   };
   auto& accepted = listing.accepted;
@@ -334,12 +364,14 @@ void report_rejected(const UtteranceList& listing) {
 
 // ---- features
 
-int infer_features(const Options& options, const Description& description,
-                   const std::string& target) {
+int infer_features(const Setup& setup) {
+  const Options& options = setup.options;
+  const Description& description = setup.description;
+  const std::string& target = setup.target;
   make_folder(options.results);
   make_folder(options.times);
   UtteranceList listing = listing_of(options, description.dimension);
-  const PlanOptions plan = plan_within_memory(options, description, target, listing);
+  const PlanOptions plan = plan_within_memory(setup, listing);
   report_rejected(listing);
   fs::path note = (options.results / "").parent_path();
   note += "_model.txt";  // beside the folder, which holds only results
@@ -356,8 +388,8 @@ int infer_features(const Options& options, const Description& description,
   std::cout << listing.accepted.size() << " utterances to recognize on " << target
             << ", after the model is loaded" << std::endl;
   RunOutcome outcome = work_on(
-      options, plan, description, target, listing, source,
-      [&writer](std::size_t) -> ResultWriter& { return writer; }, std::cout);
+      setup, plan, listing, source, [&writer](std::size_t) -> ResultWriter& { return writer; },
+      std::cout);
 
   Statistics& statistics = outcome.statistics;
   statistics.skipped = skipped;
@@ -376,7 +408,9 @@ int infer_features(const Options& options, const Description& description,
 
 // ---- recordings
 
-int transcribe(const Options& options, const Description& description, const std::string& target) {
+int transcribe(const Setup& setup) {
+  const Options& options = setup.options;
+  const Description& description = setup.description;
   std::vector<std::string> paths = options.audio;
   if (!options.audio_list.empty())
     for (std::string& path : read_audio_list(options.audio_list)) paths.push_back(std::move(path));
@@ -386,18 +420,23 @@ int transcribe(const Options& options, const Description& description, const std
                      "model anew");
   if (!options.times.empty()) make_folder(options.times);
   Recordings recordings = open_recordings(paths, description);
-  const PlanOptions plan = plan_within_memory(options, description, target, recordings.list);
+  const PlanOptions plan = plan_within_memory(setup, recordings.list);
   report_rejected(recordings.list);
   const TextStyle style{options.json, paths.size() == 1 && options.audio_list.empty(),
-                        description.frame_seconds * static_cast<double>(description.frame_stride)};
-  std::vector<std::unique_ptr<TranscriptBuffer>> texts;
-  for (std::size_t i = 0; i < processes_of(options); ++i)
+                        description.frame_seconds * static_cast<double>(description.frame_stride),
+                        description.frame_seconds};
+  std::vector<std::string> lines(recordings.list.accepted.size());
+  TranscriptLines own(description.vocabulary, style, lines);
+  std::vector<std::unique_ptr<TranscriptBuffer>> texts;  // of processes
+  for (std::size_t i = 0; i < workers_of(options) && !setup.kind.in_threads; ++i)
     texts.push_back(std::make_unique<TranscriptBuffer>(description.vocabulary, style));
   const RunOutcome outcome = work_on(
-      options, plan, description, target, recordings.list, *recordings.source,
-      [&texts](std::size_t process) -> ResultWriter& { return *texts[process]; }, std::cerr);
-
-  std::vector<std::string> lines(recordings.list.accepted.size());
+      setup, plan, recordings.list, *recordings.source,
+      [&](std::size_t worker) -> ResultWriter& {
+        if (setup.kind.in_threads) return own;
+        return *texts[worker];
+      },
+      std::cerr);
   for (const auto& some : texts) some->collect(lines);
   for (const std::string& line : lines) std::cout << line;
   if (!options.times.empty() && outcome.statistics.done > 0)
@@ -412,15 +451,15 @@ int transcribe(const Options& options, const Description& description, const std
 }  // namespace
 
 int run(const Options& options) {
-  const Description description = read_description(options.model);
+  const Description description = describe_model(options.model);
   const std::string target = !options.target.empty()          ? options.target
                              : description.device == "Ascend" ? "Ascend"
                                                               : "CPU";
-  choose_engine(options.engine, target);
-  for (const std::string& note : check_models(description, target))
-    std::cerr << "note: " << note << "\n";
-  return options.transcribes() ? transcribe(options, description, target)
-                               : infer_features(options, description, target);
+  const std::vector<std::string> notes = check_models(description, target);
+  const EngineKind& kind = choose_engine(options.engine, target, description.buckets.front().file);
+  for (const std::string& note : notes) std::cerr << "note: " << note << "\n";
+  const Setup setup{options, description, target, kind};
+  return options.transcribes() ? transcribe(setup) : infer_features(setup);
 }
 
 }  // namespace speech::internal

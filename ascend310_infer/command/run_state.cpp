@@ -11,10 +11,11 @@ std::size_t aligned(std::size_t bytes) { return (bytes + kLine - 1) / kLine * kL
 
 }  // namespace
 
-RunState::RunState(std::size_t workers, std::size_t utterances)
+RunState::RunState(std::size_t workers, std::size_t utterances, bool processes)
     : count_(workers),
       memory_(aligned(sizeof(Shared)) + aligned(workers * sizeof(WorkerRecord)) +
-              utterances * sizeof(UtteranceRecord)) {
+                  utterances * sizeof(UtteranceRecord),
+              processes) {
   const std::size_t first = aligned(sizeof(Shared));
   const std::size_t second = first + aligned(workers * sizeof(WorkerRecord));
   char* bytes = memory_.data();

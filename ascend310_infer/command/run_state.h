@@ -1,4 +1,5 @@
-// What the processes of a run share: which job is next, whether to stop, and what was done.
+// What the workers of a run share, which are processes or threads: which job is next, whether to
+// stop, and what was done.
 #pragma once
 
 #include <atomic>
@@ -13,7 +14,7 @@ enum class State : std::uint8_t { kWaiting, kDone, kFailed };
 
 struct UtteranceRecord {
   std::atomic<State> state{State::kWaiting};
-  std::atomic<int> worker{-1};  // the process whose network works on it; -1: none
+  std::atomic<int> worker{-1};  // the worker whose network works on it; -1: none
   float network_ms = 0;  // of its batches
   float total_ms = 0;    // from reading its features to writing its result
 };
@@ -26,29 +27,29 @@ struct WorkerRecord {
   std::uint64_t peak_kib = 0;  // peak memory
 };
 
-// Every field that two processes write is atomic; a record has one writer.
+// Every field that two workers write is atomic; a record has one writer.
 class RunState {
  public:
-  // In memory that children of this process share, for at most so many processes. Throws
-  // std::bad_alloc.
-  RunState(std::size_t workers, std::size_t utterances);
+  // For at most so many workers; `processes`: they are children of this process, with which it
+  // shares its memory. Throws std::bad_alloc.
+  RunState(std::size_t workers, std::size_t utterances, bool processes);
   RunState(const RunState&) = delete;
   RunState& operator=(const RunState&) = delete;
 
   WorkerRecord& worker(std::size_t index) { return workers_[index]; }
   UtteranceRecord& utterance(std::size_t index) { return utterances_[index]; }
 
-  // Begins a plan: its jobs are taken from the first one on, by so many processes.
+  // Begins a plan: its jobs are taken from the first one on, by so many workers.
   void begin(std::size_t workers) {
     count_ = workers;
     shared_->next = 0;
     shared_->arrived = 0;
   }
 
-  // Returns the number of the next job, which no other process gets.
+  // Returns the number of the next job, which no other worker gets.
   std::size_t take_job() { return shared_->next.fetch_add(1); }
 
-  // Marks a process as ready. All wait for each other, so that a missing card is reported before
+  // Marks a worker as ready. All wait for each other, so that a missing card is reported before
   // anything is recognized. The parent calls it for a process that died.
   void arrive() { ++shared_->arrived; }
   bool all_arrived() const { return shared_->arrived >= count_; }
@@ -73,7 +74,7 @@ class RunState {
                     std::atomic<int>::is_always_lock_free,
                 "locks are not shared between processes");
 
-  std::size_t count_;  // of processes
+  std::size_t count_;  // of workers
   const MemoryMapping memory_;
   Shared* shared_;
   WorkerRecord* workers_;

@@ -42,16 +42,19 @@ std::string latencies_json(const std::vector<float>& values) {
 
 }  // namespace
 
-Statistics collect(RunState& state, std::size_t workers, const std::vector<Utterance>& utterances,
-                   double frame_seconds) {
+Statistics collect(RunState& state, std::size_t workers, bool processes,
+                   const std::vector<Utterance>& utterances, double frame_seconds) {
   Statistics statistics;
-  statistics.processes = workers;
+  statistics.processes = processes ? workers : 1;
+  statistics.instances = workers;
   double busy = 0, network = 0;
   for (std::size_t i = 0; i < workers; ++i) {
     const WorkerRecord& record = state.worker(i);
     statistics.load_s = std::max(statistics.load_s, record.load_s);
     statistics.wall_s = std::max(statistics.wall_s, record.wall_s);
-    statistics.peak_mib += static_cast<double>(record.peak_kib) / 1024;
+    const double peak_mib = static_cast<double>(record.peak_kib) / 1024;
+    statistics.peak_mib =
+        processes ? statistics.peak_mib + peak_mib : std::max(statistics.peak_mib, peak_mib);
     statistics.batches += record.batches;
     busy += record.wall_s;
     network += record.network_s;
@@ -80,7 +83,11 @@ float percentile(std::vector<float> values, double percent) {
 std::string statistics_text(const Statistics& statistics) {
   const auto done = static_cast<double>(statistics.done);
   std::string text = "engine " + statistics.engine + ", device " + statistics.device +
-                     ", processes " + std::to_string(statistics.processes) + "\n";
+                     ", processes " + std::to_string(statistics.processes) +
+                     (statistics.instances == statistics.processes
+                          ? ""
+                          : ", instances " + std::to_string(statistics.instances)) +
+                     "\n";
   // The wording of the model zoo's programs, which scripts look for.
   text += "NN inference cost average time: " + formatted(mean(statistics.network_ms), 3) +
           " ms of infer_count " + std::to_string(statistics.done) + "\n";
@@ -106,6 +113,7 @@ std::string statistics_json(const Statistics& statistics) {
     text += std::string(",\n  \"") + name + "\": " + value;
   };
   add("processes", std::to_string(statistics.processes));
+  add("instances", std::to_string(statistics.instances));
   add("done", std::to_string(statistics.done));
   add("failed", std::to_string(statistics.failed));
   add("undone", std::to_string(statistics.undone));

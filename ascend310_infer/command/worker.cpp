@@ -104,7 +104,7 @@ class Worker {
   // Returns why the network failed, or an empty string.
   std::string run_network(Batch& batch) {
     const std::string shape = std::to_string(batch.input.batch) + " x " +
-                              std::to_string(batch.input.frames) + " frames";
+                              std::to_string(batch.input.frames) + " " + work_.description.unit();
     const Clock::time_point start = Clock::now();
     try {
       engine_->run(batch.bucket, batch.input, batch.output);
@@ -181,8 +181,10 @@ void run_worker(std::size_t index, const EngineMaker& make, const Work& work, Re
   while (!state.all_arrived() && state.stopped() == 0)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   start = Clock::now();
-  Worker(index, make, std::move(engine), work, writer, state).run();
-  record.wall_s += seconds_since(start);
+  Worker worker(index, make, std::move(engine), work, writer, state);
+  worker.run();
+  record.wall_s +=
+      seconds_since(start);  // before the engine ends, which may take as long as a batch
   struct rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   record.peak_kib = std::max(record.peak_kib, static_cast<std::uint64_t>(usage.ru_maxrss));
@@ -193,7 +195,7 @@ void report_failure(const std::string& name, const std::string& reason) {
   for (char& c : line)
     if (c == '\n' || c == '\r') c = ' ';
   line += '\n';
-  // One write for the whole line: several processes share standard error.
+  // One write for the whole line: several workers share standard error.
   if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;
 }
 

@@ -1,4 +1,5 @@
-// One process of a run. Three threads read features, run the network and write results.
+// One worker of a run, a process or not. Three threads read features, run the network and write
+// results.
 #pragma once
 
 #include <cstddef>

@@ -11,6 +11,17 @@
 
 namespace speech::internal {
 
+Input zero_input(const Bucket& bucket, std::int64_t dimension) {
+  Input input;
+  input.batch = bucket.batch != 0 ? bucket.batch : 1;
+  input.dimension = dimension;
+  input.frames = bucket.frames != 0 ? bucket.frames : 64;
+  input.features.resize(static_cast<std::size_t>(input.batch * dimension * input.frames));
+  input.lengths.assign(static_cast<std::size_t>(input.batch),
+                       static_cast<std::int32_t>(input.frames));
+  return input;
+}
+
 std::string Loader::prepare(const PlannedBatch& planned, Batch& batch) const {
   batch.started = Clock::now();
   batch.bucket = planned.bucket;
@@ -69,6 +80,9 @@ void Loader::fill_up(Batch& batch) const {
 }
 
 void check_output(const Input& input, const Output& output, std::int64_t labels) {
+  if (!output.starts.empty() && output.starts.size() != input.lengths.size())
+    throw std::runtime_error("the network gave " + std::to_string(output.starts.size()) +
+                             " starts for " + std::to_string(input.lengths.size()) + " utterances");
   const auto count = static_cast<std::size_t>(output.frames * output.batch * output.labels);
   if (output.batch != input.batch || output.labels != labels || output.frames < 1 ||
       output.log_probs.size() != count || output.lengths.size() != input.lengths.size())
@@ -85,6 +99,7 @@ void check_output(const Input& input, const Output& output, std::int64_t labels)
 Emission emission(const Output& output, std::size_t row) {
   Emission result;
   result.frames = output.lengths[row];
+  if (!output.starts.empty()) result.start = output.starts[row];
   result.values.reserve(static_cast<std::size_t>(result.frames * output.labels));
   for (std::int64_t frame = 0; frame < result.frames; ++frame) {
     const auto from = output.log_probs.begin() +

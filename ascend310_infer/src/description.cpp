@@ -60,8 +60,21 @@ bool shorter(const Bucket& left, const Bucket& right) {
 void read_inputs(const Json& root, Description& result, Bucket& only) {
   const Json& inputs = member(root, "inputs");
   if (!inputs.is_array() || inputs.size() != 2)
-    throw std::invalid_argument("\"inputs\": expected two, features and lengths");
+    throw std::invalid_argument("\"inputs\": expected two, features or samples, and lengths");
   const Json& shape = member(inputs.front(), "shape");
+  if (const Json* input = find_member(root, "input"); input != nullptr) {
+    if (*input != "samples" && *input != "features")
+      throw std::invalid_argument("\"input\": expected \"samples\" or \"features\"");
+    result.takes_samples = *input == "samples";
+  }
+  if (result.takes_samples) {
+    if (!shape.is_array() || shape.size() != 2)
+      throw std::invalid_argument("the shape of the samples: expected [utterance, sample]");
+    only.batch = axis(shape[0], "utterances of a batch");
+    result.dimension = 1;
+    only.frames = axis(shape[1], "samples");
+    return;
+  }
   if (!shape.is_array() || shape.size() != 3)
     throw std::invalid_argument("the shape of the features: expected [utterance, bin, frame]");
   only.batch = axis(shape[0], "utterances of a batch");
@@ -102,7 +115,9 @@ void read_features(const Json& root, Description& result) {
   const double seconds = stride->is_number() ? stride->get<double>() : 0;
   if (!(seconds > 0 && seconds < 1))
     throw std::invalid_argument("\"window_stride\": expected seconds");
-  result.frame_seconds = std::nearbyint(samples * seconds) / samples;
+  const double hop = std::nearbyint(samples * seconds);
+  result.frame_seconds = (result.takes_samples ? 1 : hop) / samples;
+  if (result.takes_samples) result.hop = std::max<std::int64_t>(1, std::llround(hop));
 }
 
 // Throws UsageError where there is no file, or an empty one.
@@ -265,7 +280,7 @@ Description parse_description(std::string_view text, const fs::path& folder) {
   read_inputs(root, result, only);
   read_features(root, result);
   if (const Json* stride = find_member(root, "frame_stride"); stride != nullptr)
-    result.frame_stride = whole(*stride, "\"frame_stride\"", 1);
+    result.frame_stride = whole(*stride, "\"frame_stride\"", 1) * result.hop;
 
   if (const Json* files = find_member(root, "files"); files != nullptr)
     result.files = read_files(*files, folder);
@@ -286,7 +301,33 @@ Description parse_description(std::string_view text, const fs::path& folder) {
     only.file = folder / text_of(root, "file");
     result.buckets.push_back(only);
   }
+  if (result.takes_samples && result.frame_seconds == 0)
+    throw std::invalid_argument("has no \"sample_rate\" and \"window_stride\" of its features");
   std::sort(result.buckets.begin(), result.buckets.end(), shorter);
+  return result;
+}
+
+bool Description::trims_silence() const {
+  if (!takes_samples || features == nullptr) return false;
+  const Json* trims = find_member(*features, "trim_silence");
+  return trims != nullptr && *trims == true;
+}
+
+Description embedded_description(std::string_view text, const fs::path& model) {
+  Description result;
+  try {
+    result = parse_description(text, model.parent_path());
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(model.string() +
+                     ": the description inside it is not one that export.py wrote (" +
+                     error.what() + ")");
+  }
+  if (result.buckets.size() != 1)
+    throw UsageError(model.string() + ": the description inside it names " +
+                     std::to_string(result.buckets.size()) + " files, expected this one");
+  result.path = model;
+  result.buckets.front().file = model;
+  result.files.clear();  // of the moment before the description was put into the file
   return result;
 }
 
@@ -295,8 +336,9 @@ Description read_description(const fs::path& model) {
   if (model.extension() != ".json") {
     path = find_description(model);
     if (!fs::exists(path) && fs::exists(model))
-      throw UsageError(model.string() + ": has no description " + path.filename().string() +
-                       " beside it; export.py writes one, copy it too");
+      throw UsageError(model.string() + ": has no description" +
+                       (model.extension() == ".onnx" ? " inside, nor " : " ") +
+                       path.filename().string() + " beside it; export.py writes one, copy it too");
   }
   Description result;
   try {
@@ -317,7 +359,7 @@ Description read_description(const fs::path& model) {
   const fs::path given = graph_file(model);
   if (!named && result.buckets.size() == 1 && fs::exists(given)) {
     Bucket& only = result.buckets.front();
-    only.converted = only.file.extension() == ".onnx";
+    only.converted = only.file.extension() == ".onnx" && given.extension() != ".onnx";
     for (FileFacts& file : result.files)  // else it is a copy under another name
       if (file.file.lexically_normal() == only.file.lexically_normal()) file.file = given;
     only.file = given;
@@ -338,12 +380,12 @@ std::vector<std::string> check_models(const Description& description, const std:
                      ", not for " + target + again);
   bool unknown = false;
   for (const Bucket& bucket : description.buckets) {
-    if (bucket.file.extension() == ".onnx")
+    if (bucket.file.extension() == ".onnx" && ascend)
       throw UsageError(bucket.file.string() +
-                       ": an ONNX file runs after MindSpore Lite's converter_lite (--fmk=ONNX) "
-                       "has made a .mindir of it; give that one");
+                       ": an ONNX file runs on Ascend after MindSpore Lite's converter_lite "
+                       "(--fmk=ONNX) has made a .mindir of it; give that one");
     const auto bytes = size_of_model(bucket.file);
-    if (bucket.file.extension() == ".ms" || bucket.converted) continue;
+    if (bucket.file.extension() != ".mindir" || bucket.converted) continue;
     unknown = unknown || !bucket.graph;
     if (!bucket.graph) continue;
     const bool same = static_cast<std::uintmax_t>(bucket.graph->bytes) == bytes;

@@ -45,20 +45,30 @@ struct FileFacts {
   std::uint32_t crc32 = 0;
 };
 
+// Of a model that takes samples, `dimension` is 1, and an input frame is a sample.
 struct Description {
   fs::path path;
   std::string model;              // "deepspeech2"
   std::string device;             // the file is for: "CPU", "GPU", "Ascend", "any"
+  bool takes_samples = false;     // the network computes the features itself
   std::int64_t dimension = 0;     // bins of a feature frame
   std::int64_t labels = 0;        // outputs of a frame
   Vocabulary vocabulary;          // the labels and which one is blank
   std::int64_t frame_stride = 0;  // input frames to an output frame; 0: unknown
-  double frame_seconds = 0;       // from one feature frame to the next; 0: unknown
+  double frame_seconds = 0;       // from one input frame to the next; 0: unknown
+  std::int64_t hop = 1;           // input frames to a feature frame
   std::shared_ptr<const Json>
       features;                 // how recordings become features, for `parse_features`; or null
   std::vector<Bucket> buckets;  // by frames, shortest first, open ones last; then by batch
   std::vector<FileFacts> files;            // none in descriptions of earlier versions
   std::optional<MemoryForecast> memory{};  // on a CPU; none in descriptions of earlier versions
+
+  // Whether the network leaves out silence by itself, so that a part of a recording tells nothing
+  // of where its outputs lie.
+  bool trims_silence() const;
+
+  // Of what an input is a number, in messages: "samples", or "frames" of features.
+  const char* unit() const { return takes_samples ? "samples" : "frames"; }
 };
 
 // Parses the text of a description; file names in it are relative to `folder`.
@@ -70,6 +80,9 @@ Description parse_description(std::string_view text, const fs::path& folder);
 // NAME.onnx.mindir or NAME.mindir may be converted from it. A model that the description does not
 // name, a converted one or a renamed copy, replaces the one that it names. Throws UsageError.
 Description read_description(const fs::path& model);
+
+// Parses the description that `model` holds, an ONNX file. Throws UsageError.
+Description embedded_description(std::string_view text, const fs::path& model);
 
 // Checks that the models can run on `target` ("CPU" or "Ascend"), as far as the description tells.
 // Returns notes for the user, a line each: what could not be checked, and is left to MindSpore.

@@ -300,8 +300,10 @@ class WheelEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> make_wheel(const EngineOptions& options) {
-  return std::make_unique<WheelEngine>(options);
-}
-
 }  // namespace speech::internal
+
+// What wheel_module.cpp looks up.
+extern "C" SPEECH_API speech::internal::Engine* speech_make_wheel(
+    const speech::internal::EngineOptions& options) {
+  return new speech::internal::WheelEngine(options);
+}

@@ -9,7 +9,7 @@
 
 namespace speech::internal {
 
-// Used by one thread of each process.
+// Used by several threads at once.
 class FeatureSource {
  public:
   FeatureSource() = default;

@@ -1,6 +1,9 @@
 #include "frontend.h"
 
+#include <cmath>
+#include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "audio.h"
 #include "errors.h"
@@ -24,22 +27,29 @@ FeatureConfig config_of(const Description& description) {
   }
 }
 
-Featurizer featurizer_of(const FeatureConfig& config, const Description& description) try {
-  return Featurizer(config);
-} catch (const std::invalid_argument& error) {
-  throw UsageError(description.path.string() + ": " + error.what());
-}
-
 }  // namespace
 
 const bool kReadsAudio = true;
 
 struct Frontend::Impl {
-  explicit Impl(const Description& description)
-      : config(config_of(description)), featurizer(featurizer_of(config, description)) {}
+  explicit Impl(const Description& description) {
+    if (description.takes_samples) {
+      sample_rate = std::llround(1 / description.frame_seconds);
+      return;
+    }
+    const FeatureConfig config = config_of(description);
+    sample_rate = config.sample_rate;
+    trims_silence = config.trims_silence;
+    try {
+      featurizer.emplace(config);
+    } catch (const std::invalid_argument& error) {
+      throw UsageError(description.path.string() + ": " + error.what());
+    }
+  }
 
-  const FeatureConfig config;
-  const Featurizer featurizer;
+  std::int64_t sample_rate = 0;
+  bool trims_silence = false;            // here, and not in the network
+  std::optional<Featurizer> featurizer;  // none for a model that takes samples
 };
 
 Frontend::Frontend(const Description& description)
@@ -47,12 +57,13 @@ Frontend::Frontend(const Description& description)
 
 Frontend::~Frontend() = default;
 
-std::int64_t Frontend::sample_rate() const { return impl_->config.sample_rate; }
+std::int64_t Frontend::sample_rate() const { return impl_->sample_rate; }
 
-bool Frontend::trims_silence() const { return impl_->config.trims_silence; }
+bool Frontend::trims_silence() const { return impl_->trims_silence; }
 
 std::int64_t Frontend::frames(std::int64_t samples) const {
-  return samples > 0 ? impl_->featurizer.frames(samples) : 0;
+  if (!impl_->featurizer || samples <= 0) return samples;
+  return impl_->featurizer->frames(samples);
 }
 
 std::int64_t Frontend::resampled_count(std::int64_t count, std::int64_t from_rate) const {
@@ -62,8 +73,8 @@ std::int64_t Frontend::resampled_count(std::int64_t count, std::int64_t from_rat
 SpeechSamples Frontend::prepare(std::vector<float> samples, std::int64_t from_rate) const {
   SpeechSamples result;
   result.samples = resample(std::move(samples), from_rate, sample_rate());
-  if (!result.samples.empty()) {
-    const auto [begin, end] = impl_->featurizer.sound_range(result.samples);
+  if (impl_->featurizer && !result.samples.empty()) {
+    const auto [begin, end] = impl_->featurizer->sound_range(result.samples);
     result.samples.resize(end);
     result.samples.erase(result.samples.begin(),
                          result.samples.begin() + static_cast<std::ptrdiff_t>(begin));
@@ -74,8 +85,9 @@ SpeechSamples Frontend::prepare(std::vector<float> samples, std::int64_t from_ra
   return result;
 }
 
-std::vector<float> Frontend::features(const SpeechSamples& samples) const {
-  return impl_->featurizer(samples.samples);
+std::vector<float> Frontend::inputs(SpeechSamples samples) const {
+  if (!impl_->featurizer) return std::move(samples.samples);
+  return (*impl_->featurizer)(samples.samples);
 }
 
 }  // namespace speech::internal

@@ -10,6 +10,7 @@ namespace speech::internal {
 struct Emission {
   std::int64_t frames = 0;
   std::vector<float> values;
+  std::int64_t start = 0;  // input frames that the network left out before the first
 };
 
 struct Part {

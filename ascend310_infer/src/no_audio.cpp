@@ -30,7 +30,7 @@ bool Frontend::trims_silence() const { refuse(); }
 std::int64_t Frontend::frames(std::int64_t) const { refuse(); }
 std::int64_t Frontend::resampled_count(std::int64_t, std::int64_t) const { refuse(); }
 SpeechSamples Frontend::prepare(std::vector<float>, std::int64_t) const { refuse(); }
-std::vector<float> Frontend::features(const SpeechSamples&) const { refuse(); }
+std::vector<float> Frontend::inputs(SpeechSamples) const { refuse(); }
 AudioInfo audio_info(const fs::path&) { refuse(); }
 
 }  // namespace internal

@@ -102,14 +102,20 @@ Plan make_plan(const std::vector<Utterance>& utterances, const Description& desc
       continue;
     }
     const std::int64_t stride = description.frame_stride;
-    if (stride == 0)
+    if (description.trims_silence())
       throw UsageError(utterances[i].name + ": has " + std::to_string(frames) +
-                       " frames, the model takes " + std::to_string(plan.longest) +
+                       " samples, and parts of at most " + std::to_string(plan.longest) +
+                       " were asked for, but this network leaves out silence, so that its parts "
+                       "cannot be joined; export it with --input features");
+    if (stride == 0)
+      throw UsageError(utterances[i].name + ": has " + std::to_string(frames) + " " +
+                       description.unit() + ", the model takes " + std::to_string(plan.longest) +
                        ", and to split it " + description.path.filename().string() +
                        " must name a \"frame_stride\"; export the model anew");
     if (plan.longest - plan.overlap < stride)
       throw UsageError("--overlap " + std::to_string(plan.overlap) +
-                       ": leaves nothing of parts of " + std::to_string(plan.longest) + " frames");
+                       ": leaves nothing of parts of " + std::to_string(plan.longest) + " " +
+                       description.unit());
     const auto starts = part_starts(frames, plan.longest, plan.overlap, stride);
     std::vector<Row> rows;
     for (const std::int64_t start : starts)

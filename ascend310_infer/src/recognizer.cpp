@@ -57,8 +57,9 @@ std::string default_target(const internal::Description& description) {
 
 struct Recognizer::Impl {
   Impl(const std::filesystem::path& model, const RecognizerOptions& options)
-      : description(internal::read_description(model)),
-        plan_options{options.batch_size, options.max_frames, options.overlap} {
+      : description(internal::describe_model(model)),
+        plan_options{options.batch_size, options.max_frames * description.hop,
+                     options.overlap < 0 ? -1 : options.overlap * description.hop} {
     if (options.batch_size < 1 || options.max_frames < 0 || options.overlap < -1)
       throw ModelError("batch_size " + std::to_string(options.batch_size) + ", max_frames " +
                        std::to_string(options.max_frames) + ", overlap " +
@@ -66,11 +67,12 @@ struct Recognizer::Impl {
                        ": expected at least 1, at least 0, and at least -1");
     const std::string target =
         options.target.empty() ? default_target(description) : options.target;
-    const internal::EngineKind& kind = internal::choose_engine(options.engine, target);
     notes = internal::check_models(description, target);
+    const internal::EngineKind& kind =
+        internal::choose_engine(options.engine, target, description.buckets.front().file);
     budget = internal::memory_budget(description, target, 1);
-    if (budget) plan_options.most = budget->most_frames();
-    if (description.features != nullptr && internal::kReadsAudio)
+    if (budget) plan_options.most = budget->most_frames() * description.hop;
+    if ((description.takes_samples || description.features != nullptr) && internal::kReadsAudio)
       frontend = std::make_unique<const internal::Frontend>(description);
     const internal::EngineOptions engine_options{target, options.device, options.threads,
                                                  options.precision, options.python};
@@ -121,7 +123,9 @@ struct Recognizer::Impl {
           Emission whole = with_name(utterances[index].name,
                                      [&] { return internal::emission(batch.output, row); });
           if (joiner.add(batch.rows[row], whole))
-            transcripts[index] = decode(whole, utterances[index].start_s);
+            transcripts[index] =
+                decode(whole, utterances[index].start_s +
+                                  description.frame_seconds * static_cast<double>(whole.start));
         }
       }
     return transcripts;
@@ -130,10 +134,13 @@ struct Recognizer::Impl {
   // Throws InputError for an utterance that is too long for the memory.
   void check_memory(const Utterance& utterance) const {
     if (!budget) return;
-    const auto frames = internal::longest_input(utterance.frames, description, plan_options);
+    const auto frames =
+        internal::longest_input(utterance.frames, description, plan_options) / description.hop;
     if (frames <= budget->most_frames()) return;
-    throw InputError(utterance.name + ": " +
-                     budget->reason(frames, description.frame_seconds, "max_frames"));
+    throw InputError(
+        utterance.name + ": " +
+        budget->reason(frames, description.frame_seconds * static_cast<double>(description.hop),
+                       "max_frames"));
   }
 
   Transcript decode(const Emission& emission, double start_s) const {
@@ -191,15 +198,18 @@ std::vector<Transcript> Recognizer::transcribe(const std::vector<Audio>& recordi
   FeaturesInMemory source;
   for (const Audio& recording : recordings) {
     const std::string name = name_of("recording", utterances.size());
-    const SpeechSamples samples = with_name(
+    SpeechSamples samples = with_name(
         name, [&] { return impl_->frontend->prepare(recording.samples, recording.sample_rate); });
     utterances.push_back({name, kFeatures, samples.frames, 0, samples.start_s});
-    source.values.push_back(impl_->frontend->features(samples));
+    source.values.push_back(impl_->frontend->inputs(std::move(samples)));
   }
   return impl_->transcribe(utterances, source);
 }
 
 std::vector<Transcript> Recognizer::transcribe(const std::vector<Features>& features) const {
+  if (impl_->description.takes_samples)
+    throw ModelError(impl_->description.path.string() +
+                     ": computes the features itself: give recordings instead");
   std::vector<Utterance> utterances;
   FeaturesInMemory source;
   for (const Features& one : features) {
@@ -219,7 +229,9 @@ std::int64_t Recognizer::sample_rate() const {
   return impl_->frontend != nullptr ? impl_->frontend->sample_rate() : 0;
 }
 
-std::int64_t Recognizer::bins() const { return impl_->description.dimension; }
+std::int64_t Recognizer::bins() const {
+  return impl_->description.takes_samples ? 0 : impl_->description.dimension;
+}
 
 const std::vector<std::string>& Recognizer::labels() const {
   return impl_->description.vocabulary.labels;

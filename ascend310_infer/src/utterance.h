@@ -15,7 +15,8 @@ struct Utterance {
   double start_s = 0;          // of a recording: where its features start, past leading silence
 };
 
-// Throws InputError for fewer than 1 or more than 100 million frames (eleven days).
+// Throws InputError for fewer than 1 frame, or more than an int32 counts (feature frames of eight
+// months, samples of 37 hours).
 void check_frames(std::int64_t frames);
 
 }  // namespace speech::internal

@@ -6,7 +6,7 @@
 // FAKE_FAIL, the number of a batch, from 1, and all later ones that fail; FAKE_BREAK, the frames
 // above which a batch fails, and then every other one of the same engine; FAKE_KILL, the frames
 // above which the process is killed, as for want of memory; FAKE_EXIT, the card whose driver ends
-// the process while it loads.
+// the process while it loads; FAKE_STARTS, the input frames that it says were left out.
 
 #include <chrono>
 #include <cmath>
@@ -52,6 +52,9 @@ class FakeEngine : public Engine {
     output.labels = labels_;
     output.log_probs.assign(static_cast<std::size_t>(output.frames * output.batch * labels_), 7);
     output.lengths.clear();
+    output.starts.clear();
+    if (const int starts = setting("FAKE_STARTS", 0); starts > 0)
+      output.starts.assign(input.lengths.size(), starts);
     for (std::int64_t row = 0; row < input.batch; ++row) {
       const std::int64_t length = input.lengths[static_cast<std::size_t>(row)];
       output.lengths.push_back(static_cast<std::int32_t>((length + stride_ - 1) / stride_));

@@ -22,6 +22,13 @@ std::string replaced(const std::string& from, const std::string& to) {
   return text.replace(text.find(from), from.size(), to);
 }
 
+// Of a model that takes samples at 16 kHz, with feature frames of 240 samples.
+std::string of_samples() {
+  return replaced(R"([{"name": "features", "shape": [-1, 4, -1]})",
+                  R"([{"name": "samples", "shape": [-1, -1]})")
+      .insert(1, R"("input": "samples", )");
+}
+
 const char* const kFile = "\"file\": \"m.mindir\"";
 
 }  // namespace
@@ -163,10 +170,13 @@ TEST_CASE("description of a model above one gigabyte") {
 
 TEST_CASE("description of a converted model") {
   const samples::Folder folder;
-  samples::write(folder.path / "m.json", replaced("m.mindir", "m.onnx"));
+  std::string text = replaced("m.mindir", "m.onnx");
+  text.replace(text.find("\"CPU\""), 5, "\"any\"");
+  samples::write(folder.path / "m.json", text);
   samples::write(folder.path / "m.onnx", std::string("onnx"));
   samples::write(folder.path / "m.mindir", std::string("of any size"));
-  CHECK_THROWS_WITH_AS(check_models(read_description(folder.path / "m.json"), "CPU"),
+  CHECK(check_models(read_description(folder.path / "m.json"), "CPU").empty());
+  CHECK_THROWS_WITH_AS(check_models(read_description(folder.path / "m.json"), "Ascend"),
                        doctest::Contains("converter_lite"), UsageError);
   const Description found = read_description(folder.path / "m.mindir");
   CHECK(found.buckets[0].file == folder.path / "m.mindir");
@@ -304,6 +314,41 @@ TEST_CASE("description of an ONNX file has its name") {
   internal::fs::remove(in("m.onnx.json"));
   samples::write(in("m.json"), onnx);
   CHECK(read_description(in("m.onnx.mindir")).buckets[0].file == in("m.onnx.mindir"));
+}
+
+TEST_CASE("description of a model that takes samples counts in samples") {
+  const Description found = parse_description(of_samples(), "");
+  CHECK(found.takes_samples);
+  CHECK(found.dimension == 1);
+  CHECK(found.hop == 240);
+  CHECK(found.frame_stride == 2 * 240);
+  CHECK(found.frame_seconds == 1.0 / 16000);
+  CHECK(!found.trims_silence());
+  CHECK(std::string(found.unit()) == "samples");
+  std::string text = of_samples();
+  text.insert(text.find("\"kind\""), "\"trim_silence\": true, ");
+  CHECK(parse_description(text, "").trims_silence());
+  text = of_samples();
+  text.replace(text.find("\"samples\", \"shape\""), 9, "\"other\"");
+  CHECK_NOTHROW(parse_description(text, ""));  // names are the engine's
+  for (const auto& [from, to] :
+       {std::pair{"[-1, -1]", "[-1, 4, -1]"}, std::pair{"\"input\": \"samples\"", "\"input\": 1"},
+        std::pair{"\"window_stride\"", "\"stride\""}}) {
+    CAPTURE(to);
+    std::string bad = of_samples();
+    bad.replace(bad.find(from), std::string(from).size(), to);
+    CHECK_THROWS_AS(parse_description(bad, ""), Bad);
+  }
+}
+
+TEST_CASE("description inside a model is of that file, whatever its name") {
+  const internal::fs::path model = "folder/renamed.onnx";
+  const Description found = internal::embedded_description(of_samples(), model);
+  CHECK(found.path == model);
+  CHECK(found.buckets.front().file == model);
+  CHECK_THROWS_WITH_AS(internal::embedded_description("{}", model),
+                       doctest::Contains("folder/renamed.onnx: the description inside it"),
+                       UsageError);
 }
 
 TEST_CASE("description forecasts memory") {

@@ -3,6 +3,7 @@
 #include "engine.h"
 #include "errors.h"
 #include "options.h"
+#include "samples.h"
 
 namespace internal = speech::internal;
 
@@ -124,8 +125,24 @@ TEST_CASE("the help names every option and the engines of the build") {
 }
 
 TEST_CASE("an engine that was not built is rejected") {
-  CHECK_THROWS_WITH_AS(internal::choose_engine("", "Ascend"), doctest::Contains("LITE_HOME"),
-                       UsageError);
-  CHECK_THROWS_WITH_AS(internal::choose_engine("lite", "CPU"), doctest::Contains("see build.sh"),
-                       UsageError);
+  const auto message = [](const char* name, const char* target, const char* model) {
+    try {
+      internal::choose_engine(name, target, model);
+    } catch (const UsageError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const auto says = [](const std::string& text, const char* part) {
+    return text.find(part) != std::string::npos;
+  };
+  CHECK(says(message("", "Ascend", "m.mindir"), "LITE_HOME"));
+  CHECK(says(message("", "CPU", "m.onnx"), "m.onnx: no engine for it on CPU"));
+  CHECK(says(message("", "CPU", "m.onnx"), "install OpenVINO"));
+  CHECK(says(message("", "CPU", "m.mindir"), "Python that has MindSpore"));
+  CHECK(says(message("lite", "CPU", "m.mindir"), "see build.sh"));
+  const samples::Folder folder;  // what is inside an ONNX file, its engine alone can tell
+  samples::write(folder.path / "m.onnx", std::string("onnx"));
+  CHECK_THROWS_WITH_AS(internal::describe_model(folder.path / "m.onnx"),
+                       doctest::Contains("install OpenVINO"), UsageError);
 }

@@ -104,6 +104,35 @@ TEST_CASE("features become text and words with times and confidence") {
   CHECK(recognizer.transcribe(std::vector<Features>{}).empty());
 }
 
+TEST_CASE("a model that takes samples is given them, and its starts count") {
+  const samples::Folder folder;
+  std::string text = samples::kDescription;
+  const std::string inputs = R"({"name": "features", "shape": [-1, 4, -1]})";
+  text.replace(text.find(inputs), inputs.size(), R"({"name": "samples", "shape": [-1, -1]})");
+  text.insert(1, R"("input": "samples", )");
+  samples::write(folder.path / "m.json", text);
+  samples::write(folder.path / "m.mindir", std::string(samples::kModel));
+  const Recognizer recognizer(folder.path / "m.json");
+  CHECK(recognizer.sample_rate() == 16000);
+  CHECK(recognizer.bins() == 0);
+  // The formula sees one bin, so that all labels are equal and the first one wins: a single word
+  // over all output frames, of 2 x 240 samples each.
+  const auto words = [&](std::size_t count) {
+    return recognizer.transcribe(std::vector<float>(count, 0.1F), 16000).words;
+  };
+  REQUIRE(words(4800).size() == 1);
+  CHECK(words(4800)[0].text == "A");
+  CHECK(words(4800)[0].start == 0);
+  CHECK(words(4800)[0].end == doctest::Approx(0.3));
+  CHECK(words(1)[0].end == doctest::Approx(0.03));
+  ::setenv("FAKE_STARTS", "1600", 1);
+  CHECK(words(4800)[0].start == doctest::Approx(0.1));
+  ::unsetenv("FAKE_STARTS");
+  CHECK_THROWS_AS(recognizer.transcribe(std::vector<float>{}, 16000), InputError);
+  CHECK_THROWS_WITH_AS(recognizer.transcribe(std::vector<Features>{{{1}, 1}}),
+                       doctest::Contains("give recordings"), ModelError);
+}
+
 TEST_CASE("a recognizer whose engine failed goes on with another") {
   const Model model(kLogMel);
   const Recognizer recognizer(model.path);

@@ -21,7 +21,7 @@ TEST_CASE("percentiles are of the nearest rank") {
 }
 
 TEST_CASE("statistics are collected from the state") {
-  internal::RunState state(2, 4);
+  internal::RunState state(2, 4, true);
   state.worker(0) = {2, 10, 9, 3, 1024};
   state.worker(1) = {3, 8, 8, 2, 2048};
   state.utterance(0).state = internal::State::kDone;
@@ -30,7 +30,7 @@ TEST_CASE("statistics are collected from the state") {
   state.utterance(1).state = internal::State::kFailed;
   state.utterance(2).state = internal::State::kDone;
   const std::vector<internal::Utterance> utterances{{"", "", 100}, {"", "", 1}, {"", "", 300}, {}};
-  const internal::Statistics statistics = internal::collect(state, 2, utterances, 0.01);
+  const internal::Statistics statistics = internal::collect(state, 2, true, utterances, 0.01);
   CHECK(statistics.done == 2);
   CHECK(statistics.failed == 1);
   CHECK(statistics.undone == 1);
@@ -40,6 +40,12 @@ TEST_CASE("statistics are collected from the state") {
   CHECK(statistics.peak_mib == 3);
   CHECK(statistics.audio_s == 4);
   CHECK(statistics.outside == 1.0 / 18);
+  CHECK(statistics.processes == 2);
+  const internal::Statistics threads = internal::collect(state, 2, false, utterances, 0.01);
+  CHECK(threads.processes == 1);
+  CHECK(threads.instances == 2);
+  CHECK(threads.peak_mib == 2);  // of one process, whichever thread asked
+  CHECK(internal::statistics_text(threads).find("processes 1, instances 2") != std::string::npos);
 
   const internal::Json json = internal::parse_json(internal::statistics_json(statistics));
   CHECK(json.at("real_time_factor").get<double>() == 2.5);
@@ -56,7 +62,7 @@ TEST_CASE("statistics are collected from the state") {
 }
 
 TEST_CASE("state keeps the first reason and gives each job once") {
-  internal::RunState state(1, 0);
+  internal::RunState state(1, 0, false);
   CHECK(state.take_job() == 0);
   CHECK(state.take_job() == 1);
   CHECK(state.stopped() == 0);

@@ -1,6 +1,7 @@
 """Either side of a C++ inference: features written for it, and its results scored.
 
-preprocess_Result/00_data/<name>.bin  float32 features (F, T), little endian, without padding
+preprocess_Result/00_data/<name>.bin  float32 features (F, T), little endian, without padding; for a
+                                      model that takes samples, these (T)
 preprocess_Result/01_data/<name>.bin  int32 T
 preprocess_Result/index.jsonl         a line for each utterance: `IndexEntry`
 preprocess_Result/features.json       which features these are
@@ -175,10 +176,19 @@ class ExportedModel:
     @property
     def features(self) -> dict[str, Any]:
         """Content of features.json."""
-        return {"model": self.recipe.name, "features": self.featurizer.config.to_dict()}
+        return {
+            "model": self.recipe.name,
+            "input": "samples" if self.takes_samples else "features",
+            "features": self.featurizer.config.to_dict(),
+        }
 
     def output_frames(self, frames: int) -> int:
-        """Return the output frames for `frames` feature frames."""
+        """Return the output frames for `frames` feature frames, or samples where it takes these.
+
+        At most so many, where the file leaves out silence.
+        """
+        if self.takes_samples:
+            frames = self.featurizer.frames(frames)
         return int(self.recipe.output_frames(self.config.ModelConfig, frames))
 
     @property
@@ -199,8 +209,8 @@ class IndexEntry:
         id: Of the utterance.
         text: Its normalised transcript.
         name: Beginning of the names of its files.
-        features: Path of its features, relative to the index.
-        frames: Its feature frames.
+        features: Path of its features or samples, relative to the index.
+        frames: How many feature frames or samples there are.
         duration: Length of the recording in seconds.
     """
 
@@ -326,7 +336,7 @@ def write_features(
     workers: int,
     log: Log = print,
 ) -> list[str]:
-    """Write the features, lengths and index of a test set for the C++ program.
+    """Write the features or samples, lengths and index of a test set for the C++ program.
 
     A file that already has the right content keeps its time, so that the runner can skip it.
 
@@ -346,7 +356,7 @@ def write_features(
     names = list(_names(utterance.id for utterance in utterances))
     tasks = list(zip(utterances, names))
     workers = min(workers, math.ceil(len(tasks) / _EACH))
-    settings = model.featurizer, model.tokenizer, folder
+    settings = model.featurizer, model.takes_samples, model.tokenizer, folder
     if workers > 1:
         with worker_pool(workers, _start, *settings) as pool:
             results = list(_shown(pool.map(_prepare_here, tasks, chunksize=16), len(tasks)))
@@ -382,6 +392,7 @@ def check_features(model: ExportedModel, folder: Path) -> None:
     written = read_json(folder / FEATURES)
     if written is None:
         raise UserError(f"{folder}: holds no features that preprocess.py wrote; run it first")
+    written = {"input": "features", **written}  # those of earlier versions do not say so
     for key, value in model.features.items():
         if written.get(key) != value:
             raise UserError(
@@ -390,7 +401,7 @@ def check_features(model: ExportedModel, folder: Path) -> None:
             )
 
 
-_here: tuple[Featurizer, Tokenizer, Path]  # of a worker process
+_here: tuple[Featurizer, bool, Tokenizer, Path]  # of a worker process
 
 
 def _start(*settings: Any) -> None:
@@ -400,17 +411,17 @@ def _start(*settings: Any) -> None:
 
 def _prepare_here(task: tuple[Utterance, str]) -> IndexEntry | str:
     """Write the files of one utterance; return its entry, or what is wrong with it."""
-    featurizer, tokenizer, folder = _here
+    featurizer, takes_samples, tokenizer, folder = _here
     utterance, name = task
     try:
         duration = utterance.segment.info().duration
         samples = utterance.segment.load(featurizer.config.sample_rate)
-        features = featurizer(featurizer.trim(samples)).astype("<f4")
+        values = samples if takes_samples else featurizer(featurizer.trim(samples))
     except UserError as error:
         return str(error)
-    frames = features.shape[1]
+    frames = values.shape[-1]
     place = f"{DATA}/{name}.bin"
-    _keep(folder / place, features.tobytes())
+    _keep(folder / place, values.astype("<f4").tobytes())
     _keep(folder / LENGTHS / f"{name}.bin", np.array(frames, "<i4").tobytes())
     text = tokenizer.normalise(utterance.text)
     return IndexEntry(utterance.id, text, name, place, frames, float(duration))
@@ -516,11 +527,13 @@ def _read_result(model: ExportedModel, entry: IndexEntry, results: Path) -> np.n
         path = error.filename or paths[0]
         raise UserError(f"utterance {entry.id}: no result {path} ({error.strerror})") from error
     frames, classes = model.output_frames(entry.frames), len(model.tokenizer)
+    if model.takes_samples and model.featurizer.config.trim_silence and count.size == 1:
+        frames = min(frames, max(int(count[0]), 1))
     if count.tolist() != [frames] or values.size != frames * classes:
         raise UserError(
             f"utterance {entry.id}: {paths[0]} has {values.size} values and {paths[1]} says "
             f"{count.tolist()} frames, expected {frames} frames of {classes} for {entry.frames} "
-            "feature frames; remove them and run again"
+            f"{'samples' if model.takes_samples else 'feature frames'}; remove them and run again"
         )
     if not np.isfinite(values).all():
         raise UserError(f"utterance {entry.id}: {paths[0]} holds values that are not finite")

@@ -2,7 +2,7 @@
 /// Speech recognition with a model that export.py wrote.
 ///
 /// @code
-/// speech::Recognizer recognizer("deepspeech2.mindir");
+/// speech::Recognizer recognizer("deepspeech2.onnx");
 /// const speech::Transcript transcript = recognizer.transcribe(speech::read_audio("a.wav"));
 /// std::cout << transcript.text << "\n";
 /// @endcode
@@ -61,7 +61,7 @@ struct Transcript {
 struct RecognizerOptions {
   std::string target;           ///< "CPU" or "Ascend"; empty: what the model was exported for
   int device = 0;               ///< number of the card
-  std::string engine;           ///< "lite" or "wheel"; empty: the first that serves the target
+  std::string engine;           ///< "openvino", "lite" or "wheel"; empty: the first for the model
   std::string precision;        ///< precision mode of an Ascend card; empty: the engine's choice
   std::string python;           ///< Python of the engine "wheel"; empty: that of the build
   int threads = 0;              ///< on a CPU; 0: the engine's choice
@@ -83,13 +83,15 @@ SPEECH_API Audio read_audio(const std::filesystem::path& path);
 ///
 /// All members may be called by several threads at once, on one object or on several. Features are
 /// computed in the calling thread; one Recognizer runs its network for one call at a time. With the
+/// engine "openvino", Recognizers of one model and the same threads share its weights. With the
 /// engine "wheel", all Recognizers of a process share one Python, which starts with the first of
 /// them, and take turns. A process must not fork after its first Recognizer was made.
 class SPEECH_API Recognizer {
  public:
   /// Loads a model, and compiles it where its engine does.
   ///
-  /// @param model NAME.mindir with the description NAME.json beside it, or the description.
+  /// @param model NAME.onnx, which holds its description; or NAME.mindir with the description
+  ///     NAME.json beside it, or the description.
   /// @param options How to run it.
   /// @throws ModelError if a file is missing or wrong, or the device cannot run the model.
   explicit Recognizer(const std::filesystem::path& model, const RecognizerOptions& options = {});
@@ -120,6 +122,7 @@ class SPEECH_API Recognizer {
   /// Word times count from the first frame.
   ///
   /// @returns A transcript for each utterance, in their order.
+  /// @throws ModelError if the model takes samples, and computes the features itself.
   /// @throws InputError if an utterance has no frames, another number of values than frames x
   ///     bins, or values that are not finite; the message starts with its number, from 0.
   /// @throws std::runtime_error if the network fails.
@@ -128,7 +131,7 @@ class SPEECH_API Recognizer {
   /// The sample rate that the model was trained with, in Hz; 0 if it takes features alone.
   std::int64_t sample_rate() const;
 
-  /// Bins of a feature frame.
+  /// Bins of a feature frame; 0 if the model takes samples.
   std::int64_t bins() const;
 
   /// The labels, in the order of the network's outputs; one of them is the blank of CTC.
