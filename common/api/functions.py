@@ -222,6 +222,7 @@ class ModelFunctions:
         frames: int = 0,
         buckets: Sequence[int] = (),
         half: bool = False,
+        int8: str = "",
         input: str = "",
         license: str = "",
         device: str | None = None,
@@ -236,6 +237,8 @@ class ModelFunctions:
             frames: Feature frames that inputs are padded to; 0: any number.
             buckets: Several numbers of frames, a file each, in place of `frames`.
             half: Store weights in float16.
+            int8: "weights": store them as int8 in an ONNX file; "compute": 8-bit arithmetic, for
+                networks with LSTMs (others want recordings, which export.py takes).
             input: What an ONNX file takes: "samples", from which it computes the features itself,
                 or "features"; empty: samples, unless `frames` is given.
             license: Of the weights, for the metadata of an ONNX file.
@@ -252,6 +255,13 @@ class ModelFunctions:
         from common.export.export import Options, export
 
         options = Options(
-            file_format.upper(), batch_size, frames, tuple(buckets), "", half, input, license
+            file_format.upper(),
+            batch_size,
+            frames,
+            tuple(buckets),
+            half=half,
+            int8=int8,
+            input=input,
+            license=license,
         )
         return export(self.load_network(checkpoint, device=device), path, options)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.api.scoring import manifests_to_score
 from common.cli.options import (
@@ -16,12 +17,15 @@ from common.cli.options import (
     load_speech_model,
     override,
 )
-from common.data.manifest import listed, read_data, without_copies
+from common.data.manifest import Utterance, listed, read_data, without_copies
 from common.model.recipe import Recipe, ctc_decoder
 from common.utils import runtime
 from common.utils.errors import UserError
 from common.utils.files import check_writable, read_json, write_text
 from common.utils.wording import counted
+
+if TYPE_CHECKING:  # it loads MindSpore
+    from common.model.speech_model import SpeechModel
 
 
 def export(recipe: Recipe, argv: Sequence[str]) -> None:
@@ -63,6 +67,29 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
     )
     parser.add_argument("--half", action="store_true", help="weights in float16: half the size")
     parser.add_argument(
+        "--int8",
+        nargs="?",
+        const="weights",
+        default="",
+        metavar="weights|compute",
+        help="an ONNX file of a quarter of the size: weights in int8 (runs everywhere), or 8-bit "
+        "arithmetic of onnxruntime, which is quicker",
+    )
+    parser.add_argument(
+        "--calibration_manifest",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="training recordings, from which --int8 compute takes the ranges of its values",
+    )
+    parser.add_argument(
+        "--test_manifest",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="recordings whose WER is told, of the ONNX file and of float32",
+    )
+    parser.add_argument(
         "--license",
         default="",
         metavar="TEXT",
@@ -86,6 +113,9 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         arguments.buckets,
         target,
         arguments.half,
+        arguments.int8,
+        _recordings(speech_model, arguments.calibration_manifest),
+        _recordings(speech_model, arguments.test_manifest),
         arguments.input,
         arguments.license,
     )
@@ -205,6 +235,14 @@ def postprocess(recipe: Recipe, argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     return 1 if problems else 0
+
+
+def _recordings(speech_model: SpeechModel, manifests: list[str]) -> list[Utterance]:
+    """Read manifests, with the texts as the network's configuration wants them."""
+    if not manifests:
+        return []
+    data = speech_model.config.DataConfig
+    return read_data(data, speech_model.tokenizer, manifests, "", print)
 
 
 def _export_target(arguments: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,17 @@ import numpy as np
 from common import __version__
 from common.data.dataset import mindspore_reason
 from common.data.loader import padded_batch
+from common.data.manifest import Utterance
 from common.export.description import described_files, description_of, identify
 from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
 from common.export.onnx_metadata import DESCRIPTION, add_metadata
+from common.export.quantization import (
+    calibration_batches,
+    quantise_dynamic,
+    quantise_static,
+    word_error_rate,
+)
 from common.export.running import graph_file, open_graph
 from common.memory import forecast_forward
 from common.model.checkpoint import check_weights
@@ -35,12 +42,17 @@ from common.utils.atomic_directory import empty, locked
 from common.utils.backend import Tensor, ms
 from common.utils.errors import UserError
 from common.utils.files import read_json, write_text
+from common.utils.wording import counted
 
 ENDINGS = {"MINDIR": ".mindir", "AIR": ".air", "ONNX": ".onnx"}
 TOLERANCE = 1e-4  # on log-probabilities, between the file and the checkpoint
 # ... on probabilities, where the file has float16 weights: the logarithms of improbable labels may
 # move by more than matters to any decoder.
 TOLERANCE_HALF = 2e-2
+# ... where it has int8 weights: on the share of the probability that goes to other labels, as a
+# mean over frames. Single frames between two labels may go either way.
+TOLERANCE_INT8 = 5e-2
+_MOST_WER_RISE = 0.3  # points, without a warning
 _LENGTHS = (37, 160, 403)  # feature frames at which a dynamic file is compared
 
 
@@ -55,6 +67,10 @@ class Options:
         buckets: Several numbers of frames instead of `frames`, ascending: a file for each.
         device: Kind of device that the file is for; empty: the one that this process runs on.
         half: Weight matrices in float16.
+        int8: Of an ONNX file: "weights": matrices in int8, which compute in float32; "compute":
+            8-bit arithmetic of onnxruntime; empty: neither.
+        calibration: Recordings from which the ranges of 8-bit convolutions are taken.
+        scored: Recordings whose word error rate is told, of the file and in float32.
         input: Of an ONNX file: "samples", from which it computes the features itself, or
             "features"; empty: samples, but features where `frames` is given or the file is for
             Ascend, whose converters want fixed shapes.
@@ -67,8 +83,16 @@ class Options:
     buckets: tuple[int, ...] = ()
     device: str = ""
     half: bool = False
+    int8: str = ""
+    calibration: Sequence[Utterance] = ()
+    scored: Sequence[Utterance] = ()
     input: str = ""
     license: str = ""
+
+    @property
+    def precision(self) -> str:
+        """Of the weights: "float32", "float16" or "int8"."""
+        return "int8" if self.int8 else "float16" if self.half else "float32"
 
     @property
     def samples(self) -> bool:
@@ -215,7 +239,7 @@ def _mindir(
         return exported, device
     for entry, file in zip(exported, files):
         entry.difference = verify(
-            speech_model, file, options.batch_size, entry.frames, options.half, log
+            speech_model, file, options.batch_size, entry.frames, options.precision, log
         )
     return exported, device
 
@@ -259,11 +283,69 @@ def for_device(speech_model: SpeechModel, device: str, half: bool = False) -> Sp
 def _onnx(
     speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
 ) -> list[ExportedFile]:
-    batch_size, frames, half = options.batch_size, options.frames, options.half
-    write_onnx(speech_model, path, batch_size, frames, half, options.samples)
+    batch_size, frames, precision = options.batch_size, options.frames, options.precision
+    if options.int8 == "compute":
+        _write_quantised(speech_model, path, options, log)
+    else:
+        write_onnx(speech_model, path, batch_size, frames, precision, options.samples)
     check = verify_samples if options.samples else verify
-    difference = check(speech_model, path, batch_size, frames, half, log)
+    difference = check(speech_model, path, batch_size, frames, precision, log)
+    if options.scored:
+        _tell_word_error_rates(speech_model, path, options, log)
     return [ExportedFile(path.name, frames, difference)]
+
+
+def _write_quantised(
+    speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
+) -> None:
+    """Write an ONNX file of 8-bit arithmetic."""
+    source = path.with_name("unquantised.onnx")
+    recurrent = any("lstm" in p.name.lower() for p in speech_model.network.get_parameters())
+    # The few convolutions before LSTMs lose more than they win.
+    precision = "int8 convolutions" if recurrent else "float32"
+    if not recurrent and not options.calibration:
+        raise UserError(
+            "--int8 compute: the convolutions need recordings to take the ranges of their inputs "
+            "from: give --calibration_manifest, or use --int8 weights"
+        )
+    try:
+        shape = options.batch_size, options.frames
+        write_onnx(speech_model, source, *shape, precision, options.samples)
+        if recurrent:
+            quantise_dynamic(source, path)
+            return
+        featurizer = speech_model.featurizer
+        batches = calibration_batches(featurizer, options.calibration, options.samples)
+        log(f"taking the ranges of 8-bit values from {len(batches)} pieces of the recordings")
+        quantise_static(source, path, batches)
+    finally:
+        source.unlink(missing_ok=True)
+
+
+def _tell_word_error_rates(
+    speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
+) -> None:
+    """Recognise recordings with a file, and with float32 beside it."""
+    given = speech_model.featurizer, speech_model.tokenizer, options.scored, options.samples
+    found = word_error_rate(path, *given)
+    if options.precision == "float32":
+        log(f"WER {found:.3f} % of {counted(len(options.scored), 'utterance')}")
+        return
+    full = path.with_name("float32.onnx")
+    try:
+        write_onnx(speech_model, full, samples=options.samples)
+        expected = word_error_rate(full, *given)
+    finally:
+        full.unlink(missing_ok=True)
+    log(
+        f"WER {found:.3f} % of {counted(len(options.scored), 'utterance')}, in float32 "
+        f"{expected:.3f} %"
+    )
+    if found - expected > _MOST_WER_RISE:
+        log(
+            f"warning: WER is {found - expected:.2f} points higher than in float32, more than "
+            f"{_MOST_WER_RISE}: take another precision (--int8 weights, --half)"
+        )
 
 
 def _write(speech_model: SpeechModel, path: Path, options: Options, frames: int) -> None:
@@ -283,7 +365,7 @@ def verify(
     path: Path,
     batch_size: int,
     frames: int,
-    half: bool = False,
+    precision: str = "float32",
     log: Callable[[str], None] = print,
     forward: Forward | None = None,
 ) -> float:
@@ -294,7 +376,7 @@ def verify(
         path: MindIR or ONNX file.
         batch_size: Utterances in a batch of the file; 0: any number.
         frames: Feature frames that inputs of the file are padded to; 0: any number.
-        half: The file has its weights in float16; probabilities are compared instead of
+        precision: Of the file's weights; float16 or int8: probabilities are compared instead of
             log-probabilities.
         log: Takes a line for each comparison.
         forward: The compiled network; None: compiled here.
@@ -317,7 +399,7 @@ def verify(
                 features[row, :, :length] = rng.standard_normal((features.shape[1], length))
             expected = forward(features, lengths)
             found = run(features, lengths)
-            worst = max(worst, _difference(path, found, expected, f"{longest} frames", half))
+            worst = max(worst, _difference(path, found, expected, f"{longest} frames", precision))
             log(f"verified with {rows} x {longest} frames: difference {worst:.1e}")
     return worst
 
@@ -327,7 +409,7 @@ def verify_samples(
     path: Path,
     batch_size: int,
     frames: int = 0,
-    half: bool = False,
+    precision: str = "float32",
     log: Callable[[str], None] = print,
     forward: Forward | None = None,
 ) -> float:
@@ -338,7 +420,7 @@ def verify_samples(
         path: ONNX file.
         batch_size: Utterances in a batch of the file; 0: any number.
         frames: 0: such a file takes any number.
-        half: As in `verify`.
+        precision: As in `verify`.
         log: Takes a line for each comparison.
         forward: The compiled network; None: compiled here.
 
@@ -356,7 +438,7 @@ def verify_samples(
         expected = forward(*padded_batch([featurizer(featurizer.trim(row)) for row in rows]))
         samples, lengths = padded_batch([row[None] for row in rows])
         found = run(samples[:, 0], lengths)
-        worst = max(worst, _difference(path, found, expected, f"{max(counts)} samples", half))
+        worst = max(worst, _difference(path, found, expected, f"{max(counts)} samples", precision))
         log(f"verified with {len(rows)} x {max(counts)} samples: difference {worst:.1e}")
     return worst
 
@@ -378,25 +460,28 @@ def _difference(
     found: tuple[np.ndarray, np.ndarray],
     expected: tuple[np.ndarray, np.ndarray],
     where: str,
-    half: bool,
+    precision: str,
 ) -> float:
-    """Return the largest difference of the outputs of a file; UserError if it is too large."""
+    """Return how far the outputs of a file are from the checkpoint's; UserError if too far."""
     if not np.array_equal(found[1], expected[1]):
         raise UserError(f"{path.name}: its output lengths differ from the checkpoint's")
-    outputs, wanted = (np.exp(each[0]) if half else each[0] for each in (found, expected))
+    valid = np.arange(len(expected[0]))[:, None] < expected[1]
+    outputs, wanted = (each[0][: len(valid)][valid] for each in (found, expected))
     what, tolerance = "log-probabilities", TOLERANCE
-    if half:
-        what, tolerance = "probabilities", TOLERANCE_HALF
-    difference = max(
-        float(np.abs(outputs[:count, row] - wanted[:count, row]).max())
-        for row, count in enumerate(expected[1])
-    )
+    if precision == "float32":
+        difference = np.abs(outputs - wanted).max()
+    else:
+        distance = np.abs(np.exp(outputs) - np.exp(wanted))
+        what, tolerance, difference = "probabilities", TOLERANCE_HALF, distance.max()
+        if precision == "int8":
+            what, tolerance = "on average, probabilities", TOLERANCE_INT8
+            difference = distance.sum(1).mean() / 2
     if not difference <= tolerance:
         raise UserError(
             f"{path.name}: {what} differ from the checkpoint's by {difference:.2e} at {where}, "
             f"expected at most {tolerance:.0e}; do not use this file"
         )
-    return difference
+    return float(difference)
 
 
 def speech_like(rng: np.random.Generator, count: int, rate: int) -> np.ndarray:
@@ -445,7 +530,7 @@ def describe(
         "file": exported[0].file,
         "file_format": options.file_format,
         "device": device,
-        "weights": _precision(options),
+        "weights": options.precision,
         **_tensors(speech_model, options),
         "buckets": [
             {
@@ -463,10 +548,6 @@ def describe(
         "blank": speech_model.tokenizer.blank,
         "verified_difference": max(differences) if len(differences) == len(exported) else None,
     }
-
-
-def _precision(options: Options) -> str:
-    return "float16" if options.half else "float32"
 
 
 def _tensors(speech_model: SpeechModel, options: Options) -> dict[str, Any]:
@@ -571,6 +652,19 @@ def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
                 f"--buckets with --file_format {file_format}: buckets are MindIR files; one ONNX "
                 "file has all lengths, or with --frames a single one"
             )
+    if options.int8 not in ("", "weights", "compute"):
+        raise UserError(f"--int8 {options.int8}: expected weights or compute")
+    if options.int8 and options.half:
+        raise UserError("--half and --int8: weights are quantised once; expected one of them")
+    for option, given in (
+        ("--int8", options.int8),
+        ("--calibration_manifest", options.calibration),
+        ("--test_manifest", options.scored),
+    ):
+        if given and file_format != "ONNX":
+            raise UserError(f"{option} with --file_format {file_format}: expected ONNX")
+    if options.calibration and options.int8 != "compute":
+        raise UserError("--calibration_manifest: only --int8 compute has ranges to be found")
     if options.input not in ("", "samples", "features"):
         raise UserError(f"--input {options.input}: expected samples or features")
     if options.input == "samples":

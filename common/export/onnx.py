@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OPSET = 11
 IR_VERSION = 6  # of the files of that operator set
+CONSTANT = "constant_"  # beginning of the names of tensors that are no weights
+_LARGEST = 127  # magnitude of a weight in int8
 _FLOAT, _INT32, _INT64 = 1, 6, 7  # numbers of ONNX's element types
 _MOST = 2**31 - 2**20  # bytes of a protocol-buffers message
 
@@ -29,11 +31,13 @@ class Graph:
     """An ONNX graph under construction; tensors are known by their names.
 
     Args:
-        half: Keep weight matrices in float16, and bring them to float32 where they are used.
+        weights: Precision in which weight matrices are kept: "float32", "float16" or "int8", which
+            come back to float32 where they are used; or "int8 convolutions", with the other
+            matrices in float32.
     """
 
-    def __init__(self, half: bool = False):
-        self.half, self.size = half, 0
+    def __init__(self, weights: str = "float32"):
+        self.weights, self.size = weights, 0
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self._constants: dict[tuple, str] = {}
@@ -56,12 +60,17 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, names, names[0], **attributes))
         return names[0] if outputs == 1 else names
 
-    def weight(self, name: str, values: np.ndarray) -> str:
+    def weight(
+        self, name: str, values: np.ndarray, channels: int | None = None, convolves: bool = False
+    ) -> str:
         """Add a weight of the network.
 
         Args:
             name: Name of the tensor, unique in the graph.
             values: Its values.
+            channels: Axis of the output channels, each of which has a scale where the weights are
+                kept as int8; None: these keep their precision.
+            convolves: It is of a convolution.
 
         Returns:
             Name of the float32 tensor to compute with.
@@ -70,9 +79,16 @@ class Graph:
             UserError: The weights exceed what an ONNX file can hold.
         """
         values = np.ascontiguousarray(values, np.float32)
-        if not self.half or values.ndim < 2:
+        if self.weights == "float16" and values.ndim > 1:
+            return self.op("Cast", self._store(name, values.astype(np.float16)), to=_FLOAT)
+        integers = self.weights == "int8" or (self.weights == "int8 convolutions" and convolves)
+        if not integers or channels is None:
             return self._store(name, values)
-        return self.op("Cast", self._store(name, values.astype(np.float16)), to=1)  # float32
+        others = tuple(axis for axis in range(values.ndim) if axis != channels)
+        scale = np.abs(values).max(axis=others, keepdims=True) / np.float32(_LARGEST)
+        scale[scale == 0] = 1.0
+        kept = self._store(name, np.round(values / scale).astype(np.int8))
+        return self.op("Mul", self.op("Cast", kept, to=_FLOAT), self._store(f"{name}.scale", scale))
 
     def constant(self, values: Any, kind: type = np.int64) -> str:
         """Add a small constant tensor; the same values are kept once.
@@ -87,7 +103,7 @@ class Graph:
         values = np.asarray(values, kind)
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
-            self._constants[key] = self._store(f"constant_{len(self._constants)}", values)
+            self._constants[key] = self._store(f"{CONSTANT}{len(self._constants)}", values)
         return self._constants[key]
 
     def output(self, x: str, name: str, kind: int) -> None:
@@ -137,7 +153,9 @@ class Graph:
 
         self.size += values.nbytes
         if self.size > _MOST:
-            raise UserError("the weights exceed the 2 GB that an ONNX file can hold: use --half")
+            raise UserError(
+                "the weights exceed the 2 GB that an ONNX file can hold: use --half or --int8"
+            )
         self.initializers.append(numpy_helper.from_array(values, name))
         return name
 
@@ -222,7 +240,7 @@ class Graph:
         height, width = weight.shape[2:]
         half = height // 2, width // 2 * dilation
         padding = padding or (half[0], half[0], half[1], half[1])
-        inputs = [x, self.weight(f"{name}.weight", weight)]
+        inputs = [x, self.weight(f"{name}.weight", weight, channels=0, convolves=True)]
         if bias is not None:
             inputs.append(self.weight(f"{name}.bias", bias))
         return self.op(
@@ -263,7 +281,7 @@ def write_onnx(
     path: Path,
     batch_size: int = 0,
     frames: int = 0,
-    half: bool = False,
+    precision: str = "float32",
     samples: bool = False,
 ) -> None:
     """Write a network as an ONNX file.
@@ -273,7 +291,7 @@ def write_onnx(
         path: File to write.
         batch_size: Utterances in a batch; 0: any number.
         frames: Feature frames that inputs are padded to; 0: any number.
-        half: Keep weight matrices in float16.
+        precision: Of the weights; see `Graph`.
         samples: The file takes samples (B, N) and computes the features itself.
 
     Raises:
@@ -285,7 +303,7 @@ def write_onnx(
     if recipe.onnx_network is None:
         raise UserError(f"--file_format ONNX: there is none of {recipe.name}; use MINDIR")
     weights = {p.name: p.asnumpy() for p in speech_model.network.get_parameters()}
-    graph = Graph(half)
+    graph = Graph(precision)
     batch = batch_size or "utterances"
     lengths = graph.op("Cast", "lengths", to=_INT64)
     outputs: dict[str, tuple[int, list]] = {}

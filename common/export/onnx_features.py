@@ -169,13 +169,10 @@ class _Frontend:
         """Add log energies, not normalised: samples (B, N) -> (B, bins, T)."""
         graph, config = self.graph, self.config
         bins, length = config.n_fft // 2 + 1, config.window_length
-        turns = np.outer(np.arange(bins), np.arange(length)) % config.n_fft
-        angles = 2 * np.pi / config.n_fft * turns
-        waves = np.concatenate((np.cos(angles), np.sin(angles))) * self.featurizer.window
         spectrum = graph.op(
             "Conv",
             graph.op("Unsqueeze", padded, axes=[1]),
-            graph.constant(waves[:, None], np.float32),
+            graph.op("Unsqueeze", self._waves(bins), axes=[1]),
             kernel_shape=[length],
             strides=[config.hop_length],
         )
@@ -183,9 +180,29 @@ class _Frontend:
         power = graph.op("Add", graph.op("Mul", real, real), graph.op("Mul", imaginary, imaginary))
         if self.featurizer.filters is None:
             return graph.op("Log", graph.op("Add", graph.op("Sqrt", power), _float(graph, 1.0)))
-        filters = graph.constant(self.featurizer.filters.toarray(), np.float32)
-        bands = graph.op("MatMul", filters, power)
-        return graph.op("Log", graph.op("Add", bands, _float(graph, self.featurizer.floor)))
+        # log(p + floor) = log(1 + p / floor) + log(floor), and normalisation takes the last term
+        # away: in float32 it would leave few digits of bands where there is next to nothing.
+        filters = self.featurizer.filters.toarray() / np.float64(self.featurizer.floor)
+        bands = graph.op("MatMul", graph.constant(filters, np.float32), power)
+        return graph.op("Log", graph.op("Add", bands, _float(graph, 1.0)))
+
+    def _waves(self, bins: int) -> str:
+        """Add the cosines, and below them the sines, times the window: (2 * bins, window_length).
+
+        Computed from a single period by what loads the file, once: as a matrix they would be 1 MB.
+        """
+        graph, config = self.graph, self.config
+        counts = [
+            graph.op("Range", _int(graph, 0), _int(graph, count), _int(graph, 1))
+            for count in (bins, config.window_length)
+        ]
+        places = graph.op("Mul", graph.op("Unsqueeze", counts[0], axes=[1]), counts[1])
+        places = graph.op("Mod", places, _int(graph, config.n_fft))
+        angles = 2 * np.pi * np.arange(config.n_fft) / config.n_fft
+        periods = [graph.constant(wave, np.float32) for wave in (np.cos(angles), np.sin(angles))]
+        waves = [graph.op("Gather", period, places, axis=0) for period in periods]
+        window = graph.constant(self.featurizer.window, np.float32)
+        return graph.op("Mul", graph.op("Concat", *waves, axis=0), window)
 
     def _normalise(self, energies: str, frames: str) -> str:
         """Add mean 0 and deviation 1, over each row's frames: (B, bins, T) -> the same."""

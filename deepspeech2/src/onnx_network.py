@@ -44,13 +44,13 @@ def add(
     x = graph.op("Transpose", x, perm=[3, 0, 1, 2])
     width = weights["RNN.lstms.0.weight_ih_l0"].shape[1]
     x = graph.op("Reshape", x, graph.constant([0, 0, width]))
-    counts = graph.op("Cast", lengths, to=6)  # int32
     for layer in range(model.hidden_layers):
-        x = _lstm(graph, model, weights, layer, x, counts)
+        x = _lstm(graph, model, weights, layer, x, lengths)
         if not model.bidirectional and layer == model.hidden_layers - 1:
             x = _lookahead(graph, model, weights, x, mask)
         x = _norm(graph, model, weights, layer, x)
-    x = graph.op("MatMul", x, graph.weight("fc.module.weight", weights["fc.module.weight"].T))
+    output = graph.weight("fc.module.weight", weights["fc.module.weight"].T, channels=1)
+    x = graph.op("MatMul", x, output)
     return graph.op("LogSoftmax", x, axis=2), lengths
 
 
@@ -83,29 +83,52 @@ def _lstm(
     weights: dict[str, np.ndarray],
     layer: int,
     x: str,
-    counts: str,
+    lengths: str,
 ) -> str:
-    """Add a recurrent layer: x (T, B, I) -> (T, B, H), both directions summed."""
+    """Add a recurrent layer: x (T, B, I) -> (T, B, H), both directions summed.
+
+    The backward direction is a forward one over rows that are turned round, each within its length:
+    OpenVINO 2026.4 starts a bidirectional LSTM at the padding. Frames beyond a row's length hold
+    anything, and no frame within sees them.
+    """
+    x_forward = _direction(graph, model, weights, layer, x, "_l0")
+    if not model.bidirectional:
+        return x_forward
+    x = _turned(graph, x, lengths)
+    x = _direction(graph, model, weights, layer, x, "_l0_reverse")
+    return graph.op("Add", x_forward, _turned(graph, x, lengths))
+
+
+def _turned(graph: Graph, x: str, lengths: str) -> str:
+    """Add the first frames of each row in reverse order: x (T, B, I)."""
+    return graph.op("ReverseSequence", x, lengths, time_axis=0, batch_axis=1)
+
+
+def _direction(
+    graph: Graph,
+    model: ModelConfig,
+    weights: dict[str, np.ndarray],
+    layer: int,
+    x: str,
+    end: str,
+) -> str:
+    """Add one direction of a recurrent layer: x (T, B, I) -> (T, B, H)."""
     name, size = f"RNN.lstms.{layer}", model.hidden_size
-    ends = ("_l0", "_l0_reverse") if model.bidirectional else ("_l0",)
 
     def gates(leaf: str) -> np.ndarray:
-        """Stack the weights of both directions in ONNX's order of gates: (directions, 4 H, ...)."""
-        stacked = np.stack([weights[f"{name}.{leaf}{end}"] for end in ends])
-        split = stacked.reshape(len(ends), 4, size, *stacked.shape[2:])
-        return split[:, _GATES].reshape(stacked.shape)
+        """Bring weights into ONNX's order of gates: (1, 4 H, ...)."""
+        values = weights[f"{name}.{leaf}{end}"]
+        return values.reshape(4, size, *values.shape[1:])[_GATES].reshape(1, *values.shape)
 
     output = graph.op(
         "LSTM",
         x,
-        graph.weight(f"{name}.weight_ih", gates("weight_ih")),
-        graph.weight(f"{name}.weight_hh", gates("weight_hh")),
-        graph.weight(f"{name}.bias", np.concatenate((gates("bias_ih"), gates("bias_hh")), 1)),
-        counts,
+        graph.weight(f"{name}.weight_ih{end}", gates("weight_ih"), channels=1),
+        graph.weight(f"{name}.weight_hh{end}", gates("weight_hh"), channels=1),
+        graph.weight(f"{name}.bias{end}", np.concatenate((gates("bias_ih"), gates("bias_hh")), 1)),
         hidden_size=size,
-        direction="bidirectional" if model.bidirectional else "forward",
     )
-    return graph.op("ReduceSum", output, axes=[1], keepdims=0)  # of (T, directions, B, H)
+    return graph.op("Squeeze", output, axes=[1])  # of (T, directions, B, H)
 
 
 def _lookahead(
