@@ -251,7 +251,7 @@ class Featurizer:
         Returns:
             The samples that are left.
         """
-        return samples[self.sounding(samples)]
+        return samples[self.sounding(samples)] if self.config.trim_silence else samples
 
     def sounding(self, samples: np.ndarray) -> slice:
         """Find what `trim` leaves of a recording.

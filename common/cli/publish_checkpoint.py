@@ -1,6 +1,7 @@
-"""Make a checkpoint to share: weights, configuration, labels and scores only.
+"""Make a checkpoint or an ONNX file to share: weights, configuration, labels and scores only.
 
     python ../scripts/publish_checkpoint.py checkpoint/DeepSpeech-best.ckpt OUT.ckpt
+    python ../scripts/publish_checkpoint.py deepspeech2.onnx OUT.onnx
 
 Optimizer state and the folders of this machine are left out: manifests below the current folder
 become relative paths, others plain file names.
@@ -9,9 +10,11 @@ become relative paths, others plain file names.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from common.utils.errors import UserError
 
@@ -25,12 +28,16 @@ def publish(source: str, out: str) -> None:
     """Write a checkpoint to share.
 
     Args:
-        source: A checkpoint of a training run.
+        source: A checkpoint of a training run, or an ONNX file that export.py wrote.
         out: The file to write.
 
     Raises:
         UserError: The source has no configuration, or a file cannot be read or written.
     """
+    if Path(source).suffix == ".onnx":
+        _publish_onnx(Path(source), Path(out))
+        return
+
     from common.model import checkpoint
     from common.utils.backend import ms
 
@@ -38,12 +45,7 @@ def publish(source: str, out: str) -> None:
     if trained.metadata is None:
         raise UserError(f"checkpoint {source}: has no configuration, so it cannot be published")
     metadata = {key: value for key, value in trained.metadata.items() if key in CHECKPOINT_KEYS}
-    data = metadata["config"]["DataConfig"]
-    for key in ("train_manifest", "val_manifest", "test_manifest"):
-        paths = [data[key]] if isinstance(data[key], str) else data[key]
-        data[key] = [_here(path) for path in paths if path]
-    if data.get("Data_dir"):
-        data["Data_dir"] = _here(data["Data_dir"])
+    _forget_folders(metadata["config"]["DataConfig"])
     checkpoint.take_averages(trained)  # the result of training, where it has averages
     weights = {
         name: ms.Tensor(value)
@@ -51,6 +53,36 @@ def publish(source: str, out: str) -> None:
         if not checkpoint.is_training_state(name)
     }
     checkpoint.save(Path(out), weights, metadata)
+
+
+def _publish_onnx(source: Path, out: Path) -> None:
+    """Write an ONNX file to share: its description without the folders of this machine."""
+    from common.export.onnx_metadata import DESCRIPTION, embedded_description
+    from common.utils.files import replacing
+    from common.utils.packages import package
+
+    description = embedded_description(source)
+    if description is None:
+        raise UserError(f"{source}: has no description, so it cannot be published")
+    _forget_folders(description["config"]["DataConfig"])
+    description["file"] = out.name
+    for bucket in description["buckets"]:
+        bucket["file"] = out.name
+    onnx = package("onnx", "writes ONNX files")
+    model = onnx.load(str(source))
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**entries, DESCRIPTION: json.dumps(description)})
+    with replacing(out) as partial:
+        onnx.save(model, str(partial))
+
+
+def _forget_folders(data: dict[str, Any]) -> None:
+    """Make the paths of a stored DataConfig relative, in place."""
+    for key in ("train_manifest", "val_manifest", "test_manifest"):
+        paths = [data[key]] if isinstance(data[key], str) else data[key]
+        data[key] = [_here(path) for path in paths if path]
+    if data.get("Data_dir"):
+        data["Data_dir"] = _here(data["Data_dir"])
 
 
 def _here(path: str) -> str:
