@@ -2,6 +2,7 @@
 # Make .venv in the clone with the pinned packages; a moment's work where nothing has changed.
 #
 #   bash scripts/setup.sh [REQUIREMENTS...]      default: requirements.txt
+#   bash scripts/setup.sh requirements-light.txt      without MindSpore: to recognise, with ONNX files
 #   PYTHON=/opt/python3.11/bin/python3 bash scripts/setup.sh      choose the interpreter
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,10 +28,11 @@ find_python() {
         "install one (Debian 12: sudo apt-get install python3 python3-venv) or name it in PYTHON="
 }
 
-check_system() { # of the interpreter $1
+check_system() { # of the interpreter $1, for the requirements $2
     "$1" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$1 cannot make a virtual environment without its ensurepip module, which Debian and" \
             "Ubuntu package apart: sudo apt-get install $(package_of "$1")-venv"
+    [ "$(basename "$2")" != requirements-light.txt ] || return 0
     "$1" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
         fail "libgomp.so.1 is missing, the OpenMP library that MindSpore's CPU kernels run their" \
             "threads with: sudo apt-get install libgomp1"
@@ -62,7 +64,7 @@ for requirements in "$@"; do
     if installed "$requirements" "$hash"; then continue; fi
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python=$(find_python)
-        check_system "$python"
+        check_system "$python" "$requirements"
         echo "setup: making .venv with $("$python" -V)"
         "$python" -m venv .venv
     elif ! supported .venv/bin/python; then
