@@ -695,11 +695,12 @@ def _get(config: DataclassInstance, key: str) -> Any:
 def _hint(config: DataclassInstance, key: str) -> Any:
     """Return the type of a dotted key's value."""
     group, _, name = key.rpartition(".")
-    return _hints(type(_get(config, group) if group else config))[name]
+    kind: Any = type(_get(config, group) if group else config)
+    return _hints(kind)[name]
 
 
 @functools.cache  # evaluating annotations takes a tenth of a second for all keys of a checkpoint
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

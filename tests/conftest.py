@@ -63,6 +63,7 @@ FILES = {
     "test_launchers": "launcher",
     "test_launching": "launcher",
     "test_librispeech": "unit launcher",
+    "test_light_engine": "unit launcher",
     "test_logging": "unit",
     "test_manifest": "unit launcher",
     "test_markers": "unit launcher",

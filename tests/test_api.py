@@ -17,6 +17,7 @@ import deepspeech2
 import jasper
 from common.audio.io import load_audio
 from common.decoding.decoders import GreedyDecoder
+from common.export.export import speech_like
 from deepspeech2 import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,13 +39,18 @@ def recordings() -> list[Path]:
     return sorted((trained() / "test").glob("*.wav"))
 
 
-def test_the_shipped_checkpoints_transcribe_a_recording(cpu):
+def test_the_shipped_checkpoints_and_their_onnx_files_transcribe_a_recording(cpu):
+    samples = speech_like(np.random.default_rng(0), 48000, 16000)
     for package in (deepspeech2, jasper):
-        result = package.load(device=cpu).transcribe(NINE)
-        assert result.text.upper() == "NINE"
-        (word,) = result.words
-        assert word.word == result.text and 0 < word.start < word.end <= result.duration
-        assert 0.5 < word.confidence <= 1
+        models = [package.load(engine=engine) for engine in ("mindspore", "onnxruntime")]
+        for model in models:
+            result = model.transcribe(NINE)
+            assert result.text.upper() == "NINE"
+            (word,) = result.words
+            assert word.word == result.text and 0 < word.start < word.end <= result.duration
+            assert 0.5 < word.confidence <= 1
+        expected, found = (model.log_probs(samples, 16000) for model in models)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_paths_files_and_samples_give_the_same(model):

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from common.export.onnx import write_onnx
+from common.export.onnx_metadata import embedded_description
 from common.model import checkpoint
+from common.model.speech_model import SpeechModel
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
 from jasper.src.recipe import RECIPE as JASPER
 
@@ -51,6 +55,53 @@ def test_it_holds_weights_and_no_folder_of_another_machine(recipe):
             [f"data/an4_{split}_manifest.csv"],
         )
     assert "progress" not in found.metadata
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of an ONNX file with more than 1000 values."""
+    found = {
+        each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer
+    }
+    return {name: values for name, values in found.items() if values.size > 1000}
+
+
+@MODELS
+def test_its_onnx_file_holds_its_weights_labels_and_configuration(recipe, tmp_path):
+    path = recipe.pretrained.with_suffix(".onnx")
+    description = embedded_description(path)
+    metadata = checkpoint.load(recipe.pretrained).metadata
+    assert description["labels"] == metadata["labels"] and description["file"] == path.name
+    assert description["config"]["ModelConfig"].items() >= metadata["config"]["ModelConfig"].items()
+    for split in ("train", "val", "test"):
+        assert description["config"]["DataConfig"][f"{split}_manifest"] == [
+            f"data/an4_{split}_manifest.csv"
+        ]
+    write_onnx(
+        SpeechModel.from_checkpoint(recipe, recipe.pretrained, "CPU"),
+        tmp_path / "again.onnx",
+        samples=True,
+    )
+    found, expected = weights(path), weights(tmp_path / "again.onnx")
+    assert sum(values.size for values in found.values()) > 1.9e6
+    for values in expected.values():  # whatever they are named
+        assert any(np.array_equal(values, each) for each in found.values())
+
+
+@pytest.mark.launcher
+def test_publishing_an_onnx_file_forgets_the_folders_of_this_machine(tmp_path, monkeypatch):
+    from common.cli.publish_checkpoint import publish
+
+    monkeypatch.chdir(tmp_path)
+    shipped = JASPER.pretrained.with_suffix(".onnx")
+    model = onnx.load(shipped)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    elsewhere = entries["description"].replace('"data/an4_', f'"{tmp_path}/data/an4_')
+    onnx.helper.set_model_props(model, {**entries, "description": elsewhere})
+    onnx.save(model, "mine.onnx")
+    assert str(tmp_path) in str(embedded_description(Path("mine.onnx")))
+    publish("mine.onnx", "an4.onnx")
+    assert embedded_description(Path("an4.onnx")) == embedded_description(shipped)
+    assert onnx.load("an4.onnx").graph == onnx.load(shipped).graph
 
 
 @pytest.mark.launcher
