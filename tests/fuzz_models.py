@@ -251,16 +251,16 @@ def _read_records(path: Path, seeds: list[Path]) -> str:
 
 
 def _exports(folder: Path) -> dict[str, Path]:
-    """Name of the folder of an exported model -> its description."""
+    """Name of the folder of an exported model -> its description, or the file that holds it."""
     from common.export.export import Options, export
 
     made = {}
     for name, model in _models().items():
-        for file_format in ("ONNX", "MINDIR"):
-            place = folder / f"{name}-{file_format}"
+        for file_format, input in (("ONNX", "features"), ("ONNX", "samples"), ("MINDIR", "")):
+            place = folder / f"{name}-{file_format}{input}"
             place.mkdir()
             target = place / name
-            options = Options(file_format=file_format)
+            options = Options(file_format=file_format, input=input)
             made[place.name] = Path(export(model, target, options, log=_silent))
     return made
 
@@ -271,7 +271,15 @@ def _damage_export(rng: Rng, seeds: dict, folder: Path) -> Path:
     for file in description.parent.iterdir():
         shutil.copy(file, folder / file.name)
     path, action = folder / description.name, rng.random()
-    if action < 0.5:
+    if path.suffix == ".onnx":
+        content = path.read_bytes()
+        if action < 0.5:  # what it holds of itself, as long as before
+            start = content.index(b'{"format"')
+            text = damage_bytes(rng, content[start:], content)
+            path.write_bytes(content[:start] + text)
+        else:
+            path.write_bytes(damage_bytes(rng, content, content))
+    elif action < 0.5:
         path.write_text(json.dumps(change_tree(rng, json.loads(path.read_text()))))
     elif action < 0.8:
         path.write_bytes(damage_text(rng, path.read_text(), ""))
@@ -288,11 +296,13 @@ def _read_export(path: Path, seeds: dict) -> str:
     forward = model.forward()
     json.dumps([model.features, model.frame_seconds, model.output_frames(100)])
     if model.buckets()[0].path.suffix == ".onnx" and model.max_frames >= 50:
-        dimension = model.featurizer.dimension
-        log_probs, lengths = forward(np.zeros((1, dimension, 50), np.float32), np.array([50]))
-        if log_probs.shape[2] != len(model.tokenizer) or lengths.tolist() != [
-            model.output_frames(50)
-        ]:
+        count = 50 * model.featurizer.config.hop_length if model.takes_samples else 50
+        dimension = 1 if model.takes_samples else model.featurizer.dimension
+        given = np.zeros((1, dimension, count), np.float32)
+        log_probs, lengths = forward(given, np.array([count]))
+        frames = model.featurizer.frames(count) if model.takes_samples else 50
+        expected = [model.output_frames(frames)]
+        if log_probs.shape[2] != len(model.tokenizer) or lengths.tolist() != expected:
             raise Finding(f"outputs of shape {log_probs.shape}, lengths {lengths.tolist()}")
     return "read"
 

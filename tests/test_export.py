@@ -191,6 +191,24 @@ REFUSALS = {
         {"input": "samples"},
         "--input samples with --file_format MINDIR: only ONNX files compute features",
     ),
+    "no such precision": (
+        {"file_format": "ONNX", "int8": "all"},
+        "--int8 all: expected weights or compute",
+    ),
+    "quantised twice": (
+        {"file_format": "ONNX", "int8": "weights", "half": True},
+        "--half and --int8: weights are quantised once; expected one of them",
+    ),
+    "int8 MindIR": ({"int8": "weights"}, "--int8 with --file_format MINDIR: expected ONNX"),
+    "style": ({"file_format": "ONNX", "style": "vosk"}, "--style vosk: expected sherpa"),
+    "style of MindIR": (
+        {"style": "sherpa"},
+        "--file_format MINDIR with --style sherpa: expected --file_format ONNX",
+    ),
+    "style and frames": (
+        {"file_format": "ONNX", "style": "sherpa", "frames": 30},
+        "--frames 30 with --style sherpa",
+    ),
     "samples and frames": (
         {"file_format": "ONNX", "input": "samples", "frames": 30},
         "--frames 30 with --input samples: such a file takes any number of samples",

@@ -8,14 +8,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import soundfile
 from mindspore import Tensor
 from networks import batch_of, randomize_norms
 
 from benchmarks import reference
 from common import __version__
-from common.export.export import Options, export, speech_like
+from common.data.manifest import Utterance
+from common.export.export import TOLERANCE_INT8, Options, export, speech_like
 from common.export.offline_inference import read_description
-from common.export.onnx import write_onnx
+from common.export.onnx import Graph, write_onnx
 from common.export.onnx_metadata import read_metadata
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import CharacterTokenizer
@@ -233,6 +235,76 @@ def test_a_file_takes_samples_and_gives_what_featurizer_and_network_give(tmp_pat
         np.testing.assert_allclose(log_probs[:count, row], expected[:count, row], atol=1e-4)
         begin = starts[row]
         assert np.array_equal(rows[row][begin : begin + len(trimmed[row])], trimmed[row])
+
+
+def recordings(folder, seconds: list[float]) -> list[Utterance]:
+    found = []
+    for number, length in enumerate(seconds):
+        path = folder / f"{number}.wav"
+        samples = speech_like(np.random.default_rng(number), int(16000 * length), 16000)
+        soundfile.write(path, samples, 16000)
+        found.append(Utterance(str(number), path, "A CAB"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "compute"), [("jasper", False), ("jasper", True), ("its layer norm", True)]
+)
+def test_files_in_8_bits_run(kind, compute, tmp_path):
+    speech_model, said = NETWORKS[kind](), []
+    randomize_norms(speech_model.network)
+    calibration = recordings(tmp_path, [9.0, 5.0]) if compute and kind == "jasper" else []
+    options = Options(
+        "ONNX",
+        int8="compute" if compute else "weights",
+        calibration=calibration,
+        scored=recordings(tmp_path, [1.0]),
+    )
+    path = export(speech_model, tmp_path / "speech", options, said.append)
+    assert read_metadata(path)["weights"] == "int8" and list(tmp_path.glob("*.onnx")) == [path]
+    assert said[-1].startswith("WER ") or said[-2].startswith("WER ")
+    graph = onnx.load(path).graph
+    kinds = {node.op_type for node in graph.node}
+    types = {each.name: each.data_type for each in graph.initializer}
+    integers = [name for name, type in types.items() if type == onnx.TensorProto.INT8]
+    assert integers and not any(name.startswith("constant_") for name in integers)
+    if compute:
+        assert ("DynamicQuantizeLSTM" if kind == "its layer norm" else "QuantizeLinear") in kinds
+    else:
+        assert "decoder.layers.weight" in integers
+        assert {node.domain for node in graph.node} == {""}
+    difference = read_description(speech_model.recipe, path).description["verified_difference"]
+    assert 0 < difference <= TOLERANCE_INT8
+
+
+def test_weights_in_int8_are_near_by_half_a_step():
+    graph = Graph("int8")
+    values = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+    values[:, 2] = 0
+    graph.output(graph.weight("w", values, channels=1), "y", onnx.TensorProto.FLOAT)
+    model = graph.model("w", {}, {"y": (onnx.TensorProto.FLOAT, [3, 4, 5])})
+    (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {})
+    steps = np.abs(values).max(axis=(0, 2), keepdims=True) / 127
+    assert (np.abs(found - values) <= steps / 2 + 1e-7).all() and not found[:, 2].any()
+    assert np.abs(found - values).max() > steps.max() / 4  # they are not kept whole
+
+
+def test_a_file_for_sherpa_onnx(tmp_path):
+    """Named and shaped as its Omnilingual ASR CTC kind reads it; tried with sherpa-onnx 2.0.1."""
+    speech_model = jasper_of(Block(6, 1, 5, stride=2), dense(8, 3))
+    randomize_norms(speech_model.network)
+    said: list[str] = []
+    path = export(speech_model, tmp_path / "speech", Options("ONNX", style="sherpa"), said.append)
+    assert [line.split(":")[0] for line in said if line.startswith("verified")] == [
+        f"verified with {samples} samples" for samples in (5920, 25600, 64480)
+    ]
+    model = onnx.load(path)
+    assert shapes(model.graph.input) == [["utterances", "samples"]]
+    assert shapes(model.graph.output) == [["utterances", "output_frames", 29]]
+    symbols = (tmp_path / "speech-tokens.txt").read_text(encoding="utf-8").splitlines()
+    assert symbols[0] == "' 0" and symbols[27:] == ["  27", "<blk> 28"]
+    with pytest.raises(UserError, match="speech.onnx: written for sherpa; export .* without"):
+        read_description(JASPER, path)
 
 
 def test_jaspers_file_for_the_card_is_the_same_one_that_a_cpu_runs(tmp_path):
