@@ -205,7 +205,7 @@ def test_scores_of_known_results(prepared):
 
 
 REFUSED = {
-    "nothing": (None, "gone.json: no such file; export.py writes this description"),
+    "nothing": (None, "gone.mindir: no such file"),
     "other": ({"file_format": None}, "tiny.json: not a description that export.py wrote"),
     "model": ({"model": "jasper"}, "of a jasper network, expected deepspeech2; use the commands"),
     "labels": ({"labels": None}, "tiny.json: has no labels; export the model anew"),
