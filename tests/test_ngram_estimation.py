@@ -272,6 +272,7 @@ def test_the_command_builds_prunes_and_measures(tmp_path, monkeypatch, capsys):
         (["empty.txt"], "the text has no words"),
         (["latin.txt"], "latin.txt: not in UTF-8"),
         (["cut.txt.gz"], "cut.txt.gz: damaged or cut"),
+        (["flipped.txt.gz"], "flipped.txt.gz: damaged or cut"),
         ([str(TEXT), "--order", "0"], "--order 0, .*expected at least 1"),
         ([str(TEXT), "--max_mb", "0.0001"], "words alone take about"),
     ],
@@ -281,9 +282,14 @@ def test_bad_input_is_refused_in_one_line(tmp_path, monkeypatch, options, messag
     Path("empty.txt").write_text("\n \n")
     Path("latin.txt").write_bytes("É\n".encode("latin-1"))
     Path("cut.txt.gz").write_bytes(gzip.compress(TEXT.read_bytes())[:100])
+    packed = bytearray(gzip.compress(TEXT.read_bytes()))
+    packed[40] ^= 255
+    Path("flipped.txt.gz").write_bytes(packed)
+    Path("lm.npz").write_text("of an earlier build")
     with pytest.raises(UserError, match=message):
         cli.language_model(RECIPE, ["build", *options])
-    assert not list(tmp_path.glob("lm*"))
+    assert [path.name for path in tmp_path.glob("*lm*")] == ["lm.npz"]
+    assert Path("lm.npz").read_text() == "of an earlier build"
 
 
 def test_rare_words_and_those_that_no_label_spells_are_unknown(tmp_path, monkeypatch, capsys):
@@ -354,11 +360,15 @@ def test_the_command_tunes_on_a_manifest(tmp_path, monkeypatch, capsys):
     cli.language_model(RECIPE, ["tune", "--set", *options])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("3 utterances, ") and said[1].startswith("greedy ")
-    assert said[-1].startswith("best: --set decoder_type=beam lm_path=lm.npz alpha=")
+    best = dict(option.split("=") for option in said[-1].removeprefix("best: --set ").split())
+    alpha, beta = best.pop("alpha"), best.pop("beta", "0")
+    fixed = {"decoder_type": "beam", "lm_path": "lm.npz", "beam_width": "4", "lm_workers": "1"}
+    assert best == fixed
     trials = [line for line in said if line.startswith("alpha ")]
-    alpha, beta = said[-1].split("alpha=")[1].split(" beta=")
     (chosen,) = [line for line in trials if line.startswith(f"alpha {alpha} beta {beta} ")]
     rate = {line: float(line.split("WER")[1].split()[0]) for line in trials}
     assert rate[chosen] == min(rate.values())
     with pytest.raises(UserError, match="expected --set lm_path=MODEL"):
         cli.language_model(RECIPE, ["tune"])
+    with pytest.raises(UserError, match="names data/an4_val_manifest.csv as its validation set"):
+        cli.language_model(RECIPE, ["tune", "--set", "lm_path=lm.npz"])

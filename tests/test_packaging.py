@@ -84,7 +84,15 @@ def test_every_console_script_of_the_package_can_be_loaded(installed, tmp_path):
     (distribution,) = importlib.metadata.distributions(path=[str(installed)])
     scripts = {script.name: script.value for script in distribution.entry_points}
     for model in MODELS:
-        for entry in ("create_mindrecord", "validate", "train", "eval", "export", "transcribe"):
+        for entry in (
+            "create_mindrecord",
+            "validate",
+            "train",
+            "eval",
+            "export",
+            "transcribe",
+            "lm",
+        ):
             name = f"{model}-{entry.replace('_', '-')}"
             assert scripts.pop(name) == f"{model}.{entry}:main"
     assert not scripts

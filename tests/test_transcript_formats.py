@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,19 +126,21 @@ def test_silence_gives_a_valid_file(name):
         assert "intervals: size = 1" in content and "xmax = 1.500" in content
 
 
-def spoken(text: str, seconds: float, gaps: dict[int, float] | None = None) -> list[Word]:
-    """Words of equal length, with pauses before some of them."""
+def heard(
+    text: str, seconds: float, gaps: dict[int, float] | None = None, between: str = " "
+) -> SimpleNamespace:
+    """A transcript of words of equal length, with pauses before some of them."""
     words, place = [], 0.0
     for number, word in enumerate(text.split()):
         place += (gaps or {}).get(number, 0.0)
         words.append(Word(word, place, place + seconds, 1.0))
         place += seconds
-    return words
+    return SimpleNamespace(text=between.join(text.split()), words=words, duration=place)
 
 
 def test_subtitles_have_two_short_lines_and_lose_no_word():
     text = "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG AND RUNS INTO THE WOODS " * 5
-    found = list(subtitles(spoken(text, 0.2)))
+    found = list(subtitles(heard(text, 0.2)))
     assert " ".join(cue for _, _, cue in found).split() == text.split()
     for start, end, cue in found:
         assert end - start <= 6.0 + 1e-9
@@ -146,10 +149,27 @@ def test_subtitles_have_two_short_lines_and_lose_no_word():
 
 
 def test_subtitles_end_before_a_pause_and_after_six_seconds():
-    assert [cue for *_, cue in subtitles(spoken("A B C", 0.2, {2: 0.8}))] == ["A B", "C"]
-    assert [cue for *_, cue in subtitles(spoken("A B C", 2.5))] == ["A B", "C"]
+    assert [cue for *_, cue in subtitles(heard("A B C", 0.2, {2: 0.8}))] == ["A B", "C"]
+    assert [cue for *_, cue in subtitles(heard("A B C", 2.5))] == ["A B", "C"]
     long = "X" * 50
-    assert [cue for *_, cue in subtitles(spoken(f"A {long} B", 0.2))] == [f"A\n{long}", "B"]
+    assert [cue for *_, cue in subtitles(heard(f"A {long} B", 0.2))] == [f"A\n{long}", "B"]
+
+
+def test_words_of_a_script_without_spaces_stay_together():
+    assert [cue for *_, cue in subtitles(heard("你 好 吗", 0.2, between=""))] == ["你好吗"]
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt", "textgrid"])
+def test_a_text_without_word_times_is_one_piece(name):
+    content = FORMATS[name](SimpleNamespace(text="HELLO", words=[], duration=2.5), "a.wav")
+    assert "HELLO" in content and "2" in content and "5" in content
+    assert content.count("HELLO") == 1
+
+
+def test_a_name_that_is_not_utf_8_is_written_with_a_sign_in_its_place():
+    name = os.fsdecode(b"caf\xe9.wav")
+    assert json.loads(FORMATS["json"](HELLO, name))["file"] == "caf\ufffd.wav"
+    FORMATS["ctm"](HELLO, name).encode()
 
 
 # ---- the command, with the network that ships
@@ -185,3 +205,12 @@ def test_two_recordings_are_not_written_to_one_file(tmp_path):
             RECIPE, [*recordings, "--format", "srt", "--output", str(tmp_path / "subtitles")]
         )
     assert not (tmp_path / "subtitles").exists()
+
+
+def test_what_cannot_be_written_or_strung_together_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/deeper"):
+        with pytest.raises(UserError, match="file.*: cannot be written"):
+            cli.transcribe(RECIPE, ["a.wav", "--output", str(tmp_path / folder)])
+    with pytest.raises(UserError, match="--format srt of 2 recordings: give --output FOLDER"):
+        cli.transcribe(RECIPE, ["a.wav", "b.wav", "--format", "srt"])

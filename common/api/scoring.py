@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +41,16 @@ class Scores:
     report_error: UserError | None = None
 
 
-def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[str], str]:
+def manifests_to_score(
+    checkpoint: str, data: Any, stored: Any, what: str = "test set"
+) -> tuple[list[str], str]:
     """Choose the manifests to score: those of eval_config, or else the checkpoint's.
 
     Args:
         checkpoint: The path, for messages.
         data: DataConfig of eval_config.
-        stored: DataConfig of the checkpoint.
+        stored: DataConfig of the checkpoint, with the manifests to fall back on as test_manifest.
+        what: What those are, for messages.
 
     Returns:
         The manifests, and their Data_dir.
@@ -58,11 +61,11 @@ def manifests_to_score(checkpoint: str, data: Any, stored: Any) -> tuple[list[st
     if data.test_manifest:
         return data.test_manifest, data.Data_dir
     if not stored.test_manifest:
-        raise UserError(f"{checkpoint} names no test set: give --set test_manifest=FILE")
+        raise UserError(f"{checkpoint} names no {what}: give --set test_manifest=FILE")
     for manifest in stored.test_manifest:
         if not Path(manifest).is_file():
             raise UserError(
-                f"{checkpoint} names {manifest} as its test set, which is not in {Path.cwd()}: "
+                f"{checkpoint} names {manifest} as its {what}, which is not in {Path.cwd()}: "
                 "make it with scripts/manifest.py, or give --set test_manifest=FILE"
             )
     return stored.test_manifest, data.Data_dir or stored.Data_dir
@@ -196,7 +199,9 @@ def saved_log_probs(
     from common.evaluation.evaluate import recognise_recordings
 
     data, trained = config.DataConfig, model.config.DataConfig
-    manifests, data_dir = manifests_to_score(checkpoint, data, trained)
+    validation = replace(trained, test_manifest=trained.val_manifest)  # never on the test set
+    manifests, data_dir = manifests_to_score(checkpoint, data, validation, "validation set")
+    note(f"utterances of {listed(manifests)}")
     utterances = read_data(trained, model.tokenizer, manifests, data_dir, note)
     utterances = without_copies(utterances, listed(manifests), note)
     order = np.random.default_rng(0).permutation(len(utterances))

@@ -7,6 +7,7 @@ import bz2
 import gzip
 import lzma
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from common import config as configs
 from common.cli.options import add_eval_config, add_model, load_acoustic_model, model_path, override
 from common.config import LMConfig
 from common.data.manifest import read_manifest
@@ -25,7 +27,7 @@ from common.text.normalization import normaliser
 from common.text.tokenizer import Tokenizer
 from common.utils.arguments import command
 from common.utils.errors import UserError
-from common.utils.files import check_writable
+from common.utils.files import check_writable, replacing
 from common.utils.wording import counted
 
 _MANIFESTS = (".csv", ".tsv", ".json", ".jsonl")
@@ -74,7 +76,7 @@ def language_model(recipe: Recipe, argv: Sequence[str]) -> None:
     tuning = commands.add_parser(
         "tune",
         help="choose alpha and beta on the utterances of a validation set: --set lm_path=MODEL "
-        "test_manifest=FILE",
+        "test_manifest=FILE [the validation set that the model names]",
         allow_abbrev=False,
     )
     tuning.add_argument(
@@ -127,8 +129,9 @@ def _build(arguments: argparse.Namespace, sentences: _Sentences) -> None:
     for line in model.notes:
         print(f"note: {line}", file=sys.stderr)
     _say("estimated", model)
-    written = _write_within(model, compact, arguments.max_mb)
-    write_arpa(written, arpa)
+    with replacing(compact) as partial:  # until both are written, earlier ones stay
+        written = _write_within(model, partial, arguments.max_mb)
+        write_arpa(written, arpa)
     if written is not model:
         _say(f"pruned to {arguments.max_mb:g} MB", written)
     for path in (compact, arpa):
@@ -148,9 +151,8 @@ def _write_within(model: NgramModel, path: Path, most: float) -> NgramModel:
         if path.stat().st_size <= most * _MB:
             return pruned
     size = path.stat().st_size / _MB
-    path.unlink()
     raise UserError(
-        f"--max_mb {most:g}: the {len(model.vocabulary)} words alone take about {size:.1f} MB; "
+        f"--max_mb {most:g}: the {len(model.vocabulary)} words alone take about {size:.2g} MB; "
         "leave out rare ones, --min_count 2"
     )
 
@@ -206,10 +208,10 @@ def _tune(recipe: Recipe, arguments: argparse.Namespace) -> None:
             run(f"beam_width {width}", replace(best, beam_width=width))
     for share in (0.99, 0.999):
         run(f"cutoff_prob {share:g}", replace(best, cutoff_prob=share))
-    print(
-        f"best: --set decoder_type=beam lm_path={best.lm_path} alpha={best.alpha:g} "
-        f"beta={best.beta:g}"
-    )
+    usual = configs.leaves(recipe.eval_config().LMConfig)
+    chosen = configs.leaves(best) | {"alpha": f"{best.alpha:g}", "beta": f"{best.beta:g}"}
+    changed = [f"{key}={value}" for key, value in chosen.items() if value != usual[key]]
+    print(f"best: --set {' '.join(changed)}")
 
 
 def _note(line: str, *arguments: object) -> None:
@@ -263,7 +265,7 @@ def _lines(path: Path) -> Iterator[str]:
             yield from file
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not in UTF-8 ({error.reason}); convert it with iconv") from None
-    except (EOFError, lzma.LZMAError) as error:
+    except (EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path}: damaged or cut ({error})") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None

@@ -20,10 +20,11 @@ from common.cli.options import (
 from common.data.manifest import Utterance
 from common.evaluation.scoring import Prediction
 from common.model.recipe import Recipe
-from common.text.transcript_formats import ENDINGS, FORMATS
+from common.text.transcript_formats import ENDINGS, FORMATS, printable
 from common.utils.errors import UserError
 from common.utils.files import check_writable, write_text
 
+_ONE_A_FILE = ("srt", "vtt", "textgrid")  # formats that cannot be strung together
 _BATCHES_PER_PORTION = 16  # that transcribe.py reads, recognises and prints at a time
 
 
@@ -121,10 +122,10 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.data.dataset import ReadFailure
     from common.evaluation.evaluate import recognise_recordings
 
-    model = load_acoustic_model(arguments, recipe, model_path(arguments, recipe))
-    decoder = model.decoder(config.LMConfig)
     names, portion, failed = arguments.files, _BATCHES_PER_PORTION * batch_size, 0
     output = _Output(arguments.format, arguments.output, names)
+    model = load_acoustic_model(arguments, recipe, model_path(arguments, recipe))
+    decoder = model.decoder(config.LMConfig)
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
         notices: list[str] = []
@@ -160,6 +161,11 @@ class _Output:
         self._several = len(recordings) > 1
         self._files: dict[str, Path] = {}
         if folder is None:
+            if self._several and name in _ONE_A_FILE:
+                raise UserError(
+                    f"--format {name} of {len(recordings)} recordings: give --output FOLDER, for a "
+                    "file of each; printed one behind the other, no program could read them"
+                )
             return
         owners: dict[Path, str] = {}
         for recording in recordings:
@@ -170,7 +176,6 @@ class _Output:
                     f"{file.name}; give them in two calls"
                 )
             self._files[recording] = file
-        Path(folder).mkdir(parents=True, exist_ok=True)
         check_writable(file)
 
     @property
@@ -180,10 +185,13 @@ class _Output:
 
     def take(self, recording: str, result: Transcript | Prediction) -> None:
         """Print a transcript, or write it to its file."""
+        untimed = isinstance(result, Transcript) and result.text and not result.words
+        if self._name == "ctm" and untimed:
+            raise UserError(f"{recording}: its words have no times, for --format ctm; take txt")
         if self._files:
             path = self._files[recording]
             write_text(path, self._content(result, recording))
-            print(path, flush=True)
+            print(printable(str(path)), flush=True)
         elif self.timed:
             print(self._content(result, recording), end="", flush=True)
         else:

@@ -187,9 +187,9 @@ class CompactModel:
             self.vocabulary = bytes(arrays["words"]).decode().split("\n")
             self.order = max(int(name[6:]) for name in arrays if name.startswith("words_"))
             self._orders = [_read_order(arrays, n, self.order) for n in range(1, self.order + 1)]
+            self._check(path)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise _damaged(path, repr(error)) from None
-        self._check(path)
         self._numbers = {word: number for number, word in enumerate(self.vocabulary)}
 
     def _check(self, path: Path) -> None:

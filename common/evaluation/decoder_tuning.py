@@ -16,6 +16,7 @@ from common.text.tokenizer import Tokenizer
 # Each line is searched from the best so far: coarse steps, then finer ones on either side.
 ALPHAS, BETAS = (0.0, 0.3, 0.6, 0.9, 1.2, 1.6, 2.0), (-1.0, 0.0, 1.0, 2.0, 3.0)
 FINER = ((-0.15, 0.15), (-0.5, 0.5))
+_UTTERANCES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,15 @@ def run_trial(
         UserError: The language model cannot be used.
     """
     decoder = make_decoder(decoding, tokenizer)
-    lengths = np.array([len(each) for each in log_probs])
-    padded = np.zeros((lengths.max(), len(lengths), len(tokenizer)), np.float32)
-    for row, each in enumerate(log_probs):
-        padded[: len(each), row] = each
+    texts: list[str] = []
     started = time.perf_counter()
-    texts = decoder(padded, lengths)
+    for start in range(0, len(log_probs), _UTTERANCES_AT_ONCE):
+        portion = log_probs[start : start + _UTTERANCES_AT_ONCE]
+        lengths = np.array([len(each) for each in portion])
+        padded = np.zeros((lengths.max(), len(lengths), len(tokenizer)), np.float32)
+        for row, each in enumerate(portion):
+            padded[: len(each), row] = each
+        texts += decoder(padded, lengths)
     seconds = time.perf_counter() - started
     pairs = list(zip(references, texts))
     return Trial(

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -74,7 +75,7 @@ def to_json(transcript: TimedText, name: str) -> str:
         for word in transcript.words
     ]
     content = {
-        "file": name,
+        "file": printable(name),
         "text": transcript.text,
         "duration": round(transcript.duration, 3),
         "words": words,
@@ -86,7 +87,7 @@ def to_srt(transcript: TimedText, name: str) -> str:
     """Return SubRip subtitles."""
     return "\n".join(
         f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
-        for number, (start, end, text) in enumerate(subtitles(transcript.words), 1)
+        for number, (start, end, text) in enumerate(subtitles(transcript), 1)
     )
 
 
@@ -94,14 +95,14 @@ def to_vtt(transcript: TimedText, name: str) -> str:
     """Return Web Video Text Tracks."""
     cues = (
         f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n{_escaped(text)}\n"
-        for start, end, text in subtitles(transcript.words)
+        for start, end, text in subtitles(transcript)
     )
     return "WEBVTT\n" + "".join(cues)
 
 
 def to_ctm(transcript: TimedText, name: str) -> str:
     """Return a line for each word; the recording is its file's name without suffix and spaces."""
-    recording = "_".join(Path(name).stem.split())
+    recording = "_".join(printable(Path(name).stem).split())
     return "".join(
         f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word} "
         f"{word.confidence:.4f}\n"
@@ -113,11 +114,13 @@ def to_textgrid(transcript: TimedText, name: str) -> str:
     """Return a tier of words, with empty intervals between them, as Praat wants it."""
     intervals: list[tuple[float, float, str]] = []
     place = 0.0
-    for word in transcript.words:
-        if word.start > place:
-            intervals.append((place, word.start, ""))
-        intervals.append((max(word.start, place), word.end, word.word))
-        place = word.end
+    for start, stop, text in [(word.start, word.end, word.word) for word in transcript.words] or (
+        _whole(transcript)
+    ):
+        if start > place:
+            intervals.append((place, start, ""))
+        intervals.append((max(start, place), stop, text))
+        place = stop
     end = max(transcript.duration, place)
     if end > place or not intervals:
         intervals.append((place, end, ""))
@@ -159,22 +162,26 @@ FORMATS: dict[str, Callable[[TimedText, str], str]] = {
 ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid"}
 
 
-def subtitles(words: Sequence[TimedWord]) -> Iterator[tuple[float, float, str]]:
+def subtitles(transcript: TimedText) -> Iterator[tuple[float, float, str]]:
     """Gather words into subtitles.
 
     A subtitle has at most two lines of 37 characters and six seconds, and ends before a pause; a
-    longer word has a line of its own.
+    longer word has a line of its own. A text whose words have no times is one subtitle.
 
     Args:
-        words: With times, in order.
+        transcript: Its words are in order.
 
     Yields:
         Start and end in seconds, and text, its lines parted by a line feed.
     """
+    if not transcript.words:
+        yield from _whole(transcript)
+    together = "".join(word.word for word in transcript.words) == transcript.text
+    between = "" if together else " "  # of scripts that separate no words, as Han
     lines: list[str] = []
     start = end = 0.0
-    for word in words:
-        longer = _with(lines, word.word)
+    for word in transcript.words:
+        longer = _with(lines, word.word, between)
         fits = lines and word.start - end < PAUSE and word.end - start <= LONGEST
         if fits and len(longer) <= MOST_LINES:
             lines = longer
@@ -187,10 +194,15 @@ def subtitles(words: Sequence[TimedWord]) -> Iterator[tuple[float, float, str]]:
         yield start, end, "\n".join(lines)
 
 
-def _with(lines: list[str], word: str) -> list[str]:
+def _whole(transcript: TimedText) -> list[tuple[float, float, str]]:
+    """Return the text as one piece, if there is any."""
+    return [(0.0, transcript.duration, transcript.text)] if transcript.text else []
+
+
+def _with(lines: list[str], word: str, between: str) -> list[str]:
     """Return the lines of a subtitle with one more word."""
-    if lines and len(lines[-1]) + 1 + len(word) <= MOST_CHARACTERS:
-        return [*lines[:-1], f"{lines[-1]} {word}"]
+    if lines and len(lines[-1]) + len(between) + len(word) <= MOST_CHARACTERS:
+        return [*lines[:-1], f"{lines[-1]}{between}{word}"]
     return [*lines, word]
 
 
@@ -200,6 +212,11 @@ def _clock(seconds: float, point: str) -> str:
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
+
+
+def printable(name: str) -> str:
+    """Return a file's name with a sign in place of bytes that are not UTF-8."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _escaped(text: str) -> str:
