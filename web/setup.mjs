@@ -1,4 +1,4 @@
-// Copies what the page loads at run time out of node_modules, and the licences, into vendor/.
+// Copies what the page loads at run time out of node_modules into vendor/, with the names of the licences.
 
 import { copyFile, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 
