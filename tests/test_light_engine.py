@@ -248,6 +248,41 @@ def test_engines_and_devices_that_do_not_fit_the_file_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match="carries its own configuration"):
         load_model(JASPER, file, fallback=JASPER.train_config())
+    with pytest.raises(UserError, match=r"card 1 was asked for \(--device_id\)") as caught:
+        load_model(JASPER, file, device_id=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written_for", "wanted", "expected"),
+    [
+        ("any", (None, None), (None, None)),
+        ("any", ("GPU", 3), ("GPU", 3)),
+        ("GPU", ("gpu", 2), ("GPU", 2)),
+        ("Ascend", (None, 1), ("Ascend", 1)),
+        ("CPU", ("GPU", 0), "device GPU was asked for, and this file was exported for CPU"),
+    ],
+    ids=str,
+)
+def test_mindir_files_run_on_the_device_and_card_asked_for(
+    written_for, wanted, expected, tmp_path, monkeypatch
+):
+    from common.utils import runtime
+
+    described = {**description(), "file_format": "MINDIR", "device": written_for, "buckets": []}
+    (tmp_path / "speech.json").write_text(json.dumps(described))
+    chosen = []
+    monkeypatch.setattr(runtime, "set_device", lambda *device: chosen.append(device))
+    monkeypatch.setattr(runtime, "prepare_native_convolutions", lambda: True)
+    (tmp_path / "speech.mindir").touch()
+    device, card = wanted
+    if isinstance(expected, tuple):
+        load_model(JASPER, tmp_path / "speech.mindir", device=device, device_id=card)
+        assert chosen == [expected]
+        return
+    with pytest.raises(UserError, match=expected) as caught:
+        load_model(JASPER, tmp_path / "speech.mindir", device=device, device_id=card)
+    assert "\n" not in str(caught.value) and not chosen
 
 
 def test_a_file_of_other_labels_than_its_description_is_refused(tmp_path):
