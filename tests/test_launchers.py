@@ -372,6 +372,25 @@ def test_setup_names_the_system_package_that_is_missing(clone, module, source, r
     assert not (clone / ".venv").exists()
 
 
+def test_setup_checks_for_openmp_also_where_the_light_packages_came_first(clone):
+    light, whole = clone / "requirements-light.txt", clone / "requirements.txt"
+    light.write_text("# nothing\n")
+    whole.write_text("# nothing\n")
+    (clone / "broken").mkdir()
+    (clone / "broken" / "ctypes.py").write_text("def CDLL(name): raise OSError(name)")
+    lacking = {"PYTHON": sys.executable, "PYTHONPATH": f"{clone}/broken"}
+    first = run(clone, "scripts/setup.sh", light.name, PYTHON=sys.executable)
+    assert first.returncode == 0, first.stderr
+    light.write_text("# nothing, differently\n")
+    for arguments in ([], [light.name, whole.name]):
+        done = run(clone, "scripts/setup.sh", *arguments, **lacking)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert "sudo apt-get install libgomp1" in done.stderr
+        assert "installing requirements.txt" not in done.stdout
+    assert run(clone, "scripts/setup.sh", PYTHON=sys.executable).returncode == 0
+
+
 TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
