@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ from common.api import Recognizer
 from common.api.loading import load_model, shipped
 from common.audio.features import FeatureConfig, Featurizer
 from common.config import DataConfig, LMConfig
+from common.data.manifest import Utterance
+from common.data.mindrecord_writer import Reader
+from common.data.selection import SelectionRules
 from common.decoding.decoders import make_decoder
 from common.evaluation.evaluate import recognise
 from common.export.onnx_metadata import DESCRIPTION, embedded_description
@@ -124,6 +128,47 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     monkeypatch.delitem(sys.modules, "scipy.fft", raising=False)
     with pytest.raises(ImportError, match="has no scipy, which computes features"):
         Featurizer(FeatureConfig())(silence_and_noise())
+
+
+@pytest.fixture
+def without_scipy(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "scipy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+
+
+def test_files_that_take_features_name_the_package_that_computes_them(
+    tmp_path, without_scipy, monkeypatch, capsys
+):
+    described = {**description(), "input": "features"}
+    file = save(tmp_path / "features.onnx", **{DESCRIPTION: json.dumps(described)})
+    missing = "has no scipy, which computes features: install it with "
+    with pytest.raises(MissingPackageError, match=missing):
+        jasper.load(file).transcribe(NINE)
+    monkeypatch.setattr(sys, "argv", ["transcribe.py", str(NINE), "--pretrain_ckpt", str(file)])
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(cli.transcribe, JASPER)
+    said = capsys.readouterr().err.splitlines()
+    assert missing in said[-1] and not any("Traceback" in line for line in said)
+
+    manifest, results = tmp_path / "test.jsonl", tmp_path / "features"
+    manifest.write_text(json.dumps({"audio_filepath": str(NINE), "text": "nine"}))
+    keys = [f"test_manifest={manifest}", f"result_path={results}"]
+    with pytest.raises(MissingPackageError, match=missing):
+        cli.preprocess(JASPER, ["--mindir_path", str(file), "--set", *keys])
+
+
+def test_records_name_the_package_that_computes_their_features(without_scipy):
+    features, labels = FeatureConfig(), CharacterTokenizer(("N", "I", "E", " ", "_"))
+    reader = Reader(features, labels, "features", SelectionRules())
+    with pytest.raises(MissingPackageError, match="has no scipy, which computes features"):
+        reader(Utterance("nine", str(NINE), "NINE"))
+
+
+def test_a_missing_package_reaches_the_parent_of_a_worker_process():
+    error = MissingPackageError("scipy", "computes features")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.name) == (str(error), "scipy")
 
 
 @pytest.mark.parametrize("api", [deepspeech2, jasper])
