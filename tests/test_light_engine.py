@@ -25,6 +25,7 @@ from common.data.manifest import Utterance
 from common.data.mindrecord_writer import Reader
 from common.data.selection import SelectionRules
 from common.decoding.decoders import make_decoder
+from common.evaluation import html_report
 from common.evaluation.evaluate import recognise
 from common.export.onnx_metadata import DESCRIPTION, embedded_description
 from common.model.decoder import CTCDecoder
@@ -366,6 +367,31 @@ def test_eval_py_scores_an_exported_file_and_names_what_runs_it(tmp_path, monkey
     features = np.load(sorted(Path("out").iterdir())[1])
     assert features.shape[1] == len(model.tokenizer)
     np.testing.assert_allclose(np.exp(features).sum(axis=1), 1, atol=1e-4)
+
+
+def test_a_report_that_lacks_a_package_is_refused_before_anything_is_recognised(
+    tmp_path, monkeypatch, without_scipy, capsys
+):
+    """Or else, where only the page itself finds it out, after the figures."""
+    monkeypatch.chdir(tmp_path)
+    Path("test.jsonl").write_text(json.dumps({"audio_filepath": str(NINE), "text": "nine"}))
+    arguments = ["--set", "test_manifest=test.jsonl", "report=page.html"]
+    with pytest.raises(MissingPackageError, match="has no scipy"):
+        cli.evaluate(JASPER, arguments)
+    assert not capsys.readouterr().out
+
+    monkeypatch.setattr(html_report, "check_packages", lambda *given: None)
+    with pytest.raises(MissingPackageError, match="has no scipy"):
+        cli.evaluate(JASPER, arguments)
+    assert "WER 0.000" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingPackageError, match="has no matplotlib, which draws"):
+        cli.evaluate(JASPER, arguments)
+    assert not Path("page.html").exists()
+    assert cli.evaluate(JASPER, [*arguments, "report_utterances=0"]) is None
+    assert Path("page.html").exists()
 
 
 def test_recordings_that_do_not_fit_into_memory_are_refused_for_files_too(monkeypatch):
