@@ -373,22 +373,19 @@ def test_setup_names_the_system_package_that_is_missing(clone, module, source, r
 
 
 def test_setup_checks_for_openmp_also_where_the_light_packages_came_first(clone):
-    light, whole = clone / "requirements-light.txt", clone / "requirements.txt"
-    light.write_text("# nothing\n")
-    whole.write_text("# nothing\n")
-    (clone / "broken").mkdir()
-    (clone / "broken" / "ctypes.py").write_text("def CDLL(name): raise OSError(name)")
-    lacking = {"PYTHON": sys.executable, "PYTHONPATH": f"{clone}/broken"}
-    first = run(clone, "scripts/setup.sh", light.name, PYTHON=sys.executable)
-    assert first.returncode == 0, first.stderr
-    light.write_text("# nothing, differently\n")
-    for arguments in ([], [light.name, whole.name]):
-        done = run(clone, "scripts/setup.sh", *arguments, **lacking)
-        assert done.returncode == 1
-        assert done.stderr.count("\n") == 1
+    """A stand-in for the .venv with these packages, which saves the time that pip takes."""
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    python = '#!/bin/sh\ncase "$*" in *libgomp*) exit 1;; *pip*) exit 0;; esac\n'
+    executable(clone / ".venv/bin/python", f'{python}exec "{sys.executable}" "$@"\n')
+    for name in ("requirements-light.txt", "requirements.txt"):
+        (clone / name).write_text("# nothing\n")
+    light = run(clone, "scripts/setup.sh", "requirements-light.txt")
+    assert (light.returncode, light.stderr) == (0, "")
+    for names in ([], ["requirements-light.txt", "requirements.txt"]):
+        done = run(clone, "scripts/setup.sh", *names)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert "sudo apt-get install libgomp1" in done.stderr
         assert "installing requirements.txt" not in done.stdout
-    assert run(clone, "scripts/setup.sh", PYTHON=sys.executable).returncode == 0
 
 
 TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
