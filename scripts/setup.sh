@@ -28,10 +28,13 @@ find_python() {
         "install one (Debian 12: sudo apt-get install python3 python3-venv) or name it in PYTHON="
 }
 
-check_system() { # of the interpreter $1, for the requirements $2
+check_venv() { # of the interpreter $1
     "$1" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$1 cannot make a virtual environment without its ensurepip module, which Debian and" \
             "Ubuntu package apart: sudo apt-get install $(package_of "$1")-venv"
+}
+
+check_openmp() { # with the interpreter $1, for the requirements $2; MindSpore is not in the light ones
     [ "$(basename "$2")" != requirements-light.txt ] || return 0
     "$1" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
         fail "libgomp.so.1 is missing, the OpenMP library that MindSpore's CPU kernels run their" \
@@ -64,12 +67,15 @@ for requirements in "$@"; do
     if installed "$requirements" "$hash"; then continue; fi
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python=$(find_python)
-        check_system "$python" "$requirements"
+        check_venv "$python"
+        check_openmp "$python" "$requirements"
         echo "setup: making .venv with $("$python" -V)"
         "$python" -m venv .venv
     elif ! supported .venv/bin/python; then
         fail ".venv holds $(.venv/bin/python -V), the pinned packages need Python 3.10, 3.11 or 3.12:" \
             "remove .venv and start again"
+    else
+        check_openmp .venv/bin/python "$requirements"
     fi
     echo "setup: installing $requirements into .venv"
     .venv/bin/python -m pip install --disable-pip-version-check -r "$requirements" ||

@@ -584,11 +584,10 @@ def test_exit_codes(monkeypatch, capsys):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_lost_output_is_one_line_and_an_error(ending, reason, unbuffered):
     code = (
-        "from common import cli\n"  # takes longer than `true`
-        "def main(recipe, argv):\n"
-        "    print('text')\n"
-        "cli._PRINTING += (main,)\n"
-        "cli.run(main, None)\n"
+        "from common import cli\n"
+        "def transcribe(recipe, argv):\n"  # one of the commands that print
+        "    print('text' * 100_000)\n"  # more than a pipe holds: waits for `true` to end
+        "cli.run(transcribe, None)\n"
     )
     shell = 'set -o pipefail; "$0" -c "$1" ' + ending
     done = subprocess.run(

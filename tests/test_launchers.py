@@ -372,6 +372,22 @@ def test_setup_names_the_system_package_that_is_missing(clone, module, source, r
     assert not (clone / ".venv").exists()
 
 
+def test_setup_checks_for_openmp_also_where_the_light_packages_came_first(clone):
+    """A stand-in for the .venv with these packages, which saves the time that pip takes."""
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    python = '#!/bin/sh\ncase "$*" in *libgomp*) exit 1;; *pip*) exit 0;; esac\n'
+    executable(clone / ".venv/bin/python", f'{python}exec "{sys.executable}" "$@"\n')
+    for name in ("requirements-light.txt", "requirements.txt"):
+        (clone / name).write_text("# nothing\n")
+    light = run(clone, "scripts/setup.sh", "requirements-light.txt")
+    assert (light.returncode, light.stderr) == (0, "")
+    for names in ([], ["requirements-light.txt", "requirements.txt"]):
+        done = run(clone, "scripts/setup.sh", *names)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert "sudo apt-get install libgomp1" in done.stderr
+        assert "installing requirements.txt" not in done.stdout
+
+
 TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,11 @@ from common.api import Recognizer
 from common.api.loading import load_model, shipped
 from common.audio.features import FeatureConfig, Featurizer
 from common.config import DataConfig, LMConfig
+from common.data.manifest import Utterance
+from common.data.mindrecord_writer import Reader
+from common.data.selection import SelectionRules
 from common.decoding.decoders import make_decoder
+from common.evaluation import html_report
 from common.evaluation.evaluate import recognise
 from common.export.onnx_metadata import DESCRIPTION, embedded_description
 from common.model.decoder import CTCDecoder
@@ -124,6 +129,47 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     monkeypatch.delitem(sys.modules, "scipy.fft", raising=False)
     with pytest.raises(ImportError, match="has no scipy, which computes features"):
         Featurizer(FeatureConfig())(silence_and_noise())
+
+
+@pytest.fixture
+def without_scipy(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "scipy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+
+
+def test_files_that_take_features_name_the_package_that_computes_them(
+    tmp_path, without_scipy, monkeypatch, capsys
+):
+    described = {**description(), "input": "features"}
+    file = save(tmp_path / "features.onnx", **{DESCRIPTION: json.dumps(described)})
+    missing = "has no scipy, which computes features: install it with "
+    with pytest.raises(MissingPackageError, match=missing):
+        jasper.load(file).transcribe(NINE)
+    monkeypatch.setattr(sys, "argv", ["transcribe.py", str(NINE), "--pretrain_ckpt", str(file)])
+    with pytest.raises(SystemExit, match="1"):
+        cli.run(cli.transcribe, JASPER)
+    said = capsys.readouterr().err.splitlines()
+    assert missing in said[-1] and not any("Traceback" in line for line in said)
+
+    manifest, results = tmp_path / "test.jsonl", tmp_path / "features"
+    manifest.write_text(json.dumps({"audio_filepath": str(NINE), "text": "nine"}))
+    keys = [f"test_manifest={manifest}", f"result_path={results}"]
+    with pytest.raises(MissingPackageError, match=missing):
+        cli.preprocess(JASPER, ["--mindir_path", str(file), "--set", *keys])
+
+
+def test_records_name_the_package_that_computes_their_features(without_scipy):
+    features, labels = FeatureConfig(), CharacterTokenizer(("N", "I", "E", " ", "_"))
+    reader = Reader(features, labels, "features", SelectionRules())
+    with pytest.raises(MissingPackageError, match="has no scipy, which computes features"):
+        reader(Utterance("nine", str(NINE), "NINE"))
+
+
+def test_a_missing_package_reaches_the_parent_of_a_worker_process():
+    error = MissingPackageError("scipy", "computes features")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.name) == (str(error), "scipy")
 
 
 @pytest.mark.parametrize("api", [deepspeech2, jasper])
@@ -248,6 +294,41 @@ def test_engines_and_devices_that_do_not_fit_the_file_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match="carries its own configuration"):
         load_model(JASPER, file, fallback=JASPER.train_config())
+    with pytest.raises(UserError, match=r"card 1 was asked for \(--device_id\)") as caught:
+        load_model(JASPER, file, device_id=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written_for", "wanted", "expected"),
+    [
+        ("any", (None, None), (None, None)),
+        ("any", ("GPU", 3), ("GPU", 3)),
+        ("GPU", ("gpu", 2), ("GPU", 2)),
+        ("Ascend", (None, 1), ("Ascend", 1)),
+        ("CPU", ("GPU", 0), "device GPU was asked for, and this file was exported for CPU"),
+    ],
+    ids=str,
+)
+def test_mindir_files_run_on_the_device_and_card_asked_for(
+    written_for, wanted, expected, tmp_path, monkeypatch
+):
+    from common.utils import runtime
+
+    described = {**description(), "file_format": "MINDIR", "device": written_for, "buckets": []}
+    (tmp_path / "speech.json").write_text(json.dumps(described))
+    chosen = []
+    monkeypatch.setattr(runtime, "set_device", lambda *device: chosen.append(device))
+    monkeypatch.setattr(runtime, "prepare_native_convolutions", lambda: True)
+    (tmp_path / "speech.mindir").touch()
+    device, card = wanted
+    if isinstance(expected, tuple):
+        load_model(JASPER, tmp_path / "speech.mindir", device=device, device_id=card)
+        assert chosen == [expected]
+        return
+    with pytest.raises(UserError, match=expected) as caught:
+        load_model(JASPER, tmp_path / "speech.mindir", device=device, device_id=card)
+    assert "\n" not in str(caught.value) and not chosen
 
 
 def test_a_file_of_other_labels_than_its_description_is_refused(tmp_path):
@@ -286,6 +367,31 @@ def test_eval_py_scores_an_exported_file_and_names_what_runs_it(tmp_path, monkey
     features = np.load(sorted(Path("out").iterdir())[1])
     assert features.shape[1] == len(model.tokenizer)
     np.testing.assert_allclose(np.exp(features).sum(axis=1), 1, atol=1e-4)
+
+
+def test_a_report_that_lacks_a_package_is_refused_before_anything_is_recognised(
+    tmp_path, monkeypatch, without_scipy, capsys
+):
+    """Or else, where only the page itself finds it out, after the figures."""
+    monkeypatch.chdir(tmp_path)
+    Path("test.jsonl").write_text(json.dumps({"audio_filepath": str(NINE), "text": "nine"}))
+    arguments = ["--set", "test_manifest=test.jsonl", "report=page.html"]
+    with pytest.raises(MissingPackageError, match="has no scipy"):
+        cli.evaluate(JASPER, arguments)
+    assert not capsys.readouterr().out
+
+    monkeypatch.setattr(html_report, "check_packages", lambda *given: None)
+    with pytest.raises(MissingPackageError, match="has no scipy"):
+        cli.evaluate(JASPER, arguments)
+    assert "WER 0.000" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingPackageError, match="has no matplotlib, which draws"):
+        cli.evaluate(JASPER, arguments)
+    assert not Path("page.html").exists()
+    assert cli.evaluate(JASPER, [*arguments, "report_utterances=0"]) is None
+    assert Path("page.html").exists()
 
 
 def test_recordings_that_do_not_fit_into_memory_are_refused_for_files_too(monkeypatch):

@@ -77,7 +77,8 @@ def load_model(
         engine: "mindspore" or "onnxruntime", to be sure; "auto": what runs the file.
         device: "Ascend", "GPU" or "CPU"; None: the best one present, for exported files the one
             that they were written for.
-        device_id: Number of the card; None: DEVICE_ID of the environment, or else 0.
+        device_id: Number of the card; None: DEVICE_ID of the environment, or else 0. ONNX files
+            take none.
         fallback: The training configuration of a checkpoint that describes none.
         log: Gets lines that the user should know.
 
@@ -100,7 +101,7 @@ def load_model(
         return load_network(recipe, path, device, device_id, fallback, log)
     if fallback is not None:
         raise UserError(f"--train_config: {path} carries its own configuration; leave it out")
-    return _load_exported(recipe, path, engine, device, log)
+    return _load_exported(recipe, path, engine, device, device_id, log)
 
 
 def load_network(
@@ -120,7 +121,12 @@ def load_network(
 
 
 def _load_exported(
-    recipe: Recipe, path: Path, engine: str, device: str | None, log: Callable[[str], None]
+    recipe: Recipe,
+    path: Path,
+    engine: str,
+    device: str | None,
+    device_id: int | None,
+    log: Callable[[str], None],
 ) -> ExportedModel:
     from common.export.offline_inference import read_description
 
@@ -135,9 +141,21 @@ def _load_exported(
                 f"{path}: device {device} was asked for, and ONNX files run on the CPU; leave it "
                 "out, or give a checkpoint"
             )
+        if device_id is not None:
+            raise UserError(
+                f"{path}: card {device_id} was asked for (--device_id), and ONNX files run on the "
+                "CPU; leave it out, or give a checkpoint"
+            )
         return model
     if engine == "onnxruntime":
         raise UserError(f"{path}: a MindIR file, which runs in MindSpore and not in ONNX Runtime")
+    if model.device != "any":
+        if device is not None and device.upper() != model.device.upper():
+            raise UserError(
+                f"{path}: device {device} was asked for, and this file was exported for "
+                f"{model.device}; leave it out, or give a checkpoint"
+            )
+        device = model.device
 
     from common.utils import runtime
 
@@ -146,5 +164,5 @@ def _load_exported(
             f"{path}: MindSpore is loaded with AVX-512, with which the convolutions of this file "
             "take minutes: set ONEDNN_MAX_CPU_ISA=AVX2 before Python starts"
         )
-    runtime.set_device(None if model.device == "any" else model.device)
+    runtime.set_device(device, device_id)
     return model

@@ -13,6 +13,7 @@ import numpy as np
 from common.config import EvalConfig
 from common.data.manifest import listed, read_data, without_copies
 from common.utils.errors import UserError
+from common.utils.packages import MissingPackageError
 
 if TYPE_CHECKING:
     from common.evaluation.scoring import Evaluation, Prediction, ScoredUtterance
@@ -38,7 +39,7 @@ class Scores:
     unreadable: list[str]
     recordings: int
     report: Path | None = None
-    report_error: UserError | None = None
+    report_error: UserError | MissingPackageError | None = None
 
 
 def manifests_to_score(
@@ -91,14 +92,17 @@ def score_manifests(
         Error rates, and what could not be read or written.
 
     Raises:
+        MissingPackageError: The report needs a package that is not installed.
         UserError: There is no test set, or none of its recordings can be read.
     """
     from common.data.dataset import ManifestDataset, ReadFailure
     from common.decoding.decoders import describe
     from common.evaluation.evaluate import evaluate
-    from common.evaluation.html_report import write_report
+    from common.evaluation.html_report import check_packages, write_report
     from common.memory import forecast_forward
 
+    if config.report:
+        check_packages(model.featurizer, config.report_utterances)
     decoder = model.decoder(config.LMConfig)
     data, trained = config.DataConfig, model.config.DataConfig
     manifests, data_dir = manifests_to_score(checkpoint, data, trained)
@@ -149,7 +153,8 @@ def score_manifests(
         counts = ", ".join(f"{c!r} in {count}" for c, count in unknown.most_common(20))
         log.warning("references hold characters without a label, which are errors: %s", counts)
     log.info("utterances: %d, %.2f hours", len(scored), scored.durations.sum() / 3600)
-    report, report_error = None, None
+    report: Path | None = None
+    report_error: UserError | MissingPackageError | None = None
     if config.report:
         facts = {
             "Checkpoint": checkpoint,
@@ -165,7 +170,7 @@ def score_manifests(
             )
             report = Path(config.report)
             log.info("report: %s", config.report)
-        except UserError as error:  # costs the page, not the figures
+        except (UserError, MissingPackageError) as error:  # costs the page, not the figures
             report_error = error
     messages = [unreadable[position] for position in sorted(unreadable)]
     return Scores(evaluation, messages, len(utterances), report, report_error)

@@ -16,6 +16,7 @@ from common.audio.features import Featurizer
 from common.data.batch_sampler import PlannedBatch, Shape, aligned
 from common.data.dataset import Dataset, Example, ReadFailure
 from common.utils.errors import UserError
+from common.utils.packages import MissingPackageError
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,8 @@ class _BatchBuilder:
                     raise UserError(f"utterance {example.id}: {error}") from error
                 failure = ReadFailure(example.index, example.id, str(error))
                 unreadable[example.index] = failure
+            except MissingPackageError:
+                raise  # the same for every utterance, and it says what to install
             except Exception as error:
                 raise RuntimeError(f"utterance {example.id}: {error}") from error
         rows = [row for row, example in enumerate(examples) if example.index in features]

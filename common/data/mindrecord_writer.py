@@ -35,6 +35,7 @@ from common.data.selection import (
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 from common.utils.files import damage, read_json, sync, write_text
+from common.utils.packages import MissingPackageError
 from common.utils.worker_pool import worker_pool
 
 FINISHED_SUFFIX = ".shard.json"  # of the file that says that a shard is whole
@@ -83,6 +84,8 @@ class Reader:
         """Decode one recording and make its record."""
         try:
             return self._record(utterance)
+        except MissingPackageError:
+            raise  # the same for every utterance, and it says what to install
         except Exception as error:  # our own fault, or memory
             name = f"utterance {utterance.id}, {utterance.segment}"
             raise RuntimeError(f"{name}: {error!r}") from error

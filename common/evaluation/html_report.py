@@ -24,6 +24,7 @@ from common.audio.io import encode_opus
 from common.data.dataset import Dataset
 from common.evaluation.error_rates import EditCounts
 from common.utils.files import write_text
+from common.utils.packages import package
 from common.utils.wording import counted
 
 if TYPE_CHECKING:  # it loads mindspore, which a page can do without
@@ -58,6 +59,7 @@ def write_report(
             it) and their spectrogram. Only these are decoded, again.
 
     Raises:
+        MissingPackageError: Spectrograms need a package that is not installed.
         UserError: The file cannot be written, or a recording can no longer be read.
     """
     order, count = worst_first(evaluation.utterances), len(dataset)
@@ -87,6 +89,20 @@ def write_report(
         utterances="\n".join(cards),
     )
     write_text(path, page)
+
+
+def check_packages(featurizer: Featurizer, players: int) -> None:
+    """Refuse a page whose pictures need a package that is missing, before hours of recognition.
+
+    Args:
+        featurizer: Makes the spectrograms.
+        players: Number of utterances that get one.
+
+    Raises:
+        MissingPackageError: The package is not installed.
+    """
+    if players > 0:
+        spectrogram(featurizer(np.zeros(featurizer.config.sample_rate, np.float32)))
 
 
 def worst_first(utterances: Sequence[ScoredUtterance]) -> list[int]:
@@ -287,8 +303,8 @@ def _letters(utterance: ScoredUtterance, seconds: float) -> str:
 
 def spectrogram(features: np.ndarray) -> bytes:
     """Encode features (F, T) as PNG: time to the right, frequency upwards, a pixel each."""
-    from matplotlib import colormaps  # not at the top: reports are rare
-    from PIL import Image
+    colormaps = package("matplotlib", "draws the spectrograms of reports").colormaps
+    from PIL import Image  # matplotlib needs it, too
 
     low, high = np.percentile(features, [2, 99.5])
     shades = np.clip((features - low) / max(high - low, 1e-6), 0, 1) * (_SHADES - 1)

@@ -17,10 +17,15 @@ class MissingPackageError(ImportError):
     """
 
     def __init__(self, name: str, purpose: str, command: str = ""):
+        self._arguments = name, purpose, command
         command = command or f"{sys.executable} -m pip install {name}"
         super().__init__(
             f"{sys.executable} has no {name}, which {purpose}: install it with {command}", name=name
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a worker process hand it to its parent."""
+        return type(self), self._arguments
 
 
 def package(module: str, purpose: str) -> Any:
