@@ -25,7 +25,7 @@ from common.export import sherpa
 from common.export.description import described_files, description_of, identify
 from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
-from common.export.onnx_metadata import DESCRIPTION, add_metadata
+from common.export.onnx_metadata import CONTENT, DESCRIPTION, add_metadata, model_content
 from common.export.quantization import (
     calibration_batches,
     quantise_dynamic,
@@ -191,8 +191,9 @@ def export(
                     )
                 content = describe(speech_model, options, device, exported)
                 if options.file_format == "ONNX":
-                    entries = metadata(speech_model, options, content)
-                    add_metadata(staging / path.name, entries)
+                    file = staging / path.name
+                    embedded = {**content, CONTENT: model_content(file)}
+                    add_metadata(file, metadata(speech_model, options, embedded))
                 content["files"] = identify(sorted(staging.iterdir()), staging)
                 _publish(staging, path, content, log)
             finally:
