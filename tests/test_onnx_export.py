@@ -258,6 +258,8 @@ def test_files_in_8_bits_run(kind, compute, tmp_path):
     speech_model, said = NETWORKS[kind](), []
     randomize_norms(speech_model.network)
     calibration = recordings(tmp_path, [9.0, 5.0]) if compute and kind == "jasper" else []
+    if calibration:
+        calibration.insert(1, Utterance("none", tmp_path / "none.wav", ""))
     options = Options(
         "ONNX",
         int8="compute" if compute else "weights",
@@ -268,6 +270,8 @@ def test_files_in_8_bits_run(kind, compute, tmp_path):
     path = export(speech_model, tmp_path / name, options, said.append)
     assert read_metadata(path)["weights"] == "int8" and list(tmp_path.glob("*.onnx")) == [path]
     assert not list(tmp_path.glob(".*"))
+    named = [line for line in said if line.startswith("left out: utterance none: ")]
+    assert bool(named) == bool(calibration)
     assert said[-1].startswith("WER ") or said[-2].startswith("WER ")
     graph = onnx.load(path).graph
     kinds = {node.op_type for node in graph.node}
