@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -13,6 +14,7 @@ from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 
 from benchmarks import reference
+from common.data.manifest import Utterance
 from common.export import export as common_export
 from common.export.description import check_files, find_description
 from common.export.export import TOLERANCE_HALF, Options, export, parts, verify
@@ -171,6 +173,8 @@ def test_a_failed_verification_leaves_the_earlier_export(trained, tmp_path, monk
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == earlier
 
 
+RECORDING = Utterance("a", Path("a.wav"), "A")
+
 REFUSALS = {
     "unknown": ({"file_format": "OM"}, "--file_format OM: expected one of MINDIR, AIR, ONNX"),
     "AIR on a CPU": ({"file_format": "AIR"}, "AIR needs an Ascend device, this is CPU"),
@@ -212,6 +216,18 @@ REFUSALS = {
     "samples and frames": (
         {"file_format": "ONNX", "input": "samples", "frames": 30},
         "--frames 30 with --input samples: such a file takes any number of samples",
+    ),
+    "scored in batches": (
+        {"file_format": "ONNX", "batch_size": 4, "scored": [RECORDING]},
+        "--test_manifest with --batch_size 4: recordings are given to the file one by one",
+    ),
+    "scored at one length": (
+        {"file_format": "ONNX", "batch_size": 1, "frames": 30, "scored": [RECORDING]},
+        "--test_manifest with --frames 30: recordings are given to the file one by one",
+    ),
+    "ranges at one length": (
+        {"file_format": "ONNX", "frames": 30, "int8": "compute", "calibration": [RECORDING]},
+        "--calibration_manifest with --frames 30: recordings are given to the file one by one",
     ),
     "Ascend, open": ({"device": "Ascend", "buckets": (3, 4)}, "takes static shapes alone"),
 }

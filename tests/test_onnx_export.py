@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,11 +16,13 @@ from networks import batch_of, randomize_norms
 
 from benchmarks import reference
 from common import __version__
+from common.cli.exported import _without_copies
 from common.data.manifest import Utterance
 from common.export.export import TOLERANCE_INT8, Options, export, speech_like
 from common.export.offline_inference import read_description
 from common.export.onnx import Graph, write_onnx
 from common.export.onnx_metadata import read_metadata
+from common.export.quantization import word_error_rates
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
@@ -254,14 +258,20 @@ def test_files_in_8_bits_run(kind, compute, tmp_path):
     speech_model, said = NETWORKS[kind](), []
     randomize_norms(speech_model.network)
     calibration = recordings(tmp_path, [9.0, 5.0]) if compute and kind == "jasper" else []
+    if calibration:
+        calibration.insert(1, Utterance("none", tmp_path / "none.wav", ""))
     options = Options(
         "ONNX",
         int8="compute" if compute else "weights",
         calibration=calibration,
         scored=recordings(tmp_path, [1.0]),
     )
-    path = export(speech_model, tmp_path / "speech", options, said.append)
+    name = "unquantised" if compute else "float32"  # which are also names of temporary files
+    path = export(speech_model, tmp_path / name, options, said.append)
     assert read_metadata(path)["weights"] == "int8" and list(tmp_path.glob("*.onnx")) == [path]
+    assert not list(tmp_path.glob(".*"))
+    named = [line for line in said if line.startswith("left out: utterance none: ")]
+    assert bool(named) == bool(calibration)
     assert said[-1].startswith("WER ") or said[-2].startswith("WER ")
     graph = onnx.load(path).graph
     kinds = {node.op_type for node in graph.node}
@@ -275,6 +285,38 @@ def test_files_in_8_bits_run(kind, compute, tmp_path):
         assert {node.domain for node in graph.node} == {""}
     difference = read_description(speech_model.recipe, path).description["verified_difference"]
     assert 0 < difference <= TOLERANCE_INT8
+
+
+def test_word_error_rates_are_those_of_eval(tmp_path, monkeypatch):
+    """Characters count in a script without spaces, and what cannot be read is named once."""
+    tokenizer = CharacterTokenizer(tuple("中国人_"))
+
+    def spells(text):
+        path = [tokenizer.labels.index(label) for label in text]
+        return lambda values, lengths: (np.eye(4)[path][:, None], np.array([len(path)]))
+
+    texts = {"whole.onnx": "中国人", "cut.onnx": "中_国"}
+    monkeypatch.setattr(
+        "common.export.quantization.open_graph", lambda path: spells(texts[path.name])
+    )
+    scored = [dataclasses.replace(each, text="中国人") for each in recordings(tmp_path, [1.0, 0.5])]
+    scored.insert(1, Utterance("none", tmp_path / "none.wav", "中国人"))
+    paths, said = [tmp_path / name for name in texts], []
+    featurizer = speech2().featurizer
+    rates, count = word_error_rates(paths, featurizer, tokenizer, scored, True, said.append)
+    assert rates == [0, pytest.approx(100 / 3)] and count == 2
+    (line,) = said
+    assert line.startswith("left out: utterance none: ") and "none.wav" in line
+
+
+def test_recordings_at_another_speed_are_not_scored(tmp_path, capsys):
+    lines = [{"audio": "a.wav", "text": "A"}, {"audio": "b.wav", "text": "A", "speed": 0.9}]
+    manifest = tmp_path / "test.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    network = SimpleNamespace(config=deepspeech2.TrainConfig(), tokenizer=LABELS)
+    assert [each.audio.name for each in _without_copies(network, [str(manifest)])] == ["a.wav"]
+    assert "1 of 2 recordings left out" in capsys.readouterr().out
+    assert _without_copies(network, []) == []
 
 
 def test_weights_in_int8_are_near_by_half_a_step():

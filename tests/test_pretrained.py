@@ -11,10 +11,18 @@ import numpy as np
 import onnx
 import pytest
 
+from common.cli.publish_checkpoint import publish
+from common.export.offline_inference import read_description
 from common.export.onnx import write_onnx
-from common.export.onnx_metadata import embedded_description
+from common.export.onnx_metadata import (
+    add_metadata,
+    copy_without_metadata,
+    embedded_description,
+    read_metadata,
+)
 from common.model import checkpoint
 from common.model.speech_model import SpeechModel
+from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
 from jasper.src.recipe import RECIPE as JASPER
 
@@ -89,19 +97,30 @@ def test_its_onnx_file_holds_its_weights_labels_and_configuration(recipe, tmp_pa
 
 @pytest.mark.launcher
 def test_publishing_an_onnx_file_forgets_the_folders_of_this_machine(tmp_path, monkeypatch):
-    from common.cli.publish_checkpoint import publish
-
     monkeypatch.chdir(tmp_path)
     shipped = JASPER.pretrained.with_suffix(".onnx")
-    model = onnx.load(shipped)
-    entries = {entry.key: entry.value for entry in model.metadata_props}
+    mine = Path("mine.onnx")
+    entries = read_metadata(shipped)
     elsewhere = entries["description"].replace('"data/an4_', f'"{tmp_path}/data/an4_')
-    onnx.helper.set_model_props(model, {**entries, "description": elsewhere})
-    onnx.save(model, "mine.onnx")
-    assert str(tmp_path) in str(embedded_description(Path("mine.onnx")))
+    copy_without_metadata(shipped, mine)
+    add_metadata(mine, {**entries, "description": elsewhere})
+    assert str(tmp_path) in str(embedded_description(mine))
     publish("mine.onnx", "an4.onnx")
-    assert embedded_description(Path("an4.onnx")) == embedded_description(shipped)
-    assert onnx.load("an4.onnx").graph == onnx.load(shipped).graph
+    assert Path("an4.onnx").read_bytes() == shipped.read_bytes()
+    publish("an4.onnx", "again/an4.onnx")
+    assert Path("again/an4.onnx").read_bytes() == shipped.read_bytes()
+
+
+@MODELS
+def test_damaged_weights_of_its_onnx_file_are_said(recipe, tmp_path):
+    damaged = bytearray(recipe.pretrained.with_suffix(".onnx").read_bytes())
+    damaged[4_000_000:4_200_000] = bytes(200_000)
+    (tmp_path / "an4.onnx").write_bytes(damaged)
+    with pytest.raises(UserError, match="an4.onnx: its model has the checksum .* it is damaged"):
+        read_description(recipe, tmp_path / "an4.onnx").forward()
+    with pytest.raises(UserError, match="an4.onnx: its model has the checksum"):
+        publish(str(tmp_path / "an4.onnx"), str(tmp_path / "new.onnx"))
+    assert [each.name for each in tmp_path.iterdir()] == ["an4.onnx"]
 
 
 @pytest.mark.launcher

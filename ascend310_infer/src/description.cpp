@@ -185,6 +185,17 @@ GraphFacts read_graph(const Json& value) {
   return graph;
 }
 
+// "bytes" and "crc32" of an entry of "files", or of "content".
+void read_checksum(const Json& entry, FileFacts& result) {
+  if (!to_integer(member(entry, "bytes"), result.bytes) || result.bytes < 0)
+    throw std::invalid_argument("\"bytes\" of a file: expected a whole number");
+  const std::string digits = text_of(entry, "crc32");
+  const char* end = digits.data() + digits.size();
+  const auto read = std::from_chars(digits.data(), end, result.crc32, 16);
+  if (digits.size() != 8 || read.ec != std::errc() || read.ptr != end)
+    throw std::invalid_argument("\"crc32\" of a file: expected eight hexadecimal digits");
+}
+
 // "files": what export.py wrote.
 std::vector<FileFacts> read_files(const Json& value, const fs::path& folder) {
   if (!value.is_array()) throw std::invalid_argument("\"files\": expected a list");
@@ -192,13 +203,7 @@ std::vector<FileFacts> read_files(const Json& value, const fs::path& folder) {
   for (const Json& entry : value) {
     FileFacts& added = files.emplace_back();
     added.file = folder / text_of(entry, "file");
-    if (!to_integer(member(entry, "bytes"), added.bytes) || added.bytes < 0)
-      throw std::invalid_argument("\"bytes\" of a file: expected a whole number");
-    const std::string digits = text_of(entry, "crc32");
-    const char* end = digits.data() + digits.size();
-    const auto read = std::from_chars(digits.data(), end, added.crc32, 16);
-    if (digits.size() != 8 || read.ec != std::errc() || read.ptr != end)
-      throw std::invalid_argument("\"crc32\" of a file: expected eight hexadecimal digits");
+    read_checksum(entry, added);
   }
   return files;
 }
@@ -219,6 +224,26 @@ std::string hexadecimal(std::uint32_t value) {
   char text[16];
   std::snprintf(text, sizeof text, "%08x", static_cast<unsigned>(value));
   return text;
+}
+
+// Throws UsageError where the model in a file is not the one that its description was added to: a
+// network with damaged weights would run, and give wrong texts.
+void check_model_content(const FileFacts& described) {
+  const auto bytes = static_cast<std::int64_t>(size_of_model(described.file));
+  const std::string file = described.file.string();
+  std::string found, expected;
+  if (bytes < described.bytes) {
+    found = std::to_string(bytes) + " bytes";
+    expected = "at least " + std::to_string(described.bytes) + " bytes";
+  } else {
+    const auto crc32 = crc32_of(described.file, static_cast<std::uint64_t>(described.bytes));
+    if (crc32 == described.crc32) return;
+    found = "its model has the checksum " + hexadecimal(crc32);
+    expected = "the checksum " + hexadecimal(described.crc32);
+  }
+  throw UsageError(file + ": " + found + ", but its description is of a model with " + expected +
+                   ": it is damaged, or was changed after the export; copy it anew, or export the "
+                   "model anew");
 }
 
 // Throws UsageError where a file is not the described one. On a card it may have been replaced by
@@ -284,6 +309,8 @@ Description parse_description(std::string_view text, const fs::path& folder) {
 
   if (const Json* files = find_member(root, "files"); files != nullptr)
     result.files = read_files(*files, folder);
+  if (const Json* content = find_member(root, "content"); content != nullptr)
+    read_checksum(*content, result.content.emplace());
   if (const Json* memory = find_member(root, "memory"); memory != nullptr && !memory->is_null())
     result.memory = read_memory(*memory);
 
@@ -328,6 +355,7 @@ Description embedded_description(std::string_view text, const fs::path& model) {
   result.path = model;
   result.buckets.front().file = model;
   result.files.clear();  // of the moment before the description was put into the file
+  if (result.content) result.content->file = model;
   return result;
 }
 
@@ -405,6 +433,7 @@ std::vector<std::string> check_models(const Description& description, const std:
     return bucket.converted || bucket.file.extension() == ".ms";
   };
   if (std::any_of(description.buckets.begin(), description.buckets.end(), foreign)) return notes;
+  if (description.content) check_model_content(*description.content);
   for (const FileFacts& file : description.files)
     if (std::string note = check_content(file, description.path, ascend); !note.empty())
       notes.push_back(std::move(note));

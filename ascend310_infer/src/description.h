@@ -61,6 +61,7 @@ struct Description {
       features;                 // how recordings become features, for `parse_features`; or null
   std::vector<Bucket> buckets;  // by frames, shortest first, open ones last; then by batch
   std::vector<FileFacts> files;            // none in descriptions of earlier versions
+  std::optional<FileFacts> content{};      // the bytes of an ONNX file before its metadata, or none
   std::optional<MemoryForecast> memory{};  // on a CPU; none in descriptions of earlier versions
 
   // Whether the network leaves out silence by itself, so that a part of a recording tells nothing

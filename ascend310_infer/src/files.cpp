@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -132,17 +133,19 @@ std::int32_t read_int(const fs::path& path) {
   return value;
 }
 
-std::uint32_t crc32_of(const fs::path& path) {
-  constexpr std::size_t kChunk = std::size_t{1} << 20;
+std::uint32_t crc32_of(const fs::path& path, std::uint64_t bytes) {
+  constexpr std::uint64_t kChunk = std::uint64_t{1} << 20;
   const FileDescriptor file = open_file(path, O_RDONLY);
   if (!file.is_open()) throw InputError(reason(path, errno));
   std::vector<unsigned char> chunk(kChunk);
   std::uint32_t crc = 0xFFFFFFFF;
   for (;;) {
-    const ssize_t have = read_some(file.get(), chunk.data(), chunk.size());
+    const auto wanted = static_cast<std::size_t>(std::min(bytes, kChunk));
+    const ssize_t have = read_some(file.get(), chunk.data(), wanted);
     if (have < 0) throw InputError(reason(path, errno));
     if (have == 0) return ~crc;
     crc = crc_update(crc, chunk.data(), static_cast<std::size_t>(have));
+    bytes -= static_cast<std::uint64_t>(have);
   }
 }
 

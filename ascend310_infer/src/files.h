@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,10 @@ std::vector<float> read_floats(const fs::path& path, std::size_t count);
 // Reads a file of one int32 value, little endian. Throws InputError like `read_floats`.
 std::int32_t read_int(const fs::path& path);
 
-// Returns the CRC-32 (ISO 3309) of a file. Throws InputError if it cannot be read.
-std::uint32_t crc32_of(const fs::path& path);
+// Returns the CRC-32 (ISO 3309) of the first `bytes` of a file, or of all that there are. Throws
+// InputError if it cannot be read.
+std::uint32_t crc32_of(const fs::path& path,
+                       std::uint64_t bytes = std::numeric_limits<std::uint64_t>::max());
 
 // Returns the size of a regular file. Throws InputError if there is none.
 std::uintmax_t bytes_of(const fs::path& path);

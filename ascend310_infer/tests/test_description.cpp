@@ -351,6 +351,30 @@ TEST_CASE("description inside a model is of that file, whatever its name") {
                        UsageError);
 }
 
+TEST_CASE("description inside a model tells damage of the model before it") {
+  const samples::Folder folder;
+  const internal::fs::path model = folder.path / "m.onnx";
+  const auto check = [&](const std::string& bytes, const std::string& content) {
+    samples::write(model, bytes);
+    const std::string text = of_samples().insert(1, "\"content\": " + content + ", ");
+    check_models(internal::embedded_description(text, model), "CPU");
+  };
+  const std::string content = R"({"bytes": 9, "crc32": "cbf43926"})";  // ISO 3309's check value
+  CHECK_NOTHROW(check("123456789", content));
+  CHECK_NOTHROW(check("123456789, and metadata", content));
+  CHECK_THROWS_WITH_AS(check("123406789, and metadata", content),
+                       doctest::Contains("m.onnx: its model has the checksum "), UsageError);
+  CHECK_THROWS_WITH_AS(check("12345678", content),
+                       doctest::Contains("m.onnx: 8 bytes, but its description is of a model with "
+                                         "at least 9 bytes"),
+                       UsageError);
+  for (const char* bad : {"3", "{}", R"({"bytes": -1, "crc32": "cbf43926"})",
+                          R"({"bytes": 9, "crc32": "cbf4392"})", R"({"bytes": 9, "crc32": 1})"}) {
+    CAPTURE(bad);
+    CHECK_THROWS_AS(check("123456789", bad), UsageError);
+  }
+}
+
 TEST_CASE("description forecasts memory") {
   const auto parse = [](const std::string& memory) {
     return parse_description(replaced("\"device\"", "\"memory\": " + memory + ", \"device\""), "");

@@ -121,7 +121,7 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         arguments.half,
         arguments.int8,
         _recordings(speech_model, arguments.calibration_manifest),
-        _recordings(speech_model, arguments.test_manifest),
+        _without_copies(speech_model, arguments.test_manifest),
         arguments.style,
         arguments.input,
         arguments.license,
@@ -250,6 +250,12 @@ def _recordings(speech_model: SpeechModel, manifests: list[str]) -> list[Utteran
         return []
     data = speech_model.config.DataConfig
     return read_data(data, speech_model.tokenizer, manifests, "", print)
+
+
+def _without_copies(speech_model: SpeechModel, manifests: list[str]) -> list[Utterance]:
+    """Read manifests to score: eval.py, too, leaves out copies at another speed."""
+    recordings = _recordings(speech_model, manifests)
+    return without_copies(recordings, listed(manifests), print) if recordings else []
 
 
 def _export_target(arguments: argparse.Namespace) -> str:

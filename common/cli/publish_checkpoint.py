@@ -57,23 +57,31 @@ def publish(source: str, out: str) -> None:
 
 def _publish_onnx(source: Path, out: Path) -> None:
     """Write an ONNX file to share: its description without the folders of this machine."""
-    from common.export.onnx_metadata import DESCRIPTION, embedded_description
+    from common.export.onnx_metadata import (
+        CONTENT,
+        DESCRIPTION,
+        add_metadata,
+        check_model_content,
+        copy_without_metadata,
+        embedded_description,
+        model_content,
+        read_metadata,
+    )
     from common.utils.files import replacing
-    from common.utils.packages import package
 
     description = embedded_description(source)
     if description is None:
         raise UserError(f"{source}: has no description, so it cannot be published")
+    check_model_content(source, description)
     _forget_folders(description["config"]["DataConfig"])
     description["file"] = out.name
     for bucket in description["buckets"]:
         bucket["file"] = out.name
-    onnx = package("onnx", "writes ONNX files")
-    model = onnx.load(str(source))
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, {**entries, DESCRIPTION: json.dumps(description)})
     with replacing(out) as partial:
-        onnx.save(model, str(partial))
+        copy_without_metadata(source, partial)
+        description[CONTENT] = model_content(partial)
+        entries = {**read_metadata(source), DESCRIPTION: json.dumps(description)}
+        add_metadata(partial, entries)
 
 
 def _forget_folders(data: dict[str, Any]) -> None:
@@ -87,7 +95,7 @@ def _forget_folders(data: dict[str, Any]) -> None:
 
 def _here(path: str) -> str:
     """Return the path without the folders of this machine."""
-    inside = Path(path).is_relative_to(Path.cwd())
+    inside = Path(os.path.abspath(path)).is_relative_to(Path.cwd())
     return os.path.relpath(path) if inside else Path(path).name
 
 

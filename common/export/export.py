@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,12 @@ from common.export import sherpa
 from common.export.description import described_files, description_of, identify
 from common.export.mindir import graph_facts, share_weights
 from common.export.onnx import write_onnx
-from common.export.onnx_metadata import DESCRIPTION, add_metadata
+from common.export.onnx_metadata import CONTENT, DESCRIPTION, add_metadata, model_content
 from common.export.quantization import (
     calibration_batches,
     quantise_dynamic,
     quantise_static,
-    word_error_rate,
+    word_error_rates,
 )
 from common.export.running import graph_file, open_graph
 from common.memory import forecast_forward
@@ -191,8 +193,9 @@ def export(
                     )
                 content = describe(speech_model, options, device, exported)
                 if options.file_format == "ONNX":
-                    entries = metadata(speech_model, options, content)
-                    add_metadata(staging / path.name, entries)
+                    file = staging / path.name
+                    embedded = {**content, CONTENT: model_content(file)}
+                    add_metadata(file, metadata(speech_model, options, embedded))
                 content["files"] = identify(sorted(staging.iterdir()), staging)
                 _publish(staging, path, content, log)
             finally:
@@ -307,7 +310,6 @@ def _write_quantised(
     speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
 ) -> None:
     """Write an ONNX file of 8-bit arithmetic."""
-    source = path.with_name("unquantised.onnx")
     recurrent = any("lstm" in p.name.lower() for p in speech_model.network.get_parameters())
     # The few convolutions before LSTMs lose more than they win.
     precision = "int8 convolutions" if recurrent else "float32"
@@ -316,44 +318,53 @@ def _write_quantised(
             "--int8 compute: the convolutions need recordings to take the ranges of their inputs "
             "from: give --calibration_manifest, or use --int8 weights"
         )
-    try:
+    with _folder_beside(path) as folder:
+        source = folder / "unquantised.onnx"
         shape = options.batch_size, options.frames
         write_onnx(speech_model, source, *shape, precision, options.samples)
         if recurrent:
             quantise_dynamic(source, path)
             return
         featurizer = speech_model.featurizer
-        batches = calibration_batches(featurizer, options.calibration, options.samples)
+        batches = calibration_batches(featurizer, options.calibration, options.samples, log)
         log(f"taking the ranges of 8-bit values from {len(batches)} pieces of the recordings")
         quantise_static(source, path, batches)
-    finally:
-        source.unlink(missing_ok=True)
 
 
 def _tell_word_error_rates(
     speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
 ) -> None:
     """Recognise recordings with a file, and with float32 beside it."""
-    given = speech_model.featurizer, speech_model.tokenizer, options.scored, options.samples
-    found = word_error_rate(path, *given)
-    if options.precision == "float32":
-        log(f"WER {found:.3f} % of {counted(len(options.scored), 'utterance')}")
+    with _folder_beside(path) as folder:
+        files = [path]
+        if options.precision != "float32":
+            files.append(folder / "float32.onnx")
+            write_onnx(speech_model, files[-1], samples=options.samples)
+        rates, scored = word_error_rates(
+            files,
+            speech_model.featurizer,
+            speech_model.tokenizer,
+            options.scored,
+            options.samples,
+            log,
+        )
+    if not scored:
+        log("warning: --test_manifest: not one of its recordings can be read: no WER is told")
         return
-    full = path.with_name("float32.onnx")
-    try:
-        write_onnx(speech_model, full, samples=options.samples)
-        expected = word_error_rate(full, *given)
-    finally:
-        full.unlink(missing_ok=True)
-    log(
-        f"WER {found:.3f} % of {counted(len(options.scored), 'utterance')}, in float32 "
-        f"{expected:.3f} %"
-    )
-    if found - expected > _MOST_WER_RISE:
+    told = f"WER {rates[0]:.3f} % of {counted(scored, 'utterance')}"
+    log(told + "".join(f", in float32 {rate:.3f} %" for rate in rates[1:]))
+    if (rise := rates[0] - rates[-1]) > _MOST_WER_RISE:
         log(
-            f"warning: WER is {found - expected:.2f} points higher than in float32, more than "
+            f"warning: WER is {rise:.2f} points higher than in float32, more than "
             f"{_MOST_WER_RISE}: take another precision (--int8 weights, --half)"
         )
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """Provide a folder for temporary files, where no name is that of an exported file."""
+    with TemporaryDirectory(dir=path.parent) as folder:
+        yield Path(folder)
 
 
 def _write(speech_model: SpeechModel, path: Path, options: Options, frames: int) -> None:
@@ -718,6 +729,16 @@ def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
             raise UserError(f"{option} with --file_format {file_format}: expected ONNX")
     if options.calibration and options.int8 != "compute":
         raise UserError("--calibration_manifest: only --int8 compute has ranges to be found")
+    for option, recordings in (
+        ("--calibration_manifest", options.calibration),
+        ("--test_manifest", options.scored),
+    ):
+        if recordings and (batch_size > 1 or frames):
+            given = f"--frames {frames}" if frames else f"--batch_size {batch_size}"
+            raise UserError(
+                f"{option} with {given}: recordings are given to the file one by one, at their own "
+                "lengths; leave out one of the two options"
+            )
     if options.input not in ("", "samples", "features"):
         raise UserError(f"--input {options.input}: expected samples or features")
     if options.input == "samples":

@@ -30,7 +30,7 @@ from common.data.manifest import Log, Utterance
 from common.decoding.decoders import Decoder
 from common.evaluation.scoring import Evaluation, Prediction, Scorer
 from common.export.description import check_content, check_files, find_description
-from common.export.onnx_metadata import embedded_description
+from common.export.onnx_metadata import check_model_content, embedded_description
 from common.export.running import Bucket, ExportedForward, graph_file, onnx_runtime
 from common.model.acoustic_model import SampleFrontEnd
 from common.model.decoder import SpeechDecoder
@@ -154,7 +154,7 @@ class ExportedModel:
         """Its files, run from Python.
 
         Raises:
-            UserError: A file is not the described one.
+            UserError: A file is not the described one, or damaged.
         """
         buckets, renamed = self.buckets(), {}
         if not buckets:
@@ -171,6 +171,8 @@ class ExportedModel:
             buckets = [dataclasses.replace(buckets[0], path=self.given)]
         if self.embedded is None:
             check_files(self.path, renamed)
+        else:
+            check_model_content(self.path, self.embedded)
         return ExportedForward(buckets, len(self.tokenizer), self.takes_samples)
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,10 @@ def quantise_static(source: Path, target: Path, batches: Iterable[dict[str, np.n
 
 
 def calibration_batches(
-    featurizer: Featurizer, utterances: Sequence[Utterance], samples: bool
+    featurizer: Featurizer,
+    utterances: Sequence[Utterance],
+    samples: bool,
+    log: Callable[[str], None],
 ) -> list[dict[str, np.ndarray]]:
     """Cut recordings into pieces of one length, as inputs of a file.
 
@@ -107,16 +110,17 @@ def calibration_batches(
         featurizer: Of the network.
         utterances: The recordings; few minutes are used.
         samples: The file takes samples.
+        log: Gets a line for each recording that cannot be read; the others are used.
 
     Returns:
         Inputs of the file, one piece each.
 
     Raises:
-        UserError: The recordings are too short together, or one cannot be read.
+        UserError: The recordings are too short together.
     """
     rate = featurizer.config.sample_rate
     length, batches = _SECONDS * rate, []
-    for piece in _pieces(featurizer, utterances, length):
+    for piece in _pieces(featurizer, utterances, length, log):
         # A file that trims silence would make pieces of several lengths.
         if len(featurizer.trim(piece)) == length:
             name, values = ("samples", piece[None]) if samples else ("features", featurizer(piece))
@@ -134,49 +138,71 @@ def calibration_batches(
 
 
 def _pieces(
-    featurizer: Featurizer, utterances: Sequence[Utterance], length: int
+    featurizer: Featurizer,
+    utterances: Sequence[Utterance],
+    length: int,
+    log: Callable[[str], None],
 ) -> Iterator[np.ndarray]:
     """Yield pieces of the recordings one after the other, spread over the whole list."""
     left = np.zeros(0, np.float32)
     step = max(1, len(utterances) // (2 * _PIECES))
     for start in range(step):
         for utterance in utterances[start::step]:
-            samples = utterance.segment.load(featurizer.config.sample_rate)
+            samples = _load(utterance, featurizer, log)
+            if samples is None:
+                continue
             left = np.concatenate((left, featurizer.trim(samples)))
             while len(left) >= length:
                 yield left[:length].astype(np.float32)
                 left = left[length:]
 
 
-def word_error_rate(
-    path: Path,
+def word_error_rates(
+    paths: Sequence[Path],
     featurizer: Featurizer,
     tokenizer: Tokenizer,
     utterances: Sequence[Utterance],
     samples: bool,
-) -> float:
-    """Recognise recordings greedily with an ONNX file.
+    log: Callable[[str], None],
+) -> tuple[list[float], int]:
+    """Recognise recordings greedily with ONNX files, and score the texts as eval.py does.
 
     Args:
-        path: The file.
+        paths: The files.
         featurizer: Of the network.
         tokenizer: Of the network.
         utterances: Recordings and their texts.
-        samples: The file takes samples.
+        samples: The files take samples.
+        log: Gets a line for each recording that cannot be read; the others are scored.
 
     Returns:
-        Word error rate in percent.
+        Word error rate of each file, in percent; the number of recordings that were read.
     """
-    run, decoder = open_graph(path), GreedyDecoder(tokenizer)
-    counts = EditCounts()
+    decoder, runs = GreedyDecoder(tokenizer), [open_graph(path) for path in paths]
+    counts, read = [EditCounts() for _ in paths], 0
     for utterance in utterances:
-        values = utterance.segment.load(featurizer.config.sample_rate)[None]
-        if not samples:
-            values = featurizer(featurizer.trim(values[0]))[None]
-        outputs = run(values.astype(np.float32), np.array([values.shape[-1]], np.int32))
-        text = decoder(*outputs)[0]
-        counts = counts + word_errors(tokenizer.normalise(utterance.text), text)
-    return 100 * counts.rate
+        values = _load(utterance, featurizer, log)
+        if values is None:
+            continue
+        read += 1
+        given = values[None] if samples else featurizer(featurizer.trim(values))[None]
+        lengths = np.array([given.shape[-1]], np.int32)
+        reference = tokenizer.normalise(utterance.text)
+        for number, run in enumerate(runs):
+            text = decoder(*run(given.astype(np.float32), lengths))[0]
+            counts[number] += word_errors(reference, text, tokenizer.words)
+    return [100 * each.rate for each in counts], read
+
+
+def _load(
+    utterance: Utterance, featurizer: Featurizer, log: Callable[[str], None]
+) -> np.ndarray | None:
+    """Load the samples of a recording; None, with a line that says why, if it cannot be read."""
+    try:
+        return utterance.segment.load(featurizer.config.sample_rate)
+    except UserError as error:
+        log(f"left out: utterance {utterance.id}: {error}")
+        return None
 
 
 def _weighted(model: Any, *kinds: str) -> list[str]:

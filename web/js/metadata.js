@@ -58,14 +58,15 @@ function readEntry(field, entry, reader) {
  * @returns {{labels: Labels, sampleRate: number, frameSeconds: number, model: string,
  *   version: string, weights: string, license: string}} sampleRate in Hz; frameSeconds from one
  *   frame of the output to the next.
- * @throws {PageError} It is no such file, or its description is missing, damaged or of a model
- *   that takes features.
+ * @throws {PageError} It is no such file, or its network is damaged, or its description is
+ *   missing, damaged or of a model that takes features.
  */
 export function describeModel(bytes) {
   const metadata = readMetadata(bytes);
   const json = metadata.get("description");
   if (json === undefined) throw new PageError("noDescription");
   const description = parse(json);
+  if (!isIntact(bytes, description?.content)) throw new PageError("damagedNetwork");
   if (description?.input !== "samples") {
     throw new PageError("takesFeatures", { input: description?.input ?? "features" });
   }
@@ -87,6 +88,31 @@ export function describeModel(bytes) {
     weights: String(description.weights ?? ""),
     license: metadata.get("license") ?? "", // shown, not used
   };
+}
+
+/**
+ * Whether the network, which is all bytes before the metadata, is the one that was described: one
+ * with damaged weights would run, and give wrong texts. Files of earlier versions do not tell.
+ */
+function isIntact(bytes, content) {
+  if (content === undefined) return true;
+  const { bytes: size, crc32: expected } = content ?? {};
+  if (!(size >= 0 && size <= bytes.length)) return false;
+  return crc32(bytes.subarray(0, size)).toString(16).padStart(8, "0") === expected;
+}
+
+/** Compute the CRC-32 (ISO 3309) of bytes. */
+export function crc32(bytes) {
+  const remainders = Uint32Array.from({ length: 256 }, (_, byte) => {
+    let value = byte;
+    for (let bit = 0; bit < 8; bit++) value = (value >>> 1) ^ (value & 1 ? 0xedb88320 : 0);
+    return value;
+  });
+  let crc = 0xffffffff;
+  for (let i = 0; i < bytes.length; i++) {
+    crc = (crc >>> 8) ^ remainders[(crc ^ bytes[i]) & 0xff]; // quicker than for...of
+  }
+  return ~crc >>> 0;
 }
 
 function parse(json) {

@@ -82,6 +82,9 @@ export const ERRORS = {
     "Export it with a current version of export.py.",
   damagedDescription: ({ name }) =>
     `${name}: its description is damaged or does not fit the network. Export the model again.`,
+  damagedNetwork: ({ name }) =>
+    `${name} is damaged, or was changed after the export. ` +
+    "Copy or download it again, or export the model again.",
   takesFeatures: ({ name, input }) =>
     `${name} takes ${input}, but this page gives samples. Export the model with --input samples.`,
   runtime: ({ name, reason }) => `${name} could not be run. ONNX Runtime says: ${reason}`,
