@@ -257,7 +257,9 @@ def test_mindrecord_files_hold_what_was_cut(manifest, talk, tmp_path):
 
 def test_features_for_the_program_in_c_are_those_of_the_segments(manifest, talk, tmp_path):
     utterances = read_manifest(manifest)
-    model = SimpleNamespace(featurizer=FEATURIZER, tokenizer=TOKENIZER, features={})
+    model = SimpleNamespace(
+        takes_samples=False, featurizer=FEATURIZER, tokenizer=TOKENIZER, features={}
+    )
     beyond = replace(utterances[0], id="beyond", offset=2.9)
     problems = write_features(model, [*utterances, beyond], tmp_path / "out", workers=1)
     assert len(problems) == 1 and "the segment from 2.9 s" in problems[0]
@@ -304,7 +306,9 @@ def test_every_reader_of_manifests_compares_durations(talk, tmp_path):
     ManifestDataset(listed, FEATURIZER, TOKENIZER, log=said.append)
     report = validate(listed, TOKENIZER, FEATURIZER, lambda frames: frames, 0.1, 9.0)
     said += report.lines()[1:]
-    model = SimpleNamespace(featurizer=FEATURIZER, tokenizer=TOKENIZER, features={})
+    model = SimpleNamespace(
+        takes_samples=False, featurizer=FEATURIZER, tokenizer=TOKENIZER, features={}
+    )
     write_features(model, listed, tmp_path / "features", 1, said.append)
     convert(
         listed,
