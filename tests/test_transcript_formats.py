@@ -162,8 +162,9 @@ def test_words_of_a_script_without_spaces_stay_together():
 @pytest.mark.parametrize("name", ["srt", "vtt", "textgrid"])
 def test_a_text_without_word_times_is_one_piece(name):
     content = FORMATS[name](SimpleNamespace(text="HELLO", words=[], duration=2.5), "a.wav")
-    assert "HELLO" in content and "2" in content and "5" in content
     assert content.count("HELLO") == 1
+    end = {"srt": "--> 00:00:02,500", "vtt": "--> 00:00:02.500", "textgrid": "xmax = 2.500"}
+    assert end[name] in content
 
 
 def test_a_name_that_is_not_utf_8_is_written_with_a_sign_in_its_place():

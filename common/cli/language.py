@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import bz2
-import gzip
-import lzma
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -26,16 +21,12 @@ from common.model.recipe import Recipe
 from common.text.normalization import normaliser
 from common.text.tokenizer import Tokenizer
 from common.utils.arguments import command
+from common.utils.compressed import UNPACKING_ERRORS, opener
 from common.utils.errors import UserError
 from common.utils.files import check_writable, replacing
 from common.utils.wording import counted
 
 _MANIFESTS = (".csv", ".tsv", ".json", ".jsonl")
-_COMPRESSED: dict[str, Callable[..., Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
 _MB = 1_000_000
 _ATTEMPTS = 8  # at a size
 
@@ -259,13 +250,12 @@ def _lines(path: Path) -> Iterator[str]:
     if path.suffix.lower() in _MANIFESTS:
         yield from (utterance.text for utterance in read_manifest(path))
         return
-    opener: Callable[..., IO[str]] = _COMPRESSED.get(path.suffix.lower(), open)
     try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
+        with opener(path)(path, "rt", encoding="utf-8-sig") as file:
             yield from file
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not in UTF-8 ({error.reason}); convert it with iconv") from None
-    except (EOFError, lzma.LZMAError, zlib.error) as error:
+    except UNPACKING_ERRORS as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{path}: {error.strerror}") from None
         raise UserError(f"{path}: damaged or cut ({error})") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None

@@ -3,7 +3,7 @@
 Chen & Goodman 1998, "An Empirical Study of Smoothing Techniques for Language Modeling"; in the form
 of Heafield et al. 2013, "Scalable Modified Kneser-Ney Language Model Estimation", section 3, whose
 program lmplz gives the same numbers. All counts are numpy arrays: a text must fit in memory, about
-150 bytes a word for trigrams.
+200 bytes a word for trigrams.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The compact file (NAME.npz) is numpy's archive of arrays: a trie of the n-grams, each order sorted
 by context and word, with log-probabilities and back-off weights quantised to 256 values an order
 (equally many n-grams each; Whittaker & Raj 2001, "Quantization-based Language Model Compression").
-It needs numpy alone, and a fifth of the space of a compressed ARPA file. Arrays, with n from 1:
+It needs numpy alone, and a third of the space of a compressed ARPA file. Arrays, with n from 1:
 
 - `format`: "ngram 1"; `words`: the vocabulary in UTF-8, words parted by line feeds;
 - `words_n`: last word of each n-gram; `starts_n`: where the n-grams of each context begin, a

@@ -5,18 +5,14 @@ ARPA files, compressed or not, and KenLM's binary ones are read by KenLM; compac
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import mmap
 import os
 import re
 import shutil
 import sys
 import tempfile
-import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -24,16 +20,11 @@ import numpy as np
 
 from common.decoding.ngram_files import CompactModel, is_compact
 from common.text.tokenizer import Tokenizer
+from common.utils.compressed import UNPACKING_ERRORS, opener
 from common.utils.errors import UserError
 
 _LN_10 = float(np.log(10))  # ARPA files and KenLM speak in base 10
 _BINARY = b"mmap lm "  # how KenLM's binary files begin
-_COMPRESSED: dict[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-}
-_UNPACKING_ERRORS = (EOFError, OSError, lzma.LZMAError, zlib.error)
 _SPACES = re.compile(rb"[\0\t\n\r ]+")  # what KenLM parts the fields of a line by
 _MARKS = (b"", b"<s>", b"</s>", b"<unk>", b"<UNK>")  # entries that are no words
 _END_OF_SENTENCE = "</s>"
@@ -285,17 +276,17 @@ def _load(path: str | Path) -> tuple[Any, Any]:
             f"installed: {install} (it takes a C++ compiler); compact files of lm.py do without it"
         ) from None
     try:
-        opener = _opener(path)
+        open_file = opener(path)
     except OSError as error:
         raise UserError(f"LMConfig.lm_path {path}: {error.strerror}") from None
     try:
-        with opener(path, "rb") as file:
+        with open_file(path, "rb") as file:
             is_binary = file.read(len(_BINARY)) == _BINARY
-            while opener is not open and file.read(1 << 20):
+            while open_file is not open and file.read(1 << 20):
                 pass  # to its end: KenLM hangs on some compressed files that are cut
-    except _UNPACKING_ERRORS as error:
+    except UNPACKING_ERRORS as error:
         raise _not_a_model(path, str(error)) from None
-    if is_binary and opener is not open:
+    if is_binary and open_file is not open:
         raise UserError(f"LMConfig.lm_path {path}: KenLM's binary, compressed: decompress it")
     config = kenlm.Config()
     config.show_progress = False
@@ -304,7 +295,7 @@ def _load(path: str | Path) -> tuple[Any, Any]:
         return kenlm, _model(kenlm, path, config)
     except UnicodeDecodeError as error:  # of KenLM's message, which quotes the file
         raise _not_a_model(path, error.object.decode(errors="replace")) from None
-    except (*_UNPACKING_ERRORS, RuntimeError) as error:
+    except (*UNPACKING_ERRORS, RuntimeError) as error:
         raise _not_a_model(path, str(error)) from None
 
 
@@ -315,29 +306,21 @@ def _model(kenlm: Any, path: str | Path, config: Any) -> Any:
         if "not compiled in" not in str(error):
             raise
     with tempfile.NamedTemporaryFile(suffix=".arpa") as plain:  # a KenLM built without zlib etc.
-        with _opener(path)(path, "rb") as file:
+        with opener(path)(path, "rb") as file:
             shutil.copyfileobj(file, plain)
         plain.flush()
         return kenlm.Model(plain.name, config)
 
 
-def _opener(path: str | Path) -> Callable[..., IO[bytes]]:
-    """Return what opens a file, compressed or not, as KenLM tells it: by its first bytes."""
-    with open(path, "rb") as file:
-        start = file.read(8)
-    found = (opener for magic, opener in _COMPRESSED.items() if start.startswith(magic))
-    return next(found, open)
-
-
 def _words(path: str | Path) -> Iterator[str]:
     """Yield the words of a model: an ARPA file's unigrams, or a binary file's list at its end."""
-    with _opener(path)(path, "rb") as file:
+    with opener(path)(path, "rb") as file:
         words = _binary_words(file) if file.read(len(_BINARY)) == _BINARY else _arpa_words(file)
         try:
             yield from (word.decode() for word in words if word not in _MARKS)
         except UnicodeDecodeError as error:
             raise _not_a_model(path, f"its words are not in UTF-8: {error}") from None
-        except _UNPACKING_ERRORS as error:
+        except UNPACKING_ERRORS as error:
             raise _not_a_model(path, str(error)) from None
 
 

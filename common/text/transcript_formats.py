@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-# Of subtitles, after the guidelines of broadcasters (such as the BBC's, version 1.2, of 2023).
+# Of subtitles: short enough to be read in passing.
 MOST_CHARACTERS = 37  # in a line
 MOST_LINES = 2
 LONGEST = 6.0  # seconds that a subtitle stays
