@@ -56,6 +56,7 @@ FILES = {
     "test_features": "unit",
     "test_film": "unit",
     "test_fuzz": "unit",
+    "test_graph_cache": "training",
     "test_history": "unit",
     "test_infer_audio": "cpp",
     "test_jasper": "training launcher",

@@ -19,6 +19,7 @@ from common.audio.features import Featurizer
 from common.model import checkpoint as checkpoints
 from common.model.decoder import SpeechDecoder
 from common.model.recipe import Recipe
+from common.nn.graph_cache import GraphCell
 from common.text.tokenizer import Tokenizer, restored_tokenizer, stored_tokenizer
 from common.utils import runtime
 from common.utils.backend import Tensor, ms, nn
@@ -290,7 +291,7 @@ class Forward:
         return log_probs.asnumpy(), lengths.asnumpy()
 
 
-class Inference(nn.Cell):
+class Inference(GraphCell):
     """A graph of its own for evaluation; the network is also part of the training graph.
 
     Inputs and outputs are the network's.

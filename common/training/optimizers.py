@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.model.checkpoint import AVERAGE
+from common.nn.graph_cache import GraphCell
 from common.nn.precision import maybe_half
 from common.utils.backend import Parameter, ParameterTuple, Tensor, ms, nn, ops
 from common.utils.errors import UserError
@@ -17,7 +18,7 @@ from common.utils.errors import UserError
 OPTIMIZERS = ("Adam", "AdamW", "SGD", "NovoGrad", "LAMB")
 
 
-class Gradients(nn.Cell):
+class Gradients(GraphCell):
     """Losses of a micro-batch, and the gradients of their weighted sum.
 
     Inputs are features (B, F, T), lengths (B,), targets (B, L), target_lengths (B,) and weights
@@ -55,7 +56,7 @@ class _WeightedLoss(nn.Cell):
         return ops.sum(losses * weights), losses
 
 
-class _OfGradients(nn.Cell):
+class _OfGradients(GraphCell):
     """A graph whose inputs are lists of gradients."""
 
     enable_tuple_broaden = True  # or a list is taken for a constant, and compiled anew each step
@@ -289,7 +290,7 @@ class LAMB(_LayerWise):
         return factor
 
 
-class MovingAverage(nn.Cell):
+class MovingAverage(GraphCell):
     """An exponential moving average of parameters, which begins as a copy of them.
 
         average = d * average + (1 - d) * parameter,  d = min(decay, (1 + t) / (10 + t))

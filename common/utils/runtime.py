@@ -165,6 +165,14 @@ def _card() -> int:
     return int(text)
 
 
+def is_rank() -> bool:
+    """Tell whether this process was started as one of several.
+
+    msrun, mpirun or, for older MindSpore on Ascend, our launcher sets one of these variables.
+    """
+    return bool({"MS_ROLE", "OMPI_COMM_WORLD_RANK", "RANK_TABLE_FILE"} & set(os.environ))
+
+
 def init_distributed() -> tuple[int, int]:
     """Join the job that msrun, mpirun or a rank table started.
 
@@ -176,8 +184,7 @@ def init_distributed() -> tuple[int, int]:
     """
     from common.utils.backend import ms
 
-    # msrun, mpirun or, for older MindSpore on Ascend, our launcher sets one of these.
-    if not {"MS_ROLE", "OMPI_COMM_WORLD_RANK", "RANK_TABLE_FILE"} & set(os.environ):
+    if not is_rank():
         raise UserError(
             "--is_distributed true, but this process was not started as one of several (MS_ROLE "
             "is not set): try bash scripts/run_distribute_train_cpu.sh 2 ..., or msrun "
