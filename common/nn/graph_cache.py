@@ -92,8 +92,9 @@ class GraphCache:
         try:
             files = self._next_files()
             found = _read(kept)
-            for file in files if found is not None else ():
-                file.write_bytes(found)
+            if found is not None:
+                for file in files:
+                    file.write_bytes(found)
         except OSError:  # a full disk, a folder of someone else
             self.folder = None
             yield
@@ -254,7 +255,7 @@ def _plain_attributes() -> frozenset[str]:
 class _Digest:
     """A SHA-256 over the structure of Python objects."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._visited: dict[int, int] = {}
         self._alive: list[Any] = []  # keeps ids unique
