@@ -9,6 +9,7 @@ import numpy as np
 import soxr
 
 from common import config as configs
+from common.api.recognizer import mono
 from common.audio.normalisation import Normalisation
 from common.decoding.incremental import IncrementalSearch, incremental_search
 from common.decoding.word_alignment import Word, align_words
@@ -87,7 +88,7 @@ class StreamingRecognizer:
         """Take the next samples of the recording.
 
         Args:
-            samples: (N,) or (N, channels): floats up to 1, or int16.
+            samples: (N,) or (N, channels): floats up to 1, int16 or int32.
             sample_rate: Hz, the same for all pieces; 0: the network's.
 
         Returns:
@@ -96,8 +97,10 @@ class StreamingRecognizer:
         Raises:
             UserError: The samples cannot be used, or the rate has changed.
         """
-        mono = self._resampled(_mono(samples), sample_rate or self.sample_rate, last=False)
-        return self._segments(self._stream.accept(mono))
+        piece = self._resampled(
+            mono(samples, "samples"), sample_rate or self.sample_rate, last=False
+        )
+        return self._segments(self._stream.accept(piece))
 
     def finish(self) -> list[Segment]:
         """End the recording; the next samples are of another one.
@@ -213,20 +216,3 @@ class _OpenSegment:
     def text(self) -> str:
         """Return its text so far."""
         return self.search.hypotheses()[0].text
-
-
-def _mono(samples: np.ndarray) -> np.ndarray:
-    """Turn samples into (N,) float32, full scale 1."""
-    samples = np.asarray(samples)
-    if samples.dtype == np.int16:
-        samples = samples / np.float32(32768)
-    if samples.dtype.kind != "f" or samples.ndim not in (1, 2):
-        raise UserError(
-            f"samples of type {samples.dtype} and shape {samples.shape}, expected floats up to 1, "
-            "or int16, of shape (N,) or (N, channels)"
-        )
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)
-    if bad := np.count_nonzero(~np.isfinite(samples)):
-        raise UserError(f"{bad} of {len(samples)} samples are nan or infinite")
-    return samples.astype(np.float32)
