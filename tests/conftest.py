@@ -94,6 +94,7 @@ FILES = {
     "test_selection": "unit",
     "test_soak": "unit launcher",
     "test_steps": "training",
+    "test_streaming": "unit",
     "test_suspects": "training unit launcher",
     "test_tables": "unit",
     "test_text": "unit",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from common.config import to_dict
 from common.export.onnx import write_onnx
+from common.export.onnx_metadata import CONTENT, DESCRIPTION, add_metadata, model_content
+from common.export.streaming import STREAM, write_streaming
 from common.model.recipe import Recipe
-from common.text.tokenizer import CharacterTokenizer
+from common.text.tokenizer import CharacterTokenizer, stored_tokenizer
 from deepspeech2.src import config as deepspeech2
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
 from jasper.src import config as jasper
@@ -122,7 +127,7 @@ def _of_jasper(model: Any, dimension: int, rng: np.random.Generator) -> Weights:
                 rng, block.filters, width, 1, 1
             )
             weights |= _norm(f"{name}.res.{index}.1.batchnorm", block.filters, rng)
-    weights["decoder.layers.weight"] = _convolution(rng, len(LABELS), inputs, 1, 1)
+    weights["decoder.layers.weight"] = 0.2 * _convolution(rng, len(LABELS), inputs, 1, 1)
     weights["decoder.layers.bias"] = rng.normal(0, 0.3, len(LABELS))
     return weights
 
@@ -143,3 +148,25 @@ def write_whole(recipe: Recipe, config: Any, weights: Weights, path: Path) -> No
         ),
         path,
     )
+
+
+def write_stream(recipe: Recipe, config: Any, weights: Weights, path: Path) -> None:
+    """Write the file that takes features piece by piece, with its description."""
+    featurizer = recipe.build_featurizer(config.DataConfig)
+    shape = write_streaming(
+        recipe, config.ModelConfig, weights, featurizer.dimension, len(LABELS), path
+    )
+    description = {
+        "model": recipe.name,
+        "config": to_dict(config),
+        **stored_tokenizer(LABELS),
+        "device": "any",
+        "file_format": "ONNX",
+        "input": STREAM,
+        "streaming": dataclasses.asdict(shape),
+        "features": featurizer.config.to_dict(),
+        "blank": LABELS.blank,
+        "buckets": [{"file": path.name, "batch_size": -1, "frames": -1}],
+        "file": path.name,
+    }
+    add_metadata(path, {DESCRIPTION: json.dumps({**description, CONTENT: model_content(path)})})

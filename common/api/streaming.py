@@ -82,6 +82,7 @@ class StreamingRecognizer:
         self._rate = 0
         self._frames = 0  # of output, before the segment
         self._finals: list[str] = []
+        self._ended = False  # `text` is that of the recording before
         self._segment = _OpenSegment(self._begin())
 
     def accept(self, samples: np.ndarray, sample_rate: int = 0) -> list[Segment]:
@@ -97,6 +98,8 @@ class StreamingRecognizer:
         Raises:
             UserError: The samples cannot be used, or the rate has changed.
         """
+        if self._ended:
+            self._finals, self._ended = [], False
         piece = self._resampled(
             mono(samples, "samples"), sample_rate or self.sample_rate, last=False
         )
@@ -115,7 +118,7 @@ class StreamingRecognizer:
             segments.append(self._close())
         texts = self._finals
         self.reset()
-        self._finals = texts
+        self._finals, self._ended = texts, True
         return segments
 
     def result(self, ahead: bool = False) -> str:
