@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BufferedIOBase
+from typing import Protocol
 
 import numpy as np
 
@@ -28,6 +28,13 @@ _OTHERS = {  # beginnings of files that are no raw samples
 }
 
 
+class Pipe(Protocol):
+    """Such as `sys.stdin.buffer`."""
+
+    def read1(self, size: int, /) -> bytes:
+        """Return what has come, at most `size` bytes; empty at the end."""
+
+
 class RawStream:
     """Samples of a binary stream, as they come.
 
@@ -45,7 +52,7 @@ class RawStream:
         UserError: The stream holds a file of another kind, or its header contradicts the arguments.
     """
 
-    def __init__(self, file: BufferedIOBase, rate: int, channels: int, name: str):
+    def __init__(self, file: Pipe, rate: int, channels: int, name: str):
         self._file, self._name = file, name
         self._begun = self._exactly(12)
         self._left: int | None = None  # bytes of sound to come; None: until the stream ends

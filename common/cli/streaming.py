@@ -66,7 +66,8 @@ def stream(recipe: Recipe, argv: Sequence[str]) -> int:
     )
     lines = _Lines(arguments.format, sys.stdout.isatty())
     if arguments.microphone is None:
-        source = RawStream(sys.stdin.buffer, arguments.rate, arguments.channels, _STDIN)
+        pipe: Any = sys.stdin.buffer
+        source = RawStream(pipe, arguments.rate, arguments.channels, _STDIN)
         _recognise(recognizer, source, source.rate, lines, arguments.ahead)
         return 0
     try:

@@ -92,7 +92,7 @@ class StreamingGraph(Graph):
                 "with files"
             )
         if kind == "LSTM":
-            return self._lstm(*inputs, **attributes)
+            return self._lstm(inputs, **attributes)
         places = [self._places[name] for name in inputs if name in self._places]
         if len({(place.stride, place.delay) for place in places}) > 1:
             inputs, places = self._together(inputs, places)
@@ -210,12 +210,13 @@ class StreamingGraph(Graph):
         limits = self.constant([start]), self.constant([2**31 - 1 if end is None else end])
         return str(super().op("Slice", x, *limits, self.constant([3])))
 
-    def _lstm(self, x: str, weight: str, recurrent: str, bias: str, hidden_size: int) -> str:
+    def _lstm(self, inputs: Sequence[str], hidden_size: int) -> str:
         """Add an LSTM that goes on where the piece before ended.
 
         Before the first frame of the recording the state must stay 0, so a further input shuts the
         input gate there.
         """
+        x, weight, recurrent, bias = inputs
         place = self._places[x]
         before = super().op("Less", self._indices(x, 0), self.constant(0))
         before = super().op("Cast", before, to=_FLOAT)

@@ -77,12 +77,10 @@ class NetworkStream:
         if not frames:
             return self._joined([])
         needed = (self._output_frames(frames) + self._shape.delay) * self._shape.stride
-        pieces = max(0, -((self._given - needed) // self._chunk))
-        missing = pieces * self._chunk - self._waiting.shape[1]
-        rest = np.pad(self._waiting, ((0, 0), (0, max(0, missing))))
+        missing = needed - frames  # frames that the network looks ahead, which are not there
+        rest = np.pad(self._waiting, ((0, 0), (0, missing)))
         self._waiting = rest[:, :0]
-        starts = range(0, pieces * self._chunk, self._chunk)
-        return self._joined([self._run(rest[:, s : s + self._chunk], frames) for s in starts])
+        return self._joined([self._run(rest, frames)])
 
     def copy(self) -> NetworkStream:
         """Return another that goes on from here, and leaves this one as it is."""
@@ -177,7 +175,7 @@ class StreamingModel:
         if path.suffix != ".onnx":
             raise UserError(f"{path}: --stream takes an ONNX file; {remedy}")
         exported = read_description(recipe, path)
-        streaming = exported.description.get("streaming")
+        streaming = exported.description.get("streaming") or {}
         if exported.description.get("input") != STREAM:
             raise UserError(f"{path}: takes whole recordings, expected one for a stream; {remedy}")
         try:
