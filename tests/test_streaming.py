@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +28,7 @@ from streaming_networks import (
 from common import cli
 from common.api.streaming import StreamingRecognizer
 from common.audio.features import FeatureConfig, Featurizer
+from common.audio.io import load_audio
 from common.audio.normalisation import Deviation, SlidingNormalisation
 from common.audio.raw_stream import RawStream
 from common.audio.streaming_features import StreamingFeaturizer, normalisation_of
@@ -34,6 +36,7 @@ from common.config import LMConfig
 from common.decoding.decoders import GreedyDecoder, make_search
 from common.decoding.incremental import IncrementalGreedy, incremental_search
 from common.export.streaming_session import NetworkStream, StreamingModel
+from common.export.streaming_windows import WindowedModel
 from common.utils.errors import UserError
 from jasper.src.config import Block
 from jasper.src.recipe import RECIPE as JASPER
@@ -206,6 +209,68 @@ def test_what_is_given_to_stream_is_refused_where_it_takes_whole_recordings(expo
         from common.api.loading import load_model
 
         load_model(JASPER, exported / "stream.onnx").decoder()
+
+
+# ---- windows
+
+
+@dataclass
+class Local:
+    """A network of whole recordings that looks `reach` frames to either side; a frame is 10 ms."""
+
+    reach: int
+    tokenizer = LABELS
+    frame_seconds = 0.01
+    takes_samples = False
+    featurizer = SimpleNamespace(config=SimpleNamespace(sample_rate=1000, trim_silence=True))
+
+    def front_end(self, samples: np.ndarray) -> np.ndarray:
+        return samples[None, ::10]
+
+    def forward(self):
+        kernel = np.arange(1, 2 * self.reach + 2)
+
+        def run(features: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            padded = np.pad(features[0, 0], self.reach)
+            outputs = np.convolve(padded, kernel, "valid")
+            return np.repeat(outputs[:, None, None], len(LABELS), axis=2), lengths
+
+        return run
+
+
+@pytest.mark.parametrize("chunk", [0.01, 0.07, 3.0])
+def test_windows_give_what_the_whole_gives_where_the_network_sees_no_farther(chunk):
+    samples = np.random.default_rng(10).normal(0, 1, 1234).astype(np.float32)
+    local = Local(reach=5)
+    whole = local.forward()(local.front_end(samples)[None], np.array([124]))[0][:, 0]
+    stream = WindowedModel(local, context_seconds=0.05).stream(None, chunk)
+    parts = [stream.accept(part) for part in pieces(samples, 100)]
+    np.testing.assert_allclose(joined([*parts, stream.finish()]), whole, atol=1e-4)
+
+    narrow = WindowedModel(local, context_seconds=0.01).stream(None, chunk)
+    parts = [narrow.accept(part) for part in pieces(samples, 100)]
+    found = joined([*parts, narrow.finish()])
+    assert found.shape == whole.shape
+    assert (chunk == 3.0) == np.allclose(found, whole, atol=1e-4)
+
+
+def test_windows_of_the_shipped_network_hear_what_it_hears(monkeypatch, capsys):
+    digits = Path(__file__).parents[1] / "data" / "telephone_prompts" / "audio" / "digits"
+    samples = np.concatenate([load_audio(digits / f"{name}.opus", 16000) for name in (9, 3)])
+    content = (samples * 32767).astype(np.int16).tobytes()
+    assert run_stream(monkeypatch, content, "--context", "0.5", "--chunk", "0.4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    finals = [line.split("\t")[1] for line in lines if line.startswith("final")]
+    assert " ".join(finals) == "nine three"
+
+
+def test_windows_that_cannot_be_laid_are_refused():
+    with pytest.raises(UserError, match="--context -1: expected seconds, 0 or more"):
+        WindowedModel(Local(1), -1)
+    trims = Local(1)
+    trims.takes_samples = True
+    with pytest.raises(UserError, match="cuts off silence by itself"):
+        WindowedModel(trims, 1)
 
 
 # ---- text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import soxr
@@ -13,10 +13,43 @@ from common.api.recognizer import mono
 from common.audio.normalisation import Normalisation
 from common.decoding.incremental import IncrementalSearch, incremental_search
 from common.decoding.word_alignment import Word, align_words
-from common.export.streaming_session import CHUNK_SECONDS, AcousticStream, StreamingModel
+from common.export.streaming_session import CHUNK_SECONDS
+from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 PAUSE_SECONDS = 0.8  # without a letter, after which a text is final
+
+
+class LogProbStream(Protocol):
+    """The log-probabilities of one recording that comes piece by piece."""
+
+    def accept(self, samples: np.ndarray) -> np.ndarray:
+        """Take the next samples (N,) float32; return the log-probabilities (T, C) now ready."""
+
+    def finish(self) -> np.ndarray:
+        """Return the log-probabilities (T, C) that are left at the end of the recording."""
+
+    def ahead(self) -> np.ndarray:
+        """Forecast the log-probabilities (T, C) that would come if the recording ended here."""
+
+
+class OnlineModel(Protocol):
+    """A network for streams: a `StreamingModel`, or a `WindowedModel`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What its labels stand for."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the samples that it takes."""
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds from one output frame to the next."""
+
+    def stream(self, normalisation: Normalisation | None, chunk_seconds: float) -> LogProbStream:
+        """Begin a recording."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +72,8 @@ class Segment:
 class StreamingRecognizer:
     """A streaming network that turns samples into text as they come.
 
-    The log-probabilities are those of the whole recording with the same normalisation of its
-    features, whatever pieces it comes in; see docs/streaming.md.
+    With a `StreamingModel` the log-probabilities are those of the whole recording with the same
+    normalisation of its features, whatever pieces it comes in; see docs/streaming.md.
 
     Args:
         model: The network.
@@ -55,7 +88,7 @@ class StreamingRecognizer:
 
     def __init__(
         self,
-        model: StreamingModel,
+        model: OnlineModel,
         decoding: configs.LMConfig | None = None,
         *,
         pause: float = PAUSE_SECONDS,
@@ -77,7 +110,7 @@ class StreamingRecognizer:
         Args:
             normalisation: Of its features; None: over its last seconds.
         """
-        self._stream: AcousticStream = self._model.stream(normalisation, self._chunk_seconds)
+        self._stream = self._model.stream(normalisation, self._chunk_seconds)
         self._resampler: Any = None
         self._rate = 0
         self._frames = 0  # of output, before the segment

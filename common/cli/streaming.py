@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.audio.raw_stream import RATE, RawStream
-from common.cli.options import add_eval_config, command, override
+from common.cli.options import (
+    add_eval_config,
+    add_model,
+    command,
+    load_acoustic_model,
+    model_path,
+    override,
+)
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
 from common.utils.packages import package
 
 if TYPE_CHECKING:
-    from common.api.streaming import Segment, StreamingRecognizer
+    from common.api.streaming import OnlineModel, Segment, StreamingRecognizer
+    from common.audio.normalisation import Normalisation
 
 _STDIN = "standard input"
 _DEFAULT_MICROPHONE = ""
@@ -36,7 +44,7 @@ def stream(recipe: Recipe, argv: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(recipe).parse_args(argv)
     config = recipe.eval_config()
     override(config, arguments, recipe)
     for option, value in (("--rate", arguments.rate), ("--channels", arguments.channels)):
@@ -44,19 +52,8 @@ def stream(recipe: Recipe, argv: Sequence[str]) -> int:
             raise UserError(f"{option} {value}: expected at least 1")
 
     from common.api.streaming import StreamingRecognizer
-    from common.audio.io import load_audio
-    from common.export.streaming_session import StreamingModel
 
-    if not arguments.pretrain_ckpt:
-        raise UserError(
-            "--stream: no network for streams ships; make one: export.py --file_format ONNX "
-            "--streaming --pre_trained_model_path CKPT, and give it as --pretrain_ckpt"
-        )
-    model = StreamingModel.load(recipe, arguments.pretrain_ckpt)
-    normalisation = None
-    if arguments.statistics_of:
-        samples = load_audio(arguments.statistics_of, model.sample_rate)
-        normalisation = model.normalisation_of(samples)
+    model, normalisation = _model(recipe, arguments)
     recognizer = StreamingRecognizer(
         model,
         config.LMConfig,
@@ -78,7 +75,33 @@ def stream(recipe: Recipe, argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _model(
+    recipe: Recipe, arguments: argparse.Namespace
+) -> tuple[OnlineModel, Normalisation | None]:
+    """Load the network, and what normalises its features; None: as it comes."""
+    from common.audio.io import load_audio
+    from common.export.streaming_session import StreamingModel
+    from common.export.streaming_windows import WindowedModel
+
+    if arguments.context is not None:
+        if arguments.statistics_of:
+            raise UserError("--statistics_of with --context: windows are normalised by themselves")
+        path = model_path(arguments, recipe)
+        return WindowedModel(load_acoustic_model(arguments, recipe, path), arguments.context), None
+    if not arguments.pretrain_ckpt:
+        raise UserError(
+            "--stream: no network for streams ships; make one: export.py --file_format ONNX "
+            "--streaming --pre_trained_model_path CKPT, and give it as --pretrain_ckpt; or give "
+            "--context SECONDS, with which networks for whole recordings take windows"
+        )
+    model = StreamingModel.load(recipe, arguments.pretrain_ckpt)
+    if not arguments.statistics_of:
+        return model, None
+    samples = load_audio(arguments.statistics_of, model.sample_rate)
+    return model, model.normalisation_of(samples)
+
+
+def _parser(recipe: Recipe) -> argparse.ArgumentParser:
     from common.api.streaming import PAUSE_SECONDS
     from common.export.streaming_session import CHUNK_SECONDS
 
@@ -89,9 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         "until a pause ends it; else lines are marked partial or final.",
     )
     parser.add_argument("--stream", action="store_true", help="this command")
-    parser.add_argument(
-        "--pretrain_ckpt", metavar="FILE", help="ONNX file of export.py --streaming"
-    )
+    add_model(parser, recipe)
     parser.add_argument("--rate", type=int, default=0, help=f"Hz of raw samples [{RATE}]")
     parser.add_argument(
         "--channels", type=int, default=0, help="of raw samples, which are averaged [1]"
@@ -119,6 +140,13 @@ def _parser() -> argparse.ArgumentParser:
         default=CHUNK_SECONDS,
         metavar="SECONDS",
         help=f"of audio that the network takes at a time [{CHUNK_SECONDS}]",
+    )
+    parser.add_argument(
+        "--context",
+        type=float,
+        metavar="SECONDS",
+        help="take windows of a chunk and so much audio on either side, with any network for whole "
+        "recordings, also a bidirectional one; not the same as a whole recording",
     )
     parser.add_argument(
         "--ahead",

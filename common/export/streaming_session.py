@@ -171,7 +171,10 @@ class StreamingModel:
             UserError: The file is missing, damaged, or takes whole recordings.
         """
         path = Path(path)
-        remedy = "export the checkpoint with export.py --file_format ONNX --streaming"
+        remedy = (
+            "export the checkpoint with export.py --file_format ONNX --streaming, or give "
+            "--context SECONDS"
+        )
         if path.suffix != ".onnx":
             raise UserError(f"{path}: --stream takes an ONNX file; {remedy}")
         exported = read_description(recipe, path)
