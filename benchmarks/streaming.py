@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 from common.api.streaming import Segment, StreamingRecognizer  # noqa: E402
 from common.audio.io import load_audio  # noqa: E402
 from common.config import LMConfig  # noqa: E402
-from common.export.streaming_session import CHUNK_SECONDS, StreamingModel  # noqa: E402
+from common.export.streaming import CHUNK_SECONDS  # noqa: E402
+from common.export.streaming_session import StreamingModel  # noqa: E402
 
 
 class Lags:

@@ -47,6 +47,7 @@ FILES = {
     "test_convolution": "training",
     "test_corpus": "unit",
     "test_cpp_onnx": "cpp",
+    "test_cpp_streaming": "cpp",
     "test_dataset": "unit",
     "test_decoding": "unit",
     "test_deepspeech_pytorch": "training",

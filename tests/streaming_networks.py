@@ -13,7 +13,7 @@ import numpy as np
 from common.config import to_dict
 from common.export.onnx import write_onnx
 from common.export.onnx_metadata import CONTENT, DESCRIPTION, add_metadata, model_content
-from common.export.streaming import STREAM, write_streaming
+from common.export.streaming import streaming_tensors, write_streaming
 from common.model.recipe import Recipe
 from common.text.tokenizer import CharacterTokenizer, stored_tokenizer
 from deepspeech2.src import config as deepspeech2
@@ -162,11 +162,12 @@ def write_stream(recipe: Recipe, config: Any, weights: Weights, path: Path) -> N
         **stored_tokenizer(LABELS),
         "device": "any",
         "file_format": "ONNX",
-        "input": STREAM,
+        **streaming_tensors(featurizer.dimension),
         "streaming": dataclasses.asdict(shape),
         "features": featurizer.config.to_dict(),
         "blank": LABELS.blank,
         "buckets": [{"file": path.name, "batch_size": -1, "frames": -1}],
         "file": path.name,
+        "frame_stride": shape.stride,
     }
     add_metadata(path, {DESCRIPTION: json.dumps({**description, CONTENT: model_content(path)})})

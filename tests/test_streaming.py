@@ -25,6 +25,7 @@ from streaming_networks import (
     write_whole,
 )
 
+import jasper
 from common import cli
 from common.api.streaming import StreamingRecognizer
 from common.audio.features import FeatureConfig, Featurizer
@@ -209,6 +210,16 @@ def test_what_is_given_to_stream_is_refused_where_it_takes_whole_recordings(expo
         from common.api.loading import load_model
 
         load_model(JASPER, exported / "stream.onnx").decoder()
+
+
+def test_the_package_loads_what_streams(exported):
+    recognizer = jasper.load_streaming(exported / "stream.onnx", pause=0.5)
+    samples = np.random.default_rng(11).normal(0, 0.1, 20000).astype(np.float32)
+    segments = recognizer.accept(samples) + recognizer.finish()
+    assert " ".join(segment.text for segment in segments) == recognizer.text
+    assert jasper.load_streaming(context=1.0).sample_rate == 16000
+    with pytest.raises(UserError, match="no network for streams ships"):
+        jasper.load_streaming()
 
 
 # ---- windows

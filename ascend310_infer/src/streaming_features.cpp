@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -12,7 +13,7 @@ namespace speech::internal {
 namespace {
 
 // As in common/audio/normalisation.py.
-constexpr double kSlidingSeconds = 6.0, kFirstSeconds = 1.0;
+constexpr double kSlidingSeconds = 10.0, kFirstSeconds = 1.0;
 
 std::size_t frames_of(double seconds, const FeatureConfig& config) {
   const double frames = seconds * static_cast<double>(config.sample_rate) /
@@ -153,7 +154,7 @@ struct StreamingFeatures::Impl {
   std::vector<float> tail;            // the last samples, which the end is mirrored from
   float last = 0;                     // the last sample, before pre-emphasis
   bool started = false;
-  std::int64_t samples = 0, returned = 0;  // that came, and frames that were returned
+  std::int64_t received = 0, returned = 0;  // samples that came, frames that were returned
   Frames unspliced;
 };
 
@@ -167,11 +168,11 @@ std::int64_t StreamingFeatures::sample_rate() const { return impl_->config.sampl
 Frames StreamingFeatures::accept(std::vector<float> samples) {
   Impl& impl = *impl_;
   impl.emphasise(samples);
-  impl.samples += static_cast<std::int64_t>(samples.size());
+  impl.received += static_cast<std::int64_t>(samples.size());
   append(impl.tail, samples);
   if (impl.started) {
     append(impl.padded_samples, samples);
-  } else if (impl.samples > impl.left()) {
+  } else if (impl.received > impl.left()) {
     impl.padded_samples = padded(impl.tail, impl.left(), 0, impl.config.plain());
     impl.started = true;
   }
@@ -184,7 +185,7 @@ Frames StreamingFeatures::accept(std::vector<float> samples) {
 
 Frames StreamingFeatures::finish() {
   Impl& impl = *impl_;
-  if (impl.samples == 0) return {};
+  if (impl.received == 0) return {};
   const std::int64_t size = impl.config.window_length();
   const std::vector<float> right =
       padded(impl.tail, impl.started ? 0 : impl.left(), size, impl.config.plain());
@@ -192,7 +193,7 @@ Frames StreamingFeatures::finish() {
     impl.padded_samples.insert(impl.padded_samples.end(), right.end() - size, right.end());
   else
     impl.padded_samples = right;
-  const std::int64_t missing = impl.featurizer->frames(impl.samples) - impl.returned;
+  const std::int64_t missing = impl.featurizer->frames(impl.received) - impl.returned;
   Frames ready = impl.normalisation.accept(
       impl.complete(missing > 0 ? (missing - 1) * impl.config.hop_length() + size : 0));
   Frames rest = impl.normalisation.finish();

@@ -13,7 +13,7 @@ from common.api.recognizer import mono
 from common.audio.normalisation import Normalisation
 from common.decoding.incremental import IncrementalSearch, incremental_search
 from common.decoding.word_alignment import Word, align_words
-from common.export.streaming_session import CHUNK_SECONDS
+from common.export.streaming import CHUNK_SECONDS
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 

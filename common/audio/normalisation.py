@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SLIDING_SECONDS = 6.0  # of the window, at most
+SLIDING_SECONDS = 10.0  # of the window, at most
 FIRST_SECONDS = 1.0  # the frames of the first second are normalised together, when it is over
 
 

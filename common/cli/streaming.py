@@ -103,7 +103,7 @@ def _model(
 
 def _parser(recipe: Recipe) -> argparse.ArgumentParser:
     from common.api.streaming import PAUSE_SECONDS
-    from common.export.streaming_session import CHUNK_SECONDS
+    from common.export.streaming import CHUNK_SECONDS
 
     parser = command(
         prog="transcribe.py --stream",

@@ -35,7 +35,7 @@ from common.export.quantization import (
     word_error_rates,
 )
 from common.export.running import graph_file, open_graph, open_onnx
-from common.export.streaming import STREAM, StreamShape, write_streaming
+from common.export.streaming import STREAM, StreamShape, streaming_tensors, write_streaming
 from common.export.streaming_session import NetworkStream
 from common.memory import forecast_forward
 from common.model.checkpoint import check_weights
@@ -677,7 +677,7 @@ def describe(
 def _tensors(speech_model: SpeechModel, options: Options) -> dict[str, Any]:
     """Describe inputs and outputs of the files."""
     if options.streaming:
-        return _streaming_tensors(speech_model.featurizer.dimension)
+        return streaming_tensors(speech_model.featurizer.dimension)
     batch_size, frames = options.batch_size or -1, options.frames or -1
     each = {"type": "int32", "shape": [batch_size]}
     if options.samples:
@@ -712,28 +712,6 @@ def _tensors(speech_model: SpeechModel, options: Options) -> dict[str, Any]:
         **({"input": signal["name"]} if onnx else {}),
         "inputs": [signal, {"name": "lengths", **each, "axes": f"utterance; {counted} that count"}],
         "outputs": outputs,
-    }
-
-
-def _streaming_tensors(dimension: int) -> dict[str, Any]:
-    """Describe inputs and outputs of a file that takes a recording piece by piece."""
-    counted = {"type": "int32", "shape": [1]}
-    return {
-        "input": STREAM,
-        "inputs": [
-            {
-                "name": "features",
-                "type": "float32",
-                "shape": [1, dimension, -1],
-                "axes": "recording, bin, frame; the next ones",
-            },
-            {"name": "position", **counted, "axes": "recording; frames that came before"},
-            {"name": "lengths", **counted, "axes": "recording; all its frames, or more"},
-        ],
-        "outputs": [
-            {"name": "log_probs", "type": "float32", "axes": "frame, recording, label"},
-            {"name": "first", "type": "int32", "axes": "recording; index of the first frame"},
-        ],
     }
 
 

@@ -29,6 +29,7 @@ STATE, NEXT = "state_", "next_state_"  # beginnings of the names of inputs and o
 STREAM = "stream"  # what such a file takes, in its description
 LENGTHS = "lengths"
 FIRST = "first"  # output: index of the first output frame of a piece, below 0 before the recording
+CHUNK_SECONDS = 0.2  # of audio that a network takes at a time, where nothing else is said
 _SHUT = -1e4  # into a sigmoid: 0 in float32
 
 
@@ -290,3 +291,32 @@ def write_streaming(
         outputs[f"{NEXT}{number}"] = _FLOAT, dimensions
     save(graph.model(recipe.name, inputs, outputs), str(path))
     return shape
+
+
+def streaming_tensors(dimension: int) -> dict[str, Any]:
+    """Describe inputs and outputs of a file of `write_streaming`.
+
+    Args:
+        dimension: Values F of a feature frame.
+
+    Returns:
+        Entries of its description.
+    """
+    counted = {"type": "int32", "shape": [1]}
+    return {
+        "input": STREAM,
+        "inputs": [
+            {
+                "name": "features",
+                "type": "float32",
+                "shape": [1, dimension, -1],
+                "axes": "recording, bin, frame; the next ones",
+            },
+            {"name": "position", **counted, "axes": "recording; frames that came before"},
+            {"name": "lengths", **counted, "axes": "recording; all its frames, or more"},
+        ],
+        "outputs": [
+            {"name": "log_probs", "type": "float32", "axes": "frame, recording, label"},
+            {"name": "first", "type": "int32", "axes": "recording; index of the first frame"},
+        ],
+    }

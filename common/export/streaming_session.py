@@ -16,13 +16,12 @@ from common.audio.streaming_features import StreamingFeaturizer, normalisation_o
 from common.export.offline_inference import read_description
 from common.export.onnx_metadata import check_model_content
 from common.export.running import open_onnx
-from common.export.streaming import FIRST, LENGTHS, NEXT, STATE, STREAM, StreamShape
+from common.export.streaming import CHUNK_SECONDS, FIRST, LENGTHS, NEXT, STATE, STREAM, StreamShape
 from common.model.recipe import Recipe
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 _UNKNOWN = 1 << 30  # frames of a recording that has not ended: more than a hundred days
-CHUNK_SECONDS = 0.2  # of audio that the network takes at a time, by default
 
 
 class NetworkStream:
