@@ -28,6 +28,7 @@ from streaming_networks import (
 import jasper
 from common import cli
 from common.api.streaming import StreamingRecognizer
+from common.audio import features as features_module
 from common.audio.features import FeatureConfig, Featurizer
 from common.audio.io import load_audio
 from common.audio.normalisation import Deviation, SlidingNormalisation
@@ -142,6 +143,21 @@ def test_features_are_those_of_the_whole_recording(kind, count):
         found = joined([*parts, features.finish()], axis=1)
         # A deviation of next to nothing shows rounding errors of single precision.
         np.testing.assert_allclose(found, expected, atol=2e-4 if count > 1 else 2e-3)
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+@pytest.mark.parametrize("count", [100, 16000, 40000])
+def test_features_trained_with_sliding_normalisation_are_exact(kind, count, monkeypatch):
+    monkeypatch.setattr(features_module, "SLIDING_SECONDS", 0.8)
+    monkeypatch.setattr(features_module, "FIRST_SECONDS", 0.4)
+    featurizer = Featurizer(FeatureConfig(**FEATURES[kind], normalisation="sliding"))
+    samples = np.random.default_rng(count).normal(0, 0.1, count).astype(np.float32)
+    features = StreamingFeaturizer(featurizer)
+    parts = [features.accept(part) for part in pieces(samples, 777)]
+    found = joined([*parts, features.finish()], axis=1)
+    np.testing.assert_allclose(found, featurizer(samples), atol=2e-4)
+    with pytest.raises(UserError, match="normalisation=sliding"):
+        normalisation_of(featurizer, samples)
 
 
 @pytest.mark.parametrize("over_bins", [False, True])

@@ -7,6 +7,9 @@
 #include <kissfft/kissfft.hh>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
+
+#include "streaming_features.h"
 
 namespace speech::internal {
 namespace {
@@ -154,10 +157,13 @@ std::vector<float> Featurizer::operator()(const std::vector<float>& samples) con
   const auto length = static_cast<std::int64_t>(samples.size());
   const std::int64_t count = frames(length);
   // The model zoo's Jasper normalises over one more frame at the end, and then drops it.
-  const bool further = config_.convention == "jasper-mindspore";
+  const bool further = config_.convention == "jasper-mindspore" && !config_.slides;
   const std::int64_t seen = further ? 1 + length / config_.hop_length() : count;
   std::vector<float> features = energies(samples, seen);
-  normalise(features, seen);
+  if (config_.slides)
+    slide(features, seen);
+  else
+    normalise(features, seen);
   if (seen != count) features = cut(features, seen, count);
   if (config_.splicing == 1) return features;
   return spliced(features, config_.bins(), count, config_.splicing);
@@ -238,6 +244,19 @@ void Featurizer::normalise(std::vector<float>& energies, std::int64_t count) con
     for (auto value = begin; value != end; ++value) *value = static_cast<float>(*value / divisor);
     begin = end;
   }
+}
+
+// Normalises each frame over the last seconds before it.
+void Featurizer::slide(std::vector<float>& energies, std::int64_t count) const {
+  const auto number = static_cast<std::size_t>(count);
+  Frames frames(number);
+  for (std::size_t at = 0; at < energies.size(); ++at)
+    frames[at % number].push_back(energies[at]);
+  SlidingNormalisation sliding(config_);
+  Frames normalised = sliding.accept(std::move(frames));
+  for (std::vector<float>& frame : sliding.finish()) normalised.push_back(std::move(frame));
+  for (std::size_t at = 0; at < energies.size(); ++at)
+    energies[at] = normalised[at % number][at / number];
 }
 
 std::pair<std::size_t, std::size_t> Featurizer::sound_range(

@@ -44,6 +44,7 @@ class Featurizer {
 
   std::vector<float> energies(const std::vector<float>& samples, std::int64_t count) const;
   void normalise(std::vector<float>& energies, std::int64_t count) const;
+  void slide(std::vector<float>& energies, std::int64_t count) const;
 
   const FeatureConfig config_;
   const std::unique_ptr<const Tables> tables_;

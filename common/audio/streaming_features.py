@@ -6,15 +6,9 @@ import copy
 
 import numpy as np
 
-from common.audio.features import MIN_DEVIATION, Featurizer, mel_filters
-from common.audio.normalisation import (
-    FIRST_SECONDS,
-    SLIDING_SECONDS,
-    Deviation,
-    FixedNormalisation,
-    Normalisation,
-    SlidingNormalisation,
-)
+from common.audio.features import Featurizer, mel_filters
+from common.audio.normalisation import FixedNormalisation, Normalisation
+from common.utils.errors import UserError
 
 
 class LogEnergies:
@@ -31,7 +25,7 @@ class LogEnergies:
     def __init__(self, featurizer: Featurizer, normalised: bool = False):
         config = featurizer.config
         self._featurizer, self._config = featurizer, config
-        self._closing = normalised and config.convention == "jasper-mindspore"
+        self._closing = normalised and featurizer.normalises_further
         self._left = config.n_fft // 2 - (config.n_fft - config.window_length) // 2
         self._mode = "constant" if config.convention == "plain" else "reflect"
         self._window = featurizer.window.astype(np.float64)
@@ -118,7 +112,7 @@ class StreamingFeaturizer:
 
     def __init__(self, featurizer: Featurizer, normalisation: Normalisation | None = None):
         self._energies = LogEnergies(featurizer)
-        self._normalisation = normalisation or sliding(featurizer)
+        self._normalisation = normalisation or featurizer.sliding()
         self._featurizer = featurizer
         self._unspliced = np.zeros((featurizer.config.bins, 0), np.float32)
 
@@ -153,22 +147,6 @@ class StreamingFeaturizer:
         return self._featurizer.splice(known)[:, :ready]
 
 
-def deviation(featurizer: Featurizer) -> Deviation:
-    """Describe how a featurizer takes deviations."""
-    over_bins = featurizer.config.kind == "spectrogram"
-    return Deviation(over_bins, featurizer.biased, MIN_DEVIATION, featurizer.jasper)
-
-
-def sliding(featurizer: Featurizer) -> SlidingNormalisation:
-    """Make the normalisation over the last seconds of a recording."""
-    config = featurizer.config
-    window, first = (
-        max(1, round(seconds * config.sample_rate / config.hop_length))
-        for seconds in (SLIDING_SECONDS, FIRST_SECONDS)
-    )
-    return SlidingNormalisation(deviation(featurizer), window, first)
-
-
 def normalisation_of(featurizer: Featurizer, samples: np.ndarray) -> FixedNormalisation:
     """Take mean and deviation of a recording, to normalise others of its speaker and microphone.
 
@@ -178,7 +156,15 @@ def normalisation_of(featurizer: Featurizer, samples: np.ndarray) -> FixedNormal
 
     Returns:
         The normalisation; of the recording itself it gives what `Featurizer` gives.
+
+    Raises:
+        UserError: The features are normalised over the last seconds, in whole recordings too.
     """
+    if featurizer.config.normalisation == "sliding":
+        raise UserError(
+            "this network was trained with SpectConfig.normalisation=sliding, which a stream has "
+            "as it is: give no --statistics_of"
+        )
     source = LogEnergies(featurizer, normalised=True)
     parts = [source.accept(samples), source.finish()]
-    return FixedNormalisation.of(np.concatenate(parts, axis=1), deviation(featurizer))
+    return FixedNormalisation.of(np.concatenate(parts, axis=1), featurizer.deviation)
