@@ -59,7 +59,7 @@ def test_the_program_gives_the_texts_of_python(onnx_runner, tmp_path, kind):  # 
         expected += recognizer.accept(samples()[start : start + 7000])
     expected += recognizer.finish()
     texts = [segment.text for segment in expected]
-    assert len("".join(texts)) > 20
+    assert len("".join(texts)) > 10
 
     options = ["--pause", "0.06", "--chunk", "0.3"]
     done = stream(onnx_runner, tmp_path / "stream.onnx", samples().tobytes(), *options)
