@@ -138,6 +138,9 @@ class SpectConfig:
     preemphasis: float = 0.0  # times the previous sample, taken from each sample; Jasper: 0.97
     frame_splicing: int = 1  # number of successive frames stacked into one, at every frame
     trim_silence: bool = False  # cut ends that stay 60 dB below the loudest part
+    # Mean and deviation are those of the whole utterance, or (sliding) of its last 10 seconds, with
+    # which a stream gives what the whole recording gives (docs/streaming.md).
+    normalisation: str = option("utterance", choices=("utterance", "sliding"))
 
 
 @dataclass

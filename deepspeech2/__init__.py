@@ -9,11 +9,12 @@ Importing it loads no MindSpore.
 """
 
 from common import __version__
-from common.api import ModelFunctions, Recognizer, Transcript, UserError, Word
+from common.api import ModelFunctions, Recognizer, StreamingRecognizer, Transcript, UserError, Word
 from deepspeech2.src.recipe import RECIPE
 
 _functions = ModelFunctions(RECIPE)
 load = _functions.load
+load_streaming = _functions.load_streaming
 config = _functions.config
 convert = _functions.convert
 # Not "train" and "export": these are modules of this package, the commands.
@@ -24,6 +25,7 @@ export_model = _functions.export
 __all__ = [
     "RECIPE",
     "Recognizer",
+    "StreamingRecognizer",
     "Transcript",
     "UserError",
     "Word",
@@ -33,5 +35,6 @@ __all__ = [
     "evaluate_model",
     "export_model",
     "load",
+    "load_streaming",
     "train_model",
 ]

@@ -995,6 +995,7 @@ EFFECTS = {
     SPECT + "preemphasis": Effect(0.97, train, "features"),
     SPECT + "frame_splicing": Effect(2, train, "features"),
     SPECT + "trim_silence": Effect(True, train, "features", QUIET),
+    SPECT + "normalisation": Effect("sliding", train, "features"),
     AUGMENTATION + "speed_volume_perturb": Effect(True, train, "features"),
     AUGMENTATION + "speed_min": Effect(0.95, train, "features", SPEED),
     AUGMENTATION + "speed_max": Effect(1.05, train, "features", SPEED),

@@ -102,6 +102,8 @@ CONFIGS = [
         ),
         ("logmel", "jasper-nvidia", "hann", {"preemphasis": 0.97, "trim_silence": True}),
         ("logmel", "jasper-nvidia", "bartlett", {}),
+        ("logmel", "plain", "hann", {"normalisation": "sliding"}),
+        ("spectrogram", "deepspeech.pytorch", "hamming", {"normalisation": "sliding"}),
     ]
 ]
 

@@ -23,6 +23,7 @@ from common.export.offline_inference import read_description
 from common.export.onnx import Graph, write_onnx
 from common.export.onnx_metadata import read_metadata
 from common.export.quantization import word_error_rates
+from common.export.streaming_session import StreamingModel
 from common.model.speech_model import Forward, SpeechModel
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
@@ -96,6 +97,22 @@ def test_onnxruntime_gives_what_the_network_gives(kind, tmp_path):
     assert log_probs.shape == expected.shape
     for row, count in enumerate(expected_lengths):
         np.testing.assert_allclose(log_probs[:count, row], expected[:count, row], atol=1e-4)
+
+
+def test_a_file_that_takes_a_recording_piece_by_piece(tmp_path):
+    speech_model = NETWORKS["one direction"]()
+    randomize_norms(speech_model.network)
+    lines: list[str] = []
+    options = Options("ONNX", streaming=True)
+    path = export(speech_model, tmp_path / "speech", options, lines.append)
+    assert path == tmp_path / "speech.onnx" and list(tmp_path.glob("*.json")) == []
+    assert len([line for line in lines if "in pieces of" in line]) == 3  # against the network
+    model = StreamingModel.load(DEEPSPEECH2, path)
+    assert model.shape.stride == 2
+    with pytest.raises(UserError, match="--frames 100 with --streaming"):
+        export(speech_model, path, dataclasses.replace(options, frames=100))
+    with pytest.raises(UserError, match="this network is bidirectional"):
+        export(NETWORKS["its batch norm"](), path, options)
 
 
 def test_the_file_against_numpy(tmp_path):

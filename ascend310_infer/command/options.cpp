@@ -33,6 +33,11 @@ std::vector<int> parse_devices(const std::string& text) {
 void check_together(Options& options) {
   const bool folders = !options.features.empty() && !options.lengths.empty();
   const bool either = !options.features.empty() || !options.lengths.empty();
+  if (options.stream) {
+    if (either || !options.index.empty() || options.transcribes())
+      throw UsageError("--stream: standard input is recognized; leave out files");
+    return;
+  }
   if (options.transcribes()) {
     if (either || !options.index.empty())
       throw UsageError("expected features or recordings (--audio, --audio_list), not both");
@@ -57,6 +62,7 @@ std::unique_ptr<CLI::App> make_parser(Options& options) {
       "features.\n\n"
       "  infer --mindir_path NAME.mindir --audio FILE... [--json] [options]\n"
       "  infer --mindir_path NAME.mindir --audio_list FILE [--json] [options]\n"
+      "  infer --mindir_path NAME.onnx --stream [--json] < SAMPLES\n"
       "  infer --mindir_path NAME.mindir --input0_path DIR --input1_path DIR [options]\n"
       "  infer --mindir_path NAME.json --index FILE [options]");
   app->name("infer");
@@ -95,6 +101,15 @@ std::unique_ptr<CLI::App> make_parser(Options& options) {
   app->add_flag("--json", options.json,
                 "print a line of JSON each: path, text, duration (s), confidence, and words with "
                 "start and end (s) and confidence");
+  app->option_defaults()->group("Streams");
+  app->add_flag("--stream", options.stream,
+                "recognize standard input as it comes: raw samples of 16 bits, one channel, at the "
+                "model's rate; lines are marked partial or final (ONNX file of export.py "
+                "--streaming)");
+  app->add_option("--pause", options.pause, "s without a letter, after which a text is final [0.8]")
+      ->type_name("S");
+  app->add_option("--chunk", options.chunk, "s of audio that the network takes at a time [0.2]")
+      ->type_name("S");
   app->option_defaults()->group("Features");
   add_text("--input0_path", options.features, "DIR",
            "NAME.bin: float32 features (bin, frame) of an utterance");

@@ -16,6 +16,9 @@ struct Options {
   fs::path index;                  // --index, instead of the two
   std::vector<std::string> audio;  // --audio, instead of features
   fs::path audio_list;             // --audio_list
+  bool stream = false;  // standard input, piece by piece
+  double pause = 0.8;   // s without a letter, after which a text of a stream is final
+  double chunk = 0.2;   // s of a stream that the network takes at a time
   bool json = false;
   fs::path results;       // of features
   fs::path times;         // empty: no statistics

@@ -29,6 +29,7 @@
 #include "result_writer.h"
 #include "run_state.h"
 #include "statistics.h"
+#include "stream_command.h"
 #include "utterance_list.h"
 #include "worker.h"
 
@@ -451,6 +452,7 @@ int transcribe(const Setup& setup) {
 }  // namespace
 
 int run(const Options& options) {
+  if (options.stream) return recognize_stream(options);
   const Description description = describe_model(options.model);
   const std::string target = !options.target.empty()          ? options.target
                              : description.device == "Ascend" ? "Ascend"

@@ -59,13 +59,19 @@ bool shorter(const Bucket& left, const Bucket& right) {
 
 void read_inputs(const Json& root, Description& result, Bucket& only) {
   const Json& inputs = member(root, "inputs");
-  if (!inputs.is_array() || inputs.size() != 2)
+  const Json* kind = find_member(root, "input");
+  if (kind != nullptr && *kind == "stream") {
+    const Json& shape = member(root, "streaming");
+    result.stream = {whole(member(shape, "stride"), "\"stride\"", 1),
+                     whole(member(shape, "delay"), "\"delay\"", 0)};
+  }
+  if (!inputs.is_array() || inputs.size() != (result.stream ? 3 : 2))
     throw std::invalid_argument("\"inputs\": expected two, features or samples, and lengths");
   const Json& shape = member(inputs.front(), "shape");
-  if (const Json* input = find_member(root, "input"); input != nullptr) {
-    if (*input != "samples" && *input != "features")
+  if (kind != nullptr && !result.stream) {
+    if (*kind != "samples" && *kind != "features")
       throw std::invalid_argument("\"input\": expected \"samples\" or \"features\"");
-    result.takes_samples = *input == "samples";
+    result.takes_samples = *kind == "samples";
   }
   if (result.takes_samples) {
     if (!shape.is_array() || shape.size() != 2)

@@ -45,6 +45,12 @@ struct FileFacts {
   std::uint32_t crc32 = 0;
 };
 
+// How the output of a network that takes a recording piece by piece lies to its input.
+struct StreamShape {
+  std::int64_t stride = 1;  // feature frames to an output frame; a piece has a multiple of it
+  std::int64_t delay = 0;   // output frames that it is late by
+};
+
 // Of a model that takes samples, `dimension` is 1, and an input frame is a sample.
 struct Description {
   fs::path path;
@@ -60,6 +66,7 @@ struct Description {
   std::shared_ptr<const Json>
       features;                 // how recordings become features, for `parse_features`; or null
   std::vector<Bucket> buckets;  // by frames, shortest first, open ones last; then by batch
+  std::optional<StreamShape> stream{};     // takes a recording piece by piece; else none
   std::vector<FileFacts> files;            // none in descriptions of earlier versions
   std::optional<FileFacts> content{};      // the bytes of an ONNX file before its metadata, or none
   std::optional<MemoryForecast> memory{};  // on a CPU; none in descriptions of earlier versions

@@ -9,6 +9,7 @@ namespace speech::internal {
 // Each is defined in a file of its own, which is compiled if its library is there.
 std::unique_ptr<Engine> make_openvino(const EngineOptions&);
 std::string openvino_embedded(const fs::path& model);
+std::unique_ptr<StreamNetwork> make_openvino_stream(const Description&, int threads);
 std::unique_ptr<Engine> make_lite(const EngineOptions&);
 std::unique_ptr<Engine> make_wheel(const EngineOptions&);
 std::unique_ptr<Engine> make_fake(const EngineOptions&);
@@ -29,6 +30,8 @@ std::string remedy(const std::string& target, const fs::path& model) {
          "(export.py --file_format ONNX)";
 }
 
+Description describe_any(const fs::path& model);
+
 }  // namespace
 
 const std::vector<EngineKind>& engine_kinds() {
@@ -43,7 +46,8 @@ const std::vector<EngineKind>& engine_kinds() {
        {".onnx"},
        make_openvino,
        true,
-       openvino_embedded},
+       openvino_embedded,
+       make_openvino_stream},
 #endif
 #ifdef WITH_WHEEL
       {"wheel",
@@ -64,6 +68,34 @@ const std::vector<EngineKind>& engine_kinds() {
 }
 
 Description describe_model(const fs::path& model) {
+  Description description = describe_any(model);
+  if (description.stream)
+    throw UsageError(model.string() +
+                     ": takes a recording piece by piece (--stream); export the checkpoint without "
+                     "--streaming for whole recordings");
+  return description;
+}
+
+Description describe_stream(const fs::path& model) {
+  Description description = describe_any(model);
+  if (!description.stream)
+    throw UsageError(model.string() +
+                     ": takes whole recordings; for a stream export the checkpoint with export.py "
+                     "--file_format ONNX --streaming");
+  return description;
+}
+
+std::unique_ptr<StreamNetwork> make_stream_network(const Description& description, int threads) {
+  const fs::path& file = description.buckets.front().file;
+  const EngineKind& kind = choose_engine("", "CPU", file);
+  if (kind.make_stream == nullptr)
+    throw UsageError(file.string() + ": the engine " + kind.name + " runs whole recordings alone");
+  return kind.make_stream(description, threads);
+}
+
+namespace {
+
+Description describe_any(const fs::path& model) {
   if (model.extension() == ".onnx" && !fs::exists(model))
     throw UsageError(model.string() + ": no such file");
   if (model.extension() == ".onnx" && fs::is_regular_file(model) && fs::file_size(model) == 0)
@@ -82,6 +114,8 @@ Description describe_model(const fs::path& model) {
     throw;
   }
 }
+
+}  // namespace
 
 const EngineKind& choose_engine(const std::string& name, const std::string& target,
                                 const fs::path& model) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "description.h"
+#include "stream_network.h"
 
 namespace speech::internal {
 
@@ -63,14 +64,19 @@ struct EngineKind {
   // Returns the text of the description inside a model, or "" where there is none; null where the
   // engine cannot tell. Throws UsageError for a file that is no model.
   std::string (*embedded)(const fs::path& model) = nullptr;
+  // Makes a network that takes a recording piece by piece; null where the engine has none.
+  std::unique_ptr<StreamNetwork> (*make_stream)(const Description&, int threads) = nullptr;
 };
 
 // The engines of this build.
 const std::vector<EngineKind>& engine_kinds();
 
-// Reads the description of a model: the one inside an ONNX file, or else the file beside it; see
-// `read_description`. Throws UsageError.
+// Reads the description of a model that takes whole recordings: the one inside an ONNX file, or
+// else the file beside it; see `read_description`. Throws UsageError.
 Description describe_model(const fs::path& model);
+
+// Reads the description of a model that takes a recording piece by piece. Throws UsageError.
+Description describe_stream(const fs::path& model);
 
 // Returns the engine of that name, or if it is empty the first one that runs such a model file
 // on the target. Throws UsageError, which names the engines of this build.

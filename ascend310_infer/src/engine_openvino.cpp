@@ -290,7 +290,67 @@ class OpenVinoEngine : public Engine {
   std::map<std::size_t, Network> networks_;  // by bucket
 };
 
+bool begins(const std::string& text, const std::string& start) {
+  return text.compare(0, start.size(), start) == 0;
+}
+
+class OpenVinoStream : public StreamNetwork {
+ public:
+  OpenVinoStream(const Description& description, int threads)
+      : shared_(Library::get().compiled(description.buckets.front().file, 1, threads)),
+        request_(shared_->compiled.create_infer_request()),
+        dimension_(static_cast<std::size_t>(description.dimension)) {
+    for (const auto& port : shared_->compiled.inputs()) {
+      const std::string name = port.get_any_name();
+      if (begins(name, kState)) states_.emplace(name, ov::Tensor(ov::element::f32, port.get_shape()));
+    }
+    reset();
+  }
+
+  void reset() override {
+    for (auto& [name, state] : states_) {
+      std::fill_n(state.data<float>(), state.get_size(), 0.0F);
+      request_.set_tensor(name, state);
+    }
+  }
+
+  StreamOutput run(const std::vector<float>& values, std::int64_t frames, std::int64_t position,
+                   std::int64_t length) override {
+    auto at = static_cast<std::int32_t>(position), whole = static_cast<std::int32_t>(length);
+    StreamOutput output;
+    try {
+      // The tensors only lend OpenVINO the memory, which it does not write to.
+      request_.set_tensor("features", ov::Tensor(ov::element::f32,
+                                                 {1, dimension_, static_cast<std::size_t>(frames)},
+                                                 const_cast<float*>(values.data())));
+      request_.set_tensor("position", ov::Tensor(ov::element::i32, {1}, &at));
+      request_.set_tensor("lengths", ov::Tensor(ov::element::i32, {1}, &whole));
+      request_.infer();
+      const ov::Tensor log_probs = request_.get_tensor("log_probs");
+      output.frames = static_cast<std::int64_t>(log_probs.get_shape().at(0));
+      output.log_probs = floats(log_probs, "log_probs");
+      output.first = integers(request_.get_tensor("first"), "first").at(0);
+      for (auto& [name, state] : states_) request_.get_tensor("next_" + name).copy_to(state);
+    } catch (const std::exception& error) {
+      throw std::runtime_error(reason(error));
+    }
+    return output;
+  }
+
+ private:
+  static constexpr const char* kState = "state_";
+
+  const std::shared_ptr<SharedNetwork> shared_;
+  ov::InferRequest request_;
+  const std::size_t dimension_;
+  std::map<std::string, ov::Tensor> states_;  // what the network keeps of the recording
+};
+
 }  // namespace
+
+std::unique_ptr<StreamNetwork> make_openvino_stream(const Description& description, int threads) {
+  return std::make_unique<OpenVinoStream>(description, threads);
+}
 
 std::unique_ptr<Engine> make_openvino(const EngineOptions& options) {
   return std::make_unique<OpenVinoEngine>(options);

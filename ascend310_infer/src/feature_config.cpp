@@ -22,7 +22,7 @@ const std::map<std::string, std::map<std::string, bool>> kConventions{
 
 const std::set<std::string> kKeys{"kind",           "sample_rate", "window_size", "window_stride",
                                   "window",         "bands",       "convention",  "preemphasis",
-                                  "frame_splicing", "trim_silence"};
+                                  "frame_splicing", "trim_silence", "normalisation"};
 
 double number(const Json& features, const std::string& key, double least, double most) {
   const Json* found = find_member(features, key);
@@ -87,6 +87,13 @@ FeatureConfig parse_features(const Json& features) {
     if (!trims->is_boolean())
       throw std::invalid_argument("features: trim_silence: expected true or false");
     config.trims_silence = trims->get<bool>();
+  }
+  if (features.contains("normalisation")) {
+    const std::string normalisation = text(features, "normalisation");
+    if (normalisation != "utterance" && normalisation != "sliding")
+      throw std::invalid_argument("features: the normalisation " + normalisation +
+                                  " is not known to this program");
+    config.slides = normalisation == "sliding";
   }
   const auto kind = kConventions.find(config.kind);
   if (kind == kConventions.end() || kind->second.count(config.convention) == 0)

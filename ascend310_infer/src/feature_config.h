@@ -20,6 +20,7 @@ struct FeatureConfig {
   double preemphasis = 0;      // this times the previous sample is subtracted from each sample
   std::int64_t splicing = 1;   // frames stacked into one
   bool trims_silence = false;  // at the ends of recordings
+  bool slides = false;         // mean and deviation are those of the last seconds
 
   bool mel() const { return kind == "logmel"; }
   bool jasper() const { return convention.rfind("jasper", 0) == 0; }

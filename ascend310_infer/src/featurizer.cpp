@@ -7,6 +7,9 @@
 #include <kissfft/kissfft.hh>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
+
+#include "streaming_features.h"
 
 namespace speech::internal {
 namespace {
@@ -17,7 +20,6 @@ constexpr double kPi = 3.14159265358979323846;
 
 constexpr double kPowerFloor = 1.0 / (1 << 24);
 constexpr double kJasperFloor = 1e-20;    // added to the power in Jasper's logarithm
-constexpr double kLeastDeviation = 1e-5;  // a smaller deviation counts as this
 constexpr double kSilenceDb = 60;         // below the loudest frame
 constexpr std::size_t kSilenceHop = 512;  // samples
 constexpr std::size_t kSilenceHops = 4;   // per frame when silence is searched for
@@ -85,19 +87,6 @@ float mirrored(const std::vector<float>& samples, std::int64_t at) {
   return samples[static_cast<std::size_t>(std::min(place, 2 * last - place))];
 }
 
-// Pads with `left` and `right` samples: mirrored ones, or zeros.
-std::vector<float> padded(const std::vector<float>& samples, std::int64_t left, std::int64_t right,
-                          bool zeros) {
-  const auto count = static_cast<std::int64_t>(samples.size());
-  std::vector<float> result;
-  result.reserve(static_cast<std::size_t>(left + count + right));
-  for (std::int64_t at = -left; at < 0; ++at) result.push_back(zeros ? 0 : mirrored(samples, at));
-  result.insert(result.end(), samples.begin(), samples.end());
-  for (std::int64_t at = count; at < count + right; ++at)
-    result.push_back(zeros ? 0 : mirrored(samples, at));
-  return result;
-}
-
 void emphasise(std::vector<float>& samples, float share) {
   for (std::size_t i = samples.size() - 1; i > 0; --i) samples[i] -= share * samples[i - 1];
 }
@@ -122,6 +111,18 @@ std::vector<float> cut(const std::vector<float>& rows, std::int64_t count, std::
 }
 
 }  // namespace
+
+std::vector<float> padded(const std::vector<float>& samples, std::int64_t left, std::int64_t right,
+                          bool zeros) {
+  const auto count = static_cast<std::int64_t>(samples.size());
+  std::vector<float> result;
+  result.reserve(static_cast<std::size_t>(left + count + right));
+  for (std::int64_t at = -left; at < 0; ++at) result.push_back(zeros ? 0 : mirrored(samples, at));
+  result.insert(result.end(), samples.begin(), samples.end());
+  for (std::int64_t at = count; at < count + right; ++at)
+    result.push_back(zeros ? 0 : mirrored(samples, at));
+  return result;
+}
 
 struct Featurizer::Tables {
   explicit Tables(const FeatureConfig& config)
@@ -156,10 +157,13 @@ std::vector<float> Featurizer::operator()(const std::vector<float>& samples) con
   const auto length = static_cast<std::int64_t>(samples.size());
   const std::int64_t count = frames(length);
   // The model zoo's Jasper normalises over one more frame at the end, and then drops it.
-  const bool further = config_.convention == "jasper-mindspore";
+  const bool further = config_.convention == "jasper-mindspore" && !config_.slides;
   const std::int64_t seen = further ? 1 + length / config_.hop_length() : count;
   std::vector<float> features = energies(samples, seen);
-  normalise(features, seen);
+  if (config_.slides)
+    slide(features, seen);
+  else
+    normalise(features, seen);
   if (seen != count) features = cut(features, seen, count);
   if (config_.splicing == 1) return features;
   return spliced(features, config_.bins(), count, config_.splicing);
@@ -173,7 +177,11 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
   const std::int64_t left = n_fft / 2 - (n_fft - size) / 2;
   std::vector<float> emphasised = samples;
   if (config_.preemphasis > 0) emphasise(emphasised, static_cast<float>(config_.preemphasis));
-  const std::vector<float> signal = padded(emphasised, left, size, config_.plain());
+  return energies_of(padded(emphasised, left, size, config_.plain()).data(), count);
+}
+
+std::vector<float> Featurizer::energies_of(const float* signal, std::int64_t count) const {
+  const std::int64_t size = config_.window_length(), n_fft = config_.n_fft();
   const double floor = config_.jasper() ? kJasperFloor : kPowerFloor;
   const auto width = static_cast<std::size_t>(n_fft);
   std::vector<float> result(static_cast<std::size_t>(config_.bins() * count));
@@ -198,7 +206,7 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
   // Two real frames share one complex transform, as its real and its imaginary part; symmetry
   // separates their spectra.
   for (std::int64_t frame = 0; frame < count; frame += 2) {
-    const float* first = signal.data() + frame * config_.hop_length();
+    const float* first = signal + frame * config_.hop_length();
     const float* second = frame + 1 < count ? first + config_.hop_length() : first;
     for (std::int64_t n = 0; n < size; ++n) {
       const float weight = tables_->window[static_cast<std::size_t>(n)];
@@ -236,6 +244,19 @@ void Featurizer::normalise(std::vector<float>& energies, std::int64_t count) con
     for (auto value = begin; value != end; ++value) *value = static_cast<float>(*value / divisor);
     begin = end;
   }
+}
+
+// Normalises each frame over the last seconds before it.
+void Featurizer::slide(std::vector<float>& energies, std::int64_t count) const {
+  const auto number = static_cast<std::size_t>(count);
+  Frames frames(number);
+  for (std::size_t at = 0; at < energies.size(); ++at)
+    frames[at % number].push_back(energies[at]);
+  SlidingNormalisation sliding(config_);
+  Frames normalised = sliding.accept(std::move(frames));
+  for (std::vector<float>& frame : sliding.finish()) normalised.push_back(std::move(frame));
+  for (std::size_t at = 0; at < energies.size(); ++at)
+    energies[at] = normalised[at % number][at / number];
 }
 
 std::pair<std::size_t, std::size_t> Featurizer::sound_range(

@@ -1,8 +1,9 @@
-// In the place of audio.cpp, featurizer.cpp and frontend.cpp where their libraries are missing.
+// In the place of audio.cpp, featurizer.cpp, frontend.cpp and streaming_features.cpp where their libraries are missing.
 
 #include "audio.h"
 #include "errors.h"
 #include "frontend.h"
+#include "streaming_features.h"
 
 namespace speech {
 namespace {
@@ -31,6 +32,13 @@ std::int64_t Frontend::frames(std::int64_t) const { refuse(); }
 std::int64_t Frontend::resampled_count(std::int64_t, std::int64_t) const { refuse(); }
 SpeechSamples Frontend::prepare(std::vector<float>, std::int64_t) const { refuse(); }
 std::vector<float> Frontend::inputs(SpeechSamples) const { refuse(); }
+struct StreamingFeatures::Impl {};
+
+StreamingFeatures::StreamingFeatures(const Description&) { refuse(); }
+StreamingFeatures::~StreamingFeatures() = default;
+std::int64_t StreamingFeatures::sample_rate() const { refuse(); }
+Frames StreamingFeatures::accept(std::vector<float>) { refuse(); }
+Frames StreamingFeatures::finish() { refuse(); }
 AudioInfo audio_info(const fs::path&) { refuse(); }
 
 }  // namespace internal

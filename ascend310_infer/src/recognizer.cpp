@@ -2,19 +2,19 @@
 
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <mutex>
 #include <optional>
 #include <set>
 
 #include "batch.h"
-#include "decoding.h"
 #include "description.h"
 #include "engine.h"
 #include "errors.h"
 #include "frontend.h"
 #include "memory.h"
 #include "plan.h"
+#include "stream.h"
+#include "transcript.h"
 
 namespace speech {
 namespace {
@@ -123,9 +123,10 @@ struct Recognizer::Impl {
           Emission whole = with_name(utterances[index].name,
                                      [&] { return internal::emission(batch.output, row); });
           if (joiner.add(batch.rows[row], whole))
-            transcripts[index] =
-                decode(whole, utterances[index].start_s +
-                                  description.frame_seconds * static_cast<double>(whole.start));
+            transcripts[index] = internal::transcript_of(
+                whole, description,
+                utterances[index].start_s +
+                    description.frame_seconds * static_cast<double>(whole.start));
         }
       }
     return transcripts;
@@ -141,22 +142,6 @@ struct Recognizer::Impl {
         utterance.name + ": " +
         budget->reason(frames, description.frame_seconds * static_cast<double>(description.hop),
                        "max_frames"));
-  }
-
-  Transcript decode(const Emission& emission, double start_s) const {
-    constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
-    const auto tokens = internal::best_path(emission, description.vocabulary);
-    const double seconds =
-        description.frame_seconds * static_cast<double>(description.frame_stride);
-    const auto time = [&](std::int64_t frame) {
-      return seconds > 0 ? start_s + seconds * static_cast<double>(frame) : kUnknown;
-    };
-    Transcript transcript;
-    transcript.text = internal::text_of(tokens, description.vocabulary);
-    transcript.confidence = tokens.empty() ? kUnknown : internal::mean_probability(tokens);
-    for (const internal::DecodedWord& word : internal::words(tokens, description.vocabulary))
-      transcript.words.push_back({word.text, time(word.begin), time(word.end), word.confidence});
-    return transcript;
   }
 
   const internal::Description description;
@@ -238,5 +223,39 @@ const std::vector<std::string>& Recognizer::labels() const {
 }
 
 const std::vector<std::string>& Recognizer::notes() const { return impl_->notes; }
+
+struct StreamingRecognizer::Impl {
+  Impl(const std::filesystem::path& model, const StreamingOptions& options)
+      : Impl(internal::describe_stream(model), options) {}
+
+  Impl(const internal::Description& description, const StreamingOptions& options)
+      : stream(checked(description), internal::make_stream_network(description, options.threads),
+               options) {}
+
+  static const internal::Description& checked(const internal::Description& description) {
+    internal::check_models(description, "CPU");
+    return description;
+  }
+
+  internal::TextStream stream;
+};
+
+StreamingRecognizer::StreamingRecognizer(const std::filesystem::path& model,
+                                         const StreamingOptions& options)
+    : impl_(std::make_unique<Impl>(model, options)) {}
+
+StreamingRecognizer::StreamingRecognizer(StreamingRecognizer&&) noexcept = default;
+StreamingRecognizer& StreamingRecognizer::operator=(StreamingRecognizer&&) noexcept = default;
+StreamingRecognizer::~StreamingRecognizer() = default;
+
+std::vector<Transcript> StreamingRecognizer::accept(const std::vector<float>& samples) {
+  return impl_->stream.accept(samples);
+}
+
+std::string StreamingRecognizer::result() const { return impl_->stream.result(); }
+
+std::vector<Transcript> StreamingRecognizer::finish() { return impl_->stream.finish(); }
+
+std::int64_t StreamingRecognizer::sample_rate() const { return impl_->stream.sample_rate(); }
 
 }  // namespace speech

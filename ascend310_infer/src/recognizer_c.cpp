@@ -3,10 +3,12 @@
 #include "speech/recognizer_c.h"
 
 #include <cmath>
+#include <deque>
 #include <exception>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "speech/recognizer.h"
 
@@ -16,6 +18,12 @@ struct speech_recognizer {
 
 struct speech_result {
   speech::Transcript transcript;
+};
+
+struct speech_stream {
+  speech::StreamingRecognizer recognizer;
+  std::deque<speech::Transcript> finals;
+  std::string partial;
 };
 
 namespace {
@@ -46,6 +54,18 @@ auto guarded(Action action) noexcept -> decltype(action()) {
 template <class Pointer>
 void require(const Pointer* pointer, const char* name) {
   if (pointer == nullptr) throw std::invalid_argument(std::string(name) + " is NULL");
+}
+
+// Keeps the texts that `action` returns; returns how many wait, or -1 if it throws.
+template <class Action>
+int64_t counted(speech_stream* stream, Action action) noexcept {
+  const bool done = guarded([&] {
+                      require(stream, "the stream");
+                      for (speech::Transcript& final : action())
+                        stream->finals.push_back(std::move(final));
+                      return stream;
+                    }) != nullptr;
+  return done ? static_cast<int64_t>(stream->finals.size()) : -1;
 }
 
 }  // namespace
@@ -114,5 +134,48 @@ speech_word speech_result_word(const speech_result* result, size_t index) {
 }
 
 void speech_result_destroy(speech_result* result) { delete result; }
+
+speech_stream* speech_stream_create(const char* model, double pause) {
+  return guarded([&] {
+    require(model, "the path of the model");
+    speech::StreamingOptions options;
+    if (pause != 0) options.pause = pause;
+    return new speech_stream{speech::StreamingRecognizer(model, options), {}, ""};
+  });
+}
+
+void speech_stream_destroy(speech_stream* stream) { delete stream; }
+
+int64_t speech_stream_sample_rate(const speech_stream* stream) {
+  return stream != nullptr ? stream->recognizer.sample_rate() : 0;
+}
+
+int64_t speech_stream_accept(speech_stream* stream, const float* samples, size_t count) {
+  return counted(stream, [&] {
+    if (count > 0) require(samples, "the samples");
+    return stream->recognizer.accept({samples, samples + count});
+  });
+}
+
+int64_t speech_stream_finish(speech_stream* stream) {
+  return counted(stream, [&] { return stream->recognizer.finish(); });
+}
+
+speech_result* speech_stream_next(speech_stream* stream) {
+  if (stream == nullptr || stream->finals.empty()) return nullptr;
+  return guarded([&] {
+    auto* result = new speech_result{std::move(stream->finals.front())};
+    stream->finals.pop_front();
+    return result;
+  });
+}
+
+const char* speech_stream_partial(speech_stream* stream) {
+  const bool done = stream != nullptr && guarded([&] {
+                      stream->partial = stream->recognizer.result();
+                      return stream;
+                    }) != nullptr;
+  return done ? stream->partial.c_str() : "";
+}
 
 const char* speech_last_error(void) { return g_error; }

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from common import config as configs
 from common.api.loading import load_model, load_network, shipped, to_stderr
 from common.api.recognizer import Recognizer
+from common.api.streaming import PAUSE_SECONDS, OnlineModel, StreamingRecognizer
+from common.export.streaming import CHUNK_SECONDS
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
 
@@ -66,6 +68,46 @@ class ModelFunctions:
         path = model or shipped(self._recipe, engine, device)
         found = load_model(self._recipe, path, engine=engine, device=device)
         return Recognizer(found, found.decoder(decoding))
+
+    def load_streaming(
+        self,
+        model: str | Path | None = None,
+        *,
+        context: float | None = None,
+        decoding: configs.LMConfig | None = None,
+        pause: float = PAUSE_SECONDS,
+        chunk: float = CHUNK_SECONDS,
+    ) -> StreamingRecognizer:
+        """Load a network that recognises a recording while it is made.
+
+        Args:
+            model: An ONNX file of export.py --streaming; with `context` any that `load` takes.
+            context: Seconds of audio behind a chunk: windows of a network for whole recordings are
+                recognised one by one, which gives other log-probabilities than the whole. None: the
+                file is for streams.
+            decoding: How to search for the text; None: greedily.
+            pause: Seconds without a letter, after which a text is final.
+            chunk: Seconds of audio that the network takes at a time.
+
+        Returns:
+            A recognizer with `accept`, `result` and `finish`.
+
+        Raises:
+            ImportError: A package is missing; the message has the command that installs it.
+            UserError: The file is missing, damaged, of another model, or not for streams.
+        """
+        from common.export.streaming_session import StreamingModel
+        from common.export.streaming_windows import WindowedModel
+
+        found: OnlineModel
+        if context is not None:
+            path = model or shipped(self._recipe, "auto", None)
+            found = WindowedModel(load_model(self._recipe, path), context)
+        elif model is None:
+            raise UserError("no network for streams ships: name a file, or give context=SECONDS")
+        else:
+            found = StreamingModel.load(self._recipe, model)
+        return StreamingRecognizer(found, decoding, pause=pause, chunk_seconds=chunk)
 
     def load_network(
         self,
@@ -225,6 +267,7 @@ class ModelFunctions:
         int8: str = "",
         input: str = "",
         license: str = "",
+        streaming: bool = False,
         device: str | None = None,
     ) -> Path:
         """Write a checkpoint as MindIR or ONNX and compare the file with it, as export.py does.
@@ -242,6 +285,7 @@ class ModelFunctions:
             input: What an ONNX file takes: "samples", from which it computes the features itself,
                 or "features"; empty: samples, unless `frames` is given.
             license: Of the weights, for the metadata of an ONNX file.
+            streaming: An ONNX file that takes a recording piece by piece.
             device: Device that runs the export, and that the file is for.
 
         Returns:
@@ -263,5 +307,6 @@ class ModelFunctions:
             int8=int8,
             input=input,
             license=license,
+            streaming=streaming,
         )
         return export(self.load_network(checkpoint, device=device), path, options)

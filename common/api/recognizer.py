@@ -191,22 +191,42 @@ def _name(recording: Recording, number: int) -> str:
 
 def _resampled(samples: Any, from_rate: int, to_rate: int, name: str) -> np.ndarray:
     samples = np.asarray(samples)
-    if samples.dtype in (np.int16, np.int32):
-        samples = samples / float(-np.iinfo(samples.dtype).min)
-    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or not samples.size:
-        raise UserError(
-            f"{name}: samples of type {samples.dtype} and shape {samples.shape}, expected floats "
-            "up to 1, or int16 or int32, of shape (N,) or (N, channels)"
-        )
     if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
         raise UserError(
             f"{name}: samples of shape {samples.shape}, expected (N, channels): transpose them"
         )
+    if not samples.size:
+        raise UserError(f"{name}: samples of shape {samples.shape}, expected at least one sample")
+    samples = mono(samples, name)
+    if not from_rate > 0:
+        raise UserError(f"{name}: sample rate {from_rate}, expected Hz above 0")
+    return samples if from_rate == to_rate else soxr.resample(samples, from_rate, to_rate, "HQ")
+
+
+def mono(samples: Any, name: str) -> np.ndarray:
+    """Turn samples into one channel of full scale 1.
+
+    Args:
+        samples: (N,) or (N, channels): floats up to 1, int16 or int32.
+        name: What errors call them.
+
+    Returns:
+        (N,) float32.
+
+    Raises:
+        UserError: They are of another kind, or not all finite.
+    """
+    samples = np.asarray(samples)
+    if samples.dtype in (np.int16, np.int32):
+        samples = samples / float(-np.iinfo(samples.dtype).min)
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2):
+        raise UserError(
+            f"{name}: samples of type {samples.dtype} and shape {samples.shape}, expected floats "
+            "up to 1, or int16 or int32, of shape (N,) or (N, channels)"
+        )
     samples = samples.astype(np.float32)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
-    if not from_rate > 0:
-        raise UserError(f"{name}: sample rate {from_rate}, expected Hz above 0")
     if bad := np.count_nonzero(~np.isfinite(samples)):
         raise UserError(f"{name}: {bad} of {len(samples)} samples are nan or infinite")
-    return samples if from_rate == to_rate else soxr.resample(samples, from_rate, to_rate, "HQ")
+    return samples

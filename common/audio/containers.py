@@ -211,8 +211,13 @@ def _sound_bytes(
     )
 
 
-def _is_placeholder(size: int, width: int) -> bool:
-    """Whether ffmpeg, sox or arecord write this size, of `width` bytes, into a pipe."""
+def is_placeholder(size: int, width: int) -> bool:
+    """Tell whether ffmpeg, sox or arecord write a size into a pipe, where none is known.
+
+    Args:
+        size: The size.
+        width: Its bytes.
+    """
     if width == 8:
         return size >= 1 << 62
     return size >= 0xFFFF0000 or 0x7FFF0000 <= size <= 0x80000000
@@ -291,7 +296,7 @@ def _waves(content: Content, layout: _Layout, offset: int, is_rf64: bool) -> lis
     if is_rf64 and declared == 0xFFFFFFFF and b"ds64" in found:
         place, width = found[b"ds64"].start + 8, 8
         declared = int.from_bytes(content.read(place, 8), "little")
-    unknown = _is_placeholder(declared, width)
+    unknown = is_placeholder(declared, width)
     size = _sound_bytes(content, sound.start, declared, layout, unknown)
     code, frame_bytes = _wav_format(content.read(fmt.start, min(fmt.size, 40)), layout.order)
     if code in (_MPEG, _MP3):

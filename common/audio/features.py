@@ -8,6 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from common.audio.normalisation import (
+    FIRST_SECONDS,
+    SLIDING_SECONDS,
+    Deviation,
+    SlidingNormalisation,
+)
 from common.utils.errors import UserError
 from common.utils.packages import package
 
@@ -22,6 +28,7 @@ CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in th
     "logmel": {"plain": True, "jasper-mindspore": True, "jasper-nvidia": False},
 }
 
+NORMALISATIONS = ("utterance", "sliding")
 _POWER_FLOOR = np.float32(2.0**-24)  # above 16-bit rounding noise: silence stays within reach
 MIN_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
 _JASPER_FLOOR = np.float32(1e-20)  # power, in Jasper's logarithm
@@ -49,6 +56,8 @@ class FeatureConfig:
         preemphasis: Factor of the previous sample, which is subtracted from each sample.
         frame_splicing: Successive frames stacked into one.
         trim_silence: Recordings lose silence at their ends; see `Featurizer.trim`.
+        normalisation: "utterance", or "sliding": mean and deviation of the last seconds before each
+            frame (`common.audio.normalisation.SlidingNormalisation`).
     """
 
     kind: str = "spectrogram"
@@ -61,6 +70,7 @@ class FeatureConfig:
     preemphasis: float = 0.0
     frame_splicing: int = 1
     trim_silence: bool = False
+    normalisation: str = "utterance"
 
     def __post_init__(self) -> None:
         if self.window == "hanning":
@@ -73,6 +83,10 @@ class FeatureConfig:
             raise UserError(f"window {self.window!r}: expected one of {', '.join(WINDOWS)}")
         if self.kind == "logmel" and not (self.bands and self.bands > 0):
             raise UserError(f"bands {self.bands!r}: log-mel features need at least 1 mel band")
+        if self.normalisation not in NORMALISATIONS:
+            raise UserError(
+                f"normalisation {self.normalisation!r}: expected {' or '.join(NORMALISATIONS)}"
+            )
         if self.convention not in CONVENTIONS[self.kind]:
             raise UserError(
                 f"convention {self.convention!r}: expected one of"
@@ -146,7 +160,7 @@ class FeatureConfig:
 _LATER = {  # keys that files of earlier versions do not have, with their defaults
     f.name: f.default
     for f in fields(FeatureConfig)
-    if f.name in ("convention", "preemphasis", "frame_splicing", "trim_silence")
+    if f.name in ("convention", "preemphasis", "frame_splicing", "trim_silence", "normalisation")
 }
 
 
@@ -208,7 +222,7 @@ class Featurizer:
         samples = np.asarray(samples, np.float32)
         frames = self.frames(len(samples))
         normalised = frames  # frames that mean and deviation are taken over
-        if self.config.convention == "jasper-mindspore":
+        if self.normalises_further:
             normalised = 1 + len(samples) // hop
         if self.config.preemphasis:
             samples = _emphasised(samples, self.config.preemphasis)
@@ -218,6 +232,10 @@ class Featurizer:
         for start in range(0, features.shape[1], _BLOCK):
             block = features[:, start : start + _BLOCK]
             block[:] = self._energies(windows[start : start + block.shape[1]])
+        if self.config.normalisation == "sliding":
+            sliding = self.sliding()
+            parts = [sliding.accept(features), sliding.finish()]
+            return self.splice(np.concatenate([part for part in parts if part.size], axis=1))
         axis = None if self.filters is None else 1
         features -= features.mean(axis=axis, keepdims=True, dtype=np.float64)
         single = normalised == 1 and axis == 1  # has no unbiased deviation
@@ -227,6 +245,30 @@ class Featurizer:
         else:
             features /= np.maximum(deviation, MIN_DEVIATION)
         return self.splice(features[:, :frames])
+
+    @property
+    def normalises_further(self) -> bool:
+        """Whether mean and deviation are taken over one frame more than there are features."""
+        config = self.config
+        return config.convention == "jasper-mindspore" and config.normalisation == "utterance"
+
+    @property
+    def deviation(self) -> Deviation:
+        """How deviations are taken."""
+        return Deviation(self.config.kind == "spectrogram", self.biased, MIN_DEVIATION, self.jasper)
+
+    def sliding(self) -> SlidingNormalisation:
+        """Make the normalisation of one recording over its last seconds."""
+        return SlidingNormalisation(self.deviation, *self.sliding_frames)
+
+    @property
+    def sliding_frames(self) -> tuple[int, int]:
+        """Frames of a sliding window, and those that are normalised together at the start."""
+        window, first = (
+            max(1, round(seconds * self.config.sample_rate / self.config.hop_length))
+            for seconds in (SLIDING_SECONDS, FIRST_SECONDS)
+        )
+        return window, first
 
     def splice(self, features: np.ndarray) -> np.ndarray:
         """Stack following frames below each: (bins, T) -> (dimension, T), zeros past the end."""

@@ -96,6 +96,11 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         help="an ONNX file for sherpa-onnx, with its symbols in NAME-tokens.txt",
     )
     parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="an ONNX file that takes a recording piece by piece, for transcribe.py --stream",
+    )
+    parser.add_argument(
         "--license",
         default="",
         metavar="TEXT",
@@ -125,6 +130,7 @@ def export(recipe: Recipe, argv: Sequence[str]) -> None:
         arguments.style,
         arguments.input,
         arguments.license,
+        arguments.streaming,
     )
     description = write(speech_model, arguments.file_name, options)
     if description.suffix == ".onnx":

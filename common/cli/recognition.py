@@ -84,10 +84,15 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     Returns:
         The exit code: 1 where recordings could not be read.
     """
+    if "--stream" in argv:
+        from common.cli.streaming import stream
+
+        return stream(recipe, argv)
     parser = command(
         prog="transcribe.py",
         description="Print the text of recordings: of one file the text, of several a line each, "
-        "file and text parted by a tab. Or write words with times, for other programs.",
+        "file and text parted by a tab. Or write words with times, for other programs. With "
+        "--stream: of standard input or the microphone (transcribe.py --stream --help).",
     )
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ..."

@@ -208,12 +208,21 @@ def _search_in_worker(log_probs: np.ndarray) -> list[Hypothesis]:
 
 
 def _greedy(lm_config: Any, tokenizer: Tokenizer) -> Decoder:
+    check_no_language_model(lm_config)
+    return GreedyDecoder(tokenizer)
+
+
+def check_no_language_model(lm_config: Any) -> None:
+    """Refuse the language model of an LMConfig whose decoder uses none.
+
+    Raises:
+        UserError: It names one.
+    """
     if lm_config.lm_path:
         raise UserError(
             f"LMConfig.lm_path {lm_config.lm_path}: greedy decoding uses no language model; "
             "set LMConfig.decoder_type=beam"
         )
-    return GreedyDecoder(tokenizer)
 
 
 DECODERS: dict[str, Callable[[Any, Tokenizer], Decoder]] = {

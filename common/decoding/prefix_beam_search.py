@@ -12,6 +12,7 @@ nothing is pruned, and the scores are exact.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,23 +53,17 @@ class BeamSearch:
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
         """Search log-probabilities (T, C); return hypotheses, best first."""
-        prefixes = _PrefixTree(self.tokenizer, self.language_model)
-        beam = _Beam.of_root(prefixes)
-        log_probs = np.asarray(log_probs, dtype=np.float64)
-        for frame in np.where(np.isnan(log_probs), -np.inf, log_probs):
-            beam = beam.advanced(self._cut(frame), prefixes, self.beam_width)
-            if prefixes.needs_pruning:
-                beam.renumber(prefixes.keep_only(beam.nodes))
-        scores: dict[str, float] = {}
-        for node, score in zip(beam.nodes.tolist(), beam.scores().tolist()):
-            text = prefixes.text(node).rstrip(" ")
-            score += prefixes.ending_score(node)
-            scores[text] = np.logaddexp(scores.get(text, -np.inf), score)
-        best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[: self.top_paths]
-        return [Hypothesis(text, float(score)) for text, score in best or [("", -np.inf)]]
+        running = self.begin()
+        running.accept(log_probs)
+        return running.hypotheses()
 
-    def _cut(self, frame: np.ndarray) -> np.ndarray:
-        """Return the frame (C,) with -inf for the labels that are not followed."""
+    def begin(self) -> RunningSearch:
+        """Begin an utterance that comes piece by piece."""
+        prefixes = _PrefixTree(self.tokenizer, self.language_model)
+        return RunningSearch(self, prefixes, _Beam.of_root(prefixes))
+
+    def cut(self, frame: np.ndarray) -> np.ndarray:
+        """Return a frame (C,) with -inf for the labels that are not followed."""
         count = min(self.cutoff_top_n, len(frame))
         order = np.argsort(-frame, kind="stable")
         if self.cutoff_prob < 1:
@@ -77,6 +72,39 @@ class BeamSearch:
         cut = np.full_like(frame, -np.inf)
         cut[order[:count]] = frame[order[:count]]
         return cut
+
+
+@dataclass
+class RunningSearch:
+    """The search of an utterance that comes piece by piece; `BeamSearch.begin` makes it."""
+
+    search: BeamSearch
+    prefixes: _PrefixTree
+    beam: _Beam
+
+    def accept(self, log_probs: np.ndarray) -> None:
+        """Take the next log-probabilities (T, C)."""
+        log_probs = np.asarray(log_probs, dtype=np.float64)
+        for frame in np.where(np.isnan(log_probs), -np.inf, log_probs):
+            cut = self.search.cut(frame)
+            self.beam = self.beam.advanced(cut, self.prefixes, self.search.beam_width)
+            if self.prefixes.needs_pruning:
+                self.beam.renumber(self.prefixes.keep_only(self.beam.nodes))
+
+    def hypotheses(self) -> list[Hypothesis]:
+        """Return the hypotheses of what came so far, best first."""
+        scores: dict[str, float] = {}
+        for node, score in zip(self.beam.nodes.tolist(), self.beam.scores().tolist()):
+            text = self.prefixes.text(node).rstrip(" ")
+            score += self.prefixes.ending_score(node)
+            scores[text] = np.logaddexp(scores.get(text, -np.inf), score)
+        count = self.search.top_paths
+        best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:count]
+        return [Hypothesis(text, float(score)) for text, score in best or [("", -np.inf)]]
+
+    def copy(self) -> RunningSearch:
+        """Return another that goes on from here, and leaves this one as it is."""
+        return RunningSearch(self.search, self.prefixes.copy(), copy.copy(self.beam))
 
 
 @dataclass
@@ -106,6 +134,14 @@ class _PrefixTree:
             self.histories.append(self.language_model.start())
             if self.language_model.lookahead.full:
                 self.language_model.lookahead.clear()
+
+    def copy(self) -> _PrefixTree:
+        """Return another that grows by itself."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, (list, dict)):
+                setattr(other, name, value.copy())
+        return other
 
     def child(self, node: int, label: int) -> int:
         """Return the node of a prefix longer by one label."""

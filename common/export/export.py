@@ -34,7 +34,9 @@ from common.export.quantization import (
     quantise_static,
     word_error_rates,
 )
-from common.export.running import graph_file, open_graph
+from common.export.running import graph_file, open_graph, open_onnx
+from common.export.streaming import STREAM, StreamShape, streaming_tensors, write_streaming
+from common.export.streaming_session import NetworkStream
 from common.memory import forecast_forward
 from common.model.checkpoint import check_weights
 from common.model.decoder import LogProbs
@@ -80,6 +82,7 @@ class Options:
             "features"; empty: samples, but features where `frames` is given or the file is for
             Ascend, whose converters want fixed shapes.
         license: Of the weights, for the file's metadata; empty: what the checkpoint says.
+        streaming: An ONNX file that takes a recording piece by piece.
     """
 
     file_format: str = "MINDIR"
@@ -94,6 +97,7 @@ class Options:
     style: str = ""
     input: str = ""
     license: str = ""
+    streaming: bool = False
 
     @property
     def precision(self) -> str:
@@ -106,6 +110,7 @@ class Options:
         fixed = self.frames or self.device == "Ascend"
         return (
             self.file_format == "ONNX"
+            and not self.streaming
             and self.input != "features"
             and not (fixed and not self.input)
         )
@@ -184,7 +189,11 @@ def export(
                 empty(staging)  # of an export that was interrupted
                 weights = speech_model.parameters()
                 log(f"writing a network of {weights / 1e6:.1f} million weights as {path.name}")
-                if options.file_format == "ONNX":
+                shape = None
+                if options.streaming:
+                    exported, shape = _streaming(speech_model, staging / path.name, options, log)
+                    device = "any"
+                elif options.file_format == "ONNX":
                     exported = _onnx(speech_model, staging / path.name, options, log)
                     device = "any"
                 else:
@@ -192,6 +201,8 @@ def export(
                         speech_model, staging / path.name, options, target, log
                     )
                 content = describe(speech_model, options, device, exported)
+                if shape:
+                    content["streaming"] = dataclasses.asdict(shape)
                 if options.file_format == "ONNX":
                     file = staging / path.name
                     embedded = {**content, CONTENT: model_content(file)}
@@ -206,7 +217,7 @@ def export(
     except RuntimeError as error:
         reason = mindspore_reason(error)
         raise UserError(f"{path}: MindSpore could not export it ({reason})") from error
-    return path if options.samples else description
+    return path if options.samples or options.streaming else description
 
 
 def _mindir(
@@ -304,6 +315,18 @@ def _onnx(
     if options.scored:
         _tell_word_error_rates(speech_model, path, options, log)
     return [ExportedFile(path.name, frames, difference)]
+
+
+def _streaming(
+    speech_model: SpeechModel, path: Path, options: Options, log: Callable[[str], None]
+) -> tuple[list[ExportedFile], StreamShape]:
+    """Write a file that takes recordings piece by piece; return it, and how its output lies."""
+    recipe, model = speech_model.recipe, speech_model.config.ModelConfig
+    weights = {p.name: p.asnumpy() for p in speech_model.network.get_parameters()}
+    dimension, classes = speech_model.featurizer.dimension, len(speech_model.tokenizer)
+    shape = write_streaming(recipe, model, weights, dimension, classes, path, options.precision)
+    difference = verify_streaming(speech_model, path, shape, options.precision, log)
+    return [ExportedFile(path.name, 0, difference)], shape
 
 
 def _write_quantised(
@@ -504,6 +527,46 @@ def verify_for_sherpa(
     return worst
 
 
+def verify_streaming(
+    speech_model: SpeechModel,
+    path: Path,
+    shape: StreamShape,
+    precision: str = "float32",
+    log: Callable[[str], None] = print,
+    forward: Forward | None = None,
+) -> float:
+    """Compare a file that takes noise piece by piece with the network, which takes it whole.
+
+    Args:
+        speech_model: The network.
+        path: ONNX file.
+        shape: How its output lies to its input.
+        precision: As in `verify`.
+        log: Takes a line for each comparison.
+        forward: The compiled network; None: compiled here.
+
+    Returns:
+        Largest difference.
+
+    Raises:
+        UserError: As in `verify`.
+    """
+    log(f"reading {path.name} back, and compiling the network that it is compared with")
+    session, forward = open_onnx(path), forward or Forward(speech_model)
+    rng, worst = np.random.default_rng(0), 0.0
+    for frames, chunk in zip(_LENGTHS, (1, 4, 10)):
+        features = rng.standard_normal((speech_model.featurizer.dimension, frames))
+        features = features.astype(np.float32)
+        expected = forward(features[None], np.array([frames], np.int32))
+        stream = NetworkStream(session, shape, speech_model.output_frames, chunk * shape.stride)
+        log_probs = np.concatenate((stream.accept(features), stream.finish()))
+        found = log_probs[:, None], np.array([len(log_probs)])
+        worst = max(worst, _difference(path, found, expected, f"{frames} frames", precision))
+        pieces = f"{frames} frames in pieces of {chunk * shape.stride}"
+        log(f"verified with {pieces}: difference {worst:.1e}")
+    return worst
+
+
 def _both(
     speech_model: SpeechModel, path: Path, forward: Forward | None, log: Callable[[str], None]
 ) -> tuple[LogProbs, Forward]:
@@ -613,6 +676,8 @@ def describe(
 
 def _tensors(speech_model: SpeechModel, options: Options) -> dict[str, Any]:
     """Describe inputs and outputs of the files."""
+    if options.streaming:
+        return streaming_tensors(speech_model.featurizer.dimension)
     batch_size, frames = options.batch_size or -1, options.frames or -1
     each = {"type": "int32", "shape": [batch_size]}
     if options.samples:
@@ -716,6 +781,8 @@ def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
             )
     if options.style:
         _check_style(speech_model, options)
+    if options.streaming:
+        _check_streaming(options)
     if options.int8 not in ("", "weights", "compute"):
         raise UserError(f"--int8 {options.int8}: expected weights or compute")
     if options.int8 and options.half:
@@ -760,6 +827,23 @@ def _check(speech_model: SpeechModel, options: Options, target: str) -> None:
             f"this {speech_model.recipe.name} takes static shapes alone (because of its device or "
             "its kind of network): give --batch_size and --frames or --buckets"
         )
+
+
+def _check_streaming(options: Options) -> None:
+    for option, given in (
+        (f"--file_format {options.file_format}", options.file_format != "ONNX"),
+        (f"--style {options.style}", options.style),
+        (f"--input {options.input}", options.input),
+        (f"--batch_size {options.batch_size}", options.batch_size),
+        (f"--frames {options.frames}", options.frames),
+        ("--int8 compute", options.int8 == "compute"),
+        ("--test_manifest", options.scored),
+    ):
+        if given:
+            raise UserError(
+                f"{option} with --streaming: expected --file_format ONNX alone, or with --half or "
+                "--int8 weights"
+            )
 
 
 def _check_style(speech_model: SpeechModel, options: Options) -> None:
@@ -826,7 +910,7 @@ def _publish(
         if destination.is_dir() and part.is_dir():
             shutil.rmtree(destination)
         part.replace(destination)
-    if content.get("input") != "samples":
+    if content.get("input") not in ("samples", STREAM):
         write_text(description, json.dumps(content, indent=2) + "\n")
     for part in earlier:
         if part.name not in new:

@@ -32,6 +32,7 @@ from common.evaluation.scoring import Evaluation, Prediction, Scorer
 from common.export.description import check_content, check_files, find_description
 from common.export.onnx_metadata import check_model_content, embedded_description
 from common.export.running import Bucket, ExportedForward, graph_file, onnx_runtime
+from common.export.streaming import STREAM
 from common.model.acoustic_model import SampleFrontEnd
 from common.model.decoder import SpeechDecoder
 from common.model.recipe import Recipe
@@ -157,6 +158,11 @@ class ExportedModel:
             UserError: A file is not the described one, or damaged.
         """
         buckets, renamed = self.buckets(), {}
+        if self.description.get("input") == STREAM:
+            raise UserError(
+                f"{self.path}: takes a recording piece by piece (transcribe.py --stream); export "
+                "the checkpoint without --streaming for whole recordings"
+            )
         if not buckets:
             raise UserError(f"{self.path}: names no files of the model; export it anew")
         names = [name for bucket in buckets for name in (bucket.path, graph_file(bucket.path))]

@@ -37,6 +37,21 @@ class Batch:
     lengths: str
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Statistics of windows that end at each frame.
+
+    Attributes:
+        size: Frames of a window; there are fewer at the start.
+        mean: Name of the means (B, bins or 1, T).
+        squares: Name of the sums of squares around them.
+    """
+
+    size: int
+    mean: str
+    squares: str
+
+
 def add_features(graph: Graph, featurizer: Featurizer, samples: Batch) -> Batch:
     """Add the features of samples to an ONNX graph.
 
@@ -112,8 +127,11 @@ class _Frontend:
         total = graph.op("Unsqueeze", graph.size_of(samples.values, 1), axes=[0])
         frames = self._frames(samples.lengths)
         energies = self._energies(self._padded(samples, self._normalised(total)))
-        normalised = self._normalise(energies, self._normalised(samples.lengths))
-        if self.config.convention == "jasper-mindspore":  # its last frame has done its part
+        if self.config.normalisation == "sliding":
+            normalised = self._slide(energies, frames)
+        else:
+            normalised = self._normalise(energies, self._normalised(samples.lengths))
+        if self.featurizer.normalises_further:  # its last frame has done its part
             normalised = _slice(graph, normalised, 2, graph.constant([0]), self._frames(total))
         mask = _mask(graph, frames, normalised)
         return Batch(self._spliced(graph.op("Mul", normalised, mask)), frames)
@@ -129,7 +147,7 @@ class _Frontend:
 
     def _normalised(self, samples: str) -> str:
         """Add the number of frames that mean and deviation are taken over."""
-        if self.config.convention != "jasper-mindspore":
+        if not self.featurizer.normalises_further:
             return self._frames(samples)
         graph = self.graph
         whole = graph.op("Div", samples, _int(graph, self.config.hop_length))
@@ -214,13 +232,9 @@ class _Frontend:
         if self.featurizer.filters is None:  # over all bins together
             axes = [1, 2]
             counts = graph.op("Mul", counts, _int(graph, self.config.bins))
-        divisors = counts
-        if not self.featurizer.biased:
-            fewer = graph.op("Sub", counts, one)
-            divisors = graph.op("Where", graph.op("Less", fewer, one), one, fewer)
         counts, divisors = (
             graph.op("Reshape", graph.op("Cast", each, to=_FLOAT), graph.constant([-1, 1, 1]))
-            for each in (counts, divisors)
+            for each in (counts, self._divisors(counts))
         )
         centred = energies
         for _ in range(2):  # the second time takes what rounding left of the mean
@@ -228,11 +242,97 @@ class _Frontend:
             centred = graph.op("Sub", centred, graph.op("Div", sums, counts))
         centred = graph.op("Mul", centred, mask)
         squares = _sum(graph, graph.op("Mul", centred, centred), axes)
-        deviation = graph.op("Sqrt", graph.op("Div", squares, divisors))
-        least = _float(graph, MIN_DEVIATION)
+        return self._divided(centred, graph.op("Div", squares, divisors))
+
+    def _divisors(self, counts: str) -> str:
+        """Add what sums of squares of so many values are divided by, int64."""
+        graph, one = self.graph, _int(self.graph, 1)
+        if self.featurizer.biased:
+            return counts
+        fewer = graph.op("Sub", counts, one)
+        return graph.op("Where", graph.op("Less", fewer, one), one, fewer)
+
+    def _divided(self, centred: str, variance: str) -> str:
+        graph, least = self.graph, _float(self.graph, MIN_DEVIATION)
+        deviation = graph.op("Sqrt", variance)
         return graph.op(
             "Div", centred, graph.op("Add" if self.featurizer.jasper else "Max", deviation, least)
         )
+
+    def _slide(self, energies: str, frames: str) -> str:
+        """Add mean 0 and deviation 1 over the last seconds: `Featurizer.sliding`."""
+        graph = self.graph
+        window, first = self.featurizer.sliding_frames
+        index = graph.op("Range", _int(graph, 0), graph.size_of(energies, 2), _int(graph, 1))
+        seen = graph.op("Add", index, _int(graph, 1))
+        mean, squares = self._windows(energies, seen, window)
+        counts = _less(graph, seen, window)
+        if self.featurizer.deviation.over_bins:
+            counts = graph.op("Mul", counts, _int(graph, self.config.bins))
+        divisors = graph.op("Cast", self._divisors(counts), to=_FLOAT)
+        variance = graph.op("Div", squares, divisors)
+        # The first frames are normalised together, at the last of them.
+        last = _column(graph, graph.op("Sub", _less(graph, frames, first), _int(graph, 1)))
+        places = graph.op("Where", graph.op("Less", index, last), last, index)
+        places = graph.op("Unsqueeze", places, axes=[1])
+        places = graph.op("Expand", places, graph.op("Shape", mean))
+        mean, variance = (
+            graph.op("GatherElements", each, places, axis=2) for each in (mean, variance)
+        )
+        return self._divided(graph.op("Sub", energies, mean), variance)
+
+    def _windows(self, energies: str, seen: str, window: int) -> tuple[str, str]:
+        """Add means, and sums of squares around them, of windows that end at each frame.
+
+        Windows of 1, 2, 4, ... frames are merged (Chan, Golub and LeVeque 1979, "Updating formulae
+        and a pairwise algorithm for computing sample variances"), which adds up what is positive
+        alone: the difference of large sums would leave few digits in float32.
+
+        Args:
+            energies: (B, bins, T).
+            seen: (T,) int64: 1, 2, ..., T.
+            window: Frames of the windows; there are fewer at the start.
+
+        Returns:
+            Means and sums of squares (B, bins, T); where all bins go together (B, 1, T).
+        """
+        graph, over_bins = self.graph, self.featurizer.deviation.over_bins
+        values = _float(graph, self.config.bins if over_bins else 1)  # of a frame, in each window
+        mean, squares = energies, graph.op("Sub", energies, energies)
+        if over_bins:
+            mean = graph.op("ReduceMean", energies, axes=[1], keepdims=1)
+            centred = graph.op("Sub", energies, mean)
+            squares = _sum(graph, graph.op("Mul", centred, centred), [1])
+        frames = graph.op("Unsqueeze", graph.size_of(energies, 2), axes=[0])
+
+        def merged(later: _Window, earlier: _Window) -> _Window:
+            size = later.size
+            pads = graph.constant([0, 0, size, 0, 0, 0])
+            before = [
+                _slice(graph, graph.op("Pad", each, pads), 2, graph.constant([0]), frames)
+                for each in (earlier.mean, earlier.squares)
+            ]
+            counts = _less(graph, seen, size), _less(graph, seen, size + earlier.size)
+            count, both = (graph.op("Cast", each, to=_FLOAT) for each in counts)
+            share = graph.op("Div", graph.op("Sub", both, count), both)
+            apart = graph.op("Sub", before[0], later.mean)
+            between = graph.op("Mul", graph.op("Mul", count, share), values)
+            between = graph.op("Mul", graph.op("Mul", apart, apart), between)
+            return _Window(
+                size + earlier.size,
+                graph.op("Add", later.mean, graph.op("Mul", apart, share)),
+                graph.op("Add", graph.op("Add", later.squares, before[1]), between),
+            )
+
+        power, result = _Window(1, mean, squares), None
+        while True:
+            if window & power.size:
+                result = merged(result, power) if result else power
+            if 2 * power.size > window:
+                break
+            power = merged(power, power)
+        assert result is not None
+        return result.mean, result.squares
 
     def _spliced(self, features: str) -> str:
         """Add `Featurizer.splice` of features that are 0 beyond each row's frames."""
@@ -269,6 +369,12 @@ def _scalar(graph: Graph, values: str) -> str:
 def _slice(graph: Graph, x: str, axis: int, start: str, end: str) -> str:
     """Add x[start:end] along an axis; start and end are (1,) int64."""
     return graph.op("Slice", x, start, end, graph.constant([axis]))
+
+
+def _less(graph: Graph, values: str, most: int) -> str:
+    """Add the smaller of int64 values and a number."""
+    limit = _int(graph, most)
+    return graph.op("Where", graph.op("Less", values, limit), values, limit)
 
 
 def _sum(graph: Graph, x: str, axes: list[int]) -> str:

@@ -70,6 +70,13 @@ struct RecognizerOptions {
   std::int64_t overlap = -1;    ///< frames that two parts share; -1: a fifth of the longest part
 };
 
+/// How a stream is recognized.
+struct StreamingOptions {
+  int threads = 0;     ///< 0: the engine's choice
+  double pause = 0.8;  ///< s without a letter, after which a text is final
+  double chunk = 0.2;  ///< s of audio that the network takes at a time
+};
+
 /// Reads a recording (WAV, RF64, W64, FLAC, Ogg, MP3, SPHERE, AIFF, AU, CAF, VOC, SVX), completely
 /// or not at all: how many samples there must be is taken from the structure of the file.
 ///
@@ -139,6 +146,48 @@ class SPEECH_API Recognizer {
 
   /// What could not be checked when the model was loaded, a line each; mostly empty.
   const std::vector<std::string>& notes() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// A model that recognizes a recording while it is made.
+///
+/// The log-probabilities are those of the whole recording with the same features, in pieces of any
+/// length. Features are normalised over the last seconds. One thread at a time may use an object.
+class SPEECH_API StreamingRecognizer {
+ public:
+  /// Loads a model.
+  ///
+  /// @param model ONNX file of export.py --streaming.
+  /// @param options How to run it.
+  /// @throws ModelError if the file is missing or wrong, takes whole recordings, or cannot be run.
+  explicit StreamingRecognizer(const std::filesystem::path& model,
+                               const StreamingOptions& options = {});
+  StreamingRecognizer(StreamingRecognizer&&) noexcept;
+  StreamingRecognizer& operator=(StreamingRecognizer&&) noexcept;
+  ~StreamingRecognizer();
+
+  /// Takes the next samples of the recording.
+  ///
+  /// @param samples One channel at `sample_rate()`, full scale -1 to 1.
+  /// @returns The texts that a pause has made final, mostly none; times are those of the recording.
+  /// @throws InputError if samples are not finite.
+  /// @throws std::runtime_error if the network fails.
+  std::vector<Transcript> accept(const std::vector<float>& samples);
+
+  /// The text since the last pause; it may change.
+  std::string result() const;
+
+  /// Ends the recording; the next samples are of another one.
+  ///
+  /// @returns The texts that were left.
+  /// @throws std::runtime_error if the network fails.
+  std::vector<Transcript> finish();
+
+  /// The sample rate of the model, in Hz.
+  std::int64_t sample_rate() const;
 
  private:
   struct Impl;

@@ -100,6 +100,45 @@ SPEECH_C_API speech_word speech_result_word(const speech_result* result, size_t 
  *  @param result May be NULL. */
 SPEECH_C_API void speech_result_destroy(speech_result* result);
 
+/** A recording that is recognized while it is made. One thread at a time may use it. */
+typedef struct speech_stream speech_stream;
+
+/** Loads a model for streams.
+ *
+ *  @param model ONNX file of export.py --streaming.
+ *  @param pause Seconds without a letter, after which a text is final; 0: 0.8.
+ *  @returns The stream, for speech_stream_destroy(); NULL if the model cannot be used. */
+SPEECH_C_API speech_stream* speech_stream_create(const char* model, double pause);
+
+/** Frees a stream. Its results stay valid.
+ *
+ *  @param stream May be NULL. */
+SPEECH_C_API void speech_stream_destroy(speech_stream* stream);
+
+/** The sample rate of the model, in Hz. */
+SPEECH_C_API int64_t speech_stream_sample_rate(const speech_stream* stream);
+
+/** Takes the next samples of the recording.
+ *
+ *  @param samples One channel at the model's rate, full scale -1 to 1.
+ *  @param count Number of samples.
+ *  @returns How many texts wait for speech_stream_next(); -1 if it fails. */
+SPEECH_C_API int64_t speech_stream_accept(speech_stream* stream, const float* samples,
+                                          size_t count);
+
+/** Ends the recording; the next samples are of another one.
+ *
+ *  @returns How many texts wait for speech_stream_next(); -1 if it fails. */
+SPEECH_C_API int64_t speech_stream_finish(speech_stream* stream);
+
+/** The next text that a pause has made final.
+ *
+ *  @returns The result, for speech_result_destroy(); NULL if none waits. */
+SPEECH_C_API speech_result* speech_stream_next(speech_stream* stream);
+
+/** The text since the last pause, which may change. Valid until the stream is used again. */
+SPEECH_C_API const char* speech_stream_partial(speech_stream* stream);
+
 /** Why the last function that failed in this thread did, in one line; empty if none did. */
 SPEECH_C_API const char* speech_last_error(void);
 
