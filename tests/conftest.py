@@ -65,6 +65,8 @@ FILES = {
     "test_librispeech": "unit launcher",
     "test_light_engine": "unit launcher",
     "test_logging": "unit",
+    "test_mandarin": "unit",
+    "test_mandarin_corpora": "unit launcher",
     "test_manifest": "unit launcher",
     "test_markers": "unit launcher",
     "test_metrics": "unit",

@@ -323,6 +323,16 @@ def script_without_spaces(characters: Iterable[str]) -> str:
     return ""
 
 
+def script_class(script: str) -> str:
+    """Return the characters of a script that separates no words, as a class for `re`.
+
+    Args:
+        script: For example "Han".
+    """
+    blocks = (f"{chr(first)}-{chr(last)}" for first, last in _SCRIPTS_WITHOUT_SPACES[script])
+    return f"[{''.join(blocks)}]"
+
+
 def ctc_frames_needed(ids: Sequence[int]) -> int:
     """Count the fewest frames in which CTC can spell labels.
 
