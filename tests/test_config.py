@@ -301,7 +301,10 @@ def test_an_empty_yaml_file_changes_nothing(tmp_path):
         ("store=wav", r"^DataConfig\.store=wav: expected one of audio, features$"),
         ("batch_shapes=fixed", r"^DataConfig\.batch_shapes=fixed: expected one of auto, dynamic, "),
         ("rnn_type=lstm", r"^ModelConfig\.rnn_type=lstm: expected one of LSTM, GRU, RNN$"),
-        ("normalize_transcripts=french", r"normalize_transcripts=french: expected english, mandarin or"),
+        (
+            "normalize_transcripts=french",
+            r"normalize_transcripts=french: expected english, mandarin or",
+        ),
     ],
 )
 def test_values_out_of_bounds_are_refused_with_their_key(option, message):

@@ -205,7 +205,7 @@ def _simplified(text: str) -> str:
     return str(_converter().convert(text))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _is_traditional(character: str) -> bool:
     return bool(_converter().convert(character) != character)
 

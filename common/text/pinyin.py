@@ -26,9 +26,8 @@ def syllables(text: str) -> list[str]:
     """Spell a text in syllables, one for each Han character.
 
     Tones are numbers, 5 is the neutral tone, and ü is v, as in ASRT's lists: 女儿 is nv3 er2. Of
-    several readings, that of the phrase is taken (银行 yin2 hang2, 行走 xing2 zou3). Tones are those
-    of the dictionary: in speech a third tone before another becomes a second one, which lists made
-    by ear may have (ni2 hao3 for 你好).
+    several readings, that of the phrase is taken (银行 yin2 hang2, 行走 xing2 zou3). Third tones
+    stay before others, while lists made by ear may have second ones there (ni2 hao3 for 你好).
 
     Args:
         text: Han characters, as `normalize_transcripts=mandarin` leaves them; white space is
@@ -64,7 +63,7 @@ def unreadable(text: str) -> set[str]:
     return {sign for sign in text if not sign.isspace() and not _is_readable(sign)}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _is_readable(character: str) -> bool:
     spelled = _spelled(character)
     return len(spelled) == 1 and bool(_SYLLABLE.fullmatch(spelled[0]))
