@@ -1181,7 +1181,7 @@ def test_presets_of_deepspeech2_convert_into_different_folders():
         (Path("mindrecord/an4_val"), "an4_val{}.md"),
     ]
     every = [folder for pairs in folders.values() for folder, _ in pairs]
-    assert len(set(every)) == len(every) == 6
+    assert len(set(every)) == len(every) == 8
 
 
 def test_presets_of_jasper_share_a_folder_only_for_the_same_corpus():
@@ -1194,7 +1194,7 @@ def test_presets_of_jasper_share_a_folder_only_for_the_same_corpus():
         data = to_dict(config)["DataConfig"]
         made_of = [data[key] for key in ("SpectConfig", "labels_path", "train_manifest")]
         content.setdefault(shard_files(config.DataConfig, "train"), []).append((name, made_of))
-    assert len(content) == 3
+    assert len(content) == 4
     for alike in content.values():
         assert all(made_of == alike[0][1] for _, made_of in alike), alike
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.cli.language import language_model
+from common.config import LMConfig
+from common.decoding.decoders import collapse
+from common.decoding.ngram_estimation import estimate
+from common.decoding.ngram_files import write_compact
+from common.decoding.ngram_lm import WordModel
+from common.decoding.prefix_beam_search import BeamSearch, Hypothesis
+from common.evaluation.decoder_tuning import Trial
+from common.evaluation.error_rates import EditCounts
+from common.evaluation.scoring import Prediction, Scorer
 from common.text.mandarin import numeral
 from common.text.normalization import normaliser
 from common.text.pinyin import syllables, unreadable
+from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from common.utils.packages import MissingPackageError
+from deepspeech2.src.recipe import RECIPE
 
 INSTALL = "pip install -r requirements-mandarin.txt"
 
@@ -171,3 +186,100 @@ def test_a_missing_pypinyin_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pypinyin", None)
     with pytest.raises(MissingPackageError, match="no pypinyin, which spells Han characters"):
         syllables("你好")
+
+
+# ---- characters as words: figures, and beam search with a model of them
+
+HAN = CharacterTokenizer((*"你好世", "_"))
+SENTENCES = ["你好世", "你好", "好世", "世你好", "你你好"]
+
+
+@pytest.mark.parametrize(
+    "labels, headline",
+    [
+        ("你好世界_", "CER"),
+        ("你好世界A _", "CER"),
+        ("ABC _", "WER"),
+        ("ABC你 _", "WER"),
+        ("AB_", "WER"),
+    ],
+)
+def test_the_headline_is_told_by_the_script_and_not_by_a_space(labels, headline):
+    tokenizer = CharacterTokenizer(tuple(labels))
+    assert tokenizer.headline == headline
+    scorer = Scorer(tokenizer, 0.02)
+    scorer.add(Prediction(0, "a", [Hypothesis(labels[:2], 0.0)], None), labels[:3], 1.0)
+    evaluation = scorer.evaluation()
+    assert list(evaluation.rates) == [headline, *{"WER", "CER"} - {headline}]
+    assert evaluation.summary()[-1].split("\t")[1].startswith(f"Average {headline} ")
+    trial = Trial(LMConfig(), EditCounts(1, 0, 0, 1), EditCounts(0, 0, 0, 1), 1.0, headline)
+    assert trial.rank[0] == (0.0 if headline == "CER" else 1.0)
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory) -> Path:
+    """A compact model of characters."""
+    path = tmp_path_factory.mktemp("lm") / "characters.npz"
+    write_compact(estimate([list(text) for text in SENTENCES], 2), path)
+    return path
+
+
+def random_log_probs(frames: int, labels: int, seed: int) -> np.ndarray:
+    logits = np.random.default_rng(seed).normal(0, 1.5, (frames, labels))
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("alpha, beta", [(0.7, 0.5), (2.0, -1.0), (0.0, 1.0)])
+def test_a_model_of_characters_scores_each_text(characters, alpha, beta):
+    model = WordModel(characters, HAN, alpha, beta, -10.0)
+    for seed in range(4):
+        log_probs = random_log_probs(5, 4, seed)
+        expected: dict[str, float] = {}
+        for path in product(range(4), repeat=5):
+            text = HAN.decode(collapse(np.array(path), HAN.ctc_blank).tolist())
+            score = sum(frame[label] for frame, label in zip(log_probs, path))
+            expected[text] = np.logaddexp(expected.get(text, -np.inf), score)
+        for text in expected:
+            history = model.start()
+            for character in text:
+                gained, history = model.score(history, character)
+                expected[text] += gained
+        everything = BeamSearch(HAN, 10**6, top_paths=10**6, language_model=model)(log_probs)
+        assert {each.text for each in everything} == set(expected)
+        for each in everything:
+            assert each.score == pytest.approx(expected[each.text], rel=1e-9)
+        narrow = BeamSearch(HAN, 8, top_paths=8, language_model=model)(log_probs)
+        assert len(narrow) == 8
+        for each in narrow:  # paths may be missing, none is added
+            assert each.score <= expected[each.text] + 1e-9
+
+
+@pytest.mark.parametrize("width", [1, 3, 10])
+def test_what_is_not_asked_of_the_model_is_not_among_the_best(characters, width, monkeypatch):
+    """The search that asks for every label finds the same texts and scores."""
+    model = WordModel(characters, HAN, 0.8, 0.3, -10.0)
+    inputs = [random_log_probs(12, 4, seed) for seed in range(5)]
+    search = BeamSearch(HAN, width, top_paths=width, language_model=model)
+    found = [search(log_probs) for log_probs in inputs]
+    model.most = 1e6
+    for hypotheses, log_probs in zip(found, inputs):
+        assert search(log_probs) == hypotheses
+
+
+def test_lm_builds_and_measures_models_of_characters(tmp_path, capsys):
+    pytest.importorskip("opencc", reason="pip install -r requirements-mandarin.txt")
+    labels = tmp_path / "labels_zh.json"
+    labels.write_text(json.dumps([*HAN.labels]), "utf-8")
+    text = tmp_path / "text.txt"
+    text.write_text("你好，世 世！\n好世 X\n\n你 好\n", "utf-8")
+    options = [str(text), "--labels", str(labels), "--normalize", "mandarin"]
+    output = tmp_path / "zh"
+    language_model(RECIPE, ["build", *options, "--order", "2", "--output", str(output)])
+    said = capsys.readouterr()
+    assert (
+        "1 character of 9 are without a label and count as unknown; --normalize mandarin"
+        in said.err
+    )
+    model = WordModel(f"{output}.npz", HAN, 1.0, 0.0, 0.0)
+    assert all(model.knows(character) for character in "你好世")
+    assert not model.knows("你好")

@@ -59,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     )
     several.add_argument("out", metavar="OUT", help="folder for the manifests")
     several.add_argument(
-        "--name", default="all", help="beginning of the joint manifests' names [all]"
+        "--name",
+        default="",
+        help="beginning of the joint manifests' names [all, where there are several corpora]",
     )
     asrt = commands.add_parser(
         "asrt", help="manifests (JSON lines) of ASRT's lists, with syllables as texts"
@@ -166,6 +168,12 @@ def _labels(args: argparse.Namespace) -> list[str]:
             f"{counted(len(rare), 'character')} of fewer than {args.min_count} occurrences get no "
             f"label; {without} of {len(texts)} utterances have one, and cannot be trained on"
         )
+    if args.normalize == "mandarin" and " " in counts:
+        _note(
+            "the space, which stands between English words only, gets no label: Mandarin separates "
+            "no words, and each character counts as one"
+        )
+        rare.add(" ")
     table = str.maketrans(dict.fromkeys(rare, ""))
     return labels_of(text.translate(table) for text in texts)
 

@@ -188,7 +188,7 @@ def _librispeech_set(folder: Path) -> list[Utterance]:
 def build_corpora(
     sources: Sequence[tuple[str, str | Path]],
     out_dir: str | Path,
-    name: str = "all",
+    name: str = "",
     log: Callable[[str], None] = print,
 ) -> dict[Path, int]:
     """Write manifests (JSON lines, with speakers) of corpora: train, val and test.
@@ -200,7 +200,8 @@ def build_corpora(
     Args:
         sources: Name of each corpus, of `corpus_layouts.READERS`, and its folder.
         out_dir: Where the manifests go.
-        name: Beginning of the joint manifests' names.
+        name: Beginning of the joint manifests' names; empty: "all", where there are several
+            corpora.
         log: Receives lines for the user.
 
     Returns:
@@ -221,8 +222,10 @@ def build_corpora(
         raise UserError("; ".join(missing) or "no corpus is named")
     for line in missing:
         log(f"{line}; the others go on")
-    own = {corpus.name: [corpus] for corpus in corpora}
-    return _write_corpora(own | ({name: corpora} if len(corpora) > 1 else {}), out_dir, log)
+    groups = {corpus.name: [corpus] for corpus in corpora}
+    if name or len(corpora) > 1:
+        groups[name or "all"] = corpora
+    return _write_corpora(groups, out_dir, log)
 
 
 def build_asrt(

@@ -242,14 +242,18 @@ def _thchs30_text(transcript: Path, corpus: Corpus) -> str:
 
 
 def _stcmds(root: Path, corpus: Corpus) -> bool:
-    """`20170001P00001A0001.wav` and `.txt`; the first 15 characters are the speaker."""
+    """`20170001P00001A0001.wav` and `.txt`; the first 14 characters are the speaker.
+
+    The letter behind them (A or I) may be the telephone or another person: as in Kaldi's recipe
+    multi_cn both are one speaker, so that nobody is in two sets.
+    """
     recordings = sorted(root.glob("2017*P*.wav"))
     transcripts = {path.stem: path for path in root.glob("2017*P*.txt")}
     if not recordings and not transcripts:
         return False
     for stem, transcript in sorted(transcripts.items()):
         text = next(corpus.readable(transcript, "ST-CMDS transcript"), "")
-        corpus.add("train", root / f"{stem}.wav", text, stem[:15], transcript)
+        corpus.add("train", root / f"{stem}.wav", text, stem[:14], transcript)
     corpus.add_untold(recordings)
     corpus.hold_out("val", "test")
     return True

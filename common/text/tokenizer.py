@@ -103,6 +103,16 @@ class Tokenizer(ABC):
         return ""
 
     @property
+    def headline(self) -> str:
+        """The error rate that is told first: "WER", or "CER" where the script parts no words."""
+        return "WER"
+
+    @property
+    def separates_words(self) -> bool:
+        """Whether words are parted by a space; otherwise each label is a word."""
+        return True
+
+    @property
     def ctc_blank(self) -> int:
         """Index of CTC's blank.
 
@@ -231,6 +241,21 @@ class CharacterTokenizer(Tokenizer):
             "WER counts characters: no label is a space, and the labels are of a script that "
             f"separates no words ({self._script})"
         )
+
+    @cached_property
+    def headline(self) -> str:  # type: ignore[override]  # does not change
+        """The error rate that is told first.
+
+        "CER" where most labels are of scripts that separate no words, as Han: with a space among
+        the labels, too, be it for a few English words.
+        """
+        unspaced = sum(bool(script_without_spaces(label)) for label in self._index)
+        return "CER" if 2 * unspaced > len(self._index.keys() - {" "}) else "WER"
+
+    @property
+    def separates_words(self) -> bool:
+        """Whether words are parted by a space; otherwise each label is a word."""
+        return not self._script
 
     def unknown(self, text: str) -> set[str]:
         """Return the characters of a normalised text that have no label."""
