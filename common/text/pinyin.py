@@ -12,7 +12,8 @@ from common.utils.packages import package
 _SYLLABLE = re.compile("[a-zü]+[1-5]")
 # Words whose last syllable has the neutral tone in Putonghua ("Xiandai Hanyu Cidian"), which
 # pypinyin's phrases have with the tone of the character alone. Left out are those whose last
-# syllable recognisers such as ASRT have no class for: 清楚 chu5, 喜欢 huan5, 事情 qing5, 聪明 ming5.
+# syllable recognisers such as ASRT have no class for: 清楚 chu5, 喜欢 huan5, 事情 qing5, 聪明
+# ming5.
 _NEUTRAL_LAST = (
     "妈妈 爸爸 哥哥 弟弟 姐姐 妹妹 爷爷 奶奶 叔叔 婶婶 伯伯 姑姑 舅舅 姥姥 公公 婆婆 太太 娃娃 "
     "宝宝 星星 猩猩 头发 朋友 衣服 漂亮 明白 告诉 意思 认识 休息 消息 眼睛 耳朵 学生 先生 姑娘 "
