@@ -187,7 +187,8 @@ class DataConfig:
     test_manifest: list[str] = option(factory=list, host=True, in_validation=True)
     # Relative paths inside manifests start here; empty: see common/data/manifest.py.
     Data_dir: str = option("", host=True, in_validation=True)
-    normalize_transcripts: str = ""  # english: numbers, "mr.", "&" as words; empty: as they are
+    # english: numbers, "mr.", "&" as words; mandarin: common/text/mandarin.py; empty: as they are.
+    normalize_transcripts: str = ""
     # JSON list of labels, blank "_".
     labels_path: str = option("labels.json", host=True, from_checkpoint=True)
     batch_size: int = option(20, min=1, in_validation=True)  # utterances

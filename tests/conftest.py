@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,8 @@ FILES = {
     "test_librispeech": "unit launcher",
     "test_light_engine": "unit launcher",
     "test_logging": "unit",
+    "test_mandarin": "unit",
+    "test_mandarin_corpora": "unit launcher",
     "test_manifest": "unit launcher",
     "test_markers": "unit launcher",
     "test_metrics": "unit",
@@ -197,3 +200,16 @@ def small_model():
         conv_kernels=[[5, 3], [3, 5]],
         conv_strides=[[2, 2], [2, 1]],
     )
+
+
+@pytest.fixture
+def server() -> Iterator[object]:
+    """A server on loopback, `loopback.Server`."""
+    from loopback import Server
+
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()

@@ -349,6 +349,7 @@ SIZES = {  # millions of parameters
     "quartznet15x5": 18.9,
     "quartznet5x5": 6.7,
     "an4": 2.0,
+    "mandarin": 3.6,
     "quickstart": 4.2,
 }
 PAPER = {"jasper10x5dr": (10, 5), "jasper5x3": (5, 3)}  # Jasper BxR

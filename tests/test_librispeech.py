@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import json
 import os
@@ -11,14 +10,13 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from loopback import Server
 
 from common.data.librispeech import ARCHIVES, fetch_librispeech, prepare_librispeech
 from common.data.manifest import read_manifest
@@ -27,61 +25,6 @@ from common.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ROOT / "data" / "telephone_prompts"
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves bytes by name, with ranges; can misbehave."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.asked: list[str] = []  # ranges
-        self.cut: list[int] = []  # bytes after which the next answers end
-        self.refuse: list[int] = []  # what the next answers are instead
-        self.ranges = True
-        self.stalled = threading.Event()  # not set: an answer that is cut stays open
-        self.stalled.set()
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:  # noqa: N802
-        server, content = self.server, self.server.files.get(self.path[1:])
-        wanted = self.headers.get("Range", "")
-        server.asked.append(wanted)
-        first = int(wanted[6:-1]) if wanted and server.ranges else 0
-        code = server.refuse.pop(0) if server.refuse else 206 if first else 200
-        if content is None:
-            code = 404
-        elif code < 300 and first >= len(content):
-            code = 416
-        self.send_response(code)
-        body = content[first:] if code < 300 else b""
-        if code == 206:
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        cut = bool(server.cut) and code < 300
-        with suppress(ConnectionError):  # who asked may have gone
-            self.wfile.write(body[: server.cut.pop(0)] if cut else body)
-            self.wfile.flush()
-        if cut:
-            server.stalled.wait(20)
-
-    def log_message(self, *_) -> None:
-        pass
-
-
-@pytest.fixture
-def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)

@@ -352,4 +352,4 @@ def test_every_preset_builds(preset):
 
 
 def test_presets_ship():
-    assert {"librispeech", "an4", "quickstart"} <= set(RECIPE.presets())
+    assert {"librispeech", "an4", "quickstart", "mandarin"} <= set(RECIPE.presets())

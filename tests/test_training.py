@@ -785,6 +785,13 @@ def best_and_stale(*evaluations: tuple[float, float]) -> list[tuple[bool, int]]:
     return [(progress.update_best(scored(*each)), progress.stale) for each in evaluations]
 
 
+def test_cer_decides_where_it_is_told_first():
+    progress = Progress()
+    figures = [(80, 40), (90, 30), (70, 35)]  # of words between spaces, and of characters
+    found = [progress.update_best(replace(scored(*each), headline="CER")) for each in figures]
+    assert found == [True, True, False] and (progress.best_wer, progress.best_cer) == (90, 30)
+
+
 def test_blanks_and_babble_are_no_best_and_do_not_count_for_patience():
     # The first evaluation has the lowest CER by chance, while the loss falls for many epochs.
     babble = [(100, 92), (100, 100), (100, 94), (100, 94), (97, 85), (100, 91)]

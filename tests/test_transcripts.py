@@ -121,7 +121,9 @@ def test_without_normalisation_transcripts_are_unchanged():
 
 
 def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(UserError, match="normalize_transcripts=klingon: expected english, or noth"):
+    with pytest.raises(
+        UserError, match="normalize_transcripts=klingon: expected english, mandarin or noth"
+    ):
         normaliser("klingon", LOWER)
 
 

@@ -1,4 +1,7 @@
-"""The command lm.py: build word n-gram language models from text, measure and tune them."""
+"""The command lm.py: build n-gram language models from text, measure and tune them.
+
+They are models of words, or of characters where the labels separate no words, as those of Mandarin.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,9 @@ def language_model(recipe: Recipe, argv: Sequence[str]) -> None:
         )
         each.add_argument("--labels", help="labels file that spells the words [the model's own]")
         each.add_argument(
-            "--normalize", default="", help="as DataConfig.normalize_transcripts, such as english"
+            "--normalize",
+            default="",
+            help="as DataConfig.normalize_transcripts: english or mandarin",
         )
     arguments = parser.parse_args(argv)
     if arguments.command == "tune":
@@ -173,11 +178,12 @@ def _tune(recipe: Recipe, arguments: argparse.Namespace) -> None:
 
     def show(name: str, trial: Trial) -> None:
         speed = seconds / max(trial.seconds, 1e-9)
-        print(
-            f"{name:24} WER {100 * trial.words.rate:6.2f}  CER {100 * trial.characters.rate:6.2f}"
-            f"  {speed:7.0f} x real time",
-            flush=True,
+        rates = {"WER": trial.words.rate, "CER": trial.characters.rate}
+        told = "  ".join(
+            f"{key} {100 * rates[key]:6.2f}"
+            for key in sorted(rates, key=lambda key: key != trial.headline)
         )
+        print(f"{name:24} {told}  {speed:7.0f} x real time", flush=True)
 
     def run(name: str, decoding: LMConfig) -> Trial:
         trial = run_trial(decoding, log_probs, references, model.tokenizer)
@@ -240,9 +246,12 @@ class _Sentences:
         """Say how many words could not be spelled."""
         if not self._unspelled:
             return []
+        separated = self._tokenizer.separates_words
+        what, whose = ("word", "have characters") if separated else ("character", "are")
+        kind = "english" if separated else "mandarin"
         return [
-            f"{counted(self._unspelled, 'word')} of {self._count} have characters without a label "
-            "and count as unknown; --normalize english spells numbers and abbreviations"
+            f"{counted(self._unspelled, what)} of {self._count} {whose} without a label and count "
+            f"as unknown; --normalize {kind} spells numbers and removes signs"
         ]
 
 

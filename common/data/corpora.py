@@ -1,17 +1,27 @@
-"""Manifests of corpora (AN4, LibriSpeech) in their official layouts."""
+"""Manifests of corpora in their official layouts; `corpus_layouts` knows those of Mandarin."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from common.data.asrt_lists import read_asrt_lists
+from common.data.corpus_layouts import (
+    READERS,
+    SETS,
+    Corpus,
+    LeftOut,
+    by_reason,
+    read_corpus,
+)
 from common.data.manifest import Utterance, make_utterance
-from common.data.manifest_writers import write_csv
+from common.data.manifest_writers import write_csv, write_jsonl
 from common.utils.archives import unpack
 from common.utils.errors import UserError
-from common.utils.files import absolute_path, read_text
+from common.utils.files import absolute_path, read_text, write_text
+from common.utils.wording import counted
 
 AN4_ARCHIVE = "an4_sphere.tar.gz"
 _LIBRISPEECH_SETS = ("train-", "dev-", "test-")
@@ -173,6 +183,114 @@ def _librispeech_set(folder: Path) -> list[Utterance]:
                 )
             utterances.append(make_utterance(transcripts.parent, f"{name}.flac", text))
     return utterances
+
+
+def build_corpora(
+    sources: Sequence[tuple[str, str | Path]],
+    out_dir: str | Path,
+    name: str = "",
+    log: Callable[[str], None] = print,
+) -> dict[Path, int]:
+    """Write manifests (JSON lines, with speakers) of corpora: train, val and test.
+
+    Each corpus has its own, such as `thchs30_train_manifest.jsonl`; several are also joined. A
+    corpus that is not there is named, and the others go on; `left_out.tsv` names each utterance
+    without a recording or a transcript.
+
+    Args:
+        sources: Name of each corpus, of `corpus_layouts.READERS`, and its folder.
+        out_dir: Where the manifests go.
+        name: Beginning of the joint manifests' names; empty: "all", where there are several
+            corpora.
+        log: Receives lines for the user.
+
+    Returns:
+        The number of utterances of each manifest.
+
+    Raises:
+        UserError: None of the corpora is there, or one is damaged.
+    """
+    corpora, missing = [], []
+    for corpus, root in sources:
+        try:
+            corpora.append(read_corpus(corpus, root))
+        except UserError as error:
+            if corpus not in READERS:
+                raise
+            missing.append(str(error))
+    if not corpora:
+        raise UserError("; ".join(missing) or "no corpus is named")
+    for line in missing:
+        log(f"{line}; the others go on")
+    groups = {corpus.name: [corpus] for corpus in corpora}
+    if name or len(corpora) > 1:
+        groups[name or "all"] = corpora
+    return _write_corpora(groups, out_dir, log)
+
+
+def build_asrt(
+    config: str | Path,
+    out_dir: str | Path,
+    data_path: str | Path | None = None,
+    log: Callable[[str], None] = print,
+) -> dict[Path, int]:
+    """Write manifests of the corpora in ASRT's lists; their texts are syllables.
+
+    Args:
+        config: As in `read_asrt_lists`.
+        out_dir: Where `asrt_train_manifest.jsonl` and so on go, and `left_out.tsv`.
+        data_path: As in `read_asrt_lists`.
+        log: Receives lines for the user.
+
+    Returns:
+        The number of utterances of each manifest.
+
+    Raises:
+        UserError: As `read_asrt_lists`.
+    """
+    return _write_corpora({"asrt": read_asrt_lists(config, data_path)}, out_dir, log)
+
+
+def _write_corpora(
+    groups: dict[str, list[Corpus]], out_dir: str | Path, log: Callable[[str], None]
+) -> dict[Path, int]:
+    """Write the manifests of groups of corpora, by the beginning of their names."""
+    out_dir, counts = Path(out_dir), {}
+    for name, corpora in groups.items():
+        for part in SETS:
+            utterances = [u for corpus in corpora for u in corpus.sets[part]]
+            if utterances:
+                path = out_dir / f"{name}_{part}_manifest.jsonl"
+                write_jsonl(utterances, path)
+                counts[path] = len(utterances)
+    corpora = list({id(corpus): corpus for group in groups.values() for corpus in group}.values())
+    left_out = [each for corpus in corpora for each in corpus.left_out]
+    names = out_dir / "left_out.tsv"
+    if left_out:
+        rows = (f"{each.corpus}\t{each.id}\t{each.reason}\t{each.where}\n" for each in left_out)
+        write_text(names, "corpus\tutterance\treason\tfile\n" + "".join(rows))
+    else:
+        names.unlink(missing_ok=True)  # of an earlier call
+    for corpus in corpora:
+        for line in [*corpus.notes, *_left_out(corpus, names)]:
+            log(line)
+    return counts
+
+
+def _left_out(corpus: Corpus, names: Path) -> Iterator[str]:
+    """Say how many utterances of a corpus are left out, and why."""
+    if not corpus.left_out:
+        return
+    kept = sum(map(len, corpus.sets.values()))
+    reasons: dict[str, list[LeftOut]] = by_reason(corpus.left_out)
+    found = "; ".join(
+        f"{reason}: {len(group)}, the first {group[0].id} ({group[0].where})"
+        for reason, group in reasons.items()
+    )
+    yield (
+        f"{corpus.name}: {counted(len(corpus.left_out), 'utterance')} left out beside {kept}: "
+        f"{found}; all are named in {names}"
+    )
 
 
 def _places(root: str | Path, name: str) -> tuple[Path, Path]:

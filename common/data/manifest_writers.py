@@ -56,6 +56,8 @@ def write_jsonl(utterances: Iterable[Utterance], path: str | Path) -> None:
             record["speed"] = u.speed
         if u.copy_of:
             record["copy_of"] = u.copy_of
+        if u.speaker:
+            record["speaker"] = u.speaker
         records.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(Path(path), "".join(records))
 

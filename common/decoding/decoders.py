@@ -124,9 +124,11 @@ class BeamDecoder(Decoder):
         utterances = [log_probs[:length, row] for row, length in enumerate(lengths)]
         if (model := self._search.language_model) is not None:
             texts = self._greedy(log_probs, lengths)
-            words = (word for text in texts for word in text.split())
+            tokenizer = self._search.tokenizer
+            words = (word for text in texts for word in tokenizer.words(text))
             # A model of letters knows all words of one letter.
-            self._words.update(model.knows(word) for word in words if len(word) > 1)
+            least = 2 if tokenizer.separates_words else 1
+            self._words.update(model.knows(word) for word in words if len(word) >= least)
         return self._best_texts(utterances)
 
     def warnings(self) -> list[str]:
@@ -138,6 +140,12 @@ class BeamDecoder(Decoder):
         known, count = words[True], words.total()
         if count < MIN_WORDS or known >= MIN_KNOWN_SHARE * count:
             return []
+        if not self._search.tokenizer.separates_words:
+            return [
+                f"the language model {self._settings[0].lm_path} knows {100 * known / count:.0f} % "
+                f"of the recognised characters ({known} of {count}, recognised without it): "
+                "expected a model of characters, in the language of the recordings"
+            ]
         return [
             f"the language model {self._settings[0].lm_path} knows {100 * known / count:.0f} % of "
             f"the recognised words ({known} of {count} of two letters or more, recognised without "
@@ -177,7 +185,7 @@ def make_search(lm_config: Any, tokenizer: Tokenizer) -> BeamSearch:
     """
     language_model = None
     if lm_config.lm_path:
-        if " " not in tokenizer.labels:
+        if " " not in tokenizer.labels and tokenizer.separates_words:
             raise UserError(
                 f"LMConfig.lm_path {lm_config.lm_path}: a language model of words needs a space "
                 "among the labels, these have none"

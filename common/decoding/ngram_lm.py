@@ -81,6 +81,7 @@ class WordModel:
                 KenLM is not installed.
         """
         self.alpha, self.beta, self.unk_offset = alpha, beta, unk_offset
+        self.most = alpha * max(unk_offset, 0.0) + beta  # that a word can gain
         self._model = _open(path)
         no_history = self._model.no_history()
         best: dict[str, tuple[float, str]] = {}  # of spellings that differ in letter case only

@@ -5,7 +5,8 @@ Recurrent DNNs" (arXiv 1408.2873). A text is scored by
 
     log p_ctc(text) + alpha * log p_lm(text) + beta * number of words
 
-with natural logarithms and p_ctc summed over all paths of the text. Paths that differ only in
+with natural logarithms and p_ctc summed over all paths of the text. Where the script separates no
+words, as Han, each label is a word, which a model of characters scores. Paths that differ only in
 spaces at the ends or in repeated spaces belong to the same text. With a beam that is wide enough
 nothing is pruned, and the scores are exact.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,10 +126,12 @@ class _PrefixTree:
     words: list[str] = field(default_factory=list)
     histories: list[Any] = field(default_factory=list)
     endings: dict[int, tuple[float, Any]] = field(default_factory=dict)  # cache of `_end`
+    longer: dict[int, tuple[float, Any]] = field(default_factory=dict)  # cache of `_add`
 
     def __post_init__(self) -> None:
         labels = self.tokenizer.labels
         self.space = labels.index(" ") if " " in labels else -1
+        self.by_label = not self.tokenizer.separates_words
         self.max_size = _PREFIXES_BETWEEN_PRUNING
         if self.language_model is not None:
             self.words.append("")
@@ -150,7 +154,10 @@ class _PrefixTree:
             self.children[key] = len(self.parents)
             self.parents.append(node)
             self.labels.append(label)
-            if self.language_model is not None:
+            if self.language_model is not None and self.by_label:
+                self.words.append("")
+                self.histories.append(self._add(self.language_model, node, label)[1])
+            elif self.language_model is not None:
                 ended = label == self.space
                 self.words.append("" if ended else self.words[node] + self.tokenizer.labels[label])
                 self.histories.append(
@@ -198,6 +205,7 @@ class _PrefixTree:
         self.endings = {
             node: self.endings[before] for node, before in enumerate(old) if before in self.endings
         }
+        self.longer.clear()
         self.max_size = len(old) + _PREFIXES_BETWEEN_PRUNING
         return numbers
 
@@ -212,6 +220,20 @@ class _PrefixTree:
         if self.language_model is None:
             return 0.0
         return self._end(self.language_model, node)[0]
+
+    def label_score(self, node: int, label: int) -> float:
+        """Return what the language model adds for one more label that is a word."""
+        if self.language_model is None:
+            return 0.0
+        return self._add(self.language_model, node, label)[0]
+
+    def _add(self, language_model: WordModel, node: int, label: int) -> tuple[float, Any]:
+        """Return the score of a label that is a word, and the history that includes it."""
+        key = node * len(self.tokenizer) + label
+        if key not in self.longer:
+            word = self.tokenizer.labels[label]
+            self.longer[key] = language_model.score(self.histories[node], word)
+        return self.longer[key]
 
     def _end(self, language_model: WordModel, node: int) -> tuple[float, Any]:
         """Return the score of the unfinished word, and the history that includes it."""
@@ -284,7 +306,6 @@ class _Beam:
         p_non_blank[rows] = np.logaddexp(p_non_blank[rows], p_longer[from_parent])
         p_longer[from_parent] = -np.inf
 
-        word_scores, lookahead_scores = self._language_scores(prefixes, letters, p_longer)
         same = _Beam(
             self.nodes,
             self.parents,
@@ -295,6 +316,11 @@ class _Beam:
             self.lookahead_scores,
             self.rows,
         )
+        if prefixes.by_label and prefixes.language_model is not None:
+            word_scores = self._label_scores(prefixes, letters, p_longer, same.scores(), width)
+            lookahead_scores = np.zeros_like(word_scores)
+        else:
+            word_scores, lookahead_scores = self._language_scores(prefixes, letters, p_longer)
         scores = [
             same.scores() + same.lookahead_scores,
             (p_longer + word_scores + lookahead_scores).ravel(),
@@ -330,6 +356,36 @@ class _Beam:
             word_scores[rows, column] += [prefixes.ending_score(node) for node in nodes]
             lookahead_scores[:, column] = 0
         return word_scores, lookahead_scores
+
+    def _label_scores(
+        self,
+        prefixes: _PrefixTree,
+        letters: np.ndarray,
+        p_longer: np.ndarray,
+        same: np.ndarray,
+        width: int,
+    ) -> np.ndarray:
+        """Return word scores (N, letters) where each label is a word.
+
+        The model is asked from the most hopeful prefix down, until no other can be among the best
+        `width`, even if the model held its label for certain; these have -inf.
+        """
+        assert prefixes.language_model is not None
+        hopes = (p_longer + self.word_scores[:, None] + prefixes.language_model.most).ravel()
+        best = sorted(same[same > -np.inf].tolist())[-width:]  # a heap: ascending
+        word_scores = np.full(hopes.shape, -np.inf)
+        possible = np.flatnonzero(hopes > -np.inf)
+        for place in possible[np.argsort(-hopes[possible], kind="stable")].tolist():
+            if len(best) == width and hopes[place] < best[0]:
+                break
+            row, column = divmod(place, len(letters))
+            gained = prefixes.label_score(int(self.nodes[row]), int(letters[column]))
+            word_scores[place] = self.word_scores[row] + gained
+            score = float(p_longer[row, column] + word_scores[place])
+            heappush(best, score)
+            if len(best) > width:
+                heappop(best)
+        return word_scores.reshape(p_longer.shape)
 
     def _subset(self, chosen: np.ndarray) -> _Beam:
         return _Beam(*(values[chosen] for values in vars(self).values()))

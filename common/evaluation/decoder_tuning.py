@@ -28,17 +28,20 @@ class Trial:
         words: Errors in words.
         characters: Errors in characters.
         seconds: That the search took.
+        headline: The error rate that ranks trials, `Tokenizer.headline`.
     """
 
     decoding: LMConfig
     words: EditCounts
     characters: EditCounts
     seconds: float
+    headline: str = "WER"
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Word error rate, then character error rate: the lower, the better."""
-        return self.words.rate, self.characters.rate
+        """Word and character error rate, the headline first: the lower, the better."""
+        rates = self.words.rate, self.characters.rate
+        return rates if self.headline == "WER" else rates[::-1]
 
 
 def run_trial(
@@ -78,6 +81,7 @@ def run_trial(
         sum((word_errors(*pair, tokenizer.words) for pair in pairs), EditCounts()),
         sum((character_errors(*pair) for pair in pairs), EditCounts()),
         seconds,
+        tokenizer.headline,
     )
 
 
@@ -88,7 +92,9 @@ def tune(
     tokenizer: Tokenizer,
     on_trial: Callable[[Trial], None],
 ) -> Trial:
-    """Look for the alpha and beta of least WER: along alpha, along beta, then both finer.
+    """Look for the alpha and beta of the best `Trial.rank`.
+
+    Along alpha, along beta, then both finer.
 
     Args:
         decoding: The decoder, with its language model; alpha and beta are where the search begins.

@@ -73,7 +73,9 @@ def write_report(
     rows = {**facts, "Words": evaluation.words_note, "Date": date}
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     page = Template(template).substitute(
-        title=escape(f"{model}: WER {evaluation.wer:.1f} %"),
+        title=escape(
+            f"{model}: {evaluation.headline} {evaluation.rates[evaluation.headline]:.1f} %"
+        ),
         model=escape(model),
         facts="".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n"
@@ -126,13 +128,15 @@ def _tiles(evaluation: Evaluation, dataset: Dataset) -> str:
     def share(errors: int) -> str:
         return f"{_percent(errors / max(words.length, 1))} of the words"
 
-    tiles = [
-        ("WER", _percent(words.rate), f"{words.errors} of {words.length} words"),
-        (
-            "CER",
+    counts = {
+        "WER": (_percent(words.rate), f"{words.errors} of {words.length} words"),
+        "CER": (
             _percent(characters.rate),
             f"{characters.errors} of {characters.length} characters",
         ),
+    }
+    tiles = [
+        *((name, *counts[name]) for name in evaluation.rates),
         ("Substitutions", words.substitutions, share(words.substitutions)),
         ("Deletions", words.deletions, share(words.deletions)),
         ("Insertions", words.insertions, share(words.insertions)),

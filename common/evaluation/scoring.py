@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 
@@ -89,6 +89,7 @@ class Evaluation:
         blanks: Output frames whose best label is the blank.
         frames: Output frames.
         words_note: What WER counts, where that is not words (`Tokenizer.words_note`).
+        headline: The error rate that is told first, "WER" or "CER" (`Tokenizer.headline`).
     """
 
     utterances: list[ScoredUtterance] = field(default_factory=list)
@@ -97,6 +98,7 @@ class Evaluation:
     blanks: int = 0
     frames: int = 0
     words_note: str = ""
+    headline: str = "WER"
 
     @property
     def blank_share(self) -> float | None:
@@ -113,6 +115,12 @@ class Evaluation:
         """Character error rate in percent."""
         return 100 * self.characters.rate
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """Error rates in percent by their names, the headline first."""
+        rates = {"WER": self.wer, "CER": self.cer}
+        return dict(sorted(rates.items(), key=lambda rate: rate[0] != self.headline))
+
     def counts(self) -> list[int]:
         """Return all counts behind the figures, which can be summed over parts of a corpus."""
         return [*astuple(self.words), *astuple(self.characters), self.blanks, self.frames]
@@ -126,15 +134,16 @@ class Evaluation:
         values = [int(count) for count in counts]
         words, characters = EditCounts(*values[:4]), EditCounts(*values[4:8])
         blanks, frames = values[8:]
-        return Evaluation(self.utterances, words, characters, blanks, frames, self.words_note)
+        return replace(self, words=words, characters=characters, blanks=blanks, frames=frames)
 
     def summary(self) -> list[str]:
         """Format the figures as eval.py prints them."""
+        averages = (f"Average {name} {rate:.3f}" for name, rate in self.rates.items())
         return [
             *([self.words_note] if self.words_note else []),
             _counts("words", self.words),
             _counts("characters", self.characters),
-            f"Test Summary \tAverage WER {self.wer:.3f}\tAverage CER {self.cer:.3f}",
+            "\t".join(["Test Summary ", *averages]),
         ]
 
 
@@ -196,6 +205,7 @@ class Scorer:
             self._blanks,
             self._frames,
             self._tokenizer.words_note,
+            self._tokenizer.headline,
         )
 
 

@@ -1,5 +1,7 @@
 """Normalisation of transcripts: numbers, abbreviations and signs of written English as words.
 
+That of Mandarin is in `mandarin`.
+
 Follows the cleaners of NVIDIA's Jasper (from keithito/tacotron), which the MindSpore original uses,
 too: "call me at 8:00 pm!" -> "call me at eight zero pm". `inflect` spells numbers, `anyascii`
 transliterates letters. Where the cleaners give words that nobody says, this differs:
@@ -33,6 +35,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from common.text.mandarin import mandarin_normaliser
 from common.text.tokenizer import BLANK
 from common.utils.errors import UserError
 
@@ -115,7 +118,7 @@ def normaliser(kind: str, labels: Iterable[str]) -> Callable[[str], str]:
     """Return the function that DataConfig.normalize_transcripts names.
 
     Args:
-        kind: "english", or "" for no normalisation.
+        kind: "english", "mandarin", or "" for no normalisation.
         labels: The labels; punctuation among them is kept.
 
     Returns:
@@ -126,12 +129,15 @@ def normaliser(kind: str, labels: Iterable[str]) -> Callable[[str], str]:
     """
     if not kind:
         return lambda text: text
-    if kind != "english":
+    if kind not in ("english", "mandarin"):
         raise UserError(
-            f"DataConfig.normalize_transcripts={kind}: expected english, or nothing to keep the "
-            "transcripts as they are"
+            f"DataConfig.normalize_transcripts={kind}: expected english, mandarin or nothing, "
+            "which keeps the transcripts as they are"
         )
-    removed = set(string.punctuation) - set(_SIGNS) - _SPOKEN - (set(labels) - {BLANK})
+    kept = set(labels) - {BLANK}
+    if kind == "mandarin":
+        return mandarin_normaliser(kept)
+    removed = set(string.punctuation) - set(_SIGNS) - _SPOKEN - kept
     shown = {hidden: sign for sign, hidden in _HIDDEN.items()}
     table = str.maketrans(dict.fromkeys(removed, " ") | _SIGNS | shown)
     return functools.partial(_english, table=table)

@@ -103,6 +103,16 @@ class Tokenizer(ABC):
         return ""
 
     @property
+    def headline(self) -> str:
+        """The error rate that is told first: "WER", or "CER" where the script parts no words."""
+        return "WER"
+
+    @property
+    def separates_words(self) -> bool:
+        """Whether words are parted by a space; otherwise each label is a word."""
+        return True
+
+    @property
     def ctc_blank(self) -> int:
         """Index of CTC's blank.
 
@@ -232,6 +242,21 @@ class CharacterTokenizer(Tokenizer):
             f"separates no words ({self._script})"
         )
 
+    @cached_property
+    def headline(self) -> str:  # type: ignore[override]  # does not change
+        """The error rate that is told first.
+
+        "CER" where most labels are of scripts that separate no words, as Han: with a space among
+        the labels, too, be it for a few English words.
+        """
+        unspaced = sum(bool(script_without_spaces(label)) for label in self._index)
+        return "CER" if 2 * unspaced > len(self._index.keys() - {" "}) else "WER"
+
+    @property
+    def separates_words(self) -> bool:
+        """Whether words are parted by a space; otherwise each label is a word."""
+        return not self._script
+
     def unknown(self, text: str) -> set[str]:
         """Return the characters of a normalised text that have no label."""
         return set(text) - self._index.keys()
@@ -321,6 +346,16 @@ def script_without_spaces(characters: Iterable[str]) -> str:
             if any(first <= code <= last for first, last in blocks):
                 return script
     return ""
+
+
+def script_class(script: str) -> str:
+    """Return the characters of a script that separates no words, as a class for `re`.
+
+    Args:
+        script: For example "Han".
+    """
+    blocks = (f"{chr(first)}-{chr(last)}" for first, last in _SCRIPTS_WITHOUT_SPACES[script])
+    return f"[{''.join(blocks)}]"
 
 
 def ctc_frames_needed(ids: Sequence[int]) -> int:

@@ -393,7 +393,8 @@ class ConsoleProgress(Callback):
             f"second, {metrics.data_wait:.1f} % waiting for data"
         )
         if evaluation is not None:
-            line += f"; validation WER {evaluation.wer:.2f} CER {evaluation.cer:.2f}"
+            rates = " ".join(f"{name} {rate:.2f}" for name, rate in evaluation.rates.items())
+            line += f"; validation {rates}"
             if evaluation.blank_share is not None:
                 line += f" blanks {100 * evaluation.blank_share:.0f} %"
             line += " (best)" if report.is_best else ""

@@ -119,7 +119,7 @@ class Progress:
 
         Until the network spells, the newest evaluation is the best one, so that none counts for
         `TrainingConfig.patience`. From then on the lowest WER is, and CER decides between equal
-        ones.
+        ones; the other way round where CER is the headline.
 
         Args:
             evaluation: The newest one.
@@ -129,7 +129,8 @@ class Progress:
         """
         wer, cer = evaluation.wer, evaluation.cer
         best = math.inf if self.best_wer is None else self.best_wer, self.best_cer or 0.0
-        if self.spells and (wer, cer) >= best:
+        turned = slice(None, None, 1 if evaluation.headline == "WER" else -1)
+        if self.spells and (wer, cer)[turned] >= best[turned]:
             self.stale += 1
             return False
         self.best_wer, self.best_cer, self.stale = wer, cer, 0

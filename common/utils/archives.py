@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -30,6 +32,42 @@ def unpack(archive: Path, folder: str, destination: Path) -> Path:
         UserError: The archive is damaged, incomplete or another one, or the disk is full.
     """
     target = destination / folder
+    with _extracted(archive, destination, folder) as staging:
+        if not (staging / folder).is_dir():
+            raise UserError(f"{archive}: holds no {folder}/; is it another archive?")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (staging / folder).rename(target)
+    return target
+
+
+def unpack_all(archive: Path, destination: Path) -> None:
+    """Unpack an archive into a folder; each folder that is not there yet is complete or absent.
+
+    Args:
+        archive: A .tar or .tar.gz file; only files and folders of it are unpacked.
+        destination: The folder, which may hold others.
+
+    Raises:
+        UserError: The archive is damaged or incomplete, or the disk is full.
+    """
+    with _extracted(archive, destination.parent) as staging:
+        _move(staging, destination)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a folder, or what it holds where there is such a folder already."""
+    if not target.exists():
+        source.rename(target)
+    elif source.is_dir():
+        for path in sorted(source.iterdir()):
+            _move(path, target / path.name)
+    else:
+        source.replace(target)
+
+
+@contextmanager
+def _extracted(archive: Path, destination: Path, folder: str = "") -> Iterator[Path]:
+    """Extract an archive, or one folder of it, into a folder that is removed afterwards."""
     staging = destination / f".unpacking-{archive.name}"
     shutil.rmtree(staging, ignore_errors=True)  # of an interrupted attempt
     try:
@@ -48,10 +86,7 @@ def unpack(archive: Path, folder: str, destination: Path) -> Path:
             for member in tar:
                 if _plain(member) and Path(member.name).is_relative_to(folder):
                     tar.extract(member, staging)
-        if not (staging / folder).is_dir():
-            raise UserError(f"{archive}: holds no {folder}/; is it another archive?")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (staging / folder).rename(target)
+        yield staging
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UserError(
             f"{archive}: damaged or incomplete ({error}); remove it and fetch it again"
@@ -61,7 +96,6 @@ def unpack(archive: Path, folder: str, destination: Path) -> Path:
         raise UserError(f"{archive}: cannot be unpacked ({reason})") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return target
 
 
 def _plain(member: tarfile.TarInfo) -> bool:

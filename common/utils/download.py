@@ -30,6 +30,7 @@ def download(
     md5: str | None,
     log: Callable[[str], None] = print,
     sleep: Callable[[float], None] = time.sleep,
+    size: int | None = None,
 ) -> None:
     """Download a file, which is complete and verified, or not there.
 
@@ -43,6 +44,7 @@ def download(
             that the server gives decides whether the file is whole.
         log: Receives lines for the user.
         sleep: Waits for a number of seconds.
+        size: Its bytes, where they are published; for files without an MD5 sum.
 
     Raises:
         UserError: The server does not answer, refuses, or gives another file twice; the disk is
@@ -50,9 +52,9 @@ def download(
     """
     part = path.with_name(f"{path.name}.part")
     if path.is_file():
-        if md5 is None or md5_of(path) == md5:
+        if not (fault := _fault(path, md5, size)):
             return
-        log(f"{path}: its md5 sum is not {md5}, so it is damaged: downloading it again")
+        log(f"{path}: {fault[0]}, not {fault[1]}, so it is damaged: downloading it again")
         path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "ab") as file:
@@ -62,18 +64,28 @@ def download(
             raise UserError(f"{part}: another download is writing here; wait for it") from None
         for last in (False, True):
             _fetch_whole(url, file, path.name, log, sleep)
-            actual = md5_of(part) if md5 else None
-            if actual == md5:
+            if not (fault := _fault(part, md5, size)):
                 part.rename(path)
                 return
+            found, expected = fault
             _empty(file)
             if not last:
-                log(f"{url}: md5 {actual}, expected {md5}: downloading it once more from the start")
+                log(f"{url}: {found}, expected {expected}: downloading it once more from the start")
         part.unlink()
     raise UserError(
-        f"{url}: md5 {actual} instead of {md5} twice: it is another file, or is damaged on the way "
+        f"{url}: {found} instead of {expected} twice: it is another file, or is damaged on the way "
         "(by a proxy?); try another mirror"
     )
+
+
+def _fault(path: Path, md5: str | None, size: int | None) -> tuple[str, str] | None:
+    """Return what a file has and what it should have; None where it is right."""
+    bytes_found = path.stat().st_size
+    if md5 is None:
+        wrong = size is not None and bytes_found != size
+        return (f"{bytes_found:,} bytes", f"{size:,}") if wrong else None
+    found = md5_of(path)
+    return None if found == md5 else (f"md5 {found}", md5)
 
 
 def md5_of(path: Path) -> str:

@@ -28,12 +28,13 @@ class MissingPackageError(ImportError):
         return type(self), self._arguments
 
 
-def package(module: str, purpose: str) -> Any:
+def package(module: str, purpose: str, distribution: str = "") -> Any:
     """Import a module of a package that may be missing.
 
     Args:
         module: Its full name, such as "scipy.fft".
         purpose: What it does here, for the message.
+        distribution: What pip calls the package; empty: as its module.
 
     Returns:
         The module.
@@ -47,4 +48,4 @@ def package(module: str, purpose: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != name:
             raise  # one that the package itself lacks
-        raise MissingPackageError(name, purpose) from None
+        raise MissingPackageError(distribution or name, purpose) from None
