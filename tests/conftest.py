@@ -72,6 +72,7 @@ FILES = {
     "test_model": "training",
     "test_ngram_estimation": "unit",
     "test_nn": "training",
+    "test_nemo": "training",
     "test_nvidia": "training",
     "test_old_files": "training",
     "test_onnx_export": "training",

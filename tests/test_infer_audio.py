@@ -102,6 +102,7 @@ CONFIGS = [
         ),
         ("logmel", "jasper-nvidia", "hann", {"preemphasis": 0.97, "trim_silence": True}),
         ("logmel", "jasper-nvidia", "bartlett", {}),
+        ("logmel", "nemo", "hann", {"preemphasis": 0.97}),
     ]
 ]
 

@@ -24,6 +24,7 @@ struct FeatureConfig {
   bool mel() const { return kind == "logmel"; }
   bool jasper() const { return convention.rfind("jasper", 0) == 0; }
   bool plain() const { return convention == "plain"; }
+  bool nemo() const { return convention == "nemo"; }
   bool periodic_window() const;
   std::int64_t window_length() const;  // samples
   std::int64_t hop_length() const;     // samples from one frame to the next

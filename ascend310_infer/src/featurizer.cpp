@@ -149,6 +149,7 @@ Featurizer::~Featurizer() = default;
 std::int64_t Featurizer::frames(std::int64_t samples) const {
   const std::int64_t hop = config_.hop_length();
   if (config_.jasper()) return (samples + hop - 1) / hop;
+  if (config_.nemo()) return std::max<std::int64_t>(1, samples / hop);
   return 1 + (samples - config_.n_fft() % 2) / hop;
 }
 
@@ -173,7 +174,7 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
   const std::int64_t left = n_fft / 2 - (n_fft - size) / 2;
   std::vector<float> emphasised = samples;
   if (config_.preemphasis > 0) emphasise(emphasised, static_cast<float>(config_.preemphasis));
-  const std::vector<float> signal = padded(emphasised, left, size, config_.plain());
+  const std::vector<float> signal = padded(emphasised, left, size, config_.plain() || config_.nemo());
   const double floor = config_.jasper() ? kJasperFloor : kPowerFloor;
   const auto width = static_cast<std::size_t>(n_fft);
   std::vector<float> result(static_cast<std::size_t>(config_.bins() * count));
@@ -231,8 +232,9 @@ void Featurizer::normalise(std::vector<float>& energies, std::int64_t count) con
       squares += static_cast<double>(*value) * *value;
     }
     const double deviation = std::sqrt(squares / (biased ? size : size - 1));
-    const double divisor =
-        config_.jasper() ? deviation + kLeastDeviation : std::max(deviation, kLeastDeviation);
+    const double divisor = config_.jasper() || config_.nemo()
+                               ? deviation + kLeastDeviation
+                               : std::max(deviation, kLeastDeviation);
     for (auto value = begin; value != end; ++value) *value = static_cast<float>(*value / divisor);
     begin = end;
   }

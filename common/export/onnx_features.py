@@ -121,6 +121,9 @@ class _Frontend:
     def _frames(self, samples: str) -> str:
         """Add `Featurizer.frames`, of int64 numbers of samples."""
         graph, hop = self.graph, _int(self.graph, self.config.hop_length)
+        if self.featurizer.nemo:
+            whole, one = graph.op("Div", samples, hop), _int(graph, 1)
+            return graph.op("Where", graph.op("Less", whole, one), one, whole)
         if self.featurizer.jasper:
             raised = graph.op("Add", samples, _int(graph, self.config.hop_length - 1))
             return graph.op("Div", raised, hop)
@@ -148,7 +151,7 @@ class _Frontend:
         steps = graph.op("Sub", frames, graph.constant([1]))
         needed = graph.op("Mul", steps, graph.constant([config.hop_length]))
         needed = graph.op("Add", needed, graph.constant([config.window_length]))
-        if config.convention == "plain":
+        if self.featurizer.zero_padded:
             values = _within(graph, Batch(values, samples.lengths))
             pads = graph.constant([0, left, 0, config.window_length])
             padded = graph.op("Pad", values, pads)
@@ -230,9 +233,8 @@ class _Frontend:
         squares = _sum(graph, graph.op("Mul", centred, centred), axes)
         deviation = graph.op("Sqrt", graph.op("Div", squares, divisors))
         least = _float(graph, MIN_DEVIATION)
-        return graph.op(
-            "Div", centred, graph.op("Add" if self.featurizer.jasper else "Max", deviation, least)
-        )
+        added = self.featurizer.jasper or self.featurizer.nemo
+        return graph.op("Div", centred, graph.op("Add" if added else "Max", deviation, least))
 
     def _spliced(self, features: str) -> str:
         """Add `Featurizer.splice` of features that are 0 beyond each row's frames."""
