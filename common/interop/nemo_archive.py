@@ -121,8 +121,8 @@ def _unpack(path: Path, weights: Path) -> str:
         missing = [name for name in (CONFIG, WEIGHTS) if name not in found]
         if missing:
             raise UserError(
-                f"holds no {' and no '.join(missing)}, expected {CONFIG} and {WEIGHTS}: cut, or not "
-                "an archive of NeMo"
+                f"holds no {' and no '.join(missing)}, expected {CONFIG} and {WEIGHTS}: cut, or "
+                "not an archive of NeMo"
             )
         return found[CONFIG].decode("utf-8-sig")
     except UserError as error:
