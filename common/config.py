@@ -270,8 +270,15 @@ class LMConfig:
     cutoff_top_n: int = option(40, min=1, resumable=True)
     # ... or until their probabilities add up to this.
     cutoff_prob: float = option(1.0, min=1e-6, max=1, resumable=True)
-    # Texts for each utterance, best first; eval.py prints them when verbose.
-    top_paths: int = option(1, min=1, resumable=True, eval_only=True)
+    # Texts for each utterance, best first; eval.py prints them when verbose, transcribe.py always.
+    top_paths: int = option(1, min=1, resumable=True)
+    # Words to expect: a text file, or the words, parted by commas or spaces; empty: none.
+    hot_words: str = option("", host=True)
+    # Added to the score of each hot word, in nats; a higher one finds more of them, and false ones.
+    hot_word_boost: float = option(4.0, resumable=True)
+    # The only words that may occur, besides hot words: a text file with a word at the beginning of
+    # each line, or lm: those of the language model; empty: any.
+    lexicon: str = option("", host=True)
     lm_workers: int = option(4, min=1, host=True)  # processes, once there is much to search
 
 

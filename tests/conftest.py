@@ -104,6 +104,7 @@ FILES = {
     "test_transcripts": "unit launcher",
     "test_web": "launcher",
     "test_word_alignment": "unit",
+    "test_word_scores": "unit",
 }
 MARKERS = {marker for markers in FILES.values() for marker in markers.split()}
 # Each takes minutes. They run first, so that both workers end at about the same time.

@@ -379,6 +379,9 @@ RESUMABLE = {
     "LMConfig.cutoff_top_n",
     "LMConfig.cutoff_prob",
     "LMConfig.top_paths",
+    "LMConfig.hot_words",
+    "LMConfig.hot_word_boost",
+    "LMConfig.lexicon",
     "LMConfig.lm_workers",
 }
 OF_A_HOST = {
@@ -393,6 +396,8 @@ OF_A_HOST = {
     "CheckpointConfig.ckpt_path",
     "CheckpointConfig.keep_checkpoint_max",
     "LMConfig.lm_path",
+    "LMConfig.hot_words",
+    "LMConfig.lexicon",
     "LMConfig.lm_workers",
 }
 IGNORED_BY_TRANSCRIBE = {
@@ -402,7 +407,6 @@ IGNORED_BY_TRANSCRIBE = {
     "report_utterances",
     "DataConfig.test_manifest",
     "DataConfig.Data_dir",
-    "LMConfig.top_paths",
 }
 
 
@@ -1061,6 +1065,11 @@ EFFECTS = {
     "LMConfig.cutoff_top_n": Effect(2, decode, "hypotheses", BEAM),
     "LMConfig.cutoff_prob": Effect(0.5, decode, "hypotheses", BEAM),
     "LMConfig.top_paths": Effect(2, decode, "hypotheses", BEAM),
+    "LMConfig.hot_words": Effect("A,B", decode, "hypotheses", BEAM),
+    "LMConfig.hot_word_boost": Effect(
+        9.0, decode, "hypotheses", BEAM | {"LMConfig.hot_words": "A,B"}
+    ),
+    "LMConfig.lexicon": Effect("lm", decode, "hypotheses", WORDS),
     "LMConfig.lm_workers": Effect(2, decode, "processes", BEAM),
 }
 
@@ -1090,6 +1099,9 @@ EVAL_EFFECTS = {
     "LMConfig.cutoff_top_n": ("1", "lines", SCORES),
     "LMConfig.cutoff_prob": ("0.5", "lines", SCORES),
     "LMConfig.top_paths": ("2", "lines", SCORES),
+    "LMConfig.hot_words": ("A,B", "lines", SCORES),
+    "LMConfig.hot_word_boost": ("9", "lines", SCORES | {"LMConfig.hot_words": "A,B"}),
+    "LMConfig.lexicon": ("lm", "lines", WORD_SCORES),
     "LMConfig.lm_workers": ("2", "processes", SCORES),
 }
 

@@ -7,7 +7,7 @@ Recurrent DNNs" (arXiv 1408.2873). A text is scored by
 
 with natural logarithms and p_ctc summed over all paths of the text. Paths that differ only in
 spaces at the ends or in repeated spaces belong to the same text. With a beam that is wide enough
-nothing is pruned, and the scores are exact.
+nothing is pruned, and the scores are exact. `word_scores.py` adds hot words and a lexicon.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.decoding.ngram_lm import WordModel
+from common.decoding.word_scores import WordScorer
 from common.text.tokenizer import Tokenizer
 
 _PREFIXES_BETWEEN_PRUNING = 20_000  # new prefixes after which unused ones are removed
@@ -40,7 +41,7 @@ class BeamSearch:
         cutoff_top_n: Labels followed in each frame, the most probable.
         cutoff_prob: Or fewer labels, until their probabilities add up to this.
         top_paths: Hypotheses returned, or fewer where the beam holds fewer.
-        language_model: Scores words; None: none.
+        language_model: Scores words, alone or with hot words and a lexicon; None: none.
     """
 
     tokenizer: Tokenizer
@@ -48,7 +49,7 @@ class BeamSearch:
     cutoff_top_n: int = 40
     cutoff_prob: float = 1.0
     top_paths: int = 1
-    language_model: WordModel | None = None
+    language_model: WordModel | WordScorer | None = None
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
         """Search log-probabilities (T, C); return hypotheses, best first."""
@@ -60,10 +61,17 @@ class BeamSearch:
             if prefixes.needs_pruning:
                 beam.renumber(prefixes.keep_only(beam.nodes))
         scores: dict[str, float] = {}
+        unfinished: list[tuple[float, str]] = []
         for node, score in zip(beam.nodes.tolist(), beam.scores().tolist()):
             text = prefixes.text(node).rstrip(" ")
-            score += prefixes.ending_score(node)
-            scores[text] = np.logaddexp(scores.get(text, -np.inf), score)
+            ending = prefixes.ending_score(node)
+            if ending == -np.inf:  # an unfinished word, where a lexicon is required
+                unfinished.append((score, text.rpartition(" ")[0]))
+            else:
+                scores[text] = np.logaddexp(scores.get(text, -np.inf), score + ending)
+        if not scores and unfinished:  # the recording ends within a word: leave it out
+            score, text = max(unfinished)
+            scores[text] = score
         best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[: self.top_paths]
         return [Hypothesis(text, float(score)) for text, score in best or [("", -np.inf)]]
 
@@ -88,7 +96,7 @@ class _PrefixTree:
     """
 
     tokenizer: Tokenizer
-    language_model: WordModel | None
+    language_model: WordModel | WordScorer | None
     parents: list[int] = field(default_factory=lambda: [0])
     labels: list[int] = field(default_factory=lambda: [-1])  # last label of each prefix
     children: dict[int, int] = field(default_factory=dict)  # node * labels + label -> node
@@ -177,7 +185,7 @@ class _PrefixTree:
             return 0.0
         return self._end(self.language_model, node)[0]
 
-    def _end(self, language_model: WordModel, node: int) -> tuple[float, Any]:
+    def _end(self, language_model: WordModel | WordScorer, node: int) -> tuple[float, Any]:
         """Return the score of the unfinished word, and the history that includes it."""
         if node not in self.endings:
             word, history = self.words[node], self.histories[node]
