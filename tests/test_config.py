@@ -646,6 +646,7 @@ def corpus(tmp_path_factory) -> Path:
     (folder / "punctuated.csv").write_text("".join(punctuated))
     (folder / "reordered.json").write_text(json.dumps(LABELS[::-1]))
     write_arpa(folder / "words.arpa")
+    (folder / "lexicon.txt").write_text("AB\nDBA\n")
     (folder / "noise").mkdir()
     hum = np.random.default_rng(0).uniform(-0.3, 0.3, RATE)
     sf.write(folder / "noise" / "hum.wav", hum, RATE)
@@ -1069,7 +1070,7 @@ EFFECTS = {
     "LMConfig.hot_word_boost": Effect(
         9.0, decode, "hypotheses", BEAM | {"LMConfig.hot_words": "A,B"}
     ),
-    "LMConfig.lexicon": Effect("lm", decode, "hypotheses", WORDS),
+    "LMConfig.lexicon": Effect("{corpus}/lexicon.txt", decode, "hypotheses", BEAM),
     "LMConfig.lm_workers": Effect(2, decode, "processes", BEAM),
 }
 
@@ -1101,7 +1102,7 @@ EVAL_EFFECTS = {
     "LMConfig.top_paths": ("2", "lines", SCORES),
     "LMConfig.hot_words": ("A,B", "lines", SCORES),
     "LMConfig.hot_word_boost": ("9", "lines", SCORES | {"LMConfig.hot_words": "A,B"}),
-    "LMConfig.lexicon": ("lm", "lines", WORD_SCORES),
+    "LMConfig.lexicon": ("{corpus}/lexicon.txt", "lines", SCORES),
     "LMConfig.lm_workers": ("2", "processes", SCORES),
 }
 

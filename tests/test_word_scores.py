@@ -128,6 +128,16 @@ def test_a_boost_brings_back_what_pruning_would_lose():
     assert hot(log_probs)[0].text == "CAFE"
 
 
+def test_hot_words_do_not_push_other_texts_out_of_the_beam():
+    """Each prefix may begin a hot word next, but has earned no boost by that."""
+    labels = CharacterTokenizer(tuple("ABCDEFG _"))
+    plain = BeamSearch(labels, 6)
+    hot = replace(plain, language_model=WordScorer(labels, None, ["GGGGGGGG"], 20.0))
+    for seed in range(5):
+        log_probs = random_log_probs(20, 9, seed, spread=3.0)
+        assert hot(log_probs)[0].text == plain(log_probs)[0].text
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

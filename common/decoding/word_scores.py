@@ -19,6 +19,40 @@ OF_MODEL = "lm"  # LMConfig.lexicon: the words of the language model
 _IMPOSSIBLE = float("-inf")
 
 
+class _HotLookahead(LanguageModelLookahead):
+    """A lookahead in which a hot word gets its boost letter by letter.
+
+    With all of it at the first letter, prefixes that begin one at every word would fill the beam.
+
+    Args:
+        tokenizer: Labels of the network.
+        scores: The words' scores without history and boost.
+        unknown: Score of any other word.
+        boosts: Of the hot words, which are among `scores`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        scores: dict[str, float],
+        unknown: float,
+        boosts: dict[str, float],
+    ):
+        self._boosted = [(word, scores[word], boost) for word, boost in boosts.items()]
+        super().__init__(tokenizer, scores, unknown)
+
+    def _new_row(self, size: int, at: int, end: int) -> int:
+        """Add a row for the words from `at` to `end`, which share their first `size` letters."""
+        beginning = self._words[at][:size]
+        number = super()._new_row(size, at, end)
+        row = self._table[number]
+        for word, score, boost in self._boosted:
+            if len(word) > size and word.startswith(beginning):
+                label = self._labels[word[size]]
+                row[label] = max(row[label], score + boost * (size + 1) / len(word))
+        return number
+
+
 class WordScorer:
     """Scores words for `BeamSearch`, which asks it as it asks a `WordModel`.
 
@@ -43,14 +77,13 @@ class WordScorer:
         self._lexicon = None if lexicon is None else frozenset(lexicon) | self._hot
         no_history = None if model is None else model.no_history()
         known = {} if model is None else dict(model.unigrams)
-        for word in self._hot if self._lexicon is None else self._lexicon:
-            known[word] = self.score(no_history, word)[0]
-        if self._lexicon is not None:
-            known = {word: score for word, score in known.items() if word in self._lexicon}
         unknown = 0.0 if model is None else model.unknown
-        self.lookahead = LanguageModelLookahead(
-            tokenizer, known, unknown if self._lexicon is None else _IMPOSSIBLE
-        )
+        if self._lexicon is not None:
+            known, unknown = {}, _IMPOSSIBLE
+        for word in self._hot if self._lexicon is None else self._lexicon:
+            score = self.score(no_history, word)[0]
+            known[word] = score - boost if word in self._hot else score
+        self.lookahead = _HotLookahead(tokenizer, known, unknown, dict.fromkeys(self._hot, boost))
 
     def start(self) -> Any:
         """Return the history at the beginning of an utterance."""
