@@ -275,7 +275,7 @@ class LMConfig:
     # Words to expect: a text file, or the words, parted by commas or spaces; empty: none.
     hot_words: str = option("", host=True)
     # Added to the score of each hot word, in nats; a higher one finds more of them, and false ones.
-    hot_word_boost: float = option(4.0, resumable=True)
+    hot_word_boost: float = option(6.0, resumable=True)
     # The only words that may occur, besides hot words: a text file with a word at the beginning of
     # each line, or lm: those of the language model; empty: any.
     lexicon: str = option("", host=True)
