@@ -174,7 +174,8 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
   const std::int64_t left = n_fft / 2 - (n_fft - size) / 2;
   std::vector<float> emphasised = samples;
   if (config_.preemphasis > 0) emphasise(emphasised, static_cast<float>(config_.preemphasis));
-  const std::vector<float> signal = padded(emphasised, left, size, config_.plain() || config_.nemo());
+  const bool zeros = config_.plain() || config_.nemo();
+  const std::vector<float> signal = padded(emphasised, left, size, zeros);
   const double floor = config_.jasper() ? kJasperFloor : kPowerFloor;
   const auto width = static_cast<std::size_t>(n_fft);
   std::vector<float> result(static_cast<std::size_t>(config_.bins() * count));
