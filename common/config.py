@@ -133,7 +133,7 @@ class SpectConfig:
     bands: int = 64  # mel bands of logmel
     # Details (common/audio/features.py): plain, or what networks that come from elsewhere were
     # trained on. Spectrogram: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0;
-    # logmel: jasper-mindspore, jasper-nvidia.
+    # logmel: jasper-mindspore, jasper-nvidia, nemo.
     convention: str = "plain"
     preemphasis: float = 0.0  # times the previous sample, taken from each sample; Jasper: 0.97
     frame_splicing: int = 1  # number of successive frames stacked into one, at every frame
@@ -274,8 +274,15 @@ class LMConfig:
     cutoff_top_n: int = option(40, min=1, resumable=True)
     # ... or until their probabilities add up to this.
     cutoff_prob: float = option(1.0, min=1e-6, max=1, resumable=True)
-    # Texts for each utterance, best first; eval.py prints them when verbose.
-    top_paths: int = option(1, min=1, resumable=True, eval_only=True)
+    # Texts for each utterance, best first; eval.py prints them when verbose, transcribe.py always.
+    top_paths: int = option(1, min=1, resumable=True)
+    # Words to expect: a text file, or the words, parted by commas or spaces; empty: none.
+    hot_words: str = option("", host=True)
+    # Added to the score of each hot word, in nats; a higher one finds more of them, and false ones.
+    hot_word_boost: float = option(6.0, resumable=True)
+    # The only words that may occur, besides hot words: a text file with a word at the beginning of
+    # each line, or lm: those of the language model; empty: any.
+    lexicon: str = option("", host=True)
     lm_workers: int = option(4, min=1, host=True)  # processes, once there is much to search
 
 
@@ -525,7 +532,7 @@ def override_from_yaml(
         raise UserError(f"{where}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not valid YAML ({error})") from error
-    values = _load_yaml(text, where)
+    values = load_yaml(text, where)
     if values is None:  # empty, or nothing but comments
         return None
     if not isinstance(values, dict):
@@ -585,19 +592,27 @@ def _parse(text: str, hint: Any, where: str) -> Any:
     text = text.strip()
     if hint is str or not text or (hint == list[str] and not text.startswith("[")):
         return text
-    return _load_yaml(text, where)
+    return load_yaml(text, where)
 
 
-def _load_yaml(text: str, where: str) -> Any:
-    """Parse YAML; whatever PyYAML runs into is a UserError.
+def load_yaml(text: str, where: str) -> Any:
+    """Parse YAML.
 
-    Its constructors raise ValueError for 2020-13-45, KeyError for !!bool maybe, and so on.
+    Args:
+        text: The text.
+        where: The file, for messages.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UserError: PyYAML cannot parse it.
     """
     try:
         return yaml.safe_load(text)
     except RecursionError:
         raise UserError(f"{where}: not valid YAML (nested too deeply)") from None
-    except Exception as error:
+    except Exception as error:  # such as ValueError for 2020-13-45, KeyError for !!bool maybe
         problem = " ".join(str(error).split())
         raise UserError(f"{where}: not valid YAML ({problem})") from error
 

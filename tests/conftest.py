@@ -77,6 +77,7 @@ FILES = {
     "test_model": "training",
     "test_ngram_estimation": "unit",
     "test_nn": "training",
+    "test_nemo": "training",
     "test_nvidia": "training",
     "test_old_files": "training",
     "test_onnx_export": "training",
@@ -109,6 +110,7 @@ FILES = {
     "test_transcripts": "unit launcher",
     "test_web": "launcher",
     "test_word_alignment": "unit",
+    "test_word_scores": "unit",
 }
 MARKERS = {marker for markers in FILES.values() for marker in markers.split()}
 # Each takes minutes. They run first, so that both workers end at about the same time.

@@ -382,6 +382,9 @@ RESUMABLE = {
     "LMConfig.cutoff_top_n",
     "LMConfig.cutoff_prob",
     "LMConfig.top_paths",
+    "LMConfig.hot_words",
+    "LMConfig.hot_word_boost",
+    "LMConfig.lexicon",
     "LMConfig.lm_workers",
 }
 OF_A_HOST = {
@@ -396,6 +399,8 @@ OF_A_HOST = {
     "CheckpointConfig.ckpt_path",
     "CheckpointConfig.keep_checkpoint_max",
     "LMConfig.lm_path",
+    "LMConfig.hot_words",
+    "LMConfig.lexicon",
     "LMConfig.lm_workers",
 }
 IGNORED_BY_TRANSCRIBE = {
@@ -405,7 +410,6 @@ IGNORED_BY_TRANSCRIBE = {
     "report_utterances",
     "DataConfig.test_manifest",
     "DataConfig.Data_dir",
-    "LMConfig.top_paths",
 }
 
 
@@ -645,6 +649,7 @@ def corpus(tmp_path_factory) -> Path:
     (folder / "punctuated.csv").write_text("".join(punctuated))
     (folder / "reordered.json").write_text(json.dumps(LABELS[::-1]))
     write_arpa(folder / "words.arpa")
+    (folder / "lexicon.txt").write_text("AB\nDBA\n")
     (folder / "noise").mkdir()
     hum = np.random.default_rng(0).uniform(-0.3, 0.3, RATE)
     sf.write(folder / "noise" / "hum.wav", hum, RATE)
@@ -1065,6 +1070,11 @@ EFFECTS = {
     "LMConfig.cutoff_top_n": Effect(2, decode, "hypotheses", BEAM),
     "LMConfig.cutoff_prob": Effect(0.5, decode, "hypotheses", BEAM),
     "LMConfig.top_paths": Effect(2, decode, "hypotheses", BEAM),
+    "LMConfig.hot_words": Effect("A,B", decode, "hypotheses", BEAM),
+    "LMConfig.hot_word_boost": Effect(
+        9.0, decode, "hypotheses", BEAM | {"LMConfig.hot_words": "A,B"}
+    ),
+    "LMConfig.lexicon": Effect("{corpus}/lexicon.txt", decode, "hypotheses", BEAM),
     "LMConfig.lm_workers": Effect(2, decode, "processes", BEAM),
 }
 
@@ -1094,6 +1104,9 @@ EVAL_EFFECTS = {
     "LMConfig.cutoff_top_n": ("1", "lines", SCORES),
     "LMConfig.cutoff_prob": ("0.5", "lines", SCORES),
     "LMConfig.top_paths": ("2", "lines", SCORES),
+    "LMConfig.hot_words": ("A,B", "lines", SCORES),
+    "LMConfig.hot_word_boost": ("9", "lines", SCORES | {"LMConfig.hot_words": "A,B"}),
+    "LMConfig.lexicon": ("{corpus}/lexicon.txt", "lines", SCORES),
     "LMConfig.lm_workers": ("2", "processes", SCORES),
 }
 

@@ -104,6 +104,7 @@ CONFIGS = [
         ("logmel", "jasper-nvidia", "bartlett", {}),
         ("logmel", "plain", "hann", {"normalisation": "sliding"}),
         ("spectrogram", "deepspeech.pytorch", "hamming", {"normalisation": "sliding"}),
+        ("logmel", "nemo", "hann", {"preemphasis": 0.97}),
     ]
 ]
 

@@ -17,7 +17,8 @@ constexpr std::int64_t kLongestWindow = 1 << 20;  // samples
 const std::map<std::string, std::map<std::string, bool>> kConventions{
     {"spectrogram",
      {{"plain", true}, {"deepspeech.pytorch", true}, {"deepspeech.pytorch-2.0", false}}},
-    {"logmel", {{"plain", true}, {"jasper-mindspore", true}, {"jasper-nvidia", false}}},
+    {"logmel",
+     {{"plain", true}, {"jasper-mindspore", true}, {"jasper-nvidia", false}, {"nemo", false}}},
 };
 
 const std::set<std::string> kKeys{"kind",           "sample_rate", "window_size", "window_stride",

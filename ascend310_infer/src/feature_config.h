@@ -25,6 +25,9 @@ struct FeatureConfig {
   bool mel() const { return kind == "logmel"; }
   bool jasper() const { return convention.rfind("jasper", 0) == 0; }
   bool plain() const { return convention == "plain"; }
+  bool nemo() const { return convention == "nemo"; }
+  bool pads_zeros() const { return plain() || nemo(); }       // else recordings are mirrored
+  bool adds_deviation() const { return jasper() || nemo(); }  // the least deviation is added
   bool periodic_window() const;
   std::int64_t window_length() const;  // samples
   std::int64_t hop_length() const;     // samples from one frame to the next

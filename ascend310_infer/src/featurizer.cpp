@@ -150,6 +150,7 @@ Featurizer::~Featurizer() = default;
 std::int64_t Featurizer::frames(std::int64_t samples) const {
   const std::int64_t hop = config_.hop_length();
   if (config_.jasper()) return (samples + hop - 1) / hop;
+  if (config_.nemo()) return std::max<std::int64_t>(1, samples / hop);
   return 1 + (samples - config_.n_fft() % 2) / hop;
 }
 
@@ -177,7 +178,7 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
   const std::int64_t left = n_fft / 2 - (n_fft - size) / 2;
   std::vector<float> emphasised = samples;
   if (config_.preemphasis > 0) emphasise(emphasised, static_cast<float>(config_.preemphasis));
-  return energies_of(padded(emphasised, left, size, config_.plain()).data(), count);
+  return energies_of(padded(emphasised, left, size, config_.pads_zeros()).data(), count);
 }
 
 std::vector<float> Featurizer::energies_of(const float* signal, std::int64_t count) const {
@@ -239,8 +240,9 @@ void Featurizer::normalise(std::vector<float>& energies, std::int64_t count) con
       squares += static_cast<double>(*value) * *value;
     }
     const double deviation = std::sqrt(squares / (biased ? size : size - 1));
-    const double divisor =
-        config_.jasper() ? deviation + kLeastDeviation : std::max(deviation, kLeastDeviation);
+    const double divisor = config_.adds_deviation()
+                               ? deviation + kLeastDeviation
+                               : std::max(deviation, kLeastDeviation);
     for (auto value = begin; value != end; ++value) *value = static_cast<float>(*value / divisor);
     begin = end;
   }

@@ -39,7 +39,7 @@ void append(std::vector<float>& all, const std::vector<float>& more) {
 SlidingNormalisation::SlidingNormalisation(const FeatureConfig& config)
     : over_bins_(!config.mel()),
       biased_(config.plain() || config.convention == "jasper-mindspore"),
-      jasper_(config.jasper()),
+      adds_deviation_(config.adds_deviation()),
       first_(frames_of(kFirstSeconds, config)) {
   window_ = std::max(first_, frames_of(kSlidingSeconds, config));
 }
@@ -82,7 +82,7 @@ std::vector<float> SlidingNormalisation::normalised(const std::vector<float>& fr
       for (std::size_t bin = first; bin < first + group; ++bin)
         squares += (each[bin] - mean) * (each[bin] - mean);
     const double deviation = std::sqrt(squares / divisor);
-    const double scale = jasper_ ? deviation + kLeastDeviation
+    const double scale = adds_deviation_ ? deviation + kLeastDeviation
                                  : std::max(deviation, kLeastDeviation);
     for (std::size_t bin = first; bin < first + group; ++bin)
       result[bin] = static_cast<float>((frame[bin] - mean) / scale);
@@ -173,7 +173,7 @@ Frames StreamingFeatures::accept(std::vector<float> samples) {
   if (impl.started) {
     append(impl.padded_samples, samples);
   } else if (impl.received > impl.left()) {
-    impl.padded_samples = padded(impl.tail, impl.left(), 0, impl.config.plain());
+    impl.padded_samples = padded(impl.tail, impl.left(), 0, impl.config.pads_zeros());
     impl.started = true;
   }
   const auto needed = static_cast<std::size_t>(impl.config.window_length()) + 1;
@@ -188,7 +188,7 @@ Frames StreamingFeatures::finish() {
   if (impl.received == 0) return {};
   const std::int64_t size = impl.config.window_length();
   const std::vector<float> right =
-      padded(impl.tail, impl.started ? 0 : impl.left(), size, impl.config.plain());
+      padded(impl.tail, impl.started ? 0 : impl.left(), size, impl.config.pads_zeros());
   if (impl.started)
     impl.padded_samples.insert(impl.padded_samples.end(), right.end() - size, right.end());
   else

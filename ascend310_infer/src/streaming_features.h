@@ -30,7 +30,7 @@ class SlidingNormalisation {
   std::vector<float> normalised(const std::vector<float>& frame) const;
   Frames start();
 
-  bool over_bins_ = false, biased_ = false, jasper_ = false;
+  bool over_bins_ = false, biased_ = false, adds_deviation_ = false;
   std::size_t window_ = 1, first_ = 1;  // frames
   bool started_ = false;
   std::deque<std::vector<float>> kept_;  // the last frames, at most a window

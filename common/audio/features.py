@@ -25,7 +25,7 @@ WINDOWS = (*_COSINES, "bartlett")
 _PURPOSE = "computes features"  # of scipy, which takes long to load and 100 MB of disk
 CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in them
     "spectrogram": {"plain": True, "deepspeech.pytorch": True, "deepspeech.pytorch-2.0": False},
-    "logmel": {"plain": True, "jasper-mindspore": True, "jasper-nvidia": False},
+    "logmel": {"plain": True, "jasper-mindspore": True, "jasper-nvidia": False, "nemo": False},
 }
 
 NORMALISATIONS = ("utterance", "sliding")
@@ -187,8 +187,10 @@ class Featurizer:
         self.config = config
         self.dimension = config.dimension
         periodic = CONVENTIONS[config.kind][config.convention]
-        self._plain = config.convention == "plain"
         self.jasper = config.convention.startswith("jasper")
+        self.nemo = config.convention == "nemo"
+        self.zero_padded = self.nemo or config.convention == "plain"  # else mirrored at the ends
+        self.adds_deviation = self.jasper or self.nemo  # 1e-5 is added to deviations
         self.biased = config.convention in ("plain", "jasper-mindspore")
         self.floor = _JASPER_FLOOR if self.jasper else _POWER_FLOOR
         self.window = window(config.window, config.window_length, periodic).astype(np.float32)
@@ -211,6 +213,8 @@ class Featurizer:
 
     def frames(self, samples: int) -> int:
         """Return the number of frames for `samples` samples (monotonic)."""
+        if self.nemo:
+            return max(1, samples // self.config.hop_length)
         if self.jasper:
             return -(-samples // self.config.hop_length)
         return 1 + (samples - self.config.n_fft % 2) // self.config.hop_length
@@ -226,7 +230,7 @@ class Featurizer:
             normalised = 1 + len(samples) // hop
         if self.config.preemphasis:
             samples = _emphasised(samples, self.config.preemphasis)
-        padded = np.pad(samples, (left, size), "constant" if self._plain else "reflect")
+        padded = np.pad(samples, (left, size), "constant" if self.zero_padded else "reflect")
         windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
         features = np.empty((self.config.bins, normalised), np.float32)
         for start in range(0, features.shape[1], _BLOCK):
@@ -240,7 +244,7 @@ class Featurizer:
         features -= features.mean(axis=axis, keepdims=True, dtype=np.float64)
         single = normalised == 1 and axis == 1  # has no unbiased deviation
         deviation = features.std(axis=axis, keepdims=True, ddof=0 if self.biased or single else 1)
-        if self.jasper:
+        if self.adds_deviation:
             features /= deviation + MIN_DEVIATION
         else:
             features /= np.maximum(deviation, MIN_DEVIATION)
@@ -255,7 +259,9 @@ class Featurizer:
     @property
     def deviation(self) -> Deviation:
         """How deviations are taken."""
-        return Deviation(self.config.kind == "spectrogram", self.biased, MIN_DEVIATION, self.jasper)
+        return Deviation(
+            self.config.kind == "spectrogram", self.biased, MIN_DEVIATION, self.adds_deviation
+        )
 
     def sliding(self) -> SlidingNormalisation:
         """Make the normalisation of one recording over its last seconds."""

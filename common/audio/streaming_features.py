@@ -27,7 +27,7 @@ class LogEnergies:
         self._featurizer, self._config = featurizer, config
         self._closing = normalised and featurizer.normalises_further
         self._left = config.n_fft // 2 - (config.n_fft - config.window_length) // 2
-        self._mode = "constant" if config.convention == "plain" else "reflect"
+        self._mode = "constant" if featurizer.zero_padded else "reflect"
         self._window = featurizer.window.astype(np.float64)
         self._filters = (
             mel_filters(config.sample_rate, config.n_fft, config.bins).astype(np.float64)

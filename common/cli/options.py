@@ -48,6 +48,34 @@ def add_eval_config(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
 
 
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """Add the options that stand for keys of LMConfig: hot words, lexicon, N-best.
+
+    Args:
+        parser: The parser.
+    """
+    group = parser.add_argument_group("beam search", "each of these chooses decoder_type=beam")
+    group.add_argument(
+        "--hot_words",
+        metavar="WORDS",
+        help="words to expect, parted by commas, or a text file of them (LMConfig.hot_words)",
+    )
+    group.add_argument(
+        "--hot_word_boost",
+        type=float,
+        metavar="NATS",
+        help="added to the score of each hot word (LMConfig.hot_word_boost)",
+    )
+    group.add_argument(
+        "--lexicon",
+        metavar="FILE",
+        help="the only words that may occur: a text file, or lm for those of the language model",
+    )
+    group.add_argument(
+        "--nbest", type=int, metavar="N", help="texts for each recording (LMConfig.top_paths)"
+    )
+
+
 def add_set(parser: argparse.ArgumentParser) -> None:
     """Add --set, which overrides single keys.
 
@@ -204,7 +232,22 @@ def override(config: Any, arguments: argparse.Namespace, recipe: Recipe) -> None
     for path in arguments.config:
         configs.override_from_yaml(config, path, stored=recipe.train_config())
     configs.override_from_options(config, arguments.set)
+    _override_decoding(config, arguments)
     configs.check(config)
+
+
+def _override_decoding(config: Any, arguments: argparse.Namespace) -> None:
+    """Set what the options of `add_decoding` say, where the command has them."""
+    options = {
+        "hot_words": getattr(arguments, "hot_words", None),
+        "hot_word_boost": getattr(arguments, "hot_word_boost", None),
+        "lexicon": getattr(arguments, "lexicon", None),
+        "top_paths": getattr(arguments, "nbest", None),
+    }
+    for key, value in options.items():
+        if value is not None:
+            setattr(config.LMConfig, key, value)
+            config.LMConfig.decoder_type = "beam"
 
 
 def _check_labels(recipe: Recipe, config: Any, path: str, labels: list[str] | None) -> None:

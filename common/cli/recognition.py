@@ -10,6 +10,7 @@ from pathlib import Path
 from common import config as configs
 from common.api.recognizer import Transcript
 from common.cli.options import (
+    add_decoding,
     add_eval_config,
     add_model,
     command,
@@ -41,6 +42,7 @@ def evaluate(recipe: Recipe, argv: Sequence[str]) -> None:
         "--set report=FILE a page to look at and listen to.",
     )
     add_model(parser, recipe)
+    add_decoding(parser)
     add_eval_config(parser)
     arguments = parser.parse_args(argv)
 
@@ -112,6 +114,7 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
     )
+    add_decoding(parser)
     add_eval_config(parser)
     arguments = parser.parse_args(argv)
 
@@ -200,13 +203,21 @@ class _Output:
         elif self.timed:
             print(self._content(result, recording), end="", flush=True)
         else:
-            text = f"{recording}\t{result.text}" if self._several else result.text
-            print(text, flush=True)
+            for text in _texts(result):
+                print(f"{recording}\t{text}" if self._several else text, flush=True)
 
     def _content(self, result: Transcript | Prediction, recording: str) -> str:
         if isinstance(result, Transcript):
             return self._format(result, recording)
-        return f"{result.text}\n"
+        return "".join(f"{line}\n" for line in _texts(result))
+
+
+def _texts(result: Transcript | Prediction) -> list[str]:
+    """Return the text, or with several hypotheses each with its rank and score."""
+    hypotheses = result.hypotheses
+    if len(hypotheses) == 1:
+        return [result.text]
+    return [f"{rank}\t{each.score:.3f}\t{each.text}" for rank, each in enumerate(hypotheses, 1)]
 
 
 def _check_effect(arguments: argparse.Namespace, recipe: Recipe) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from common.decoding.ngram_lm import WordModel
 from common.decoding.prefix_beam_search import BeamSearch, Hypothesis
+from common.decoding.word_scores import WordScorer, make_word_scores
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 from common.utils.worker_pool import worker_pool
@@ -122,7 +122,9 @@ class BeamDecoder(Decoder):
             lengths: (B,) frames of each utterance.
         """
         utterances = [log_probs[:length, row] for row, length in enumerate(lengths)]
-        if (model := self._search.language_model) is not None:
+        scores = self._search.language_model
+        model = scores.model if isinstance(scores, WordScorer) else scores
+        if model is not None:
             texts = self._greedy(log_probs, lengths)
             tokenizer = self._search.tokenizer
             words = (word for text in texts for word in tokenizer.words(text))
@@ -171,7 +173,7 @@ class BeamDecoder(Decoder):
 
 
 def make_search(lm_config: Any, tokenizer: Tokenizer) -> BeamSearch:
-    """Make the search that an LMConfig describes, and load its language model.
+    """Make the search that an LMConfig describes, and load its language model and words.
 
     Args:
         lm_config: An LMConfig.
@@ -181,25 +183,15 @@ def make_search(lm_config: Any, tokenizer: Tokenizer) -> BeamSearch:
         The search.
 
     Raises:
-        UserError: The language model cannot be used.
+        UserError: The language model or a list of words cannot be used.
     """
-    language_model = None
-    if lm_config.lm_path:
-        if " " not in tokenizer.labels and tokenizer.separates_words:
-            raise UserError(
-                f"LMConfig.lm_path {lm_config.lm_path}: a language model of words needs a space "
-                "among the labels, these have none"
-            )
-        language_model = WordModel(
-            lm_config.lm_path, tokenizer, lm_config.alpha, lm_config.beta, lm_config.unk_offset
-        )
     return BeamSearch(
         tokenizer,
         lm_config.beam_width,
         lm_config.cutoff_top_n,
         lm_config.cutoff_prob,
         lm_config.top_paths,
-        language_model,
+        make_word_scores(lm_config, tokenizer),
     )
 
 
@@ -216,21 +208,26 @@ def _search_in_worker(log_probs: np.ndarray) -> list[Hypothesis]:
 
 
 def _greedy(lm_config: Any, tokenizer: Tokenizer) -> Decoder:
-    check_no_language_model(lm_config)
+    check_greedy(lm_config)
     return GreedyDecoder(tokenizer)
 
 
-def check_no_language_model(lm_config: Any) -> None:
-    """Refuse the language model of an LMConfig whose decoder uses none.
+def check_greedy(lm_config: Any) -> None:
+    """Refuse what an LMConfig adds to beam search where the decoder is greedy.
 
     Raises:
-        UserError: It names one.
+        UserError: It names a language model, hot words or a lexicon.
     """
-    if lm_config.lm_path:
-        raise UserError(
-            f"LMConfig.lm_path {lm_config.lm_path}: greedy decoding uses no language model; "
-            "set LMConfig.decoder_type=beam"
-        )
+    for key, what in (
+        ("lm_path", "no language model"),
+        ("hot_words", "no hot words"),
+        ("lexicon", "no lexicon"),
+    ):
+        if value := getattr(lm_config, key):
+            raise UserError(
+                f"LMConfig.{key} {value}: greedy decoding uses {what}; set "
+                "LMConfig.decoder_type=beam"
+            )
 
 
 DECODERS: dict[str, Callable[[Any, Tokenizer], Decoder]] = {
@@ -250,6 +247,10 @@ def describe(lm_config: Any) -> str:
             f", language model {lm_config.lm_path} (alpha {lm_config.alpha:g}, "
             f"beta {lm_config.beta:g})"
         )
+    if lm_config.hot_words:
+        words += f", hot words (boost {lm_config.hot_word_boost:g})"
+    if lm_config.lexicon:
+        words += f", words of {lm_config.lexicon} alone"
     return words
 
 

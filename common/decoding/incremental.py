@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.decoding.decoders import check_no_language_model, collapse, make_search
+from common.decoding.decoders import check_greedy, collapse, make_search
 from common.decoding.prefix_beam_search import Hypothesis
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
@@ -73,7 +73,7 @@ def incremental_search(lm_config: Any, tokenizer: Tokenizer) -> Callable[[], Inc
     """
     kind = lm_config.decoder_type.lower()
     if kind == "greedy":
-        check_no_language_model(lm_config)
+        check_greedy(lm_config)
         return lambda: IncrementalGreedy(tokenizer)
     if kind == "beam":
         return make_search(lm_config, tokenizer).begin

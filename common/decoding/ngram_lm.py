@@ -99,15 +99,18 @@ class WordModel:
                 + (found if best else "which has none")
             )
         self._spellings = {text: word for text, (_, word) in best.items()}
-        self.lookahead = LanguageModelLookahead(
-            tokenizer,
-            {text: score for text, (score, _) in best.items()},
-            self._score(no_history, "")[0],
-        )
+        # Scores without history, of each word as the labels spell it, and of an unknown one.
+        self.unigrams = {text: score for text, (score, _) in best.items()}
+        self.unknown = self._score(no_history, "")[0]
+        self.lookahead = LanguageModelLookahead(tokenizer, self.unigrams, self.unknown)
 
     def start(self) -> Any:
         """Return the history at the beginning of an utterance."""
         return self._model.start()
+
+    def no_history(self) -> Any:
+        """Return the history before any word."""
+        return self._model.no_history()
 
     def score(self, history: Any, word: str) -> tuple[float, Any]:
         """Score a word.

@@ -8,7 +8,7 @@ Recurrent DNNs" (arXiv 1408.2873). A text is scored by
 with natural logarithms and p_ctc summed over all paths of the text. Where the script separates no
 words, as Han, each label is a word, which a model of characters scores. Paths that differ only in
 spaces at the ends or in repeated spaces belong to the same text. With a beam that is wide enough
-nothing is pruned, and the scores are exact.
+nothing is pruned, and the scores are exact. `word_scores.py` adds hot words and a lexicon.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.decoding.ngram_lm import WordModel
+from common.decoding.word_scores import WordScorer
 from common.text.tokenizer import Tokenizer
 
 _PREFIXES_BETWEEN_PRUNING = 20_000  # new prefixes after which unused ones are removed
@@ -43,7 +44,7 @@ class BeamSearch:
         cutoff_top_n: Labels followed in each frame, the most probable.
         cutoff_prob: Or fewer labels, until their probabilities add up to this.
         top_paths: Hypotheses returned, or fewer where the beam holds fewer.
-        language_model: Scores words; None: none.
+        language_model: Scores words, alone or with hot words and a lexicon; None: none.
     """
 
     tokenizer: Tokenizer
@@ -51,7 +52,7 @@ class BeamSearch:
     cutoff_top_n: int = 40
     cutoff_prob: float = 1.0
     top_paths: int = 1
-    language_model: WordModel | None = None
+    language_model: WordModel | WordScorer | None = None
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
         """Search log-probabilities (T, C); return hypotheses, best first."""
@@ -96,10 +97,17 @@ class RunningSearch:
     def hypotheses(self) -> list[Hypothesis]:
         """Return the hypotheses of what came so far, best first."""
         scores: dict[str, float] = {}
+        unfinished: list[tuple[float, str]] = []
         for node, score in zip(self.beam.nodes.tolist(), self.beam.scores().tolist()):
             text = self.prefixes.text(node).rstrip(" ")
-            score += self.prefixes.ending_score(node)
-            scores[text] = np.logaddexp(scores.get(text, -np.inf), score)
+            ending = self.prefixes.ending_score(node)
+            if ending == -np.inf:  # an unfinished word, where a lexicon is required
+                unfinished.append((score, text.rpartition(" ")[0]))
+            else:
+                scores[text] = np.logaddexp(scores.get(text, -np.inf), score + ending)
+        if not scores and unfinished:  # the recording ends within a word: leave it out
+            score, text = max(unfinished)
+            scores[text] = score
         count = self.search.top_paths
         best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:count]
         return [Hypothesis(text, float(score)) for text, score in best or [("", -np.inf)]]
@@ -118,7 +126,7 @@ class _PrefixTree:
     """
 
     tokenizer: Tokenizer
-    language_model: WordModel | None
+    language_model: WordModel | WordScorer | None
     parents: list[int] = field(default_factory=lambda: [0])
     labels: list[int] = field(default_factory=lambda: [-1])  # last label of each prefix
     children: dict[int, int] = field(default_factory=dict)  # node * labels + label -> node
@@ -227,7 +235,9 @@ class _PrefixTree:
             return 0.0
         return self._add(self.language_model, node, label)[0]
 
-    def _add(self, language_model: WordModel, node: int, label: int) -> tuple[float, Any]:
+    def _add(
+        self, language_model: WordModel | WordScorer, node: int, label: int
+    ) -> tuple[float, Any]:
         """Return the score of a label that is a word, and the history that includes it."""
         key = node * len(self.tokenizer) + label
         if key not in self.longer:
@@ -235,7 +245,7 @@ class _PrefixTree:
             self.longer[key] = language_model.score(self.histories[node], word)
         return self.longer[key]
 
-    def _end(self, language_model: WordModel, node: int) -> tuple[float, Any]:
+    def _end(self, language_model: WordModel | WordScorer, node: int) -> tuple[float, Any]:
         """Return the score of the unfinished word, and the history that includes it."""
         if node not in self.endings:
             word, history = self.words[node], self.histories[node]
@@ -370,7 +380,7 @@ class _Beam:
         The model is asked from the most hopeful prefix down, until no other can be among the best
         `width`, even if the model held its label for certain; these have -inf.
         """
-        assert prefixes.language_model is not None
+        assert isinstance(prefixes.language_model, WordModel)  # hot words need words
         hopes = (p_longer + self.word_scores[:, None] + prefixes.language_model.most).ravel()
         best = sorted(same[same > -np.inf].tolist())[-width:]  # a heap: ascending
         word_scores = np.full(hopes.shape, -np.inf)

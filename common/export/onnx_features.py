@@ -139,6 +139,9 @@ class _Frontend:
     def _frames(self, samples: str) -> str:
         """Add `Featurizer.frames`, of int64 numbers of samples."""
         graph, hop = self.graph, _int(self.graph, self.config.hop_length)
+        if self.featurizer.nemo:
+            whole, one = graph.op("Div", samples, hop), _int(graph, 1)
+            return graph.op("Where", graph.op("Less", whole, one), one, whole)
         if self.featurizer.jasper:
             raised = graph.op("Add", samples, _int(graph, self.config.hop_length - 1))
             return graph.op("Div", raised, hop)
@@ -166,7 +169,7 @@ class _Frontend:
         steps = graph.op("Sub", frames, graph.constant([1]))
         needed = graph.op("Mul", steps, graph.constant([config.hop_length]))
         needed = graph.op("Add", needed, graph.constant([config.window_length]))
-        if config.convention == "plain":
+        if self.featurizer.zero_padded:
             values = _within(graph, Batch(values, samples.lengths))
             pads = graph.constant([0, left, 0, config.window_length])
             padded = graph.op("Pad", values, pads)
@@ -255,9 +258,8 @@ class _Frontend:
     def _divided(self, centred: str, variance: str) -> str:
         graph, least = self.graph, _float(self.graph, MIN_DEVIATION)
         deviation = graph.op("Sqrt", variance)
-        return graph.op(
-            "Div", centred, graph.op("Add" if self.featurizer.jasper else "Max", deviation, least)
-        )
+        added = self.featurizer.adds_deviation
+        return graph.op("Div", centred, graph.op("Add" if added else "Max", deviation, least))
 
     def _slide(self, energies: str, frames: str) -> str:
         """Add mean 0 and deviation 1 over the last seconds: `Featurizer.sliding`."""

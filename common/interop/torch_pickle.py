@@ -26,6 +26,7 @@ from common.utils.errors import UserError
 from common.utils.files import replacing
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the files of PyTorch before 1.6
+_MOST_UNPACKED = 1 << 30  # bytes of compressed entries; torch.save compresses none
 _BFLOAT16 = "BFloat16Storage"  # numpy has no such type
 _TYPES = {
     "FloatStorage": "<f4",
@@ -188,8 +189,8 @@ def _refuse_other_kinds(path: Path) -> None:
         )
     if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
         raise UserError(
-            f"{path}: an archive, such as NeMo's .nemo: unpack it (tar -xf {path.name}) and give "
-            "its model_weights.ckpt"
+            f"{path}: an archive, such as NeMo's .nemo (which jasper/pt2mind.py reads), not a file "
+            "of torch.save"
         )
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
         raise UserError(f"{path}: a file of safetensors, not of torch.save: save it with torch")
@@ -243,6 +244,12 @@ def _read_zip(path: Path) -> Any:
             raise UserError(f"{path}: a zip archive, but none of torch.save: it has no data.pkl")
         if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
             raise UserError(f"{path}: written on a big-endian machine, which is not understood")
+        packed = [info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+        if packed and sum(info.file_size for info in packed) > _MOST_UNPACKED:
+            raise UserError(
+                f"{path}: {len(packed)} compressed entries, which torch.save does not write, of "
+                f"more than {_MOST_UNPACKED} bytes"
+            )
         storages: dict[str, _Storage] = {}
         content = _Unpickler(io.BytesIO(archive.read(entries["data.pkl"])), path, storages).load()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ class ForeignFormat:
         name: The package's name.
         reads: What pt2mind.py converts, for its help.
         writes: What mind2pt.py makes, for its help.
+        open_file: Opens a file to read and gives its content, whose tensors can be read until it is
+            closed; raises UserError.
         import_weights: (recipe, content of a file, options) -> weights; raises UserError for a file
             that it does not understand.
         export_weights: (speech model, options) -> file; raises UserError for a network that the
@@ -90,6 +93,9 @@ class ForeignFormat:
     writes: str
     import_weights: Callable[[Recipe, Any, argparse.Namespace], ImportedWeights]
     export_weights: Callable[[Any, argparse.Namespace], ExportedWeights]
+    open_file: Callable[[str], AbstractContextManager[Any]] = lambda path: nullcontext(
+        torch_pickle.read(path)
+    )
     add_reading_options: Callable[[argparse.ArgumentParser, Recipe], None] = lambda parser, _: None
     add_writing_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
@@ -119,7 +125,14 @@ def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
             f"--ckpt {arguments.ckpt}: MindSpore reads only checkpoints named *.ckpt; use "
             f"{arguments.ckpt}.ckpt"
         )
-    imported = package.import_weights(recipe, torch_pickle.read(arguments.pth), arguments)
+    with package.open_file(arguments.pth) as content:
+        _convert(package, recipe, package.import_weights(recipe, content, arguments), arguments)
+
+
+def _convert(
+    package: ForeignFormat, recipe: Recipe, imported: ImportedWeights, arguments: argparse.Namespace
+) -> None:
+    """Write the checkpoint of imported weights, and report."""
     tokenizer = CharacterTokenizer(tuple(imported.labels))
 
     from common.model import checkpoint

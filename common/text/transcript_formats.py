@@ -80,6 +80,10 @@ def to_json(transcript: TimedText, name: str) -> str:
         "duration": round(transcript.duration, 3),
         "words": words,
     }
+    if len(hypotheses := getattr(transcript, "hypotheses", ())) > 1:
+        content["nbest"] = [
+            {"text": each.text, "score": round(each.score, 4)} for each in hypotheses
+        ]
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common import config as configs
-from common.interop import torch_pickle, weight_conversion
+from common.interop import nemo_archive, torch_pickle, weight_conversion
+from common.interop.nemo_archive import NemoArchive
 from common.interop.torch_pickle import StoredTensor
 from common.interop.weight_conversion import (
     ExportedWeights,
@@ -29,6 +31,7 @@ from common.interop.weight_conversion import (
 from common.model.recipe import Recipe, labels_file
 from common.text.tokenizer import BLANK, CharacterTokenizer
 from common.utils.errors import UserError
+from jasper.src import nemo
 from jasper.src.config import Block, ModelConfig, residual_inputs
 
 # NVIDIA's features (common/audio/features.py); bands and splicing follow from the weights.
@@ -134,6 +137,68 @@ def add_writing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def open_file(path: str) -> AbstractContextManager[Any]:
+    """Open a file of NVIDIA's.
+
+    Args:
+        path: A file of torch.save, or a .nemo archive.
+
+    Returns:
+        Gives its content: what `torch_pickle.read` returns, or a `NemoArchive`.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if nemo_archive.is_archive(path):
+        return nemo_archive.opened(path)
+    return nullcontext(torch_pickle.read(path))
+
+
+def import_archive(
+    recipe: Recipe, archive: NemoArchive, arguments: argparse.Namespace
+) -> ImportedWeights:
+    """Interpret the content of a .nemo archive.
+
+    Args:
+        recipe: The model.
+        archive: Its content.
+        arguments: The command line of pt2mind.py.
+
+    Returns:
+        The weights, with configuration and labels.
+
+    Raises:
+        UserError: It is of another kind, or an option was given that it answers itself.
+    """
+    where = arguments.pth
+    for option in ("weights", "decoder", "preset", "config", "labels"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"{where}: a .nemo archive has all that it needs: leave out --{option}")
+    model = nemo.read_model(recipe, archive, where)
+    stored, _ = state_dict(archive.weights, "raw", where)
+    weights = canonical(stored, where)
+    first = first_kernel(weights, where)
+    described_blocks = model.config.ModelConfig.blocks
+    if unlike := differences(blocks(weights, where), described_blocks):
+        raise UserError(f"{where}: its weights are not of the network that it describes: {unlike}")
+    if (classes := weights[HEAD].shape[0]) != len(model.labels):
+        raise UserError(
+            f"{where}: its output layer has {classes} classes, but its vocabulary has "
+            f"{len(model.labels) - 1} labels, and the blank"
+        )
+    weight_conversion.forget_manifests(model.config)
+    spect = model.config.DataConfig.SpectConfig
+    lines = [
+        f"NeMo archive, {described(described_blocks)}, {len(model.labels)} labels",
+        f"features: {spect.bands} bands, {spect.window} window, as in NeMo",
+        *(f"note: {note}" for note in [*model.notes, *nemo.compare_tables(stored, model.config)]),
+    ]
+    style = "quartznet" if ".mconv." in first else "jasper"
+    return ImportedWeights(
+        weights, names(described_blocks, style), model.config, model.labels, lines
+    )
+
+
 def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) -> ImportedWeights:
     """Interpret the content of a file of NVIDIA's or NeMo's.
 
@@ -148,6 +213,8 @@ def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) 
     Raises:
         UserError: The file is of another kind, or does not fit the options.
     """
+    if isinstance(content, NemoArchive):
+        return import_archive(recipe, content, arguments)
     where = arguments.pth
     stored, kind = state_dict(content, arguments.weights, where)
     if arguments.decoder:
@@ -161,7 +228,11 @@ def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) 
     dimension = weights[first].shape[0 if shapes[0].separable else 1]
     spect = config.DataConfig.SpectConfig
     bands = BANDS if dimension % BANDS == 0 else dimension
-    for key, value in {**FEATURES, "bands": bands, "frame_splicing": dimension // bands}.items():
+    of_nemo = any(NEMO.match(name) for name in weight_conversion.tensors(stored))
+    features = {**FEATURES, "bands": bands, "frame_splicing": dimension // bands}
+    if of_nemo:
+        features |= {"convention": nemo.CONVENTION, "trim_silence": False}
+    for key, value in features.items():
         setattr(spect, key, value)
     labels = CharacterTokenizer.from_file(arguments.labels or labels_file(recipe, config)).labels
     ours = content.get(OURS)
@@ -189,11 +260,8 @@ def import_weights(recipe: Recipe, content: Any, arguments: argparse.Namespace) 
         f"features: {spect.bands} bands, {spect.window} window, {spect.frame_splicing} spliced, "
         f"as in {spect.convention}",
     ]
-    if any(NEMO.match(name) for name in weight_conversion.tensors(stored)):
-        lines.append(
-            "NeMo's names: NeMo's features add 2^-24 before the logarithm, which is not supported "
-            "here; expect differences in silence"
-        )
+    if of_nemo:
+        lines.append("NeMo's names: NeMo's features, of recordings that keep their silence")
     style = "quartznet" if ".mconv." in first else "jasper"
     return ImportedWeights(weights, names(shapes, style), config, labels, lines)
 
@@ -526,9 +594,9 @@ def described(blocks: Sequence[Block]) -> str:
 
 PACKAGE = ForeignFormat(
     name="NVIDIA",
-    reads="a checkpoint of NVIDIA's PyTorch Jasper or QuartzNet, or of NeMo's (of a .nemo archive "
-    "its model_weights.ckpt),",
+    reads="a checkpoint of NVIDIA's PyTorch Jasper or QuartzNet, or a .nemo archive of NeMo's,",
     writes="one that NVIDIA's PyTorch Jasper or QuartzNet loads",
+    open_file=open_file,
     import_weights=import_weights,
     export_weights=export_weights,
     add_reading_options=add_reading_options,

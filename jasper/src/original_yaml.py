@@ -149,8 +149,8 @@ def translate_yaml(values: dict) -> dict | None:
     """
     if _is_nemo(values):
         raise UserError(
-            "a configuration of NeMo, which is not read: give one of NVIDIA's or ours, with "
-            "its blocks under ModelConfig.blocks (pt2mind.py derives most of them from the weights)"
+            "a configuration of NeMo, which is not read: give pt2mind.py the .nemo archive, which "
+            "holds one, or one of NVIDIA's or ours, with its blocks under ModelConfig.blocks"
         )
     if not {"input_train", "input_val", *NETWORKS} & set(values):
         return None
