@@ -82,6 +82,7 @@ FILES = {
     "test_packaging": "launcher",
     "test_planner": "unit",
     "test_precision": "training",
+    "test_preflight": "unit launcher",
     "test_pretrained": "training launcher",
     "test_quickstart": "unit launcher",
     "test_ranks": "training launcher",
