@@ -39,6 +39,7 @@ FILES = {
     "test_batching": "unit",
     "test_beam": "unit",
     "test_benchmarks": "unit",
+    "test_cards": "unit",
     "test_checkpoint": "unit launcher",
     "test_cli": "training launcher",
     "test_config": "unit training",

@@ -582,6 +582,7 @@ def launch(
             "PYTHONPATH": f"{clone / 'fake'}{os.pathsep}{ROOT}",
             "THIS_JOB": str(clone),
             "LAUNCH_GRACE": "300",  # time enough on the busiest machine
+            "PREFLIGHT": "0",  # no cards here
             **environment,
         },
         stdout=output,
