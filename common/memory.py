@@ -173,7 +173,9 @@ def forecast_memory(
         limit = SHARE * runtime.machine_memory() / processes
     elif not limit:
         told = runtime.card_memory(device)
-        whose = "of the card's" if told else "of what is assumed of the card, which tells no number:"
+        whose = (
+            "of the card's" if told else "of what is assumed of the card, which tells no number:"
+        )
         limit = SHARE * (told or ASSUMED_CARD)
         source = f"{100 * SHARE:.0f} % {whose} {(told or ASSUMED_CARD) / GIB:.1f} GiB"
     dimension = speech_model.featurizer.dimension

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from common import memory
 from common.cli import options
 from common.memory import GIB
+from common.training import profiling
 from common.utils import ascend, runtime
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE as DEEPSPEECH2
@@ -63,8 +65,10 @@ def test_options_of_the_command_line_reach_the_environment(monkeypatch, capsys):
     parser.parse_args([])
     assert os.environ == {}
     parser.parse_args(["--jit_level", "O2", "--operator_precision=allow_fp32_to_bf16"])
-    assert ascend.settings("ascend910b", os.environ).line().startswith(
-        "ascend910b (910B): jit level O2, operators allow_fp32_to_bf16"
+    assert (
+        ascend.settings("ascend910b", os.environ)
+        .line()
+        .startswith("ascend910b (910B): jit level O2, operators allow_fp32_to_bf16")
     )
     with pytest.raises(SystemExit):
         parser.parse_args(["--jit_level", "O3"])
@@ -152,3 +156,27 @@ def test_the_memory_of_a_card_is_what_mindspores_hal_tells(monkeypatch):
     assert asked == [(ms.get_context("device_id"), "Ascend")]
     monkeypatch.setattr(ms.hal, "get_device_properties", lambda device_id, device: None)
     assert runtime.card_memory("GPU") == 0  # as for a CPU
+
+
+# ---- profile
+
+
+@pytest.mark.parametrize(("steps", "recorded"), [(9, "2 steps"), (4, "1 step"), (2, "")])
+def test_a_profile_leaves_out_the_first_steps(steps, recorded, monkeypatch, caplog, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
+    calls = []
+
+    def start(device, folder):
+        calls.append(f"start on {device} after {profiler.seen}")
+        return SimpleNamespace(stop=lambda: calls.append(f"stop after {profiler.seen}"))
+
+    monkeypatch.setattr(profiling, "_start", start)
+    profiler = profiling.StepProfiler(2, "Ascend", logging.getLogger("run"), rank=3)
+    for _ in range(steps):
+        profiler.on_step_end(None, 0, None, 1)
+    profiler.on_run_end(None)
+    stop = [f"stop after {min(steps, profiling.WARM_UP + 2)}"]
+    assert calls == (["start on Ascend after 3", *stop] if recorded else [])
+    said = "".join(record.message for record in caplog.records)
+    assert recorded in said and ("rank_3: ASCEND_PROFILER_OUTPUT" in said) == bool(recorded)

@@ -333,6 +333,9 @@ def test_gpus_start_with_mpirun_where_it_is_installed(tmp_path):
     assert plan_of(f"{line} --start msrun", PATH=str(tmp_path)).start == "msrun"
     hosts = f"deepspeech2 distribute_train GPU 8 0 {write(tmp_path, table(2, 4))}"
     assert plan_of(hosts, PATH=str(tmp_path), NODE_RANK="0").start == "msrun"
+    ascend = plan_of("deepspeech2 distribute_train Ascend 2 2 --start mpirun", PATH=str(tmp_path))
+    assert ascend.start == "mpirun" and ascend.cards == (2, 3)
+    assert ascend.processes[0].environment["ASCEND_RT_VISIBLE_DEVICES"] == "2,3"
     with pytest.raises(LaunchError, match="--start mpirun is for one host, the table has 2"):
         plan_of(f"{hosts} --start mpirun", PATH=str(tmp_path), NODE_RANK="0")
     other = mpirun(tmp_path / "mpich", "HYDRA build details:\n    Version: 4.0.2")
@@ -398,7 +401,7 @@ def test_a_run_that_starts_once_more_finds_its_moved_checkpoint(tmp_path, option
         ("deepspeech2 distribute_train Ascend 0 0", {}, "RANK_SIZE 0"),
         ("deepspeech2 distribute_train GPU", {}, "give their number"),
         ("deepspeech2 distribute_train CPU 2 gone.ckpt", {}, "checkpoint gone.ckpt not found"),
-        ("deepspeech2 distribute_train CPU 2 --start mpirun", {}, "mpirun is for GPU"),
+        ("deepspeech2 distribute_train CPU 2 --start mpirun", {}, "mpirun is for GPU and Ascend"),
         ("deepspeech2 distribute_train GPU 2 --start mpirun", {}, "there is no mpirun"),
         ("deepspeech2 distribute_train CPU 2 --start srun", {}, "--start srun: expected one of"),
         ("deepspeech2 distribute_train Ascend 2 0 --start rank_table", {}, "needs a table"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launcher_clone import copy_launcher
 
 from common.doctor import machine
-from common.launching import LaunchError, preflight
+from common.launching import LaunchError, modelarts, preflight
 from common.launching.preflight import Card, Host
 from common.utils import ascend
 
@@ -336,3 +337,49 @@ def test_gpus_are_counted_and_nccl_is_looked_for(fake):
     assert "gpu11.6/libnccl.so.2: NCCL" in str(found[1])
     fake.write("packages/mindspore/lib/plugin/gpu11.6/libnccl.so.2")
     assert preflight.gpu_faults(fake.host, (0, 1), lambda name: Library(11060)) == []
+
+
+# ---- ModelArts
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_modelarts_gets_data_training_and_results(tmp_path, monkeypatch, capsys, code):
+    """With a folder of files in place of its object storage, and a stand-in for the launcher."""
+    monkeypatch.setattr(modelarts, "ROOT", tmp_path)
+    monkeypatch.setattr(modelarts, "CACHE", tmp_path / "none")
+    monkeypatch.setattr(modelarts, "cards", lambda: 2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "jasper/checkpoint").mkdir(parents=True)
+    (tmp_path / "jasper/checkpoint/a.ckpt").write_text("weights")
+    (tmp_path / "jasper/train.log").write_text("log")
+    (tmp_path / "scripts/launch.sh").write_text(f'echo "$@" > {tmp_path}/called; exit {code}')
+    data, results = tmp_path / "data", tmp_path / "results"
+    data.mkdir()
+    line = f"--model jasper --data_url {data} --train_url {results} --set m={{data}}/train.jsonl"
+    assert modelarts.main(line.split()) == code
+    said = (tmp_path / "called").read_text()
+    assert said == f"jasper distribute_train Ascend 2 0 --set m={data}/train.jsonl\n"
+    assert (results / "checkpoint/a.ckpt").read_text() == "weights"
+    assert (results / "train.log").read_text() == "log"
+    assert modelarts.main([*line.split(), "--ranks", "1", "--device_target", "CPU"]) == code
+    assert (tmp_path / "called").read_text().startswith("jasper train CPU --set")
+    capsys.readouterr()
+    assert modelarts.main([*line.split(), "--data_url", "gone"]) == 1
+    assert modelarts.main([*line.split(), "--data_url", "obs://b/d"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "error: --data_url gone: no such folder" and "no moxing" in said[1]
+
+
+def test_modelarts_storage_is_copied_by_its_own_package(tmp_path, monkeypatch):
+    copied = []
+    fake = SimpleNamespace(file=SimpleNamespace(copy_parallel=lambda *pair: copied.append(pair)))
+    monkeypatch.setitem(sys.modules, "moxing", fake)
+    assert modelarts.local_data("obs://b/d", tmp_path) == tmp_path / "data"
+    modelarts.copy(str(tmp_path), "obs://b/out")
+    assert copied == [("obs://b/d", str(tmp_path / "data")), (str(tmp_path), "obs://b/out")]
+    (tmp_path / "dev").mkdir()
+    for name in ("davinci0", "davinci11", "davinci_manager"):
+        (tmp_path / "dev" / name).touch()
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    assert modelarts.cards(tmp_path / "dev") == 2

@@ -611,8 +611,8 @@ def _start(request: Request, site: Place) -> tuple[str, str]:
                 2,
             )
     elif start == "mpirun":
-        if request.device != "GPU":
-            raise LaunchError(f"--start mpirun is for GPU, and the device is {request.device}", 2)
+        if request.device == "CPU":
+            raise LaunchError("--start mpirun is for GPU and Ascend, and the device is CPU", 2)
         if site.nodes > 1:
             raise LaunchError(
                 f"--start mpirun is for one host, the table has {site.nodes}: msrun", 2

@@ -50,7 +50,7 @@ class _WeightedLoss(nn.Cell):
         self.objective, self.half_features = objective, half
 
     def construct(self, features, lengths, targets, target_lengths, weights):
-        features = maybe_half(features, self.half_features)
+        features = maybe_half(features, "float16" if self.half_features else "")
         losses = self.objective(features, lengths, targets, target_lengths)
         return ops.sum(losses * weights), losses
 

@@ -86,6 +86,11 @@ class TrainStep:
         self.synchronised = _synchronise(self.network) if self.group.count > 1 else []
         weights: list[Parameter] = list(self.network.trainable_params())
         level = config.TrainingConfig.precision
+        if level == "BF16" and not runtime.multiplies_bfloat16(speech_model.device):
+            raise UserError(
+                f"TrainingConfig.precision=BF16 is for Ascend 910B and later, and this is "
+                f"{speech_model.device}: use O2, with dynamic_loss_scale"
+            )
         precision.apply(self.network, level)
         objective = speech_model.objective()
         self.gradients = Gradients(objective, weights, half=level == "O3")

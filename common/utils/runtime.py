@@ -192,6 +192,15 @@ def saturates(device: str) -> bool:
     return mode == "SATURATION_MODE" or ascend_settings().saturates
 
 
+def multiplies_bfloat16(device: str) -> bool:
+    """Tell whether a device has convolutions and matrix products in bfloat16.
+
+    Args:
+        device: "Ascend", "GPU" or "CPU".
+    """
+    return device == "Ascend" and ascend.generation(ascend_settings().chip) in ("910B", "A3")
+
+
 def device_lines(device: str) -> list[str]:
     """Describe for the log how a device runs networks, and what is wrong with its software.
 
