@@ -173,9 +173,7 @@ def forecast_memory(
         limit = SHARE * runtime.machine_memory() / processes
     elif not limit:
         told = runtime.card_memory(device)
-        whose = (
-            "of the card's" if told else "of what is assumed of the card, which tells no number:"
-        )
+        whose = "of the card's" if told else "of the card, which tells no number and is taken for"
         limit = SHARE * (told or ASSUMED_CARD)
         source = f"{100 * SHARE:.0f} % {whose} {(told or ASSUMED_CARD) / GIB:.1f} GiB"
     dimension = speech_model.featurizer.dimension
@@ -249,8 +247,8 @@ class ForwardMemoryEstimate:
             raise UserError(
                 f"{what}: {frames * self.frame_seconds:.0f} s take about "
                 f"{self.peak(frames) / GIB:.1f} GiB to recognise, and {self.limit / GIB:.1f} GiB "
-                "are allowed (80 % of this machine's or card's memory, or less while training): cut it into "
-                "pieces of at most "
+                "are allowed (80 % of this machine's or card's memory, or less while training): cut "
+                "it into pieces of at most "
                 f"{self.most_frames * self.frame_seconds:.0f} s"
             )
 

@@ -14,9 +14,10 @@ LSTMs of Ascend are in float16 at every level.
 
 What a cell does for it: one that multiplies has an attribute `half = ""` (which `apply` sets to the
 name of a type), takes its input and its weights through `maybe_half(..., half)` with
-`half = self.half if self.training else ""`, and gives its result the type of its input. One that normalises computes in float32 and does the same. Masks
-are brought to the type of what they mask, or else the product is float32 again. So float16 between
-the layers needs nothing but float16 at the entrance, which `common.training.optimizers` sees to.
+`half = self.half if self.training else ""`, and gives its result the type of its input. One that
+normalises computes in float32 and does the same. Masks are brought to the type of what they mask,
+or else the product is float32 again. So float16 between the layers needs nothing but float16 at the
+entrance, which `common.training.optimizers` sees to.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ def reading(device: str) -> str:
             "trace_view.json opens in MindStudio Insight or in a browser's chrome://tracing"
         )
     return (
-        "FRAMEWORK/*op_type_info*.csv has the time of each kind of operator, *op_detail_info*.csv a "
-        "line an operator"
+        "FRAMEWORK/*op_type_info*.csv has the time of each kind of operator, *op_detail_info*.csv "
+        "a line an operator"
     )
 
 
