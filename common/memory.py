@@ -247,8 +247,8 @@ class ForwardMemoryEstimate:
             raise UserError(
                 f"{what}: {frames * self.frame_seconds:.0f} s take about "
                 f"{self.peak(frames) / GIB:.1f} GiB to recognise, and {self.limit / GIB:.1f} GiB "
-                "are allowed (80 % of this machine's or card's memory, or less while training): cut "
-                "it into pieces of at most "
+                "are allowed (80 % of this machine's or card's memory, or less while training): "
+                "cut it into pieces of at most "
                 f"{self.most_frames * self.frame_seconds:.0f} s"
             )
 

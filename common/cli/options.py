@@ -94,7 +94,7 @@ class _SetVariable(argparse.Action):
     """Sets a variable of the environment, which the processes started from here have, too."""
 
     def __init__(self, *arguments: Any, variable: str, **options: Any):
-        super().__init__(*arguments, default=argparse.SUPPRESS, **options)
+        super().__init__(*arguments, **{**options, "default": argparse.SUPPRESS})
         self.variable = variable
 
     def __call__(self, parser, namespace, values, option_string=None):

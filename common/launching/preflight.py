@@ -347,7 +347,10 @@ def gpu_faults(
     Returns:
         The faults, in the order in which to mend them.
     """
-    faults = [Fault(*complaint.split(": ", 1)) for complaint in gpu.complaints(find)]
+    faults = [
+        Fault(what, remedy)
+        for what, _, remedy in (complaint.partition(": ") for complaint in gpu.complaints(find))
+    ]
     listed = gpus(host)
     if listed and cards and max(cards) >= len(listed):
         faults.append(

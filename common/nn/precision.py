@@ -12,9 +12,9 @@ loss. Evaluation and export are in float32 at every level. BF16 is for Ascend 91
 MindSpore 2.10 has no such products on a CPU. It has float32's range, and needs no loss scale. The
 LSTMs of Ascend are in float16 at every level.
 
-What a cell does for it: one that multiplies has an attribute `half = ""` (which `apply` sets to the
-name of a type), takes its input and its weights through `maybe_half(..., half)` with
-`half = self.half if self.training else ""`, and gives its result the type of its input. One that
+What a cell does for it: one that multiplies has an attribute `half = 0` (which `apply` sets to
+HALF or BFLOAT16), takes its input and its weights through `maybe_half(..., half)` with
+`half = self.half if self.training else 0`, and gives its result the type of its input. One that
 normalises computes in float32 and does the same. Masks are brought to the type of what they mask,
 or else the product is float32 again. So float16 between the layers needs nothing but float16 at the
 entrance, which `common.training.optimizers` sees to.
@@ -26,19 +26,21 @@ from common.utils.backend import Tensor, ms, nn
 from common.utils.errors import UserError
 
 LEVELS = ("O0", "O2", "O3", "BF16")
-_TYPES = {"O0": "", "BF16": "bfloat16"}  # all others: float16
+# What a cell multiplies in: numbers, since a graph takes no names of types as arguments.
+HALF, BFLOAT16 = 1, 2  # 0: float32
+_TYPES = {"O0": 0, "O2": HALF, "O3": HALF, "BF16": BFLOAT16}
 
 
-def maybe_half(x: Tensor, half: str) -> Tensor:
+def maybe_half(x: Tensor, half: int) -> Tensor:
     """Return a tensor in a type of 16 bits, or as it is.
 
     Args:
         x: The tensor.
-        half: "float16", "bfloat16", or "".
+        half: HALF, BFLOAT16, or 0.
     """
-    if half == "float16":
+    if half == HALF:
         return x.astype(ms.float16)
-    if half == "bfloat16":
+    if half == BFLOAT16:
         return x.astype(ms.bfloat16)
     return x
 
@@ -60,7 +62,7 @@ def apply(network: nn.Cell, level: str) -> int:
         raise UserError(f"TrainingConfig.precision={level}: expected one of {', '.join(LEVELS)}")
     cells = [cell for _, cell in network.cells_and_names() if hasattr(cell, "half")]
     for cell in cells:
-        cell.half = _TYPES.get(level, "float16")
+        cell.half = _TYPES[level]
     if level == "O0":
         return 0
     if not cells:
