@@ -48,7 +48,7 @@ ASCEND_KINDS = ("aclnn", "aclop", "internal", "atb", "hccl")
 KINDS = {"OPAPI_KERNEL": "aclnn", "ACL_KERNEL": "aclop", "HOST_KERNEL": "host"}
 FRAMES = 200
 # What functions called Instance return: an object that begins with an empty std::map, into which
-# code of the plugin writes while it is loaded (GNU's layout: comparison, colour, parent, left, right).
+# the plugin writes while it is loaded (GNU's layout: comparison, colour, parent, left, right).
 REGISTRY = """
 static long registry[8192];
 __attribute__((constructor)) static void empty(void) {

@@ -208,6 +208,7 @@ class ForwardMemoryEstimate:
         limit: Bytes that it may take.
         frame_seconds: Seconds from one feature frame to the next.
         max_frames: Feature frames of the longest utterance that the network takes.
+        whose: Memory the limit is a share of, in the message.
     """
 
     fixed: float  # what it takes with no frame in it
@@ -215,6 +216,7 @@ class ForwardMemoryEstimate:
     limit: float  # what it may take
     frame_seconds: float  # from one feature frame to the next
     max_frames: float = math.inf
+    whose: str = "this machine's"
 
     @property
     def most_frames(self) -> int:
@@ -247,8 +249,8 @@ class ForwardMemoryEstimate:
             raise UserError(
                 f"{what}: {frames * self.frame_seconds:.0f} s take about "
                 f"{self.peak(frames) / GIB:.1f} GiB to recognise, and {self.limit / GIB:.1f} GiB "
-                "are allowed (80 % of this machine's or card's memory, or less while training): "
-                "cut it into pieces of at most "
+                f"are allowed (80 % of {self.whose} memory, or less while training): cut it into "
+                "pieces of at most "
                 f"{self.most_frames * self.frame_seconds:.0f} s"
             )
 
@@ -264,8 +266,9 @@ def forecast_forward(model: AcousticModel) -> ForwardMemoryEstimate:
     """
     features, forecast = model.featurizer.config, model.forward_memory()
     frame_seconds = features.hop_length / features.sample_rate
-    fixed, per_frame, limit = PROCESS, 0.0, math.inf
+    fixed, per_frame, limit, whose = PROCESS, 0.0, math.inf, "this machine's"
     if forecast is not None:
         device = model.runs_on if model.runs_on in ("Ascend", "GPU") else "CPU"
+        whose = whose if device == "CPU" else "the card's"
         (fixed, per_frame), limit = forecast, SHARE * device_memory(device)
-    return ForwardMemoryEstimate(fixed, per_frame, limit, frame_seconds, model.max_frames)
+    return ForwardMemoryEstimate(fixed, per_frame, limit, frame_seconds, model.max_frames, whose)
