@@ -216,18 +216,17 @@ def count(graph: str, model: str, preset: str, home: Path) -> dict[str, Any]:
     environment = environment_for(home)
     kinds: dict[str, int] = {}
     host: list[str] = []
-    last, names = "", None
+    last, names = "", [""]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:
         assert child.stdout is not None
         for line in child.stdout:
-            if names is not None:  # the numbers are on the line after
-                for name, number in zip(names, map(int, line.split()), strict=False):
-                    kinds[name] = kinds.get(name, 0) + number
-                names = None
-            elif match := re.search(r"Number of ((?:\w+_KERNEL,? ?)+)", line):
+            if match := re.search(r"Number of ((?:\w+_KERNEL,? ?)+)", line):
                 names = match[1].split(", ")
+            elif match := re.search(r"PrintOpSelectedNum\] ([\d ]+)$", line):
+                for name, number in zip(names, map(int, match[1].split()), strict=False):
+                    kinds[name] = kinds.get(name, 0) + number
             elif match := re.search(r"\] (\w+) select (\w+) kernel", line):
                 if match[2] not in ASCEND_KINDS:
                     host.append(match[1])

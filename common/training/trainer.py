@@ -237,7 +237,7 @@ class Trainer:
         try:
             with self.group.failure_propagation():
                 self._move_earlier_run_aside()
-                for line in runtime.device_lines(self.speech_model.device):
+                for line in self._device_lines():
                     self.log.info(line)
                 for callback in self.callbacks:
                     callback.on_run_start(self.progress)
@@ -260,6 +260,17 @@ class Trainer:
         forecast = forecast_memory(self.speech_model, processes, self.epoch_plan.shapes)
         limits = self.group.all_gather(forecast.limit)[:, 0]
         return replace(forecast, limit=float(limits.min()))
+
+    def _device_lines(self) -> list[str]:
+        """Say how the device runs the network, and what it compiles before that."""
+        lines = runtime.device_lines(self.speech_model.device)
+        if lines and (shapes := self.epoch_plan.shapes):
+            count = counted(len(shapes), "graph")
+            lines.append(
+                f"{count} of static shapes to compile, each at its first step (minutes, or much "
+                "longer for whole graphs, jit level O2); MS_COMPILER_CACHE_ENABLE=1 keeps them"
+            )
+        return lines
 
     def _check_memory(self) -> str:
         """Refuse a run whose longest utterance needs too much; return a line for the user."""

@@ -163,9 +163,10 @@ def set_device(target: str | None = None, device_id: int | None = None) -> str:
 
 def ascend_settings() -> ascend.Settings:
     """Return how the Ascend chip of this process runs networks."""
-    from mindspore._c_expression import MSContext
+    from common.utils.backend import ms
 
-    return ascend.settings(MSContext.get_instance().get_ascend_soc_version(), os.environ)
+    chip = ms.context.MSContext.get_instance().get_ascend_soc_version()
+    return ascend.settings(chip, os.environ)
 
 
 def _apply(settings: ascend.Settings) -> None:
