@@ -142,10 +142,13 @@ def test_a_card_that_does_not_tell_is_taken_for_the_smallest(monkeypatch):
     assert memory.device_memory("CPU") == 5 * GIB
 
 
-def test_the_memory_of_a_card_is_what_mindspores_hal_tells(monkeypatch):
+def test_the_memory_of_a_card_is_what_mindspores_hal_tells(cpu, monkeypatch):
     from common.utils.backend import ms
 
     asked = []
+    assert runtime.card_memory("Ascend") == 0  # not what this process uses
+    facts = {"device_target": "Ascend", "device_id": 3}
+    monkeypatch.setattr(ms, "get_context", facts.get)
 
     def properties(device_id, device):
         asked.append((device_id, device))
@@ -153,9 +156,9 @@ def test_the_memory_of_a_card_is_what_mindspores_hal_tells(monkeypatch):
 
     monkeypatch.setattr(ms.hal, "get_device_properties", properties)
     assert runtime.card_memory("Ascend") == 64 * GIB
-    assert asked == [(ms.get_context("device_id"), "Ascend")]
+    assert asked == [(3, "Ascend")]
     monkeypatch.setattr(ms.hal, "get_device_properties", lambda device_id, device: None)
-    assert runtime.card_memory("GPU") == 0  # as for a CPU
+    assert runtime.card_memory("Ascend") == 0  # as MindSpore answers for a CPU
 
 
 # ---- profile

@@ -226,6 +226,8 @@ def card_memory(device: str) -> int:
     """
     from common.utils.backend import Tensor, ms
 
+    if ms.get_context("device_target") != device:  # this process uses another
+        return 0
     try:
         (Tensor([1.0], ms.float32) + 1).asnumpy()  # a card tells once it is in use
         properties = ms.hal.get_device_properties(ms.get_context("device_id"), device)
