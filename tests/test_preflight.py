@@ -152,6 +152,10 @@ def path_undone(fake):
     fake.environment["LD_LIBRARY_PATH"] = "/usr/local/cuda"
 
 
+def python_undone(fake):
+    fake.environment["PYTHONPATH"] = str(fake.packages)
+
+
 def old_cann(fake):
     fake.version("8.0.RC3")
 
@@ -195,6 +199,7 @@ def no_smi(fake):
         (no_cann, True, ["no CANN", "install CANN's toolkit"]),
         (other_folder, True, ["ASCEND_HOME_PATH=/gone: no such folder", "set_env.sh"]),
         (path_undone, True, ["LD_LIBRARY_PATH lack CANN's folders", "set_env.sh in this shell"]),
+        (python_undone, False, ["PYTHONPATH lack CANN's folders", "set_env.sh in this shell"]),
         (old_cann, False, ["CANN is 8.0, and MindSpore 2.10 accepts 8.2, 8.3", "install one"]),
         (two_packages, True, ["lacks attrs, tornado, which", "-m pip install -r", "-ascend.txt"]),
         (no_te, False, ["does not find CANN's own package te", "lib64/te-0.4.0-py3-none-any.whl"]),

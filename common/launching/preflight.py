@@ -205,6 +205,7 @@ def _cann(host: Host) -> Iterable[Fault]:
             f"{' and '.join(lacking)} lack CANN's folders: a part of set_env.sh was undone",
             f"source {there or f'{home}/../set_env.sh'} in this shell, after all else that sets "
             "these variables",
+            fatal="LD_LIBRARY_PATH" in lacking,  # MindSpore warns about the others, and goes on
         )
     version = cann_version(variables)
     if complaint := cann_complaint(version):
