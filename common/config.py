@@ -105,10 +105,11 @@ class TrainingConfig:
     accumulation_step: int = option(1, min=1)  # batches whose gradients make one optimizer step
     # Utterances at once through the network; 0: as many as the memory allows.
     micro_batch: int = option(0, min=0)
-    memory_gib: float = option(0.0, min=0)  # memory for training; 0: 80 % of the machine's
+    memory_gib: float = option(0.0, min=0)  # for training; 0: 80 % of the machine's or card's
     clip_norm: float = option(400.0, min=0)  # gradients are scaled down to this norm; 0: never
-    # O0: float32; O2: products in float16; O3: float16 between the layers, too.
-    precision: str = option("O0", choices=("O0", "O2", "O3"))
+    # O0: float32; O2: products in float16; O3: float16 between the layers, too; BF16: products in
+    # bfloat16, on Ascend 910B.
+    precision: str = option("O0", choices=("O0", "O2", "O3", "BF16"))
     # Decay of a moving average of the weights, such as 0.999; 0: none.
     ema: float = option(0.0, min=0, max=0.9999999)
     # Steps between evaluations and checkpoints; 0: after each epoch.

@@ -21,6 +21,19 @@ GIB = 1 << 30
 GRAPH = 0.15 * GIB  # a graph that was compiled, besides the first
 # A moving average of the weights, and the weights kept aside while the average is evaluated.
 AVERAGE_COPIES = 2
+SHARE = 0.8  # of a memory; the rest is the system's, or the device's own
+ASSUMED_CARD = 32 * GIB  # where a card does not tell: a 910A's, and the smallest 910B's
+
+
+def device_memory(device: str) -> float:
+    """Return the memory that a process may use on a device, in bytes.
+
+    Args:
+        device: "CPU": the machine's, or its control group's; "Ascend", "GPU": the card's.
+    """
+    if device == "CPU":
+        return runtime.machine_memory()
+    return runtime.card_memory(device) or ASSUMED_CARD
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class MemoryEstimate:
         graph: Bytes of a large network's graph.
         together: Frames of all static shapes, where each keeps its activations; else 0.
         graphs: Number of graphs.
+        source: What the limit is a share of, for people; "": the machine's memory.
     """
 
     parameters: int
@@ -46,6 +60,7 @@ class MemoryEstimate:
     graph: float = 0.0  # bytes of a large network's graph
     together: int = 0  # frames of all static shapes, where each keeps its activations; else 0
     graphs: int = 1
+    source: str = ""  # of the limit, for people; "": the machine's memory
 
     @property
     def fixed(self) -> float:
@@ -98,6 +113,8 @@ class MemoryEstimate:
         text = (
             f"memory: about {peak / GIB:.1f} GiB at the peak, of {self.limit / GIB:.1f} GiB allowed"
         )
+        if self.source:
+            text += f" ({self.source})"
         if peak > self.limit:
             text += f": more than that, since TrainingConfig.micro_batch={self.micro_batch}"
         if rows < batch_size:
@@ -138,7 +155,8 @@ def forecast_memory(
 ) -> MemoryEstimate:
     """Estimate the memory of training a network, and what it may take.
 
-    That is TrainingConfig.memory_gib, or this process's share of the machine's memory.
+    That is TrainingConfig.memory_gib, or 80 % of the card's memory; on a CPU this process's share
+    of the machine's.
 
     Args:
         speech_model: The network and its configuration.
@@ -150,7 +168,14 @@ def forecast_memory(
         The estimate.
     """
     config = speech_model.config
-    limit = config.TrainingConfig.memory_gib * GIB or 0.8 * runtime.machine_memory() / processes
+    device, limit, source = speech_model.device, config.TrainingConfig.memory_gib * GIB, ""
+    if not limit and device == "CPU":
+        limit = SHARE * runtime.machine_memory() / processes
+    elif not limit:
+        told = runtime.card_memory(device)
+        whose = "of the card's" if told else "of the card, which tells no number and is taken for"
+        limit = SHARE * (told or ASSUMED_CARD)
+        source = f"{100 * SHARE:.0f} % {whose} {(told or ASSUMED_CARD) / GIB:.1f} GiB"
     dimension = speech_model.featurizer.dimension
     micro_batch = config.TrainingConfig.micro_batch
     model = speech_model.recipe.memory
@@ -169,6 +194,7 @@ def forecast_memory(
         model.graph_bytes(config.ModelConfig),
         sum(frames),
         graphs,
+        source,
     )
 
 
@@ -182,6 +208,7 @@ class ForwardMemoryEstimate:
         limit: Bytes that it may take.
         frame_seconds: Seconds from one feature frame to the next.
         max_frames: Feature frames of the longest utterance that the network takes.
+        whose: Memory the limit is a share of, in the message.
     """
 
     fixed: float  # what it takes with no frame in it
@@ -189,6 +216,7 @@ class ForwardMemoryEstimate:
     limit: float  # what it may take
     frame_seconds: float  # from one feature frame to the next
     max_frames: float = math.inf
+    whose: str = "this machine's"
 
     @property
     def most_frames(self) -> int:
@@ -221,7 +249,7 @@ class ForwardMemoryEstimate:
             raise UserError(
                 f"{what}: {frames * self.frame_seconds:.0f} s take about "
                 f"{self.peak(frames) / GIB:.1f} GiB to recognise, and {self.limit / GIB:.1f} GiB "
-                "are allowed (80 % of this machine's memory, or less while training): cut it into "
+                f"are allowed (80 % of {self.whose} memory, or less while training): cut it into "
                 "pieces of at most "
                 f"{self.most_frames * self.frame_seconds:.0f} s"
             )
@@ -238,7 +266,9 @@ def forecast_forward(model: AcousticModel) -> ForwardMemoryEstimate:
     """
     features, forecast = model.featurizer.config, model.forward_memory()
     frame_seconds = features.hop_length / features.sample_rate
-    fixed, per_frame, limit = PROCESS, 0.0, math.inf
+    fixed, per_frame, limit, whose = PROCESS, 0.0, math.inf, "this machine's"
     if forecast is not None:
-        (fixed, per_frame), limit = forecast, 0.8 * runtime.machine_memory()
-    return ForwardMemoryEstimate(fixed, per_frame, limit, frame_seconds, model.max_frames)
+        device = model.runs_on if model.runs_on in ("Ascend", "GPU") else "CPU"
+        whose = whose if device == "CPU" else "the card's"
+        (fixed, per_frame), limit = forecast, SHARE * device_memory(device)
+    return ForwardMemoryEstimate(fixed, per_frame, limit, frame_seconds, model.max_frames, whose)

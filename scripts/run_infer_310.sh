@@ -15,6 +15,9 @@
 # MINDIR_PATH is looked for where the command was typed; everything is written in the model's folder.
 # Environment: LITE_HOME, an unpacked MindSpore Lite, for Ascend 310 and 310P; without it, the file
 # must be one for the CPU. OpenVINO_DIR as in ascend310_infer/build.sh. DEVICE_TARGET, if not the device that the file was made for;
+# OFFLINE=1 has converter_lite make NAME.offline.mindir of NAME.mindir for the card first (OPTIMIZE=ascend_oriented:310B4
+# and the like name a chip other than the one here), for an ONNX file this is always done; PRECISION_MODE, of the card
+# (preferred_fp32); CONVERTER_CONFIG, a configuration file for converter_lite instead of the two lines written for it;
 # RUNNER_OPTIONS, further options of the C++ program; PYTHON as in launch.sh; DRY_RUN=1 prints the
 # steps, as lines for bash, and runs none.
 # Exit code: 0 if every utterance was recognised and scored, else that of the first step that failed.
@@ -77,20 +80,40 @@ shown() {
     fi
 }
 
-# NAME.onnx -> NAME.onnx.mindir for the card, beside it (NAME.mindir may be another export); above
-# 1 GB NAME.onnx_graph.mindir and its variables.
-convert() {
-    local model=$1 output=$1 converter
+# What MindSpore Lite's programs need to find its libraries.
+lite_libraries() {
+    local folder libraries=$LITE_HOME/runtime/lib:$LITE_HOME/tools/converter/lib
+    for folder in "$LITE_HOME"/runtime/third_party/*/ "$LITE_HOME"/runtime/third_party/*/lib/; do
+        [ ! -d "$folder" ] || libraries+=:${folder%/}
+    done
+    echo "$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+}
+
+# NAME.onnx -> NAME.onnx.mindir for the card, beside it (NAME.mindir may be another export), and
+# NAME.mindir -> NAME.offline.mindir; above 1 GB OUTPUT_graph.mindir and its variables. With it the
+# card builds no model when the program starts. OUTPUT.cfg is converter_lite's configuration file,
+# unless CONVERTER_CONFIG names another.
+convert() { # MODEL OUTPUT FORMAT
+    local model=$1 output=$2 converter
     converter=${LITE_HOME:-}/tools/converter/converter/converter_lite
     [ -x "$converter" ] || fail "$model: an ONNX file runs on a card by way of MindSpore Lite's" \
         "converter_lite, and LITE_HOME has none ($converter): set LITE_HOME to an unpacked package," \
         "or unset it to run on the CPU"
-    if [ ! "$output.mindir" -nt "$model" ] && [ ! "${output}_graph.mindir" -nt "$model" ]; then
-        local libraries=$LITE_HOME/tools/converter/lib:$LITE_HOME/runtime/lib:${LD_LIBRARY_PATH:-}
+    local config=${CONVERTER_CONFIG:-$output.cfg} settings="precision_mode=$precision"
+    if [ -z "${CONVERTER_CONFIG:-}" ] && ! grep -qsx "$settings" "$config"; then
+        if [ -n "$dry" ]; then
+            printf 'printf "%%s\\n" %q %q >%q\n' '[ascend_context]' "$settings" "$config"
+        else
+            printf '%s\n' '[ascend_context]' "$settings" >"$config"
+        fi
+    fi
+    local made=$output.mindir
+    [ -f "$made" ] || made=${output}_graph.mindir
+    if [ ! "$made" -nt "$model" ] || [ "$config" -nt "$made" ]; then
         title "conversion for the card (minutes)"
-        run env LD_LIBRARY_PATH="$libraries" \
-            "$converter" --fmk=ONNX --modelFile="$model" --outputFile="$output" \
-            --optimize=ascend_oriented --saveType=MINDIR || {
+        run env LD_LIBRARY_PATH="$(lite_libraries)" \
+            "$converter" --fmk="$3" --modelFile="$model" --outputFile="$output" \
+            --optimize="${OPTIMIZE:-ascend_oriented}" --saveType=MINDIR --configFile="$config" || {
             rm -f "$output.mindir" "${output}_graph.mindir" # a part must not pass for the whole
             fail "$model: not converted"
         }
@@ -134,9 +157,17 @@ builder=$root/ascend310_infer
 [ -f "$builder/build.sh" ] || fail "$builder/build.sh not found"
 title "the C++ program (its first build takes a minute or two)"
 run env PYTHON="$python" bash "$builder/build.sh"
-if [ "${path%.onnx}" != "$path" ] && [ -n "${LITE_HOME:-}" ] && [ "${DEVICE_TARGET:-}" != CPU ]; then
-    convert "$path"
-    path=$path.mindir
+precision=${PRECISION_MODE:-preferred_fp32}
+if [ -n "${LITE_HOME:-}" ] && [ "${DEVICE_TARGET:-}" != CPU ]; then
+    if [ "${path%.onnx}" != "$path" ]; then
+        convert "$path" "$path" ONNX
+        path=$path.mindir
+    elif [ "${OFFLINE:-0}" != 0 ]; then
+        [ "${path%.mindir}" != "$path" ] && [ -f "$path" ] ||
+            fail "$path: OFFLINE=1 converts one file of one shape (export.py --batch_size --frames)"
+        convert "$path" "${path%.mindir}.offline" MINDIR
+        path=${path%.mindir}.offline.mindir
+    fi
 fi
 
 code=0 # of the first step that failed in part
@@ -155,16 +186,19 @@ if "$need"; then
 fi
 question=("$python" preprocess.py --mindir_path "$path" --runner_arguments "$@")
 further=(--device_id "$device")
+[ -z "${PRECISION_MODE:-}" ] || further+=(--precision_mode "$precision")
 [ -z "${DEVICE_TARGET:-}" ] || further=(--device_target "$DEVICE_TARGET" "${further[@]}")
 read -ra words <<<"${RUNNER_OPTIONS:-}"
 further+=("${words[@]+"${words[@]}"}")
 title "inference by the C++ program"
 if [ -n "$dry" ]; then
     echo "mapfile -t arguments < <($(run "${question[@]}"))"
+    [ -z "${LITE_HOME:-}" ] || echo "export LD_LIBRARY_PATH=$(printf %q "$(lite_libraries)")"
     echo "$(run "$builder/build/infer")\"\${arguments[@]}\" $(run "${further[@]}")"
 else
     given=$("${question[@]}")
     mapfile -t arguments <<<"$given"
+    [ -z "${LITE_HOME:-}" ] || export LD_LIBRARY_PATH="$(lite_libraries)"
     step "$builder/build/infer" "${arguments[@]}" "${further[@]}"
 fi
 title "score"

@@ -11,6 +11,7 @@ FILES = (
     "scripts/launcher.py",
     "common/__init__.py",
     "common/utils/__init__.py",
+    "common/utils/ascend.py",
     "common/utils/errors.py",
     "common/utils/json_parsing.py",
     "common/utils/files.py",

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -371,7 +372,8 @@ def test_a_description_without_graphs_works_with_one_note(programs, job):
     job.check(half=None)
     (job.folder / without[0]["file"]).write_bytes(b"PK\x03\x04 not of MindSpore")
     code, _, err = job.run(programs / "infer_stub", "--device_target=CPU", "--force")
-    assert code == 2 and "MindSpore Lite cannot run" in err and "Parse model failed" in err
+    assert code == 2 and "MindSpore Lite 2.0.0 cannot run" in err
+    assert "Parse model failed; Invalid file.; its log above" in err
 
 
 def test_a_full_disk_stops_the_run(programs, job):
@@ -527,16 +529,71 @@ def test_the_engine_of_mindspore_lite_against_a_stand_in(programs, job, tmp_path
     assert (code, err) == (0, "") and "engine lite, device CPU" in out
     job.check(half=None)
     card = ("--force", "--device_target=Ascend310", "--device_id=0,1")
-    assert job.run(program, *card)[0] == 0
-    job.check(half=True)
-    assert job.run(program, *card, "--precision_mode=enforce_fp32")[0] == 0
+    assert job.run(program, *card)[0] == 0  # preferred_fp32, not Lite's own enforce_fp16
     job.check(half=None)
+    half = (*card, "--precision_mode=enforce_fp16")
+    assert job.run(program, *half)[0] == 0
+    job.check(half=True)
     code, _, err = job.run(program, "--force", "--device_target=Ascend", "--device_id=2")
-    assert code == 2 and "device 2 (Set device id failed)" in err
+    assert code == 2 and "device 2: Set device id failed; " in err
+    buckets = job.description["buckets"]
+    for bucket in buckets:
+        bucket["graph"]["mind_ir_version"] = 3
+    job.describe(device="any", buckets=buckets)
+    code, _, err = job.run(program, *card)
+    assert code == 2 and "MindIR version 3, and this MindSpore Lite 2.0.0 reads up to 1" in err
+    for bucket in buckets:
+        bucket["graph"]["mind_ir_version"] = 1
+    job.describe(device="any", buckets=buckets)
     for path in job.folder.glob("*.mindir"):  # a converter may put the lengths first
         path.write_text(path.read_text().replace("features", "lengths"))
-    assert job.run(program, *card)[0] == 0
+    assert job.run(program, *half)[0] == 0
     job.check(half=True)
+
+
+@pytest.fixture(scope="module")
+def real_lite(tmp_path_factory) -> Path:
+    """The program with MindSpore Lite 2.0.0, whose wheel LITE_WHEEL names (docs/inference.md)."""
+    wheel = os.environ.get("LITE_WHEEL")
+    if not wheel:
+        pytest.skip("LITE_WHEEL names no wheel of MindSpore Lite")
+    folder = tmp_path_factory.mktemp("lite")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    package = folder / "package"
+    (package / "runtime").mkdir(parents=True)
+    for part in ("include", "lib"):  # as in the unpacked package
+        (package / "runtime" / part).symlink_to(folder / "mindspore_lite" / part)
+    library = folder / "mindspore_lite/lib/libmindspore-lite.so"
+    library.symlink_to("libmindspore-extendrt_python.so")  # its name in the package
+    for command in (
+        [
+            *("cmake", "-S", SOURCE, "-B", folder / "build", f"-DLITE_HOME={package}"),
+            *("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O0 -g0"),
+        ],
+        ["cmake", "--build", folder / "build", "-j", "1", "--target", "infer"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return folder / "build/infer"
+
+
+def test_the_program_starts_with_a_real_mindspore_lite(real_lite, tmp_path):
+    """Its libraries need each other, and no variable says where they are."""
+    environment = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
+    done = subprocess.run([real_lite, "--help"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "lite: MindSpore Lite" in done.stdout, done.stderr
+    job = Job(tmp_path / "job", device="any")
+    job.add("one", 10)
+    (bucket,) = job.description["buckets"]
+    bucket["graph"]["mind_ir_version"] = 3  # what MindSpore 2.10 writes
+    job.describe()
+    code, _, err = job.run(real_lite, "--device_target=CPU")
+    assert code == 2 and "MindIR version 3, and this MindSpore Lite reads up to 1" in err
+    bucket["graph"]["mind_ir_version"] = 1
+    job.describe()
+    code, _, err = job.run(real_lite, "--device_target=CPU")
+    assert code == 2 and "MindSpore Lite cannot run" in err and "its log above" in err
 
 
 def test_buckets_of_one_file_share_its_model(programs, tmp_path):

@@ -292,20 +292,6 @@ def test_busy_cores_are_counted_while_nothing_is_done(monkeypatch):
     assert machine.busy_cores(lambda s: None, lambda: "") == 0.0
 
 
-def test_devices_say_what_they_lack():
-    driver = "libcuda.so.1"
-    assert "NVIDIA's driver, is not found" in machine.why_no_gpu(lambda name: None)
-    there = {driver: object(), "libcublas.so.11": object()}
-    said = machine.why_no_gpu(there.get)
-    assert said.startswith("libcudart.so.11.0, libcufft.so.10, ")  # what the launchers ask for
-    assert "libcublas" not in said and "CUDA 11.6" in said
-    assert "cuDNN 8" in machine.why_no_gpu(lambda name: None if "cudnn" in name else object())
-    assert "refuses it" in machine.why_no_gpu(lambda name: object())
-    assert "no Ascend driver" in machine.why_no_ascend(lambda path: False, lambda name: True)
-    assert "no CANN" in machine.why_no_ascend(lambda path: True, lambda name: False)
-    assert "refuses it" in machine.why_no_ascend(lambda path: True, lambda name: True)
-
-
 REQUIREMENTS = """# a comment
 mindspore==2.10.0  # why
 numpy==1.26.4

@@ -397,3 +397,9 @@ def test_ctc_loss_against_every_path(blank):
     slope = (expected(logits + 1e-5 * way) - expected(logits - 1e-5 * way)) @ probe / 2e-5
     assert float((gradient.asnumpy() * way).sum()) == pytest.approx(slope, rel=1e-3)
     assert not gradient.asnumpy()[3:, 1].any(), "padded frames have no part in the loss"
+
+    lengths[4] = 0  # a row that only fills the batch: one label, not the blank, in one frame
+    found = graph(*tensors(logits, lengths, targets, counts, probe))[0].asnumpy()
+    label = 0 if blank else 1
+    np.testing.assert_allclose(found[4], -reference.log_softmax(logits[:1, 4])[0, label], rtol=1e-5)
+    np.testing.assert_allclose(found[:4], losses.asnumpy()[:4], rtol=1e-6)

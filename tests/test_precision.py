@@ -22,6 +22,7 @@ from common.nn.norm import LayerNorm, MaskedBatchNorm
 from common.nn.recurrent import Lookahead, Recurrent
 from common.training.loss_scale import LossScale
 from common.training.train_step import TrainStep
+from common.utils import ascend, runtime
 from common.utils.errors import UserError
 from deepspeech2.src.config import ModelConfig
 from deepspeech2.src.config import TrainConfig as DeepSpeech2Config
@@ -302,6 +303,19 @@ def test_too_high_a_scale_overflows_float16_and_is_halved_until_it_does_not(runs
     assert results[-1].applied and math.isfinite(results[-1].norm)
     after = run.step([run.batch], 0.01, len(results))
     assert (after.scale, after.applied) == (results[-1].scale, True)
+
+
+def test_bfloat16_is_for_chips_that_have_it(monkeypatch):
+    cell = Dense(3, 2)
+    assert precision.apply(cell, "BF16") == 1 and cell.half == precision.BFLOAT16
+    x = Tensor([[1.0, 2.0**-9 + 1]], ms.float32)
+    assert precision.maybe_half(x, cell.half).dtype == ms.bfloat16
+    assert precision.maybe_half(x, 0).dtype == ms.float32
+    with pytest.raises(UserError, match="precision=BF16 is for Ascend 910B and later.*is CPU"):
+        TrainStep(jasper("BF16"), ENDLESS)
+    for chip, there in (("ascend910b", True), ("ascend910_93", True), ("ascend910", False)):
+        monkeypatch.setattr(runtime, "ascend_settings", lambda c=chip: ascend.settings(c, {}))
+        assert runtime.multiplies_bfloat16("Ascend") == there
 
 
 def test_levels_and_networks_that_there_are_not():

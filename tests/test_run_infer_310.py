@@ -213,11 +213,41 @@ def test_an_onnx_file_runs_on_the_cpu_or_goes_through_the_converter(clone):
     again = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
     assert again[0] == 0 and len(again[1]) == 4
 
+    settings = clone / "a.onnx.cfg"  # of the converter
+    assert settings.read_text() == "[ascend_context]\nprecision_mode=preferred_fp32\n"
+    lite = {"LITE_HOME": str(clone / "lite"), "PRECISION_MODE": "enforce_fp16"}
+    code, calls, *_ = run(clone, "a.onnx", "y", **lite)
+    assert f"--configFile={settings}" in calls[0] and "enforce_fp16" in settings.read_text()
+    assert "<--precision_mode> <enforce_fp16>" in calls[3]
+    (clone / "a.onnx.mindir").unlink()
+
     (clone / "a.onnx_graph.mindir").unlink()
     converter.write_text('#!/bin/sh\n: >"${3#--outputFile=}.mindir"; exit 1\n')
     code, calls, _, complaints = run(clone, "a.onnx", "y", LITE_HOME=str(clone / "lite"))
     assert code == 1 and not calls and "a.onnx: not converted" in complaints
     assert not (clone / "a.onnx.mindir").exists()
+
+
+def test_a_mindir_file_is_made_an_offline_model_where_that_is_asked_for(clone):
+    converter = clone / "lite" / "tools" / "converter" / "converter" / "converter_lite"
+    converter.parent.mkdir(parents=True)
+    converter.write_text('#!/bin/sh\necho "$*" >>"$CALLS"; : >"${3#--outputFile=}.mindir"\n')
+    converter.chmod(0o755)
+    (clone / "lite/runtime/third_party/glog").mkdir(parents=True)
+    (clone / "b.mindir").touch()
+    lite = {"LITE_HOME": str(clone / "lite"), "OPTIMIZE": "ascend_oriented:310B4"}
+    assert run(clone, "b.mindir", "n", **lite)[1][0].startswith("preprocess.py --mindir_path")
+    line = {**lite, "OFFLINE": "1"}
+    _, _, said, _ = run(clone, "b.mindir", "n", DRY_RUN="1", **line)
+    assert "lite/runtime/third_party/glog" in said and f">{clone}".replace(" ", "\\ ") in said
+    code, calls, *_ = run(clone, "b.mindir", "n", **line)
+    assert code == 0
+    assert calls[0].startswith(f"--fmk=MINDIR --modelFile={clone}/b.mindir --outputFile=")
+    assert "b.offline --optimize=ascend_oriented:310B4" in calls[0]
+    assert calls[-1] == f"postprocess.py --mindir_path {clone}/b.offline.mindir"
+    (clone / "c.json").touch()  # of several buckets
+    code, _, _, complaints = run(clone, "c.json", "n", **line)
+    assert code == 1 and "OFFLINE=1 converts one file of one shape" in complaints
 
 
 WAITING = """#!/bin/sh

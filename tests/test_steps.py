@@ -198,6 +198,34 @@ def test_loss_and_gradient_are_those_of_the_mean_over_the_utterances(bench):
     assert (loss(-1e-4) - loss(1e-4)) / 2e-4 == pytest.approx(norm**2, rel=1e-3)
 
 
+def test_a_step_that_saturated_on_the_device_is_not_applied(bench, monkeypatch):
+    """As on a 910A, where float16 overflows to 65504 and all numbers stay finite."""
+
+    class Register:
+        calls: list[str] = []
+        overflow = True
+
+        def clear(self):
+            self.calls.append("clear")
+
+        def __call__(self, gradients):
+            self.calls.append(f"{len(gradients)} gradients")
+            return self.overflow
+
+    register, scale = Register(), bench.step.scaling.scale
+    monkeypatch.setattr(bench.step, "saturated", register)
+    monkeypatch.setattr(bench.step.scaling, "dynamic", True)
+    result, after = bench(make_batch(), micro_batch=2)
+    unmoved = {parameter.name: value for parameter, value in bench.start.items()}
+    assert_equal(after, {name: unmoved[name] for name in after})
+    assert not result.applied and result.overflowed and np.isfinite(result.norm)
+    assert bench.step.scaling.scale == scale / 2
+    assert register.calls == ["clear", "2 gradients"]
+    register.overflow = False
+    assert bench(make_batch())[0].applied
+    bench.step.scaling.scale = scale
+
+
 def make_rows(batch: Batch, rows: slice) -> Batch:
     names = ("features", "lengths", "targets", "target_lengths", "ids", "indices")
     picked = {name: getattr(batch, name)[rows] for name in names}

@@ -144,7 +144,7 @@ std::unique_ptr<CLI::App> make_parser(Options& options) {
              "frames that two parts of a split utterance share [a fifth of the longest part]");
   add_text("--precision_mode", options.precision, "MODE",
            "enforce_fp32, preferred_fp32, enforce_fp16, enforce_origin or preferred_optimal, on "
-           "Ascend")
+           "Ascend [preferred_fp32]")
       ->check(CLI::IsMember({"enforce_fp32", "preferred_fp32", "enforce_fp16", "enforce_origin",
                              "preferred_optimal"}));
   add_text("--engine", options.engine, "NAME",

@@ -24,7 +24,7 @@ struct Options {
   fs::path times;         // empty: no statistics
   std::string target;     // "CPU" or "Ascend"; empty: the one that the model was made for
   std::string engine;     // "lite", "wheel"; empty: the first that serves the target
-  std::string precision;  // of an Ascend card; empty: MindSpore Lite's own choice
+  std::string precision;  // of an Ascend card; empty: preferred_fp32
   std::string python;     // for the wheel; empty: that of the build
   std::vector<int> devices{0};
   int instances = 1;          // on each device

@@ -42,6 +42,15 @@ std::int64_t axis(const Json& value, const std::string& what) {
   return std::max<std::int64_t>(0, whole(value, what, -1));
 }
 
+// What run_infer_310.sh has converter_lite make of NAME.mindir for a card is NAME.offline.mindir.
+constexpr std::string_view kOffline = ".offline";
+
+bool is_offline(const fs::path& model) {
+  const std::string name = model.filename().string();
+  return name.find(std::string(kOffline) + ".mindir") != std::string::npos ||
+         name.find(std::string(kOffline) + "_graph.mindir") != std::string::npos;
+}
+
 // MindSpore splits a model above 1 GB into NAME_graph.mindir and a folder NAME_variables.
 fs::path graph_file(const fs::path& file) {
   if (fs::exists(file)) return file;
@@ -171,6 +180,8 @@ void check_graph(const Description& description, const Bucket& bucket, bool asce
 GraphFacts read_graph(const Json& value) {
   GraphFacts graph;
   graph.bytes = whole(member(value, "bytes"), "\"bytes\" of a graph", 1);
+  if (const Json* version = find_member(value, "mind_ir_version"); version != nullptr)
+    graph.version = whole(*version, "\"mind_ir_version\" of a graph", 0);
   const Json& inputs = member(value, "inputs");
   const Json& operators = member(value, "operators");
   if (!inputs.is_array() || !operators.is_array())
@@ -289,7 +300,8 @@ fs::path find_description(const fs::path& model) {
     return there ? text.substr(0, text.size() - end.size()) : text;
   };
   const fs::path folder = model.parent_path();
-  const std::string stem = model.stem().string(), plain = without(stem, kGraph);
+  const std::string stem = model.stem().string();
+  const std::string plain = without(without(stem, kGraph), kOffline);
   std::vector<std::string> names{stem, plain, plain + ".onnx", without(plain, kOnnx)};
   if (model.extension() == ".onnx") names.insert(names.begin(), stem + ".onnx");
   for (const std::string& name : names)
@@ -393,7 +405,8 @@ Description read_description(const fs::path& model) {
   const fs::path given = graph_file(model);
   if (!named && result.buckets.size() == 1 && fs::exists(given)) {
     Bucket& only = result.buckets.front();
-    only.converted = only.file.extension() == ".onnx" && given.extension() != ".onnx";
+    only.converted = is_offline(given) ||
+                     (only.file.extension() == ".onnx" && given.extension() != ".onnx");
     for (FileFacts& file : result.files)  // else it is a copy under another name
       if (file.file.lexically_normal() == only.file.lexically_normal()) file.file = given;
     only.file = given;

@@ -24,7 +24,8 @@ struct GraphInput {
 
 // What export.py read from the graph of a MindIR file.
 struct GraphFacts {
-  std::int64_t bytes = 0;  // size of the file
+  std::int64_t bytes = 0;    // size of the file
+  std::int64_t version = 0;  // of MindIR; 0: not told, by an earlier export.py
   std::vector<GraphInput> inputs;
   std::set<std::string> operators;  // "LSTM", "MatMul", ...
 };
@@ -34,7 +35,7 @@ struct Bucket {
   fs::path file;
   std::int64_t batch = 0;             // utterances
   std::int64_t frames = 0;            // feature frames, padding included
-  bool converted = false;             // made of the ONNX file that export.py wrote
+  bool converted = false;             // made by converter_lite of what export.py wrote
   std::optional<GraphFacts> graph{};  // of the file; none in descriptions of earlier versions
 };
 
@@ -85,7 +86,7 @@ Description parse_description(std::string_view text, const fs::path& folder);
 
 // Reads the description of `model`: NAME.json, or a model beside it (NAME.mindir,
 // NAME_graph.mindir). That of NAME.onnx is NAME.onnx.json, or NAME.json of an earlier version; a
-// NAME.onnx.mindir or NAME.mindir may be converted from it. A model that the description does not
+// NAME.onnx.mindir or NAME.mindir may be converted from it, NAME.offline.mindir from NAME.mindir. A model that the description does not
 // name, a converted one or a renamed copy, replaces the one that it names. Throws UsageError.
 Description read_description(const fs::path& model);
 

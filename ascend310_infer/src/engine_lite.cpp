@@ -3,6 +3,10 @@
 // https://www.mindspore.cn/lite/api/en/master/index.html. Buckets that share a file share a model
 // and its weights, and are told apart by Resize: so does a model that converter_lite made with
 // `dynamic_dims` of several lengths.
+//
+// Compiled and started on a CPU against MindSpore Lite 2.0.0's wheel; on cards it has not run.
+
+#include <dlfcn.h>
 
 #include <cstring>
 #include <map>
@@ -24,6 +28,8 @@ namespace {
 using mindspore::DataType;
 using mindspore::MSTensor;
 using Shape = std::vector<std::int64_t>;
+
+constexpr const char* kPrecision = "preferred_fp32";
 
 std::string formatted(const Shape& shape) {
   std::string text = "(";
@@ -87,6 +93,44 @@ std::vector<std::int32_t> get_ints(const MSTensor& tensor, std::size_t count) {
   return {values, values + count};
 }
 
+// The highest version of MindIR that this MindSpore Lite reads; 0 where it does not tell. Its loader
+// compares with the last value of the enumeration Version in mind_ir.proto, for which the library
+// has this function.
+std::int64_t highest_version() {
+#ifdef MIND_IR_VERSIONS  // of the stand-in
+  return MIND_IR_VERSIONS;
+#else
+  using Valid = bool (*)(int);
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): dlsym has no other way
+  const auto valid =
+      reinterpret_cast<Valid>(::dlsym(RTLD_DEFAULT, "_ZN7mind_ir15Version_IsValidEi"));
+  if (valid == nullptr) return 0;
+  constexpr int kMany = 100;
+  int last = 0;
+  for (int version = 1; version < kMany; ++version)
+    if (valid(version)) last = version;
+  return last;
+#endif
+}
+
+// "MindSpore Lite", with its release where it tells one: 2.0.0 does not.
+std::string lite_name() {
+  const std::string release = mindspore::Version();
+  return release.empty() ? "MindSpore Lite" : release;
+}
+
+// What a status says: its message, and the description of the error where that is another.
+std::string text_of(const mindspore::Status& status) {
+  std::string text = status.ToString();
+  const std::string further = status.GetErrDescription();
+  if (!further.empty() && text.find(further) == std::string::npos)
+    text += (text.empty() ? "" : "; ") + further;
+  while (!text.empty() && std::strchr(" \n", text.back()) != nullptr) text.pop_back();
+  for (char& sign : text)
+    if (sign == '\n') sign = ' ';
+  return text.empty() ? "no reason given" : text;
+}
+
 class LiteEngine : public Engine {
  public:
   explicit LiteEngine(const EngineOptions& options) : options_(options) {}
@@ -94,6 +138,7 @@ class LiteEngine : public Engine {
   void load(const Description& description, const std::vector<std::size_t>& buckets) override {
     for (const std::size_t index : buckets) {
       const Bucket& bucket = description.buckets[index];
+      check_version(bucket);
       std::shared_ptr<mindspore::Model>& model = models_[bucket.file];
       if (model == nullptr) model = build(bucket.file);
       files_[index] = bucket.file;
@@ -121,7 +166,21 @@ class LiteEngine : public Engine {
 
  private:
   static void check(const mindspore::Status& status, const std::string& what) {
-    if (!status.IsOk()) throw std::runtime_error(what + ": " + status.ToString());
+    if (!status.IsOk()) throw std::runtime_error(what + ": " + text_of(status));
+  }
+
+  // Lite refuses a file of a later version, and says so in its log alone.
+  static void check_version(const Bucket& bucket) {
+    const std::int64_t version = bucket.graph && !bucket.converted ? bucket.graph->version : 0;
+    const std::int64_t most = highest_version();
+    std::error_code none;
+    const auto bytes = fs::file_size(bucket.file, none);
+    if (most == 0 || version <= most || static_cast<std::uintmax_t>(bucket.graph->bytes) != bytes)
+      return;  // where the size is another, it was converted
+    throw UsageError(bucket.file.string() + ": MindIR version " + std::to_string(version) +
+                     ", and this " + lite_name() + " reads up to " + std::to_string(most) +
+                     ": take a newer MindSpore Lite, or convert the ONNX file of the same "
+                     "checkpoint with its converter_lite (docs/inference.md)");
   }
 
   std::shared_ptr<mindspore::Context> context() const {
@@ -129,7 +188,8 @@ class LiteEngine : public Engine {
     if (options_.target == "Ascend") {
       auto card = std::make_shared<mindspore::AscendDeviceInfo>();
       card->SetDeviceID(static_cast<std::uint32_t>(options_.device));
-      if (!options_.precision.empty()) card->SetPrecisionMode(options_.precision);
+      // Lite's own default is enforce_fp16, with which texts differ from those of eval.py.
+      card->SetPrecisionMode(options_.precision.empty() ? kPrecision : options_.precision);
       context->MutableDeviceInfo().push_back(card);
     } else {
       if (options_.device != 0)
@@ -149,9 +209,9 @@ class LiteEngine : public Engine {
     const std::lock_guard lock(mutex);
     const mindspore::Status status = model->Build(file.string(), kind, context());
     if (!status.IsOk())
-      throw UsageError("MindSpore Lite cannot run " + file.string() + " on " + options_.target +
-                       ", device " + std::to_string(options_.device) + " (" + status.ToString() +
-                       "); is the card there (npu-smi info), and the model made for it?");
+      throw UsageError(lite_name() + " cannot run " + file.string() + " on " +
+                       options_.target + ", device " + std::to_string(options_.device) + ": " +
+                       text_of(status) + remedy());
     const std::vector<MSTensor> inputs = model->GetInputs();
     if (inputs.size() != 2)
       throw UsageError(file.string() + ": has " + std::to_string(inputs.size()) +
@@ -164,6 +224,17 @@ class LiteEngine : public Engine {
     if (lengths.DataType() != DataType::kNumberTypeInt32)
       throw UsageError(file.string() + ": the lengths are not int32");
     return model;
+  }
+
+  // What can be seen of the card's software; the rest is in Lite's own log.
+  std::string remedy() const {
+    std::string text = "; its log above says more";
+    if (options_.target != "Ascend") return text;
+    if (!fs::exists("/dev/davinci_manager"))
+      text += "; there is no Ascend driver (/dev/davinci_manager)";
+    if (::dlopen("libascendcl.so", RTLD_LAZY) == nullptr)
+      text += "; CANN's libraries are not found (libascendcl.so): source its set_env.sh";
+    return text;
   }
 
   // The converter may put the inputs in another order: the features are the one of three axes.

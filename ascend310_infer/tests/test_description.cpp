@@ -310,6 +310,10 @@ TEST_CASE("description of an ONNX file has its name") {
   CHECK(converted.path == in("m.onnx.json"));
   CHECK(converted.buckets[0].file == in("m.onnx.mindir"));
   CHECK(converted.buckets[0].converted);
+  samples::write(in("m.offline.mindir"), std::string("converted"));
+  const Description offline = read_description(in("m.offline.mindir"));
+  CHECK(offline.path == in("m.json"));
+  CHECK(offline.buckets[0].converted);
   // As earlier versions wrote it.
   internal::fs::remove(in("m.onnx.json"));
   samples::write(in("m.json"), onnx);

@@ -50,6 +50,13 @@ def train(recipe: Recipe, argv: Sequence[str]) -> int:
         action="store_true",
         help="go on exactly where the run in CheckpointConfig.ckpt_path stopped",
     )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="record N steps with MindSpore's profiler, into profile/",
+    )
     parser.add_argument("--is_distributed", type=boolean, nargs="?", const=True, default=False)
     parser.add_argument(
         "--bidirectional",
@@ -68,6 +75,7 @@ def train(recipe: Recipe, argv: Sequence[str]) -> int:
         check_writable("train.log")
 
     from common.training import trainer
+    from common.training.profiling import StepProfiler
     from common.utils.logging import open_log
 
     # Before a checkpoint is read: `init` on Ascend is to come before any tensor (MindSpore's
@@ -81,6 +89,9 @@ def train(recipe: Recipe, argv: Sequence[str]) -> int:
             config, [f"ModelConfig.bidirectional={str(arguments.bidirectional).lower()}"]
         )
     log = open_log("train.log" if rank == 0 else f"train_rank{rank}.log", quiet=rank != 0)
+    callbacks = []
+    if arguments.profile > 0:
+        callbacks.append(StepProfiler(arguments.profile, device, log, rank))
     try:
         result = trainer.train(
             recipe,
@@ -91,6 +102,7 @@ def train(recipe: Recipe, argv: Sequence[str]) -> int:
             log=log,
             rank=rank,
             ranks=ranks,
+            callbacks=callbacks,
         )
         if result.stop.message:
             raise UserError(result.stop.message)

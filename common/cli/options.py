@@ -10,6 +10,7 @@ from common import config as configs
 from common.api.loading import ENGINES, load_model, load_network, shipped
 from common.model.recipe import Recipe, labels_file
 from common.text.tokenizer import BLANK, CharacterTokenizer
+from common.utils import ascend
 from common.utils.arguments import command as command
 from common.utils.errors import UserError
 
@@ -104,6 +105,28 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device_id", type=int, help="card number; none given: DEVICE_ID, or else 0"
     )
+    for flag, variable, known, what in (
+        ("--jit_level", ascend.JIT_LEVEL, ascend.JIT_LEVELS, "O2 on a 910A, else O0"),
+        ("--operator_precision", ascend.PRECISION, ascend.PRECISIONS, "MindSpore's for the chip"),
+    ):
+        parser.add_argument(
+            flag,
+            action=_SetVariable,
+            variable=variable,
+            choices=known,
+            help=f"on Ascend alone, as {variable} in the environment; none given: {what}",
+        )
+
+
+class _SetVariable(argparse.Action):
+    """Sets a variable of the environment, which the processes started from here have, too."""
+
+    def __init__(self, *arguments: Any, variable: str, **options: Any):
+        super().__init__(*arguments, **{**options, "default": argparse.SUPPRESS})
+        self.variable = variable
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        os.environ[self.variable] = values
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, flag: str, required: bool = True) -> None:

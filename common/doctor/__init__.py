@@ -94,9 +94,11 @@ def examine(
 
     disk_lines, full = machine.disk_lines(config, trial, shutil.disk_usage)
     obstacles += full
-    obstacles = list(dict.fromkeys(obstacles))
+    card_lines, lacking = machine.preflight_lines(device_target)
+    obstacles = list(dict.fromkeys(lacking + obstacles))
     lines = [f"{recipe.name} on this machine", ""]
     lines += ["Devices", *_indented(machine.device_lines(kernels, figures, device_target))]
+    lines += ["Cards, before a launcher starts on them", *_indented(card_lines)]
     lines += ["Kernels (a small operator each)", *_indented(machine.kernel_lines(figures))]
     lines += ["Memory", *_indented(machine.memory_lines(trial))]
     lines += ["Disk", *_indented(disk_lines)]

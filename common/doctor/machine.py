@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import math
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 from common.doctor.advice import Measurements
 from common.doctor.measuring import Process
-from common.launching import LaunchError, gpu
+from common.launching import preflight
 from common.memory import GIB
 from common.training.disk_space import checkpoint_bytes, existing, size
 from common.utils import runtime
@@ -32,18 +31,24 @@ _PIN = re.compile(r"^([\w.-]+)==([^\s;#]+)(?:\s*;\s*python_version\s*(>=|<)\s*\"
 # ---- devices
 
 
-def device_lines(kernels: Process, figures: Measurements, target: str | None) -> list[str]:
+def device_lines(
+    kernels: Process,
+    figures: Measurements,
+    target: str | None,
+    host: preflight.Host | None = None,
+) -> list[str]:
     """Describe the devices.
 
     Args:
         kernels: What the process that timed the kernels said.
         figures: The measurements.
         target: The device that was asked for; None: the best one.
+        host: The machine; None: this one.
 
     Returns:
         A line for each kind of device, and which one is used.
     """
-    reasons: dict[str, Callable[[], str]] = {"Ascend": why_no_ascend, "GPU": why_no_gpu}
+    host = host or preflight.Host(sys.executable)
     lines = []
     for device in runtime.DEVICES:
         if device == "CPU":
@@ -52,49 +57,57 @@ def device_lines(kernels: Process, figures: Measurements, target: str | None) ->
             if figures.threads:
                 description += f"; MindSpore computes with {figures.threads} threads"
         elif kernels.get("devices") and device in figures.devices:
-            description = "usable"
+            cards = preflight.card_lines(device, host)
+            description = ", ".join(["usable", *cards])
         else:
-            description = f"not usable: {reasons[device]()}"
+            description = f"not usable: {why_not(device, host)}"
         lines.append(f"{device:8}{description}")
     chosen = "asked for" if target else "the best one present"
     return [*lines, f"used here: {figures.device} ({chosen})"]
 
 
-def why_no_gpu(find: Callable[[str], Any | None] = gpu.load) -> str:
-    """Say why MindSpore has no GPU here, as the launchers say it before they start."""
-    try:
-        gpu.check_gpu_libraries(find)
-    except LaunchError as fault:
-        return str(fault).removeprefix("GPU: ")
-    return "driver and libraries load, and MindSpore refuses it all the same"
-
-
-def why_no_ascend(
-    exists: Callable[[str], bool] = os.path.exists, loads: Callable[[str], bool] | None = None
-) -> str:
-    """Say why MindSpore has no Ascend device here.
+def why_not(device: str, host: preflight.Host) -> str:
+    """Say why MindSpore has no Ascend device or no GPU here, as the launchers say it.
 
     Args:
-        exists: Tells whether a file exists.
-        loads: Tells whether a shared library can be loaded; None: by trying.
+        device: "Ascend" or "GPU".
+        host: The machine.
 
     Returns:
-        The reason, in a line.
+        The first fault, in a line.
     """
-    loads = loads or _loads
-    if not exists("/dev/davinci_manager"):
-        return "no Ascend driver (/dev/davinci_manager is not there)"
-    if not loads("libascendcl.so"):
-        return "a driver, but no CANN (libascendcl.so): source its set_env.sh in this shell"
-    return "driver and CANN load, and MindSpore refuses it all the same"
+    fatal = [fault for fault in preflight.faults(device, host, ()) if fault.fatal]
+    if fatal:
+        return str(fatal[0])
+    return "driver and libraries are there, and MindSpore refuses it all the same"
 
 
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
+def preflight_lines(
+    target: str | None, host: preflight.Host | None = None
+) -> tuple[list[str], list[str]]:
+    """Describe what a machine with cards lacks, as the launchers do before they start a job.
+
+    Args:
+        target: The device that was asked for; None: those whose driver is here.
+        host: The machine; None: this one.
+
+    Returns:
+        Lines, and obstacles: what keeps a job on the asked-for device from starting.
+    """
+    host = host or preflight.Host(sys.executable)
+    lines, obstacles = [], []
+    for device in ("Ascend", "GPU"):
+        asked = (target or "").lower() == device.lower()
+        if not asked and (target or not preflight.has_driver(device, host)):
+            continue
+        found = preflight.faults(device, host, ())
+        lines += [f"{device}: {line}" for line in preflight.card_lines(device, host)]
+        lines += [f"{device}: {'error' if fault.fatal else 'note'}: {fault}" for fault in found]
+        if not found:
+            lines.append(f"{device}: nothing is missing")
+        if asked:
+            obstacles += [f"{device}: {fault}" for fault in found if fault.fatal]
+    return lines or ["no card's driver is here, and none was asked for"], obstacles
 
 
 def _processor() -> str:

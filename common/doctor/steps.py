@@ -17,7 +17,6 @@ from common.doctor.measuring import say
 from common.model.speech_model import SpeechModel
 from common.training.epoch_plan import EpochPlan
 from common.training.train_step import TrainStep
-from common.utils import runtime
 
 STEPS = 3  # timed of each size, where there is time for them
 USUAL_BATCH = 8  # utterances, where the configured batches have fewer
@@ -98,7 +97,7 @@ class Steps:
         Only where that is more than the configuration lets through.
         """
         size, now = self.sizes[1], self.step.forecast
-        limit = max(now.limit, 0.8 * runtime.machine_memory())
+        limit = max(now.limit, memory.SHARE * memory.device_memory(self.speech_model.device))
         wide = replace(now, micro_batch=0, limit=limit)
         rows, could = (
             min(estimate.rows(size.frames), len(size.indices)) for estimate in (now, wide)

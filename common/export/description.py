@@ -37,8 +37,8 @@ def find_description(model: Path) -> Path:
 
     Args:
         model: The description itself; an exported file, also NAME_graph.mindir, which MindSpore
-            writes above 1 GB; or NAME.mindir or NAME.onnx.mindir, which converter_lite made of
-            NAME.onnx.
+            writes above 1 GB; or what converter_lite made: NAME.mindir or NAME.onnx.mindir of
+            NAME.onnx, NAME.offline.mindir of NAME.mindir.
 
     Returns:
         The first of its descriptions that is there; where none is, the one that export.py writes.
@@ -49,7 +49,8 @@ def find_description(model: Path) -> Path:
     stem = usual.name.removesuffix(".json")  # of a MindIR file; NAME.onnx of an ONNX file
     candidates = [stem]
     if model.suffix == ".mindir":
-        candidates += [stem.removesuffix("_graph"), f"{stem}.onnx"]
+        plain = stem.removesuffix("_graph")
+        candidates += [plain, f"{stem}.onnx", plain.removesuffix(".offline")]
     for name in candidates:
         if (path := model.with_name(f"{name}.json")).is_file():
             return path

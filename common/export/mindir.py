@@ -30,7 +30,10 @@ _TYPES = {
 
 def operators(path: Path) -> set[str]:
     """Return the names of the operators in a file: "LSTM", "MatMul", ..."""
-    model = _read(path)
+    return _operators(_read(path))
+
+
+def _operators(model: Any) -> set[str]:
     graphs = [model.graph, *model.functions]
     kinds = {node.op_type for graph in graphs for node in graph.node}
     return {kind.removeprefix("REF::").split(":")[0] for kind in kinds}
@@ -43,16 +46,21 @@ def graph_facts(path: Path) -> dict[str, Any]:
         path: A MindIR file, or `<name>_graph.mindir` of one that MindSpore split.
 
     Returns:
-        The file's size in bytes, its inputs (name; type, such as "float32"; shape, in which -1 is
-        an open axis), and the sorted names of its operators.
+        The file's size in bytes, its version of MindIR (older programs do not read newer ones), its
+        inputs (name; type, such as "float32"; shape, in which -1 is an open axis), and the sorted
+        names of its operators.
     """
-    inputs = []
-    for value in _read(path).graph.input:
+    inputs, model = [], _read(path)
+    for value in model.graph.input:
         tensor = value.tensor[0]
         kind = np.dtype(_TYPES[tensor.data_type]).name if tensor.data_type in _TYPES else "other"
         inputs.append({"name": value.name, "type": kind, "shape": list(tensor.dims)})
-    names = sorted(operators(path))
-    return {"bytes": path.stat().st_size, "inputs": inputs, "operators": names}
+    return {
+        "bytes": path.stat().st_size,
+        "mind_ir_version": model.mind_ir_version,
+        "inputs": inputs,
+        "operators": sorted(_operators(model)),
+    }
 
 
 def parameters(path: Path) -> dict[str, np.ndarray]:

@@ -10,8 +10,6 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from common.launching import LaunchError
-
 _TOOLKIT = (
     "libcudart.so.11.0 libcublas.so.11 libcufft.so.10 libcurand.so.10 libcusolver.so.11 "
     "libcusparse.so.11 libnvrtc.so.11.2"
@@ -37,37 +35,50 @@ def load(name: str) -> Any | None:
     return None
 
 
-def check_gpu_libraries(find: Callable[[str], Any | None] = load) -> None:
+def complaints(find: Callable[[str], Any | None] = load) -> list[str]:
     """Check that the driver and the libraries of CUDA and cuDNN are there.
 
     Args:
         find: Loads a library by its name, as `load`.
 
-    Raises:
-        LaunchError: Which library is missing or of another version, and where to get it.
+    Returns:
+        A line for each that is missing or of another version, with where to get it.
     """
-    if find("libcuda.so.1") is None:
-        raise LaunchError(
-            "GPU: libcuda.so.1, NVIDIA's driver, is not found: install the driver, "
+    if find("libcuda.so.1") is None:  # without it the others do not matter
+        return [
+            "libcuda.so.1, NVIDIA's driver, is not found: install the driver, "
             "or start the container with its GPUs (docker run --gpus all)"
-        )
+        ]
+    found = []
     missing = [name for name in _TOOLKIT if find(name) is None]
     if missing:
-        raise LaunchError(
-            f"GPU: {', '.join(missing)} not found: MindSpore 2.10 needs CUDA 11.6, 11.7 or 11.8 "
-            f"(not 12) in {_FOLDER} or on LD_LIBRARY_PATH"
+        found.append(
+            f"{', '.join(missing)} not found: MindSpore 2.10 needs CUDA 11.6, 11.7 or 11.8 "
+            f"(not 12), 11.6 first and 11.8 for Hopper, in {_FOLDER} or on LD_LIBRARY_PATH"
         )
-    version = _number(find("libcudart.so.11.0"), "cudaRuntimeGetVersion")
-    if version is not None and not _VERSIONS[0] <= version <= _VERSIONS[1]:
-        raise LaunchError(
-            f"GPU: the CUDA library found is {version // 1000}.{version % 1000 // 10}, MindSpore "
-            "2.10 needs 11.6, 11.7 or 11.8: put it first on LD_LIBRARY_PATH"
+    version = cuda_version(find)
+    if version and not _VERSIONS[0] <= version <= _VERSIONS[1]:
+        found.append(
+            f"the CUDA library found is {shown(version)}: MindSpore 2.10 needs 11.6, 11.7 or "
+            "11.8, put it first on LD_LIBRARY_PATH"
         )
     if find("libcudnn.so.8") is None:
-        raise LaunchError(
-            "GPU: libcudnn.so.8 not found: MindSpore 2.10 needs cuDNN 8 for CUDA 11 (not 9) in "
+        found.append(
+            "libcudnn.so.8 not found: MindSpore 2.10 needs cuDNN 8 for CUDA 11 (not 9) in "
             f"{_FOLDER} or on LD_LIBRARY_PATH"
         )
+    return found
+
+
+def cuda_version(find: Callable[[str], Any | None] = load) -> int | None:
+    """Return the version of the CUDA runtime, 1000 major + 10 minor; None where there is none."""
+    library = find("libcudart.so.11.0")
+    return None if library is None else _number(library, "cudaRuntimeGetVersion")
+
+
+def shown(version: int) -> str:
+    """Write a version of CUDA as people do: 11080 is 11.8."""
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def _number(library: Any, function: str) -> int | None:

@@ -119,10 +119,10 @@ def _launch(arguments: list[str]) -> int:
             "meet, and this host has no such address: start containers with their hosts' network "
             "(docker run --network host), or from a table that has their own addresses"
         )
-    if request.device == "GPU":
-        from common.launching.gpu import check_gpu_libraries
+    if request.device != "CPU":
+        from common.launching import preflight
 
-        check_gpu_libraries()
+        preflight.check(request.device, preflight.Host(python), plan.cards)
     if request.script == "train":
         from common.launching.supervise import hold
 

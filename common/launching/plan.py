@@ -80,6 +80,7 @@ class Plan:
         meeting: Address and port where the hosts meet; None: nowhere.
         node: This host's number among them; number 0 listens there.
         entry_log: The log that the entry point itself writes, rank 0's in a distributed job.
+        cards: Numbers of this host's cards that it uses; () on a CPU.
     """
 
     title: str
@@ -92,6 +93,7 @@ class Plan:
     meeting: tuple[str, int] | None = None
     node: int = 0
     entry_log: Path | None = None
+    cards: tuple[int, ...] = ()
 
     @property
     def starter(self) -> bool:
@@ -302,6 +304,7 @@ def make_plan(request: Request, python: str) -> Plan:
     if request.distributed:
         plan = _distributed(request, words, folder, environment, python)
         return replace(plan, entry_log=entry_log)
+    cards: tuple[int, ...] = ()
     device_id = request.environment.get("DEVICE_ID", "0")
     if request.device != "CPU" or _script_has_cards(request):
         if words and words[0].isdecimal():
@@ -312,6 +315,7 @@ def make_plan(request: Request, python: str) -> Plan:
         if not device_id.isdecimal():
             raise LaunchError(f"DEVICE_ID={device_id}: expected the number of a card", 2)
         environment["DEVICE_ID"] = device_id
+        cards = (_card(request, int(device_id)),)
     arguments = [f"{request.script}.py", "--device_target", request.device]
     arguments += [*_start_from(request, words), *words, *request.options]
     where = f" {device_id}" if request.device != "CPU" else ""
@@ -321,7 +325,9 @@ def make_plan(request: Request, python: str) -> Plan:
         environment |= {"LAUNCH_PYTHON": python, "LAUNCH_RANK": "0"}
     process = Process((python, *arguments), environment, "0")
     logs = folder / request.logs
-    return Plan(title, folder, "alone", (process,), (process,), logs, entry_log=entry_log)
+    return Plan(
+        title, folder, "alone", (process,), (process,), logs, entry_log=entry_log, cards=cards
+    )
 
 
 def _script_has_cards(request: Request) -> bool:
@@ -443,6 +449,7 @@ def _distributed(
     cards = ""
     if request.device != "CPU" and site.devices:
         cards = f" (cards {', '.join(str(device.id) for device in site.devices)})"
+    numbers = _cards(request, site)
     title = f"{request.model}: train on {request.device}, {on}{cards} with {start}{why}"
     title += f", logs in {logs}"
     wrapped = (python, str(_WRAPPER), *entry)
@@ -457,7 +464,8 @@ def _distributed(
             )
             for device in site.devices
         )
-        return Plan(title, folder, start, ranks, ranks, logs, site.nodes > 1)
+        elsewhere = site.nodes > 1
+        return Plan(title, folder, start, ranks, ranks, logs, elsewhere, cards=numbers)
     if start == "mpirun":
         environment |= {"LAUNCH_LOGS": str(logs)}
         ranks = tuple(
@@ -506,7 +514,10 @@ def _distributed(
     )
     started = (Process(starter, environment),)
     meeting = (site.master, int(port)) if site.nodes > 1 else None  # by msrun alone
-    return Plan(title, folder, start, started, ranks, logs, site.nodes > 1, meeting, site.node)
+    return Plan(
+        *(title, folder, start, started, ranks, logs, site.nodes > 1, meeting, site.node),
+        cards=numbers,
+    )
 
 
 def _place(request: Request, words: list[str]) -> tuple[Place, str]:
@@ -567,6 +578,20 @@ def _local_ranks(request: Request, site: Place) -> list[tuple[int, int]]:
     return [(site.node * count + number, number) for number in range(count)]
 
 
+def _card(request: Request, number: int) -> int:
+    """Return the card that DEVICE_ID means, which counts those that the environment names."""
+    words = request.environment.get(_VISIBLE[request.device], "").split(",")
+    named = sorted(int(word) for word in words if word.strip().isdecimal())
+    return named[number] if number < len(named) else number
+
+
+def _cards(request: Request, site: Place) -> tuple[int, ...]:
+    """Return the numbers of this host's cards that a job uses; () on CPUs."""
+    if request.device == "CPU":
+        return ()
+    return tuple(device.id for device in site.devices) or tuple(range(site.size))
+
+
 def _start(request: Request, site: Place) -> tuple[str, str]:
     """One of STARTS, and the reason if it is not the usual one."""
     start, why = request.start, ""
@@ -586,8 +611,8 @@ def _start(request: Request, site: Place) -> tuple[str, str]:
                 2,
             )
     elif start == "mpirun":
-        if request.device != "GPU":
-            raise LaunchError(f"--start mpirun is for GPU, and the device is {request.device}", 2)
+        if request.device == "CPU":
+            raise LaunchError("--start mpirun is for GPU and Ascend, and the device is CPU", 2)
         if site.nodes > 1:
             raise LaunchError(
                 f"--start mpirun is for one host, the table has {site.nodes}: msrun", 2

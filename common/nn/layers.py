@@ -38,11 +38,11 @@ def uniform(rng: np.random.Generator, bound: float, *shape: int) -> Tensor:
 class Dense(nn.Dense):
     """A dense layer (..., I) -> (..., O), which `common.nn.precision` may have in float16."""
 
-    half = False
+    half = 0
 
     def construct(self, x):
         """Apply the layer to x (..., I)."""
-        half = self.half and self.training
+        half = self.half if self.training else 0
         weight = maybe_half(self.weight, half)
         product = self.matmul(maybe_half(x, half).reshape((-1, self.in_channels)), weight)
         product = product.astype(x.dtype).reshape((*x.shape[:-1], self.out_channels))

@@ -10,7 +10,8 @@ class CTCLoss(nn.Cell):
 
     Utterances whose labels do not fit their frames must not get here: the operator stops the
     process (see `common.text.tokenizer.ctc_frames_needed`). Rows of no frames, which must have no
-    labels, are given one frame, because the operator reads past the end of an empty row.
+    labels, are given one frame and one label: the operator reads past the end of an empty row on
+    CPUs, and CANN's documentation of CTCLossV2 promises nothing for rows without labels.
 
     Args:
         blank: Index of the blank label.
@@ -18,7 +19,7 @@ class CTCLoss(nn.Cell):
 
     def __init__(self, blank: int):
         super().__init__()
-        self.blank = blank
+        self.blank, self.label = blank, 0 if blank else 1  # any label but the blank
 
     def construct(self, log_probs, lengths, targets, target_lengths):
         """Compute the losses.
@@ -30,13 +31,15 @@ class CTCLoss(nn.Cell):
             target_lengths: (B,) number of labels of each utterance.
 
         Returns:
-            (B,) negative log-likelihoods in nats.
+            (B,) negative log-likelihoods in nats; of rows of no frames, a meaningless number.
         """
+        empty = (lengths < 1).astype(targets.dtype)
+        column = empty.reshape((-1, 1))
         losses, _ = ops.ctc_loss(
             log_probs.astype(ms.float32),
-            targets,
+            targets * (1 - column) + self.label * column,
             ops.maximum(lengths, 1),
-            target_lengths,
+            ops.maximum(target_lengths, empty.astype(target_lengths.dtype)),
             blank=self.blank,
             reduction="none",
             zero_infinity=True,

@@ -51,11 +51,11 @@ def convolution(
 class NativeConvolution(nn.Conv2d):
     """The device's own operator, which `common.nn.precision` may have in float16."""
 
-    half = False
+    half = 0
 
     def construct(self, x):
         """Convolve x (B, C, F, T)."""
-        half = self.half and self.training
+        half = self.half if self.training else 0
         output = self.conv2d(maybe_half(x, half), maybe_half(self.weight, half)).astype(x.dtype)
         return self.bias_add(output, self.bias.astype(x.dtype)) if self.has_bias else output
 
@@ -124,7 +124,7 @@ class MatmulTimeConvolution(nn.Cell):
         ValueError: The groups are neither one nor single channels.
     """
 
-    half = False  # see `common.nn.precision`
+    half = 0  # see `common.nn.precision`
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class MatmulTimeConvolution(nn.Cell):
 
     def construct(self, x):
         """Convolve x (1, C, B, T)."""
-        half, dtype = self.half and self.training, x.dtype
+        half, dtype = self.half if self.training else 0, x.dtype
         x, weight = maybe_half(x, half), maybe_half(self.weight, half)
         x = self._by_channel(x, weight) if self.by_channel else self._dense(x, weight)
         x = x.astype(dtype)
@@ -201,7 +201,7 @@ class MatmulConvolution(nn.Cell):
         ValueError: A kernel size is even.
     """
 
-    half = False  # see `common.nn.precision`
+    half = 0  # see `common.nn.precision`
 
     def __init__(self, weight: np.ndarray, stride: tuple[int, int], bias: np.ndarray | None = None):
         super().__init__()
@@ -225,7 +225,7 @@ class MatmulConvolution(nn.Cell):
     def construct(self, x):
         """Convolve x (B, C, F, T)."""
         batch, channels, bins, frames = x.shape
-        half, dtype = self.half and self.training, x.dtype
+        half, dtype = self.half if self.training else 0, x.dtype
         x = maybe_half(x, half)
         taps, step = self.taps, self.frame_stride
         out_bins, out_frames = (bins - 1) // self.bin_stride + 1, (frames - 1) // step + 1

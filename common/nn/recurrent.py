@@ -36,7 +36,7 @@ class Recurrent(nn.Cell):
     """
 
     GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-    half = False  # see `common.nn.precision`
+    half = 0  # see `common.nn.precision`
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Recurrent(nn.Cell):
                 )
                 output = output + self.reverse(backward, lengths)
             return output
-        half, dtype = self.half and self.training, x.dtype
+        half, dtype = self.half if self.training else 0, x.dtype
         x = maybe_half(x, half)
         output = self.run(
             x,
@@ -262,7 +262,7 @@ class Lookahead(nn.Cell):
         native: Use the device's own convolution, else matrix products (`common.utils.runtime`).
     """
 
-    half = False  # see `common.nn.precision`
+    half = 0  # see `common.nn.precision`
 
     def __init__(self, width: int, context: int, rng: np.random.Generator, native: bool = True):
         super().__init__()
@@ -285,6 +285,6 @@ class Lookahead(nn.Cell):
             x = ops.expand_dims(x.transpose((1, 2, 0)), 2)  # (B, H, 1, T)
             return self.conv(x).squeeze(2).transpose((2, 0, 1))
         x = x.transpose((2, 1, 0))  # (H, B, T)
-        half = self.half and self.training
+        half = self.half if self.training else 0
         weight = maybe_half(self.conv.weight.reshape((self.width, self.context)), half)
         return self.product(maybe_half(x, half), weight).transpose((2, 1, 0)).astype(x.dtype)

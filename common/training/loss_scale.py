@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from common.utils.backend import Tensor, ms
 
 MIN_SCALE, MAX_SCALE = 1.0, 2.0**24
 
@@ -54,3 +57,25 @@ class LossScale:
     def restore(self, state: dict[str, float]) -> None:
         """Take over what `state` returned."""
         self.scale, self.good = float(state["scale"]), int(state["good"])
+
+
+class SaturationCheck:
+    """Whether float16 has overflowed on a device where it saturates at 65504.
+
+    There the gradients stay finite, and their norm tells nothing; the device's float status, a
+    register, does. MindSpore's `amp.all_finite` reads and clears it on a 910A and under
+    MS_ASCEND_CHECK_OVERFLOW_MODE=SATURATION_MODE (mindspore/amp.py), as its own loss scaling does.
+    Read from MindSpore's sources, not run: there was no such card.
+    """
+
+    def clear(self) -> None:
+        """Forget what happened before the step: an evaluation, or the last update."""
+        self((Tensor([0.0], ms.float32),))
+
+    def __call__(self, gradients: Sequence[Tensor]) -> bool:
+        """Tell whether anything has overflowed since the last call, and forget it.
+
+        Args:
+            gradients: What must have been computed before.
+        """
+        return not bool(ms.amp.all_finite(tuple(gradients)).asnumpy())

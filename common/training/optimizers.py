@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from common.model.checkpoint import AVERAGE
 from common.nn.graph_cache import GraphCell
-from common.nn.precision import maybe_half
+from common.nn.precision import HALF, maybe_half
 from common.utils.backend import Parameter, ParameterTuple, Tensor, ms, nn, ops
 from common.utils.errors import UserError
 
@@ -48,7 +48,7 @@ class Gradients(GraphCell):
 class _WeightedLoss(nn.Cell):
     def __init__(self, objective: nn.Cell, half: bool):
         super().__init__(auto_prefix=False)
-        self.objective, self.half_features = objective, half
+        self.objective, self.half_features = objective, HALF if half else 0
 
     def construct(self, features, lengths, targets, target_lengths, weights):
         features = maybe_half(features, self.half_features)

@@ -17,8 +17,9 @@ from common.nn import precision
 from common.nn.dropout import Dropout
 from common.nn.norm import MaskedBatchNorm
 from common.training.distributed import ProcessGroup
-from common.training.loss_scale import LossScale
+from common.training.loss_scale import LossScale, SaturationCheck
 from common.training.optimizers import Add, AllReduce, GlobalNorm, Gradients, MovingAverage, Update
+from common.utils import runtime
 from common.utils.backend import Parameter, Tensor, ms, ops
 from common.utils.errors import UserError
 
@@ -74,6 +75,9 @@ class TrainStep:
         self.clip_norm = config.TrainingConfig.clip_norm
         optim = config.OptimConfig
         self.scaling = LossScale(optim.loss_scale, optim.dynamic_loss_scale, optim.scale_window)
+        # With a scale that is fixed there is nothing to adapt, and saturated values are kept.
+        watched = optim.dynamic_loss_scale and runtime.saturates(speech_model.device)
+        self.saturated = SaturationCheck() if watched else None
         self.seed = config.TrainingConfig.seed
 
         self.frozen = _freeze(self.network, config.TrainingConfig.freeze)
@@ -82,6 +86,11 @@ class TrainStep:
         self.synchronised = _synchronise(self.network) if self.group.count > 1 else []
         weights: list[Parameter] = list(self.network.trainable_params())
         level = config.TrainingConfig.precision
+        if level == "BF16" and not runtime.multiplies_bfloat16(speech_model.device):
+            raise UserError(
+                f"TrainingConfig.precision=BF16 is for Ascend 910B and later, and this is "
+                f"{speech_model.device}: use O2, with dynamic_loss_scale"
+            )
         precision.apply(self.network, level)
         objective = speech_model.objective()
         self.gradients = Gradients(objective, weights, half=level == "O3")
@@ -132,6 +141,8 @@ class TrainStep:
             micros += [silent] * missing
         statistics = [parameter.asnumpy().copy() for parameter in self.statistics]
         scale = self.scaling.scale
+        if self.saturated is not None:
+            self.saturated.clear()
         gradients, losses, ids = None, [], []
         for part, micro in enumerate(micros):
             self._draw_dropout(number, part)
@@ -148,19 +159,20 @@ class TrainStep:
             gradients = fresh if gradients is None else self.add(gradients, fresh)
         if gradients is None:  # this rank only keeps step with the others
             gradients = tuple(ops.zeros_like(weight) for weight in self.update.weights)
+        saturated = self.saturated is not None and self.saturated(gradients)
         if self.reduce is not None:
             self.group.barrier()
             gradients = self.reduce(gradients)
 
         losses = np.concatenate(losses) if losses else np.zeros(0, np.float32)
         norm = float(self.norm(gradients).asnumpy()) / scale
-        loss_sum, infinite = self.group.all_reduce_sum(
-            losses.sum(dtype=float), not np.isfinite(losses).all()
+        loss_sum, infinite, overflowed = self.group.all_reduce_sum(
+            losses.sum(dtype=float), not np.isfinite(losses).all(), saturated
         )
         result = StepResult(
             loss_sum / total,
             norm,
-            applied=math.isfinite(norm) and not infinite,
+            applied=math.isfinite(norm) and not infinite and not overflowed,
             scale=scale,
             utterances=total,
             seconds=float(gathered[:, 1].sum()),

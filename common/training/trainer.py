@@ -27,7 +27,7 @@ from common.data.dataset import Dataset
 from common.data.loader import Batch, batches
 from common.data.splits import open_split
 from common.evaluation.evaluate import Evaluation, Prediction, RankShard, evaluate
-from common.memory import GIB, MemoryEstimate, forecast_memory
+from common.memory import GIB, MemoryEstimate, device_memory, forecast_memory
 from common.model import checkpoint as checkpoints
 from common.model.checkpoint import CheckpointKeeper
 from common.model.recipe import Recipe
@@ -237,6 +237,8 @@ class Trainer:
         try:
             with self.group.failure_propagation():
                 self._move_earlier_run_aside()
+                for line in self._device_lines():
+                    self.log.info(line)
                 for callback in self.callbacks:
                     callback.on_run_start(self.progress)
                 with self.stop_request, self._saved_on_failure():
@@ -258,6 +260,17 @@ class Trainer:
         forecast = forecast_memory(self.speech_model, processes, self.epoch_plan.shapes)
         limits = self.group.all_gather(forecast.limit)[:, 0]
         return replace(forecast, limit=float(limits.min()))
+
+    def _device_lines(self) -> list[str]:
+        """Say how the device runs the network, and what it compiles before that."""
+        lines = runtime.device_lines(self.speech_model.device)
+        if lines and (shapes := self.epoch_plan.shapes):
+            count = counted(len(shapes), "graph")
+            lines.append(
+                f"{count} of static shapes to compile, each at its first step (minutes, or much "
+                "longer for whole graphs, jit level O2); MS_COMPILER_CACHE_ENABLE=1 keeps them"
+            )
+        return lines
 
     def _check_memory(self) -> str:
         """Refuse a run whose longest utterance needs too much; return a line for the user."""
@@ -631,10 +644,12 @@ def _resume(
     # The micro-batches of the run so far, whatever this machine's memory: they enter the
     # statistics of batch normalisation.
     limit = metadata["memory_limit"]
-    if runtime.machine_memory() < limit < math.inf:
+    there = device_memory(speech_model.device)
+    if there < limit < math.inf:
+        where = "machine" if speech_model.device == "CPU" else "card"
         log.warning(
-            f"the run was started with {limit / GIB:.1f} GiB allowed, more than this machine has "
-            f"({runtime.machine_memory() / GIB:.1f} GiB); it may be ended for lack of memory"
+            f"the run was started with {limit / GIB:.1f} GiB allowed, more than this {where} has "
+            f"({there / GIB:.1f} GiB); it may be ended for lack of memory"
         )
     step.forecast = replace(step.forecast, limit=limit)
     shapes = list(map(tuple, metadata.get("shapes") or ()))

@@ -12,6 +12,7 @@ import resource
 import sys
 from pathlib import Path
 
+from common.utils import ascend
 from common.utils.errors import UserError
 
 INSTALL_COMMAND = "pip install mindspore==2.10.0 numpy==1.26.4, or bash scripts/setup.sh in a clone"
@@ -155,7 +156,84 @@ def set_device(target: str | None = None, device_id: int | None = None) -> str:
         ms.set_device(target)
     else:
         ms.set_device(target, _card() if device_id is None else device_id)
+    if target == "Ascend":
+        _apply(ascend_settings())
     return target
+
+
+def ascend_settings() -> ascend.Settings:
+    """Return how the Ascend chip of this process runs networks."""
+    from common.utils.backend import ms
+
+    chip = ms.context.MSContext.get_instance().get_ascend_soc_version()
+    return ascend.settings(chip, os.environ)
+
+
+def _apply(settings: ascend.Settings) -> None:
+    """Set what the user has chosen; all else is MindSpore's own for the chip."""
+    from common.utils.backend import ms
+
+    if ascend.JIT_LEVEL in settings.chosen:
+        ms.set_context(jit_config={"jit_level": settings.jit_level})
+    if ascend.PRECISION in settings.chosen:
+        ms.device_context.ascend.op_precision.precision_mode(settings.precision)
+
+
+def saturates(device: str) -> bool:
+    """Tell whether float16 overflows to its largest number on a device, and not to infinity.
+
+    So it does on a 910A, and on later chips where MS_ASCEND_CHECK_OVERFLOW_MODE asks for it.
+
+    Args:
+        device: "Ascend", "GPU" or "CPU".
+    """
+    if device != "Ascend":
+        return False
+    mode = os.environ.get("MS_ASCEND_CHECK_OVERFLOW_MODE")
+    return mode == "SATURATION_MODE" or ascend_settings().saturates
+
+
+def multiplies_bfloat16(device: str) -> bool:
+    """Tell whether a device has convolutions and matrix products in bfloat16.
+
+    Args:
+        device: "Ascend", "GPU" or "CPU".
+    """
+    return device == "Ascend" and ascend.generation(ascend_settings().chip) in ("910B", "A3")
+
+
+def device_lines(device: str) -> list[str]:
+    """Describe for the log how a device runs networks, and what is wrong with its software.
+
+    Args:
+        device: "Ascend", "GPU" or "CPU", for which there is nothing to say.
+    """
+    if device != "Ascend":
+        return []
+    # MindSpore's own warning of it is below the log level of `set_environment`.
+    complaint = ascend.cann_complaint(ascend.cann_version(os.environ))
+    return [ascend_settings().line(), *([f"warning: {complaint}"] if complaint else [])]
+
+
+def card_memory(device: str) -> int:
+    """Return the memory of this process's card.
+
+    Args:
+        device: "Ascend" or "GPU".
+
+    Returns:
+        Bytes; 0 where MindSpore does not tell.
+    """
+    from common.utils.backend import Tensor, ms
+
+    if ms.get_context("device_target") != device:  # this process uses another
+        return 0
+    try:
+        (Tensor([1.0], ms.float32) + 1).asnumpy()  # a card tells once it is in use
+        properties = ms.hal.get_device_properties(ms.get_context("device_id"), device)
+        return int(getattr(properties, "total_memory", 0))
+    except (RuntimeError, ValueError, TypeError):
+        return 0
 
 
 def _card() -> int:

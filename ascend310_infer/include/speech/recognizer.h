@@ -62,7 +62,7 @@ struct RecognizerOptions {
   std::string target;           ///< "CPU" or "Ascend"; empty: what the model was exported for
   int device = 0;               ///< number of the card
   std::string engine;           ///< "openvino", "lite" or "wheel"; empty: the first for the model
-  std::string precision;        ///< precision mode of an Ascend card; empty: the engine's choice
+  std::string precision;        ///< precision mode of an Ascend card; empty: preferred_fp32
   std::string python;           ///< Python of the engine "wheel"; empty: that of the build
   int threads = 0;              ///< on a CPU; 0: the engine's choice
   std::int64_t batch_size = 8;  ///< recordings at once, where the model leaves it open

@@ -25,10 +25,13 @@ class Status {
   explicit Status(std::string reason) : reason_(std::move(reason)) {}
   bool IsOk() const { return reason_.empty(); }
   std::string ToString() const { return reason_; }
+  std::string GetErrDescription() const { return reason_.empty() ? "" : "Invalid file."; }
 
  private:
   std::string reason_;
 };
+
+inline std::string Version() { return "MindSpore Lite 2.0.0"; }
 
 // Copies share one memory, as in the API.
 class MSTensor {
