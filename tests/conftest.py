@@ -55,6 +55,7 @@ FILES = {
     "test_export": "training",
     "test_features": "unit",
     "test_film": "unit",
+    "test_forced_alignment": "unit",
     "test_fuzz": "unit",
     "test_history": "unit",
     "test_infer_audio": "cpp",

@@ -1,17 +1,13 @@
-"""When the words of a text were said: the most probable CTC path that reads as the text.
-
-Viterbi over the labels with a blank before, between and behind them (Graves et al. 2006,
-"Connectionist Temporal Classification", section 4.1, with maxima in place of sums).
-"""
+"""When the words of a recognised text were said, by the most probable CTC path that reads as it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from common.decoding.forced_alignment import align_labels
 from common.text.tokenizer import Tokenizer
 
 
@@ -31,46 +27,6 @@ class Word:
     start: float
     end: float
     confidence: float
-
-
-def align_labels(log_probs: np.ndarray, ids: Sequence[int], blank: int) -> list[tuple[int, int]]:
-    """Find the most probable CTC path that reads as some labels.
-
-    Args:
-        log_probs: (T, C) natural logarithms of the probabilities of one utterance.
-        ids: (L,) labels of the text, none of which is the blank.
-        blank: Index of the blank.
-
-    Returns:
-        For each label the first frame that emits it and the frame after its last one; empty where
-        no path of T frames reads as the labels.
-    """
-    if not len(ids) or not len(log_probs):
-        return []
-    states = np.full(2 * len(ids) + 1, blank)
-    states[1::2] = ids
-    jumps = np.zeros(len(states), bool)
-    jumps[2:] = (states[2:] != blank) & (states[2:] != states[:-2])
-    emitted = np.asarray(log_probs, np.float64)[:, states]
-    best = np.full(len(states), -np.inf)
-    best[:2] = emitted[0, :2]
-    steps = np.zeros(emitted.shape, np.int8)  # states back to where a path came from
-    for frame in range(1, len(emitted)):
-        ways = np.full((3, len(states)), -np.inf)
-        ways[0], ways[1, 1:], ways[2, 2:] = best, best[:-1], best[:-2]
-        ways[2, ~jumps] = -np.inf
-        steps[frame] = ways.argmax(axis=0)
-        best = ways.max(axis=0) + emitted[frame]
-    state = len(states) - 1 - int(best[-2] > best[-1])
-    if best[state] == -np.inf:
-        return []
-    spans = [(len(emitted), 0)] * len(ids)
-    for frame in range(len(emitted) - 1, -1, -1):
-        if state % 2:
-            first, end = spans[state // 2]
-            spans[state // 2] = (min(first, frame), max(end, frame + 1))
-        state -= int(steps[frame, state])
-    return spans
 
 
 def align_words(
