@@ -27,6 +27,7 @@ runtime.set_environment()  # before any test loads mindspore
 # The markers of each file's tests; pyproject.toml says what a marker means. Where there are
 # several, tests have the first, unless a decorator gives them another.
 FILES = {
+    "test_align": "unit",
     "test_api": "training unit launcher",
     "test_architecture": "unit launcher training",
     "test_archives": "unit",
@@ -41,6 +42,7 @@ FILES = {
     "test_benchmarks": "unit",
     "test_checkpoint": "unit launcher",
     "test_cli": "training launcher",
+    "test_confidence": "unit",
     "test_config": "unit training",
     "test_contract": "training",
     "test_conversion": "unit",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from common import config as configs
 from common.api.loading import load_model, load_network, shipped, to_stderr
 from common.api.recognizer import Recognizer
+from common.decoding.confidence import read_calibration
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
 
@@ -65,7 +66,7 @@ class ModelFunctions:
         """
         path = model or shipped(self._recipe, engine, device)
         found = load_model(self._recipe, path, engine=engine, device=device)
-        return Recognizer(found, found.decoder(decoding))
+        return Recognizer(found, found.decoder(decoding), read_calibration(path))
 
     def load_network(
         self,
