@@ -33,7 +33,9 @@ from common.utils.files import absolute_path, read_text
 Log = Callable[[str], None]  # receives lines for the user
 
 # Keys of each format that are read, or that describe the recording and are of no use here.
-_JSON_LINES_KEYS = frozenset("audio audio_filepath text id offset duration speed copy_of".split())
+_JSON_LINES_KEYS = frozenset(
+    "audio audio_filepath text id offset duration speed copy_of speaker".split()
+)
 _JASPER_KEYS = frozenset("transcript files original_duration original_num_samples".split())
 _JASPER_FILE_KEYS = frozenset(
     "fname offset duration speed channels sample_rate bitdepth bitrate num_samples encoding"
@@ -60,6 +62,7 @@ class Utterance:
         speed: Factor at which the recording already plays, for copies perturbed in advance.
         copy_of: Id of the utterance that such a copy was made of, if that is in the list.
         offset: Where the segment begins in the recording, in seconds; None: the whole recording.
+        speaker: Who speaks; empty: the manifest does not say.
     """
 
     id: str
@@ -69,6 +72,7 @@ class Utterance:
     speed: float = 1.0
     copy_of: str = ""
     offset: float | None = None
+    speaker: str = ""
 
     @property
     def segment(self) -> AudioSegment:
@@ -293,6 +297,7 @@ def _from_json_lines(
                 utterance,
                 id=_text(record.get("id") or utterance.id, "id", where),
                 copy_of=_text(record.get("copy_of") or "", "copy_of", where),
+                speaker=_text(record.get("speaker") or "", "speaker", where),
             )
 
 
