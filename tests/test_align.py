@@ -142,6 +142,23 @@ def test_speech_that_the_text_lacks_is_told():
     assert difference.end == pytest.approx(0.04 * 26 + 0.01)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("GOOD DAY TO YOU", "GOOD DAY MARVELLOUS PEOPLE TO YOU"),
+        ("GOOD DAY PRODIGIOUS TO YOU", "GOOD DAY MARVELLOUS PEOPLE TO YOU"),
+    ],
+)
+def test_a_word_does_not_last_through_what_is_said_instead_of_the_next_one(text, said):
+    words = [WrittenWord(word, word) for word in text.split()]
+    log_probs = heard(said, 16)
+    seconds = 0.01 * len(log_probs)
+    found = align_text(words, log_probs, ENGLISH, 0.01, seconds, "a", np.zeros((0, 2))).words
+    assert found[0].end == pytest.approx(0.16 * 6)  # where DAY begins
+    assert found[1].end == pytest.approx(0.16 * 8 + 0.01 + 0.1)
+    assert found[-2].start == pytest.approx(0.16 * 28)
+
+
 def test_a_recording_shorter_than_its_text_has_words_without_confidence():
     found = aligned("GOOD DAY MARVELLOUS PEOPLE", "I")
     assert found.found == 0 and found.score == 0

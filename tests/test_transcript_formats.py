@@ -161,6 +161,12 @@ def test_a_transcript_in_each_format(name):
     assert FORMATS[name](HELLO, "talks/my talk.wav") == EXPECTED[name]
 
 
+def test_a_word_with_spaces_is_one_column_of_ctm():
+    words = [Word("$2.5 million", 0.0, 0.5, 1.0)]
+    spoken = SimpleNamespace(text="$2.5 million", words=words, duration=1.0)
+    assert FORMATS["ctm"](spoken, "a.wav") == "a 1 0.000 0.500 $2.5_million 1.0000\n"
+
+
 def test_json_has_all_there_is():
     found = json.loads(FORMATS["json"](HELLO, "talks/my talk.wav"))
     assert found == {

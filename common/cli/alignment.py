@@ -51,7 +51,7 @@ def align(recipe: Recipe, argv: Sequence[str]) -> int:
         "as the network was trained",
     )
     add_model(parser, recipe)
-    add_output(parser, usual="words")
+    add_output(parser, usual="words", without=["txt"])  # which is known, and may lie there
     arguments = parser.parse_args(argv)
     if arguments.text and len(arguments.files) > 1:
         raise UserError(

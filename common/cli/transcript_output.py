@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from common.text.transcript_formats import ENDINGS, FORMATS, HIGHLIGHTED, TimedText, printable
@@ -15,16 +15,17 @@ _ONE_A_FILE = ("srt", "vtt", "textgrid")  # formats that cannot be strung togeth
 _COLOURED = ("txt", "words")  # formats that are highlighted by colours of the terminal
 
 
-def add_output(parser: argparse.ArgumentParser, usual: str) -> None:
+def add_output(parser: argparse.ArgumentParser, usual: str, without: Collection[str] = ()) -> None:
     """Add --format, --words, --highlight and --output.
 
     Args:
         parser: The parser.
         usual: The format where none is given.
+        without: Formats that make no sense.
     """
     parser.add_argument(
         "--format",
-        choices=sorted(FORMATS),
+        choices=sorted(FORMATS.keys() - set(without)),
         default=usual,
         help=f"all but txt have a time for each word; json and words also confidences [{usual}]",
     )

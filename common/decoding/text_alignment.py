@@ -113,14 +113,15 @@ def align_text(
         spans = [(len(log_probs), len(log_probs))] * len(ids)
     found = [spans[labels.start][0] < spans[labels.start][1] for labels in ranges]
     said = [labels for labels, there in zip(ranges, found) if there]
-    times = iter(times_of(said, spans, frame_seconds, 0.0, pauses, duration))
+    hearing = _Hearing(log_probs, tokenizer, frame_seconds, duration)
+    apart = _apart(found, ranges, spans, hearing)
+    times = iter(times_of(said, spans, frame_seconds, 0.0, pauses, duration, apart))
     timed: list[Word | None] = [
         Word(word.written, *next(times), _confidence(labels, spans, ids, log_probs))
         if there
         else None
         for word, labels, there in zip(words, ranges, found)
     ]
-    hearing = _Hearing(log_probs, tokenizer, frame_seconds, duration)
     filled, differences = _filled(words, ranges, timed, hearing)
     text = (" " if separator else "").join(each.written for each in words)
     return TextAlignment(text, filled, duration, differences)
@@ -176,6 +177,37 @@ class _Hearing:
         return max(first, start), min(last, end), text
 
 
+def _apart(
+    found: Sequence[bool],
+    ranges: Sequence[range],
+    spans: Sequence[tuple[int, int]],
+    hearing: _Hearing,
+) -> set[int]:
+    """Return the numbers, among the words that were found, of those after something else.
+
+    That is a word of the text that was not found, or speech that the text lacks; the number of
+    words that were found stands for what comes after the last of them.
+    """
+    apart: set[int] = set()
+    number, frame, missing = 0, 0, False
+    for there, labels in zip([*found, True], [*ranges, None]):
+        if not there:
+            missing = True
+            continue
+        begin = len(hearing.log_probs) if labels is None else spans[labels.start][0]
+        *_, heard = hearing.between(frame * hearing.frame_seconds, begin * hearing.frame_seconds)
+        if missing or _told(heard):
+            apart.add(number)
+        if labels is not None:
+            number, frame, missing = number + 1, spans[labels.stop - 1][1], False
+    return apart
+
+
+def _told(heard: str) -> bool:
+    """Whether what is heard between words is more than a slip of the network."""
+    return len(heard.replace(" ", "")) > _FEW_LETTERS
+
+
 def _filled(
     words: Sequence[WrittenWord],
     ranges: Sequence[range],
@@ -194,7 +226,7 @@ def _filled(
             continue
         edge = hearing.duration if word is None else word.start
         start, end, heard = hearing.between(place, max(place, edge))
-        if missing or len(heard.replace(" ", "")) > _FEW_LETTERS:
+        if missing or _told(heard):
             written = [words[each].written for each in missing]
             sizes = [len(ranges[each]) for each in missing]
             filled += _shared(written, sizes, start, end)

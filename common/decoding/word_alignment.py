@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,7 @@ def times_of(
     start: float,
     pauses: np.ndarray | None,
     duration: float,
+    apart: Collection[int] = (),
 ) -> list[tuple[float, float]]:
     """Find when words were said, to the millisecond.
 
@@ -91,6 +92,7 @@ def times_of(
         start: Seconds of the recording before the first frame.
         pauses: (P, 2) begin and end of each pause of the recording; None: unknown.
         duration: Of the recording, in seconds.
+        apart: As of `word_times`.
 
     Returns:
         Start and end of each word.
@@ -101,7 +103,7 @@ def times_of(
 
     emissions = [(seconds(spans[at.start][0]), seconds(spans[at.stop - 1][1])) for at in ranges]
     last_labels = [seconds(spans[at.stop - 1][0]) for at in ranges]
-    times = word_times(emissions, last_labels, pauses, duration)
+    times = word_times(emissions, last_labels, pauses, duration, apart)
     return [(round(begin, 3), round(end, 3)) for begin, end in times]
 
 

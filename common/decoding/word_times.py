@@ -7,7 +7,7 @@ than from one to the other: up to the pause that follows, or where there is none
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ def word_times(
     last_labels: Sequence[float],
     pauses: np.ndarray | None,
     duration: float,
+    apart: Collection[int] = (),
 ) -> list[tuple[float, float]]:
     """Find when words were said.
 
@@ -29,6 +30,8 @@ def word_times(
         pauses: (P, 2) begin and end of each pause of the recording; None: unknown, and the times
             are those of the emissions.
         duration: Of the recording, in seconds.
+        apart: Numbers of the words before which something is said that is none of the words; W for
+            after the last one.
 
     Returns:
         Start and end of each word, in seconds. Where there is a pause between two words, the first
@@ -47,7 +50,12 @@ def word_times(
             reach = min(high + _EARLY, emissions[after][1])
         first = int(np.searchsorted(pauses[:, 1], low, side="right"))
         last = int(np.searchsorted(pauses[:, 0], reach, side="left"))
-        if first < last:
+        if after in apart:
+            begin = min(emissions[before][1] + _TAIL, high) if number else 0.0
+            if first < last:
+                begin = min(begin, max(float(pauses[first, 0]), low))
+            end = high
+        elif first < last:
             begin, end = max(float(pauses[first, 0]), low), float(pauses[last - 1, 1])
             if end > high + 2 * _EARLY:  # emitted in the middle of a pause
                 end = high

@@ -124,10 +124,11 @@ def _as_vtt(cues: Iterable[tuple[float, float, str]]) -> str:
 
 
 def to_ctm(transcript: TimedText, name: str) -> str:
-    """Return a line for each word; the recording is its file's name without suffix and spaces."""
+    """Return a line for each word; in it and in the file's name, "_" stands for spaces."""
     recording = "_".join(printable(Path(name).stem).split())
     return "".join(
-        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word} "
+        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} "
+        f"{'_'.join(word.word.split())} "
         f"{word.confidence:.4f}\n"
         for word in transcript.words
     )
