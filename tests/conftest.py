@@ -28,6 +28,7 @@ runtime.set_environment()  # before any test loads mindspore
 # The markers of each file's tests; pyproject.toml says what a marker means. Where there are
 # several, tests have the first, unless a decorator gives them another.
 FILES = {
+    "test_align": "unit",
     "test_api": "training unit launcher",
     "test_architecture": "unit launcher training",
     "test_archives": "unit",
@@ -43,6 +44,7 @@ FILES = {
     "test_cards": "unit",
     "test_checkpoint": "unit launcher",
     "test_cli": "training launcher",
+    "test_confidence": "unit",
     "test_config": "unit training",
     "test_contract": "training",
     "test_conversion": "unit",
@@ -58,6 +60,7 @@ FILES = {
     "test_export": "training",
     "test_features": "unit",
     "test_film": "unit",
+    "test_forced_alignment": "unit",
     "test_fuzz": "unit",
     "test_graph_cache": "training",
     "test_history": "unit",

@@ -27,8 +27,8 @@ FLOORS = (  # noqa: SIM905
 ).split()
 WITHOUT_MINDSPORE = ("launching", "text", "decoding", "audio", "data")
 ENTRY_POINTS = (  # noqa: SIM905
-    "create_mindrecord doctor eval export mind2pt postprocess preprocess pt2mind train transcribe "
-    "validate"
+    "align calibrate create_mindrecord doctor eval export mind2pt postprocess preprocess pt2mind "
+    "train transcribe validate"
 ).split()
 
 MODELS = ("deepspeech2", "jasper")

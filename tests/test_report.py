@@ -19,8 +19,11 @@ from PIL import Image
 from synthetic_corpus import LABELS, RATE, spoken
 
 from common.audio.features import FeatureConfig, Featurizer
+from common.audio.pauses import Loudness
 from common.data.dataset import ManifestDataset
 from common.data.manifest import Utterance
+from common.decoding.confidence import ConfidenceMap
+from common.decoding.word_alignment import Word
 from common.evaluation import html_report as report
 from common.evaluation.error_rates import EditCounts, alignment, character_errors, word_errors
 from common.evaluation.evaluate import Evaluation, ScoredUtterance
@@ -31,6 +34,7 @@ from common.evaluation.html_report import (
     worst_first,
     write_report,
 )
+from common.evaluation.pictures import waveform
 from common.text.tokenizer import CharacterTokenizer
 from common.utils.errors import UserError
 from common.utils.files import check_writable
@@ -67,7 +71,7 @@ class Element:
 
 
 class _Parser(HTMLParser):
-    VOID = ("img", "meta", "input")
+    VOID = ("br", "img", "meta", "input")
 
     def __init__(self):
         super().__init__()
@@ -279,12 +283,76 @@ def test_rates_by_duration_are_those_of_equally_many_utterances():
         part = [each for each in utterances if first <= each.duration < first + count]
         wer = jiwer.wer([each.reference for each in part], [each.hypothesis for each in part])
         last = first + count - 1
-        expected.append(f"{first}.0 – {last}.0 s{count}{100 * wer:.1f} %")
+        expected.append(f"{first}.0 to {last}.0 s{count}{100 * wer:.1f} %")
         first += count
-    assert [row.text for row in parse(report._durations(utterances)).find("tr")] == expected
-    widths = re.findall(r"width:([\d.]+)%", report._durations(utterances))
+    (table,) = parse(report._breakdowns(utterances, [])).find("table")
+    assert [row.text for row in table.find("tr")] == ["DurationUtterancesWER", *expected]
+    widths = re.findall(r"width:([\d.]+)%", report._breakdowns(utterances, []))
     assert max(map(float, widths)) == 100.0
-    assert len(parse(report._durations(utterances[:2])).find("tr")) == 2
+    (table,) = parse(report._breakdowns(utterances[:2], [])).find("table")
+    assert len(table.find("tr")) == 3
+
+
+def test_rates_by_loudness_and_speaker():
+    levels = {"quiet": -40.0, "loud": -12.0}
+    said = {"quiet": "A X C D", "loud": "A B C D"}
+    utterances = [
+        replace(
+            scored(name, "A B C D", said[name]),
+            loudness=Loudness(levels[name], -60.0, np.zeros((0, 2))),
+        )
+        for name in ("loud", "quiet")
+    ]
+    found = parse(report._breakdowns(utterances, ["<Ann>", "Bob"])).find("table")
+    rows = [[row.text for row in table.find("tr")] for table in found]
+    assert rows[1] == [
+        "Loudness of speechUtterancesWER",
+        "−40 to −40 dB125.0 %",
+        "−12 to −12 dB10.0 %",
+    ]
+    assert rows[2][1:] == ["20 to 20 dB125.0 %", "48 to 48 dB10.0 %"]
+    assert rows[3] == ["SpeakerUtterancesWER", "Bob125.0 %", "<Ann>10.0 %"]
+
+
+def test_confidences_stand_beside_errors_and_words_on_the_waveform(tmp_path):
+    source, lengths = recorded(tmp_path)
+    words = [Word("AB", 0.1, 0.4, 0.95), Word("CD", 0.5, 0.9, 0.35)]
+    utterances = [
+        replace(scored(name, *texts, lengths[name] / RATE), timed=words if name == "right" else [])
+        for name, texts in SPOKEN.items()
+    ]
+    featurizer = Featurizer(FeatureConfig(kind="logmel", sample_rate=RATE, bands=16))
+    path = tmp_path / "report.html"
+    arguments = path, "tones", {}, evaluation(utterances), source, featurizer, 5
+    write_report(*arguments)
+    page = parse(path.read_text(encoding="utf-8"))
+    (section,) = page.find("section", "confidence")
+    assert "Of 2 recognised words, 100.0 % are right" in section.text
+    assert "error: 35.0 % of the network itself" in section.text  # (0.05 + 0.65) / 2
+    assert [row.text for row in section.find("table")[0].find("tr")[1:]] == [
+        "90 – 100 %10.0 %",
+        "30 – 40 %10.0 %",
+    ]
+    card = next(card for card in page.find("article") if card.attributes["data-id"] == "right")
+    (box,) = card.find("div", "words")
+    seconds = lengths["right"] / RATE
+    sure, low = box.find("span")
+    assert (sure.text, sure.attributes["class"], low.attributes["class"]) == ("AB", "sure", "low")
+    left, width = re.findall(r"[\d.]+", low.attributes["style"])
+    assert float(left) == pytest.approx(100 * 0.5 / seconds, abs=0.01)
+    assert float(width) == pytest.approx(100 * 0.4 / seconds, abs=0.01)
+    assert len(page.find("svg", "wave")) == 5
+
+    write_report(*arguments, calibration=ConfidenceMap(0.5, 0.0))
+    (section,) = parse(path.read_text(encoding="utf-8")).find("section", "confidence")
+    # 0.95 becomes 0.8134 and 0.35 0.4232.
+    assert "error: 38.2 % calibrated, 35.0 % of the network itself" in section.text
+
+
+def test_a_waveform_reaches_from_the_lowest_to_the_highest_sample_of_a_column():
+    samples = np.array([0.0, 0.5, -0.25, 0.1, -0.5, -0.4, 0.2, 0.3])
+    assert 'd="M0 -48V0M1 -10V24M2 38V48M3 -29V-19"' in waveform(samples, 4)
+    assert waveform(np.zeros(2), 100).count("V") == 2
 
 
 # ---- the page

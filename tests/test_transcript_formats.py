@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 
 from common import cli
 from common.decoding.word_alignment import Word
-from common.text.transcript_formats import FORMATS, subtitles
+from common.text.transcript_formats import FORMATS, HIGHLIGHTED, subtitles
 from common.utils.errors import UserError
 from deepspeech2.src.recipe import RECIPE
 
@@ -97,9 +98,73 @@ item []:
 }
 
 
+EXPECTED["words"] = """\
+    0.240     0.480  0.988  SAY
+    0.600     1.200  0.500  "A<B"
+ 3725.000  3725.500  1.000  NOW
+"""
+
+MARKED = {
+    "srt": """\
+1
+00:00:00,240 --> 00:00:00,480
+<u>SAY</u> "A<B"
+
+2
+00:00:00,480 --> 00:00:00,600
+SAY "A<B"
+
+3
+00:00:00,600 --> 00:00:01,200
+SAY <u>"A<B"</u>
+
+4
+01:02:05,000 --> 01:02:05,500
+<u>NOW</u>
+""",
+    "vtt": """\
+WEBVTT
+
+00:00:00.240 --> 00:00:00.480
+<u>SAY</u> "A&lt;B"
+
+00:00:00.480 --> 00:00:00.600
+SAY "A&lt;B"
+
+00:00:00.600 --> 00:00:01.200
+SAY <u>"A&lt;B"</u>
+
+01:02:05.000 --> 01:02:05.500
+<u>NOW</u>
+""",
+    "txt": '\x1b[32mSAY\x1b[0m \x1b[33m"A<B"\x1b[0m \x1b[32mNOW\x1b[0m\n',
+    "words": """\
+    0.240     0.480  0.988  \x1b[32mSAY\x1b[0m
+    0.600     1.200  0.500  \x1b[33m"A<B"\x1b[0m
+ 3725.000  3725.500  1.000  \x1b[32mNOW\x1b[0m
+""",
+}
+
+
+@pytest.mark.parametrize("name", HIGHLIGHTED)
+def test_what_is_highlighted(name):
+    assert HIGHLIGHTED[name](HELLO, "a.wav") == MARKED[name]
+
+
+def test_words_of_no_confidence_are_red_and_underlined():
+    unsure = SimpleNamespace(text="NO", words=[Word("NO", 0.0, 0.5, 0.0)], duration=1.0)
+    assert HIGHLIGHTED["txt"](unsure, "a.wav") == "\x1b[31;4mNO\x1b[0m\n"
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_transcript_in_each_format(name):
     assert FORMATS[name](HELLO, "talks/my talk.wav") == EXPECTED[name]
+
+
+def test_a_word_with_spaces_is_one_column_of_ctm():
+    words = [Word("$2.5 million", 0.0, 0.5, 1.0)]
+    spoken = SimpleNamespace(text="$2.5 million", words=words, duration=1.0)
+    assert FORMATS["ctm"](spoken, "a.wav") == "a 1 0.000 0.500 $2.5_million 1.0000\n"
 
 
 def test_json_has_all_there_is():
@@ -120,10 +185,16 @@ def test_json_has_all_there_is():
 def test_silence_gives_a_valid_file(name):
     silent = SimpleNamespace(text="", words=[], duration=1.5)
     content = FORMATS[name](silent, "a.wav")
-    expected = {"txt": "\n", "srt": "", "vtt": "WEBVTT\n", "ctm": ""}
+    expected = {"txt": "\n", "srt": "", "vtt": "WEBVTT\n", "ctm": "", "words": ""}
     assert content == expected.get(name, content)
     if name == "textgrid":
         assert "intervals: size = 1" in content and "xmax = 1.500" in content
+
+
+def test_a_word_without_length_is_no_empty_interval_of_a_tier():
+    words = [Word("A", 0.0, 0.5, 1.0), Word("B", 0.5, 0.5, 0.0), Word("C", 0.5, 1.0, 1.0)]
+    content = FORMATS["textgrid"](SimpleNamespace(text="A B C", words=words, duration=1.0), "a")
+    assert "intervals: size = 2" in content and '"B"' not in content
 
 
 def heard(
@@ -215,3 +286,36 @@ def test_what_cannot_be_written_or_strung_together_is_refused_at_once(tmp_path):
             cli.transcribe(RECIPE, ["a.wav", "--output", str(tmp_path / folder)])
     with pytest.raises(UserError, match="--format srt of 2 recordings: give --output FOLDER"):
         cli.transcribe(RECIPE, ["a.wav", "b.wav", "--format", "srt"])
+
+
+def test_words_are_printed_or_written_and_highlighted_where_that_has_an_effect(
+    tmp_path, capsys, monkeypatch
+):
+    recordings = [str(PROMPTS / f"{name}.opus") for name in ("conf-getpin", "vm-duration")]
+    assert cli.transcribe(RECIPE, [*recordings, "--words"]) == 0
+    printed = capsys.readouterr().out
+    blocks = printed.split("# ")
+    assert [block.split("\n", 1)[0] for block in blocks[1:]] == recordings
+    assert cli.transcribe(RECIPE, [recordings[0], "--words", "--output", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert (tmp_path / "conf-getpin.words.txt").read_text() == blocks[1].split("\n", 1)[1]
+    assert cli.transcribe(RECIPE, [recordings[0], "--highlight"]) == 0
+    plain = capsys.readouterr().out
+    assert "\x1b" not in plain  # no terminal
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert cli.transcribe(RECIPE, [recordings[0], "--highlight"]) == 0
+    coloured = capsys.readouterr().out
+    assert "\x1b" in coloured and re.sub("\x1b.*?m", "", coloured) == plain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--words", "--format", "json"], "--words and --format json: give one of the two"),
+        (["--highlight", "--format", "ctm"], "--highlight: of no effect on --format ctm"),
+        (["--highlight", "--output", "x"], "colours of --format txt are for the terminal"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        cli.transcribe(RECIPE, ["a.wav", *options])

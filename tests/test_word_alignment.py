@@ -7,7 +7,8 @@ from itertools import groupby, product
 import numpy as np
 import pytest
 
-from common.decoding.word_alignment import align_labels, align_words
+from common.decoding.forced_alignment import align_labels
+from common.decoding.word_alignment import align_words
 from common.text.tokenizer import CharacterTokenizer
 
 TOKENIZER = CharacterTokenizer(("A", "B", " ", "_"))

@@ -12,6 +12,7 @@ from common import config as configs
 from common.api.loading import load_model, load_network, shipped, to_stderr
 from common.api.recognizer import Recognizer
 from common.api.streaming import PAUSE_SECONDS, OnlineModel, StreamingRecognizer
+from common.decoding.confidence import read_calibration
 from common.export.streaming import CHUNK_SECONDS
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
@@ -67,7 +68,7 @@ class ModelFunctions:
         """
         path = model or shipped(self._recipe, engine, device)
         found = load_model(self._recipe, path, engine=engine, device=device)
-        return Recognizer(found, found.decoder(decoding))
+        return Recognizer(found, found.decoder(decoding), read_calibration(path))
 
     def load_streaming(
         self,

@@ -12,8 +12,10 @@ import numpy as np
 import soxr
 
 from common.audio.io import load_audio
+from common.decoding.confidence import ConfidenceMap
 from common.decoding.prefix_beam_search import Hypothesis
-from common.decoding.word_alignment import Word, align_words
+from common.decoding.text_alignment import TextAlignment
+from common.decoding.word_alignment import Word
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
@@ -46,23 +48,27 @@ class Transcript:
     hypotheses: list[Hypothesis]
 
     @classmethod
-    def of(cls, prediction: Prediction, model: AcousticModel) -> Transcript:
+    def of(
+        cls,
+        prediction: Prediction,
+        model: AcousticModel,
+        calibration: ConfidenceMap | None = None,
+    ) -> Transcript:
         """Make the transcript of a prediction.
 
         Args:
             prediction: An utterance that the model recognised.
             model: The model.
+            calibration: Of the confidences; None: they are those of the network.
 
         Returns:
             The transcript; its words are aligned with the best text.
         """
-        text, words = prediction.text, []
-        if prediction.log_probs is not None:
-            start = prediction.start / model.featurizer.config.sample_rate
-            words = align_words(
-                text, prediction.log_probs, model.tokenizer, model.frame_seconds, start
-            )
-        return cls(text, words, prediction.duration, prediction.hypotheses)
+        rate = model.featurizer.config.sample_rate
+        words = prediction.words(model.tokenizer, model.frame_seconds, rate)
+        if calibration is not None:
+            words = [calibration.word(word) for word in words]
+        return cls(prediction.text, words, prediction.duration, prediction.hypotheses)
 
 
 class Recognizer:
@@ -71,6 +77,7 @@ class Recognizer:
     Args:
         model: The network, in whatever form it runs.
         decoder: What turns its output into text.
+        calibration: Of the confidences of words; None: they are those of the network.
 
     Attributes:
         tokenizer: What the network's output classes stand for.
@@ -78,8 +85,13 @@ class Recognizer:
         frame_seconds: From one output frame to the next.
     """
 
-    def __init__(self, model: AcousticModel, decoder: SpeechDecoder):
-        self._model, self._decoder = model, decoder
+    def __init__(
+        self,
+        model: AcousticModel,
+        decoder: SpeechDecoder,
+        calibration: ConfidenceMap | None = None,
+    ):
+        self._model, self._decoder, self._calibration = model, decoder, calibration
         self.tokenizer: Tokenizer = model.tokenizer
         self.sample_rate: int = model.featurizer.config.sample_rate
         self.frame_seconds: float = model.frame_seconds
@@ -112,6 +124,31 @@ class Recognizer:
         if not isinstance(recording, list):
             return self._transcribe([recording], 1)[0]
         return self._transcribe(recording, batch_size)
+
+    def align(self, recording: Recording, text: str, normalize: str | None = None) -> TextAlignment:
+        """Find when the words of a known text were said, in a recording of any length.
+
+        Args:
+            recording: As in `transcribe`.
+            text: What was said.
+            normalize: "english": speak numbers, abbreviations and signs as English words; "": leave
+                them; None: as the network was trained.
+
+        Returns:
+            The words as they are written, with times and the network's own confidences, and where
+            text and recording differ.
+
+        Raises:
+            UserError: The recording cannot be read, or the text cannot be spelled.
+        """
+        from common.api.alignment import Aligner
+
+        name = _name(recording, 1)
+        aligner = Aligner(self._model, self._model.decoder(), normalize)
+        words = aligner.words(text, f"text of {name}", logging.getLogger("common.align").warning)
+        if not isinstance(recording, (str, Path)):
+            recording = self._samples(recording, name)
+        return aligner.align(recording, words, name)
 
     def log_probs(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
         """Run the network alone.
@@ -148,7 +185,7 @@ class Recognizer:
                 for recording, name in zip(recordings[start : start + portion], names)
             ]
             found = {
-                prediction.index: Transcript.of(prediction, self._model)
+                prediction.index: Transcript.of(prediction, self._model, self._calibration)
                 for prediction in self._predictions(samples, names, batch_size)
             }
             transcripts += [found[index] for index in range(len(samples))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.config import EvalConfig
-from common.data.manifest import listed, read_data, without_copies
+from common.data.manifest import Utterance, listed, read_data, without_copies
+from common.decoding.confidence import read_calibration
 from common.utils.errors import UserError
 from common.utils.packages import MissingPackageError
 
@@ -78,6 +79,7 @@ def score_manifests(
     config: EvalConfig,
     log: logging.Logger,
     on_scored: Callable[[ScoredUtterance], None] | None = None,
+    timed: bool = False,
 ) -> Scores:
     """Recognise and score the utterances of manifests, each recording decoded once.
 
@@ -87,6 +89,7 @@ def score_manifests(
         config: Which manifests, how to decode, what to write.
         log: Receives figures, and a line for each recording that cannot be read.
         on_scored: Called with each utterance as it is scored.
+        timed: Give recognised words their times and confidences, as for a report.
 
     Returns:
         Error rates, and what could not be read or written.
@@ -136,6 +139,7 @@ def score_manifests(
             on_scored=on_scored,
             save_output=config.save_output,
             on_unreadable=add_unreadable,
+            timed=timed or bool(config.report),
         )
     finally:
         for position in sorted(unreadable):
@@ -166,7 +170,15 @@ def score_manifests(
         name, features = model.recipe.name, model.featurizer
         try:
             write_report(
-                config.report, name, facts, evaluation, scored, features, config.report_utterances
+                config.report,
+                name,
+                facts,
+                evaluation,
+                scored,
+                features,
+                config.report_utterances,
+                speakers_of([utterances[dataset.positions[index]] for index in readable]),
+                read_calibration(checkpoint),
             )
             report = Path(config.report)
             log.info("report: %s", config.report)
@@ -174,6 +186,39 @@ def score_manifests(
             report_error = error
     messages = [unreadable[position] for position in sorted(unreadable)]
     return Scores(evaluation, messages, len(utterances), report, report_error)
+
+
+def speakers_of(utterances: Sequence[Utterance]) -> list[str]:
+    """Tell who speaks in each utterance: as the manifest says, or else by the recording's folder.
+
+    Args:
+        utterances: Of a test set.
+
+    Returns:
+        A name for each; empty where all are the same.
+    """
+    names = [utterance.speaker or utterance.audio.parent.name for utterance in utterances]
+    return names if len(set(names)) > 1 else []
+
+
+def validation_config(model: AcousticModel, checkpoint: str, config: EvalConfig) -> EvalConfig:
+    """Choose the validation set where no other set is named.
+
+    Args:
+        model: The network.
+        checkpoint: What it is called in messages.
+        config: Which manifests; not changed.
+
+    Returns:
+        A configuration that names manifests.
+
+    Raises:
+        UserError: There is no validation set.
+    """
+    data, trained = config.DataConfig, model.config.DataConfig
+    validation = replace(trained, test_manifest=trained.val_manifest)  # never on the test set
+    manifests, data_dir = manifests_to_score(checkpoint, data, validation, "validation set")
+    return replace(config, DataConfig=replace(data, test_manifest=manifests, Data_dir=data_dir))
 
 
 def saved_log_probs(
@@ -203,9 +248,9 @@ def saved_log_probs(
     from common.data.dataset import ReadFailure
     from common.evaluation.evaluate import recognise_recordings
 
-    data, trained = config.DataConfig, model.config.DataConfig
-    validation = replace(trained, test_manifest=trained.val_manifest)  # never on the test set
-    manifests, data_dir = manifests_to_score(checkpoint, data, validation, "validation set")
+    trained = model.config.DataConfig
+    data = validation_config(model, checkpoint, config).DataConfig
+    manifests, data_dir = data.test_manifest, data.Data_dir
     note(f"utterances of {listed(manifests)}")
     utterances = read_data(trained, model.tokenizer, manifests, data_dir, note)
     utterances = without_copies(utterances, listed(manifests), note)

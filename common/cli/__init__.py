@@ -19,6 +19,8 @@ from common.utils.errors import UserError
 from common.utils.packages import MissingPackageError
 
 if TYPE_CHECKING:
+    from common.cli.alignment import align
+    from common.cli.calibration import calibrate
     from common.cli.data import check_data, create_mindrecord
     from common.cli.exported import export, postprocess, preprocess
     from common.cli.language import language_model
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from common.cli.recognition import evaluate, transcribe
 
 __all__ = [
+    "align",
+    "calibrate",
     "check_data",
     "create_mindrecord",
     "doctor",
@@ -42,6 +46,8 @@ __all__ = [
 # Commands and their modules, each of which is loaded for its own commands alone: what training
 # imports would double the time from the start of transcribe.py to the text.
 _MODULES = {
+    "align": "alignment",
+    "calibrate": "calibration",
     "check_data": "data",
     "create_mindrecord": "data",
     "export": "exported",
@@ -56,7 +62,7 @@ _MODULES = {
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO)
 # What these find goes to standard output.
-_PRINTING = ("check_data", "evaluate", "language_model", "transcribe")
+_PRINTING = ("align", "calibrate", "check_data", "evaluate", "language_model", "transcribe")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,14 +18,13 @@ from common.cli.options import (
     model_path,
     override,
 )
+from common.cli.transcript_output import TranscriptOutput, add_output
 from common.data.manifest import Utterance
-from common.evaluation.scoring import Prediction
+from common.decoding.confidence import read_calibration
 from common.model.recipe import Recipe
-from common.text.transcript_formats import ENDINGS, FORMATS, printable
 from common.utils.errors import UserError
-from common.utils.files import check_writable, write_text
+from common.utils.files import check_writable
 
-_ONE_A_FILE = ("srt", "vtt", "textgrid")  # formats that cannot be strung together
 _BATCHES_PER_PORTION = 16  # that transcribe.py reads, recognises and prints at a time
 
 
@@ -100,17 +99,7 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         "files", nargs="+", metavar="FILE", help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ..."
     )
     add_model(parser, recipe)
-    parser.add_argument(
-        "--format",
-        choices=sorted(FORMATS),
-        default="txt",
-        help="all but txt have a time for each word; json also confidences [txt]",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FOLDER",
-        help="write a file for each recording there, a.srt for a.wav, in place of printing",
-    )
+    add_output(parser, usual="txt")
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
     )
@@ -131,8 +120,10 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.evaluation.evaluate import recognise_recordings
 
     names, portion, failed = arguments.files, _BATCHES_PER_PORTION * batch_size, 0
-    output = _Output(arguments.format, arguments.output, names)
-    model = load_acoustic_model(arguments, recipe, model_path(arguments, recipe))
+    output = TranscriptOutput(arguments, names)
+    path = model_path(arguments, recipe)
+    calibration = read_calibration(path)
+    model = load_acoustic_model(arguments, recipe, path)
     decoder = model.decoder(config.LMConfig)
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
@@ -141,7 +132,9 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
             model,
             decoder,
             [Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]],
-            lambda prediction: Transcript.of(prediction, model) if output.timed else prediction,
+            lambda prediction: (
+                Transcript.of(prediction, model, calibration) if output.timed else prediction
+            ),
             batch_size,
             config.DataConfig.workers,
             progress="transcribing",
@@ -159,65 +152,6 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     if failed:
         print(f"error: {failed} of {len(names)} files were not read", file=sys.stderr)
     return 1 if failed else 0
-
-
-class _Output:
-    """Where the transcripts go, and in what form."""
-
-    def __init__(self, name: str, folder: str | None, recordings: Sequence[str]):
-        self._name, self._format = name, FORMATS[name]
-        self._several = len(recordings) > 1
-        self._files: dict[str, Path] = {}
-        if folder is None:
-            if self._several and name in _ONE_A_FILE:
-                raise UserError(
-                    f"--format {name} of {len(recordings)} recordings: give --output FOLDER, for a "
-                    "file of each; printed one behind the other, no program could read them"
-                )
-            return
-        owners: dict[Path, str] = {}
-        for recording in recordings:
-            file = Path(folder, Path(recording).stem + ENDINGS[name])
-            if owners.setdefault(file, recording) != recording:
-                raise UserError(
-                    f"--output {folder}: {owners[file]} and {recording} would both be written to "
-                    f"{file.name}; give them in two calls"
-                )
-            self._files[recording] = file
-        check_writable(file)
-
-    @property
-    def timed(self) -> bool:
-        """Whether words need times."""
-        return self._name != "txt"
-
-    def take(self, recording: str, result: Transcript | Prediction) -> None:
-        """Print a transcript, or write it to its file."""
-        untimed = isinstance(result, Transcript) and result.text and not result.words
-        if self._name == "ctm" and untimed:
-            raise UserError(f"{recording}: its words have no times, for --format ctm; take txt")
-        if self._files:
-            path = self._files[recording]
-            write_text(path, self._content(result, recording))
-            print(printable(str(path)), flush=True)
-        elif self.timed:
-            print(self._content(result, recording), end="", flush=True)
-        else:
-            for text in _texts(result):
-                print(f"{recording}\t{text}" if self._several else text, flush=True)
-
-    def _content(self, result: Transcript | Prediction, recording: str) -> str:
-        if isinstance(result, Transcript):
-            return self._format(result, recording)
-        return "".join(f"{line}\n" for line in _texts(result))
-
-
-def _texts(result: Transcript | Prediction) -> list[str]:
-    """Return the text, or with several hypotheses each with its rank and score."""
-    hypotheses = result.hypotheses
-    if len(hypotheses) == 1:
-        return [result.text]
-    return [f"{rank}\t{each.score:.3f}\t{each.text}" for rank, each in enumerate(hypotheses, 1)]
 
 
 def _check_effect(arguments: argparse.Namespace, recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.audio.augmentation import Augmentation
 from common.audio.features import Featurizer
+from common.audio.pauses import Loudness
 from common.data.batch_sampler import PlannedBatch, Shape, aligned
 from common.data.dataset import Dataset, Example, ReadFailure
 from common.utils.errors import UserError
@@ -35,6 +36,7 @@ class Batch:
         starts: Samples cut off before each row's features (`Featurizer.trim`), without
             augmentation.
         unreadable: Utterances left out; their `index` is that of the dataset.
+        loudness: Of each row's recording, where it was asked for and there are samples.
     """
 
     features: np.ndarray
@@ -47,6 +49,7 @@ class Batch:
     seconds: float
     starts: tuple[int, ...] = ()
     unreadable: tuple[ReadFailure, ...] = ()
+    loudness: tuple[Loudness | None, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -66,6 +69,7 @@ def batches(
     pad_align: int = 1,
     output_frames: Callable[[int], int] | None = None,
     skip_unreadable: bool = False,
+    measure: bool = False,
     workers: int = 2,
     prefetch: int = 4,
 ) -> Generator[Batch, None, None]:
@@ -88,6 +92,7 @@ def batches(
             used as it was recorded.
         skip_unreadable: List recordings that cannot be decoded in `Batch.unreadable` instead of
             raising. A batch then has fewer rows, or with static shapes more repeats.
+        measure: Give the loudness of the recordings, too.
         workers: Threads, each of which makes a batch at a time.
         prefetch: Batches made ahead, or being made.
 
@@ -112,6 +117,7 @@ def batches(
         output_frames,
         dataset.ctc_frames,
         skip_unreadable,
+        measure,
     )
     return _prefetched(dataset, plan, builder, workers, max(prefetch, 1))
 
@@ -154,6 +160,7 @@ class _BatchBuilder:
     output_frames: Callable[[int], int] | None
     frames_needed: np.ndarray  # (N,) output frames that each utterance of the dataset needs
     skip_unreadable: bool
+    measure: bool
 
     def __call__(
         self, planned: PlannedBatch, examples: Sequence[Example], durations: np.ndarray
@@ -161,12 +168,14 @@ class _BatchBuilder:
         """Make the batch; `durations` (B,) are in seconds."""
         features: dict[int, np.ndarray] = {}  # by index: repeats are not decoded again
         starts: dict[int, int] = {}
+        loudness: dict[int, Loudness | None] = {}
         unreadable: dict[int, ReadFailure] = {}
         for example in examples:
             if example.index in features or example.index in unreadable:
                 continue
             try:
-                features[example.index], starts[example.index] = self._features(example)
+                made = self._features(example)
+                features[example.index], starts[example.index], loudness[example.index] = made
             except UserError as error:
                 if not self.skip_unreadable:
                     raise UserError(f"utterance {example.id}: {error}") from error
@@ -189,6 +198,7 @@ class _BatchBuilder:
             seconds=float(durations[counted].sum()),
             starts=tuple(starts[examples[row].index] for row in rows),
             unreadable=tuple(unreadable.values()),
+            loudness=tuple(loudness[examples[row].index] for row in rows),
         )
 
     def _padded(
@@ -200,6 +210,7 @@ class _BatchBuilder:
         seconds: float,
         starts: tuple[int, ...],
         unreadable: tuple[ReadFailure, ...],
+        loudness: tuple[Loudness | None, ...],
     ) -> Batch:
         lengths = np.array([array.shape[1] for array in features], np.int32)
         frames, labels = self._shape(planned, int(lengths.max(initial=0)))
@@ -219,6 +230,7 @@ class _BatchBuilder:
             seconds=seconds,
             starts=starts,
             unreadable=unreadable,
+            loudness=loudness,
         )
 
     def _shape(self, planned: PlannedBatch, longest: int) -> Shape:
@@ -230,15 +242,17 @@ class _BatchBuilder:
             shape for shape in self.shapes if shape[0] >= frames and shape[1] >= planned.labels
         )
 
-    def _features(self, example: Example) -> tuple[np.ndarray, int]:
+    def _features(self, example: Example) -> tuple[np.ndarray, int, Loudness | None]:
         """Compute the features (F, T) of one utterance, augmented; count what is cut before it."""
         # An augmented utterance depends on nothing but this generator and the order of draws.
         rng = np.random.default_rng((self.seed, self.epoch, example.index))
-        features, start = example.features, 0
+        features, start, loudness = example.features, 0, None
+        sample_rate = self.featurizer.config.sample_rate
         if features is None:
             samples, start = example.trimmed(self.featurizer)
+            if self.measure:
+                loudness = Loudness.of(samples, sample_rate, start / sample_rate)
             if self.augmentation is not None:
-                sample_rate = self.featurizer.config.sample_rate
                 varied = self.augmentation.waveform(samples, sample_rate, rng)
                 if self._fits(self.featurizer.frames(len(varied)), example):
                     samples = varied
@@ -247,7 +261,7 @@ class _BatchBuilder:
             # Mask before splicing: what is masked stays masked in every frame it is stacked into.
             single = features[: self.featurizer.config.bins]
             features = self.featurizer.splice(self.augmentation.features(single, rng))
-        return features, start
+        return features, start, loudness
 
     def _fits(self, frames: int, example: Example) -> bool:
         if self.shapes and frames > max(self.shapes)[0]:

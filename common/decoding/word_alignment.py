@@ -1,17 +1,15 @@
-"""When the words of a text were said: the most probable CTC path that reads as the text.
-
-Viterbi over the labels with a blank before, between and behind them (Graves et al. 2006,
-"Connectionist Temporal Classification", section 4.1, with maxima in place of sums).
-"""
+"""When the words of a recognised text were said, by the most probable CTC path that reads as it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from common.decoding.forced_alignment import align_labels
+from common.decoding.word_times import word_times
 from common.text.tokenizer import Tokenizer
 
 
@@ -33,52 +31,14 @@ class Word:
     confidence: float
 
 
-def align_labels(log_probs: np.ndarray, ids: Sequence[int], blank: int) -> list[tuple[int, int]]:
-    """Find the most probable CTC path that reads as some labels.
-
-    Args:
-        log_probs: (T, C) natural logarithms of the probabilities of one utterance.
-        ids: (L,) labels of the text, none of which is the blank.
-        blank: Index of the blank.
-
-    Returns:
-        For each label the first frame that emits it and the frame after its last one; empty where
-        no path of T frames reads as the labels.
-    """
-    if not len(ids) or not len(log_probs):
-        return []
-    states = np.full(2 * len(ids) + 1, blank)
-    states[1::2] = ids
-    jumps = np.zeros(len(states), bool)
-    jumps[2:] = (states[2:] != blank) & (states[2:] != states[:-2])
-    emitted = np.asarray(log_probs, np.float64)[:, states]
-    best = np.full(len(states), -np.inf)
-    best[:2] = emitted[0, :2]
-    steps = np.zeros(emitted.shape, np.int8)  # states back to where a path came from
-    for frame in range(1, len(emitted)):
-        ways = np.full((3, len(states)), -np.inf)
-        ways[0], ways[1, 1:], ways[2, 2:] = best, best[:-1], best[:-2]
-        ways[2, ~jumps] = -np.inf
-        steps[frame] = ways.argmax(axis=0)
-        best = ways.max(axis=0) + emitted[frame]
-    state = len(states) - 1 - int(best[-2] > best[-1])
-    if best[state] == -np.inf:
-        return []
-    spans = [(len(emitted), 0)] * len(ids)
-    for frame in range(len(emitted) - 1, -1, -1):
-        if state % 2:
-            first, end = spans[state // 2]
-            spans[state // 2] = (min(first, frame), max(end, frame + 1))
-        state -= int(steps[frame, state])
-    return spans
-
-
 def align_words(
     text: str,
     log_probs: np.ndarray,
     tokenizer: Tokenizer,
     frame_seconds: float,
     start: float = 0.0,
+    pauses: np.ndarray | None = None,
+    duration: float = math.inf,
 ) -> list[Word]:
     """Find times and confidences of the words of a text.
 
@@ -88,6 +48,9 @@ def align_words(
         tokenizer: With a blank.
         frame_seconds: From one output frame to the next.
         start: Seconds of the recording before the first frame, which were cut off.
+        pauses: (P, 2) begin and end of each pause of the recording, in seconds; None: unknown, and
+            the words last from their first to their last emission.
+        duration: Of the recording, in seconds.
 
     Returns:
         The words in order; empty where the text cannot be aligned: without a blank, with characters
@@ -100,22 +63,86 @@ def align_words(
     spans = align_labels(log_probs, ids, tokenizer.blank)
     if not spans:
         return []
-    words, place = [], 0
-    for word in tokenizer.words(text):
+    ranges = word_ranges(tokenizer.words(text), ids, tokenizer)
+    if ranges is None:
+        return []
+    words = tokenizer.words(text)
+    times = times_of(ranges, spans, frame_seconds, start, pauses, duration)
+    return [
+        Word(word, *edges, surest(log_probs, ids[at.start : at.stop], spans[at.start : at.stop]))
+        for word, edges, at in zip(words, times, ranges)
+    ]
+
+
+def times_of(
+    ranges: Sequence[range],
+    spans: Sequence[tuple[int, int]],
+    frame_seconds: float,
+    start: float,
+    pauses: np.ndarray | None,
+    duration: float,
+    apart: Collection[int] = (),
+) -> list[tuple[float, float]]:
+    """Find when words were said, to the millisecond.
+
+    Args:
+        ranges: Labels of each word.
+        spans: First frame of each label, and the frame after its last.
+        frame_seconds: From one output frame to the next.
+        start: Seconds of the recording before the first frame.
+        pauses: (P, 2) begin and end of each pause of the recording; None: unknown.
+        duration: Of the recording, in seconds.
+        apart: As of `word_times`.
+
+    Returns:
+        Start and end of each word.
+    """
+
+    def seconds(frame: int) -> float:
+        return start + frame * frame_seconds
+
+    emissions = [(seconds(spans[at.start][0]), seconds(spans[at.stop - 1][1])) for at in ranges]
+    last_labels = [seconds(spans[at.stop - 1][0]) for at in ranges]
+    times = word_times(emissions, last_labels, pauses, duration, apart)
+    return [(round(begin, 3), round(end, 3)) for begin, end in times]
+
+
+def word_ranges(
+    words: Sequence[str], ids: Sequence[int], tokenizer: Tokenizer
+) -> list[range] | None:
+    """Find the labels of words in those of their text.
+
+    Args:
+        words: In order.
+        ids: (L,) labels of the text.
+        tokenizer: What spells both.
+
+    Returns:
+        For each word the indices of its labels; None where the labels of the text are not those of
+        its words.
+    """
+    ranges, place = [], 0
+    for word in words:
         labels = tokenizer.encode(word)
-        while place < len(ids) and ids[place : place + len(labels)] != labels:
+        while place < len(ids) and list(ids[place : place + len(labels)]) != labels:
             place += 1  # past what separates words
         if not labels or place >= len(ids):
-            return []
-        covered = range(place, place + len(labels))
-        surest = [float(log_probs[slice(*spans[at]), ids[at]].max()) for at in covered]
-        words.append(
-            Word(
-                word,
-                round(start + spans[covered[0]][0] * frame_seconds, 3),
-                round(start + spans[covered[-1]][1] * frame_seconds, 3),
-                min(1.0, sum(map(math.exp, surest)) / len(surest)),
-            )
-        )
+            return None
+        ranges.append(range(place, place + len(labels)))
         place += len(labels)
-    return words
+    return ranges
+
+
+def surest(log_probs: np.ndarray, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> float:
+    """Return the confidence of a word.
+
+    Args:
+        log_probs: (T, C) natural logarithms.
+        ids: Labels of the word.
+        spans: First frame of each label, and the frame after its last.
+
+    Returns:
+        The mean, over its labels, of the probability of each in the frame where it is highest.
+    """
+    best = [float(log_probs[slice(*span), label].max()) for label, span in zip(ids, spans)]
+    return min(1.0, sum(map(math.exp, best)) / len(best))

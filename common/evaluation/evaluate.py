@@ -15,7 +15,12 @@ from common.data.batch_sampler import PlannedBatch, plan_epoch, split, static_sh
 from common.data.dataset import Dataset, ManifestDataset, ReadFailure
 from common.data.loader import batches
 from common.data.manifest import Utterance
-from common.evaluation.scoring import Evaluation, Prediction, ScoredUtterance, Scorer
+from common.evaluation.scoring import (
+    Evaluation,
+    Prediction,
+    ScoredUtterance,
+    Scorer,
+)
 from common.memory import forecast_forward
 from common.model.acoustic_model import AcousticModel
 from common.model.decoder import SpeechDecoder
@@ -116,6 +121,7 @@ def recognise(
             shapes=shapes,
             pad_align=data.pad_align,
             skip_unreadable=on_unreadable is not None,
+            measure=True,
             workers=workers,
         ):
             if on_unreadable is not None:
@@ -123,8 +129,8 @@ def recognise(
                     on_unreadable(failure)
             if batch.valid:
                 decoded = decoder.decode(batch.features, batch.lengths, batch.valid)
-                rows = zip(batch.indices, batch.ids, batch.starts, decoded)
-                for index, id, start, utterance in rows:
+                rows = zip(batch.indices, batch.ids, batch.starts, batch.loudness, decoded)
+                for index, id, start, loudness, utterance in rows:
                     start += utterance.start  # cut off here, or by the network itself
                     yield Prediction(
                         index,
@@ -133,6 +139,7 @@ def recognise(
                         utterance.log_probs,
                         start,
                         float(dataset.durations[index]),
+                        loudness,
                     )
             bar.update(batch.valid + len(batch.unreadable))
 
@@ -207,6 +214,7 @@ def evaluate(
     watch: Callable[[Prediction], None] | None = None,
     part: RankShard | None = None,
     on_unreadable: Callable[[ReadFailure], None] | None = None,
+    timed: bool = False,
 ) -> Evaluation:
     """Recognise and score a dataset, or one rank's part of it.
 
@@ -224,6 +232,7 @@ def evaluate(
             are valid until it returns.
         part: With several ranks, the share of this one.
         on_unreadable: As in `recognise`.
+        timed: Give recognised words their times and confidences, too.
 
     Returns:
         The figures of the utterances that could be read.
@@ -232,7 +241,8 @@ def evaluate(
         UserError: As `recognise`, or `save_output` cannot be written.
     """
     folder = _output_folder(save_output)
-    scorer = Scorer(model.tokenizer, model.frame_seconds)
+    sample_rate = model.featurizer.config.sample_rate if timed else 0
+    scorer = Scorer(model.tokenizer, model.frame_seconds, sample_rate)
     for prediction in recognise(
         model,
         decoder,

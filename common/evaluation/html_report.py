@@ -22,7 +22,10 @@ import numpy as np
 from common.audio.features import Featurizer
 from common.audio.io import encode_opus
 from common.data.dataset import Dataset
+from common.decoding.confidence import ConfidenceMap
+from common.evaluation.calibration import calibration_error, reliability, word_confidences
 from common.evaluation.error_rates import EditCounts
+from common.evaluation.pictures import reliability_diagram, waveform
 from common.utils.files import write_text
 from common.utils.packages import package
 from common.utils.wording import counted
@@ -34,7 +37,10 @@ _PIXELS_PER_SECOND = 240
 _LETTER_WIDTH = 7  # pixels
 _SHADES = 32  # of a spectrogram: with 256 the file is twice as large and looks the same
 _MAX_CONFUSIONS = 10  # listed of each kind
-_DURATION_GROUPS = 5
+_GROUPS = 5  # of utterances, by duration or loudness
+_MAX_SPEAKERS = 15
+_COLUMNS_PER_SECOND = 80  # of a waveform
+_SURE, _FAIR = 0.8, 0.5  # confidences from which a word has another colour
 
 
 def write_report(
@@ -45,6 +51,8 @@ def write_report(
     dataset: Dataset,
     featurizer: Featurizer,
     players: int,
+    speakers: Sequence[str] = (),
+    calibration: ConfidenceMap | None = None,
 ) -> None:
     """Write the page of an evaluation: figures, confusions, utterances worst first.
 
@@ -57,6 +65,8 @@ def write_report(
         featurizer: Makes the spectrograms.
         players: Number of utterances, the worst, that get their recording (as the network receives
             it) and their spectrogram. Only these are decoded, again.
+        speakers: Who speaks in each utterance; empty: unknown.
+        calibration: Of the confidences; None: they are those of the network.
 
     Raises:
         MissingPackageError: Spectrograms need a package that is not installed.
@@ -67,7 +77,7 @@ def write_report(
     for example in dataset.read(order[:players]):  # one at a time: encoded they are small
         samples = example.samples(featurizer)
         utterance = evaluation.utterances[example.index]
-        media[example.index] = _media(utterance, samples, featurizer)
+        media[example.index] = _media(utterance, samples, featurizer, calibration)
     cards = [_card(evaluation.utterances[index], media.get(index, "")) for index in order]
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     rows = {**facts, "Words": evaluation.words_note, "Date": date}
@@ -84,7 +94,8 @@ def write_report(
         ),
         tiles=_tiles(evaluation, dataset),
         confusions=_confusions(evaluation.utterances),
-        durations=_durations(evaluation.utterances),
+        breakdowns=_breakdowns(evaluation.utterances, speakers),
+        confidence=_confidence(evaluation.utterances, calibration),
         features=escape(_features_line(featurizer)),
         players=f"All {count}" if len(media) == count else f"The worst {len(media)} of {count}",
         count=count,
@@ -199,21 +210,95 @@ def _confusions(utterances: Iterable[ScoredUtterance]) -> str:
     return "\n".join(tables)
 
 
-def _durations(utterances: Sequence[ScoredUtterance]) -> str:
-    """Return rows of a table: WER by duration, in groups of about equally many utterances."""
-    ordered = sorted(utterances, key=lambda utterance: utterance.duration)
-    parts = [
-        ordered[part[0] : part[-1] + 1]
-        for part in np.array_split(np.arange(len(ordered)), _DURATION_GROUPS)
+def _breakdowns(utterances: Sequence[ScoredUtterance], speakers: Sequence[str]) -> str:
+    """Return tables of WER by duration, loudness, noise and speaker."""
+    tables = [
+        _table(
+            "Duration",
+            _quantiles([(each.duration, each) for each in utterances], "{:.1f} to {:.1f} s"),
+        )
+    ]
+    measured = [(each.loudness, each) for each in utterances if each.loudness is not None]
+    for title, values in (
+        ("Loudness of speech", [(loudness.speech, each) for loudness, each in measured]),
+        (
+            "Speech over noise",
+            [(loudness.speech - loudness.noise, each) for loudness, each in measured],
+        ),
+    ):
+        if values:
+            tables.append(_table(title, _quantiles(values, "{:.0f} to {:.0f} dB")))
+    if speakers:
+        groups: dict[str, list[ScoredUtterance]] = {}
+        for name, each in zip(speakers, utterances):
+            groups.setdefault(name, []).append(each)
+        worst = sorted(groups.items(), key=lambda group: -_rate(group[1]))
+        shown = worst[:_MAX_SPEAKERS]
+        title = "Speaker" if len(shown) == len(worst) else f"Speaker, worst {_MAX_SPEAKERS}"
+        tables.append(_table(title, [(escape(name), part) for name, part in shown]))
+    return "\n".join(tables)
+
+
+def _quantiles(
+    values: Sequence[tuple[float, ScoredUtterance]], form: str
+) -> list[tuple[str, list[ScoredUtterance]]]:
+    """Group utterances by a figure, about equally many in each group."""
+    ordered = sorted(values, key=lambda value: value[0])
+    return [
+        (
+            form.format(ordered[part[0]][0], ordered[part[-1]][0]).replace("-", "\u2212"),
+            [ordered[number][1] for number in part],
+        )
+        for part in np.array_split(np.arange(len(ordered)), _GROUPS)
         if len(part)
     ]
-    rates = [sum((item.words for item in part), EditCounts()).rate for part in parts]
+
+
+def _rate(utterances: Sequence[ScoredUtterance]) -> float:
+    return sum((each.words for each in utterances), EditCounts()).rate
+
+
+def _table(title: str, groups: Sequence[tuple[str, Sequence[ScoredUtterance]]]) -> str:
+    """Return a table of WER by group; the longest bar is the highest WER."""
+    rates = [_rate(part) for _, part in groups]
     highest = max(rates, default=0) or 1
-    return "\n".join(
-        f'<tr><td>{part[0].duration:.1f} – {part[-1].duration:.1f} s</td><td class="number">'
-        f'{len(part)}</td><td class="number">{_percent(rate)}</td><td class="bar">'
-        f'<i style="width:{100 * rate / highest:.1f}%"></i></td></tr>'
-        for part, rate in zip(parts, rates)
+    rows = "".join(
+        f'<tr><td>{name}</td><td class="number">{len(part)}</td><td class="number">'
+        f'{_percent(rate)}</td><td class="bar"><i style="width:{100 * rate / highest:.1f}%"></i>'
+        "</td></tr>\n"
+        for (name, part), rate in zip(groups, rates)
+    )
+    return (
+        f'<table class="breakdown"><tr><th>{title}</th><th class="number">Utterances</th>'
+        f'<th class="number">WER</th><th></th></tr>\n{rows}</table>'
+    )
+
+
+def _confidence(utterances: Sequence[ScoredUtterance], calibration: ConfidenceMap | None) -> str:
+    """Return the section on confidences, empty where words have none."""
+    raw, correct = word_confidences(utterances)
+    if not len(raw):
+        return ""
+    before = reliability(raw, correct)
+    after = [] if calibration is None else reliability(calibration(raw), correct)
+    errors = f"{_percent(calibration_error(before))} of the network itself"
+    if after:
+        errors = f"{_percent(calibration_error(after))} calibrated, {errors}"
+    rows = "".join(
+        f'<tr><td>{100 * each.low:.0f} – {100 * each.high:.0f} %</td><td class="number">'
+        f'{each.words}</td><td class="number">{_percent(1 - each.correct)}</td><td class="bar">'
+        f'<i style="width:{100 * (1 - each.correct):.1f}%"></i></td></tr>\n'
+        for each in reversed(after or before)
+        if each.words
+    )
+    return (
+        '<h2>Confidence against error</h2>\n<section class="confidence">\n'
+        f"<figure>{reliability_diagram(before, after)}<figcaption>"
+        "Dashed: as often right as confident. Bars: words.</figcaption></figure>\n"
+        f'<div><p class="legend">Of {len(raw)} recognised words, {_percent(correct.mean())} are '
+        f"right. Expected calibration error: {errors}.</p>\n"
+        '<table class="breakdown"><tr><th>Confidence</th><th class="number">Words</th>'
+        f'<th class="number">Wrong</th><th></th></tr>\n{rows}</table></div>\n</section>'
     )
 
 
@@ -275,8 +360,13 @@ def _marked_differences(reference: str, hypothesis: str) -> tuple[str, str]:
     return above, below
 
 
-def _media(utterance: ScoredUtterance, samples: np.ndarray, featurizer: Featurizer) -> str:
-    """Return spectrogram, letters at their times, and player."""
+def _media(
+    utterance: ScoredUtterance,
+    samples: np.ndarray,
+    featurizer: Featurizer,
+    calibration: ConfidenceMap | None,
+) -> str:
+    """Return waveform, words and letters at their times, spectrogram, and player."""
     sound = encode_opus(samples, featurizer.config.sample_rate)
     seconds = len(samples) / featurizer.config.sample_rate
     marks = "".join(
@@ -286,11 +376,28 @@ def _media(utterance: ScoredUtterance, samples: np.ndarray, featurizer: Featuriz
     width = seconds * _PIXELS_PER_SECOND
     return (
         f'\n<div class="scroll"><div class="timeline" style="width:{width:.0f}px">'
+        f"{waveform(samples, max(round(seconds * _COLUMNS_PER_SECOND), 1))}"
+        f"{_words(utterance, seconds, calibration)}"
         f'<img alt="spectrogram" src="{_data("image/png", spectrogram(featurizer(samples)))}">'
         f'<div class="letters" aria-hidden="true">{_letters(utterance, seconds)}</div>'
         f'<div class="seconds">{marks}</div><i class="playhead"></i></div></div>\n'
         f'<audio controls preload="none" src="{_data("audio/ogg", sound)}"></audio>\n'
     )
+
+
+def _words(utterance: ScoredUtterance, seconds: float, calibration: ConfidenceMap | None) -> str:
+    """Return the recognised words from start to end, in colours by confidence."""
+    boxes = []
+    for raw in utterance.timed:
+        word = raw if calibration is None else calibration.word(raw)
+        sure = "sure" if word.confidence >= _SURE else "fair" if word.confidence >= _FAIR else "low"
+        left, width = 100 * word.start / seconds, 100 * (word.end - word.start) / seconds
+        title = f"{word.start:.2f} – {word.end:.2f} s, confidence {_percent(word.confidence)}"
+        boxes.append(
+            f'<span class="{sure}" style="left:{left:.2f}%;width:{width:.2f}%" '
+            f'title="{escape(word.word)}: {title}">{escape(word.word)}</span>'
+        )
+    return f'<div class="words" aria-hidden="true">{"".join(boxes)}</div>' if boxes else ""
 
 
 def _letters(utterance: ScoredUtterance, seconds: float) -> str:

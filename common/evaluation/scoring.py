@@ -7,8 +7,10 @@ from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 
+from common.audio.pauses import Loudness
 from common.decoding.decoders import emission_frames
 from common.decoding.prefix_beam_search import Hypothesis
+from common.decoding.word_alignment import Word, align_words
 from common.evaluation.error_rates import EditCounts, alignment, character_errors, word_errors
 from common.text.tokenizer import Tokenizer
 
@@ -24,6 +26,7 @@ class Prediction:
         log_probs: (T', C) of a CTC network, without padding; None for another network.
         start: Samples of silence that were cut off before the first frame.
         duration: Of the recording, in seconds.
+        loudness: Of the recording; None: unknown.
     """
 
     index: int
@@ -32,11 +35,35 @@ class Prediction:
     log_probs: np.ndarray | None
     start: int = 0
     duration: float = 0.0
+    loudness: Loudness | None = None
 
     @property
     def text(self) -> str:
         """The best hypothesis."""
         return self.hypotheses[0].text
+
+    def words(self, tokenizer: Tokenizer, frame_seconds: float, sample_rate: int) -> list[Word]:
+        """Find the times of the words of the best hypothesis, with the network's own confidences.
+
+        Args:
+            tokenizer: Of the network.
+            frame_seconds: From one output frame to the next.
+            sample_rate: Hz, of `start`.
+
+        Returns:
+            The words; empty where the network's output tells no times.
+        """
+        if self.log_probs is None:
+            return []
+        return align_words(
+            self.text,
+            self.log_probs,
+            tokenizer,
+            frame_seconds,
+            self.start / sample_rate,
+            None if self.loudness is None else self.loudness.pauses,
+            self.duration,
+        )
 
 
 @dataclass(frozen=True)
@@ -54,6 +81,9 @@ class ScoredUtterance:
         letters: Labels of the best CTC path, repeats merged; empty without CTC.
         times: (len(letters),) seconds at which each letter begins.
         pairs: Aligned words of reference and hypothesis.
+        timed: Words of the hypothesis with times and confidences of the network itself; empty where
+            they were not asked for, or there are none.
+        loudness: Of the recording; None: unknown.
     """
 
     id: str
@@ -66,6 +96,8 @@ class ScoredUtterance:
     letters: list[str]
     times: np.ndarray
     pairs: list[tuple[str | None, str | None]]
+    timed: list[Word] = field(default_factory=list)
+    loudness: Loudness | None = None
 
     def lines(self) -> list[str]:
         """Format the utterance as eval.py prints it."""
@@ -150,14 +182,16 @@ class Evaluation:
 class Scorer:
     """Scores utterances one by one, in any order."""
 
-    def __init__(self, tokenizer: Tokenizer, frame_seconds: float):
+    def __init__(self, tokenizer: Tokenizer, frame_seconds: float, sample_rate: int = 0):
         """Start with no utterance.
 
         Args:
             tokenizer: Tells words and the blank.
             frame_seconds: Seconds from one output frame of the network to the next.
+            sample_rate: Hz of the network, to give words times; 0: they get none.
         """
         self._tokenizer, self._frame_seconds = tokenizer, frame_seconds
+        self._sample_rate = sample_rate
         self._scored: dict[int, ScoredUtterance] = {}
         self._blanks, self._frames = 0, 0
 
@@ -191,9 +225,16 @@ class Scorer:
             letters,
             begins * self._frame_seconds,
             alignment(words(reference), words(prediction.text)),
+            self._timed(prediction),
+            prediction.loudness,
         )
         self._scored[prediction.index] = scored
         return scored
+
+    def _timed(self, prediction: Prediction) -> list[Word]:
+        if not self._sample_rate:
+            return []
+        return prediction.words(self._tokenizer, self._frame_seconds, self._sample_rate)
 
     def evaluation(self) -> Evaluation:
         """Return the figures of all utterances that were added, in the order of their indices."""

@@ -4,14 +4,18 @@
 - srt: SubRip subtitles; vtt: Web Video Text Tracks (W3C, https://www.w3.org/TR/webvtt1/).
 - ctm: a line a word: recording, channel, start, duration, word, confidence (NIST SCTK, ctm.htm).
 - textgrid: an interval tier of words for Praat (long text format).
+- words: a line a word: start, end, confidence, word.
 - txt: the text alone.
+
+Some of them can highlight: subtitles the word that is being said, the others by colours of a
+terminal how sure each word is.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +24,10 @@ MOST_CHARACTERS = 37  # in a line
 MOST_LINES = 2
 LONGEST = 6.0  # seconds that a subtitle stays
 PAUSE = 0.7  # seconds without a word, after which the next one begins a subtitle
+
+# Least confidence, and the colour of ECMA-48 (SGR): green, yellow, and red with an underline for
+# those who cannot tell these apart.
+_COLOURS = ((0.8, "32"), (0.5, "33"), (-1.0, "31;4"))
 
 
 class TimedWord(Protocol):
@@ -87,28 +95,44 @@ def to_json(transcript: TimedText, name: str) -> str:
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 
+def to_words(transcript: TimedText, name: str) -> str:
+    """Return a line for each word: start, end, confidence, word."""
+    return "".join(_word_line(word, word.word) for word in transcript.words)
+
+
+def _word_line(word: TimedWord, text: str) -> str:
+    return f"{word.start:9.3f} {word.end:9.3f} {word.confidence:6.3f}  {text}\n"
+
+
 def to_srt(transcript: TimedText, name: str) -> str:
     """Return SubRip subtitles."""
-    return "\n".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
-        for number, (start, end, text) in enumerate(subtitles(transcript), 1)
-    )
+    return _as_srt(subtitles(transcript))
 
 
 def to_vtt(transcript: TimedText, name: str) -> str:
     """Return Web Video Text Tracks."""
-    cues = (
-        f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n{_escaped(text)}\n"
-        for start, end, text in subtitles(transcript)
+    return _as_vtt((start, end, _escaped(text)) for start, end, text in subtitles(transcript))
+
+
+def _as_srt(cues: Iterable[tuple[float, float, str]]) -> str:
+    return "\n".join(
+        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
+        for number, (start, end, text) in enumerate(cues, 1)
     )
-    return "WEBVTT\n" + "".join(cues)
+
+
+def _as_vtt(cues: Iterable[tuple[float, float, str]]) -> str:
+    return "WEBVTT\n" + "".join(
+        f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n{text}\n" for start, end, text in cues
+    )
 
 
 def to_ctm(transcript: TimedText, name: str) -> str:
-    """Return a line for each word; the recording is its file's name without suffix and spaces."""
+    """Return a line for each word; in it and in the file's name, "_" stands for spaces."""
     recording = "_".join(printable(Path(name).stem).split())
     return "".join(
-        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word} "
+        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} "
+        f"{'_'.join(word.word.split())} "
         f"{word.confidence:.4f}\n"
         for word in transcript.words
     )
@@ -123,8 +147,9 @@ def to_textgrid(transcript: TimedText, name: str) -> str:
     ):
         if start > place:
             intervals.append((place, start, ""))
-        intervals.append((max(start, place), stop, text))
-        place = stop
+        if stop > max(start, place):  # Praat takes no empty interval: a word that was not found
+            intervals.append((max(start, place), stop, text))
+        place = max(stop, place)
     end = max(transcript.duration, place)
     if end > place or not intervals:
         intervals.append((place, end, ""))
@@ -162,8 +187,80 @@ FORMATS: dict[str, Callable[[TimedText, str], str]] = {
     "vtt": to_vtt,
     "ctm": to_ctm,
     "textgrid": to_textgrid,
+    "words": to_words,
 }
-ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid"}
+ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid", "words": ".words.txt"}
+
+
+# ---- highlighting
+
+
+def coloured_txt(transcript: TimedText, name: str) -> str:
+    """Return the text, its words in colours by their confidence."""
+    if not transcript.words:
+        return to_txt(transcript, name)
+    between = _between(transcript)
+    return between.join(_coloured(word) for word in transcript.words) + "\n"
+
+
+def coloured_words(transcript: TimedText, name: str) -> str:
+    """Return what `to_words` does, the words in colours by their confidence."""
+    return "".join(_word_line(word, _coloured(word)) for word in transcript.words)
+
+
+def _coloured(word: TimedWord) -> str:
+    colour = next(colour for least, colour in _COLOURS if word.confidence >= least)
+    return f"\x1b[{colour}m{word.word}\x1b[0m"
+
+
+def marked_srt(transcript: TimedText, name: str) -> str:
+    """Return SubRip subtitles in which the word that is being said is underlined."""
+    return _as_srt(_marked(transcript, lambda text: text))
+
+
+def marked_vtt(transcript: TimedText, name: str) -> str:
+    """Return Web Video Text Tracks in which the word that is being said is underlined."""
+    return _as_vtt(_marked(transcript, _escaped))
+
+
+def _marked(
+    transcript: TimedText, escape: Callable[[str], str]
+) -> Iterator[tuple[float, float, str]]:
+    """Yield a cue for each word of a subtitle, and one without mark for each pause in it."""
+    if not transcript.words:
+        yield from ((start, end, escape(text)) for start, end, text in _whole(transcript))
+    between = _between(transcript)
+    for lines in _gathered(transcript):
+        place = lines[0][0].start
+        for word in (word for line in lines for word in line):
+            if word.start > place:
+                yield place, word.start, _underlined(lines, None, between, escape)
+            if word.end > word.start:
+                yield word.start, word.end, _underlined(lines, word, between, escape)
+            place = max(place, word.end)
+
+
+def _underlined(
+    lines: list[list[TimedWord]],
+    said: TimedWord | None,
+    between: str,
+    escape: Callable[[str], str],
+) -> str:
+    """Return the text of a subtitle, one word underlined."""
+    return "\n".join(
+        between.join(
+            f"<u>{escape(word.word)}</u>" if word is said else escape(word.word) for word in line
+        )
+        for line in lines
+    )
+
+
+HIGHLIGHTED: dict[str, Callable[[TimedText, str], str]] = {
+    "txt": coloured_txt,
+    "words": coloured_words,
+    "srt": marked_srt,
+    "vtt": marked_vtt,
+}
 
 
 def subtitles(transcript: TimedText) -> Iterator[tuple[float, float, str]]:
@@ -180,22 +277,36 @@ def subtitles(transcript: TimedText) -> Iterator[tuple[float, float, str]]:
     """
     if not transcript.words:
         yield from _whole(transcript)
-    together = "".join(word.word for word in transcript.words) == transcript.text
-    between = "" if together else " "  # of scripts that separate no words, as Han
-    lines: list[str] = []
-    start = end = 0.0
+    between = _between(transcript)
+    for lines in _gathered(transcript):
+        text = "\n".join(between.join(word.word for word in line) for line in lines)
+        yield lines[0][0].start, lines[-1][-1].end, text
+
+
+def _gathered(transcript: TimedText) -> Iterator[list[list[TimedWord]]]:
+    """Yield the lines of each subtitle, as words."""
+    lines: list[list[TimedWord]] = []
+    between = len(_between(transcript))
     for word in transcript.words:
-        longer = _with(lines, word.word, between)
-        fits = lines and word.start - end < PAUSE and word.end - start <= LONGEST
+        longer = _with(lines, word, between)
+        fits = (
+            lines
+            and word.start - lines[-1][-1].end < PAUSE
+            and word.end - lines[0][0].start <= LONGEST
+        )
         if fits and len(longer) <= MOST_LINES:
             lines = longer
         else:
             if lines:
-                yield start, end, "\n".join(lines)
-            lines, start = [word.word], word.start
-        end = word.end
+                yield lines
+            lines = [[word]]
     if lines:
-        yield start, end, "\n".join(lines)
+        yield lines
+
+
+def _between(transcript: TimedText) -> str:
+    """Return what separates words: nothing in scripts that separate none, as Han."""
+    return "" if "".join(word.word for word in transcript.words) == transcript.text else " "
 
 
 def _whole(transcript: TimedText) -> list[tuple[float, float, str]]:
@@ -203,11 +314,14 @@ def _whole(transcript: TimedText) -> list[tuple[float, float, str]]:
     return [(0.0, transcript.duration, transcript.text)] if transcript.text else []
 
 
-def _with(lines: list[str], word: str, between: str) -> list[str]:
+def _with(lines: list[list[TimedWord]], word: TimedWord, between: int) -> list[list[TimedWord]]:
     """Return the lines of a subtitle with one more word."""
-    if lines and len(lines[-1]) + len(between) + len(word) <= MOST_CHARACTERS:
-        return [*lines[:-1], f"{lines[-1]}{between}{word}"]
-    return [*lines, word]
+    if lines:
+        longer = [*lines[-1], word]
+        length = sum(len(each.word) for each in longer) + between * (len(longer) - 1)
+        if length <= MOST_CHARACTERS:
+            return [*lines[:-1], longer]
+    return [*lines, [word]]
 
 
 def _clock(seconds: float, point: str) -> str:
