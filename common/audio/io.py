@@ -258,9 +258,9 @@ def _check_is_file(path: str | Path) -> None:
 @contextmanager
 def _decoder(content: Content, stream: Stream) -> Iterator[sf.SoundFile]:
     """Open a stream of a recording for decoding."""
-    source: int | io.BytesIO
+    source: int | io.BufferedIOBase
     if not isinstance(content.source, int) or stream.parts != content.whole:
-        source = content.copy(stream.parts)
+        source = content.file(stream.parts)
     else:
         source = content.source  # libsndfile reads it without Python
         os.lseek(source, 0, os.SEEK_SET)
