@@ -219,13 +219,16 @@ def passages(
         )
 
 
-def whole_transcript(
-    model: AcousticModel, parts: Sequence[Passage], duration: float
-) -> Transcript:
+def separator(model: AcousticModel) -> str:
+    """Return what stands between two passages: a space, or nothing in scripts without spaces."""
+    return " " if " " in model.tokenizer.normalise("A A") else ""
+
+
+def whole_transcript(model: AcousticModel, parts: Sequence[Passage], duration: float) -> Transcript:
     """Put the passages of one channel together.
 
     Args:
-        model: The network; its tokenizer knows what parts words.
+        model: The network.
         parts: In their order.
         duration: Of the recording, in seconds.
 
@@ -234,14 +237,12 @@ def whole_transcript(
     """
     from common.decoding.prefix_beam_search import Hypothesis
 
-    text = model.tokenizer.normalise(" ".join(part.text for part in parts if part.text))
+    text = separator(model).join(part.text for part in parts if part.text)
     words = [word for part in parts for word in part.words]
     return Transcript(text, words, duration, [Hypothesis(text, sum(part.score for part in parts))])
 
 
-def _watched(
-    audio: AudioBlocks, on_read: Callable[[float], None] | None
-) -> Iterator[np.ndarray]:
+def _watched(audio: AudioBlocks, on_read: Callable[[float], None] | None) -> Iterator[np.ndarray]:
     read = 0
     for block in audio.blocks:
         yield block

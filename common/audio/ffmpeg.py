@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -59,9 +59,7 @@ def foreign_duration(path: str | Path) -> float | None:
     if not shutil.which("ffprobe"):
         return None
     command = ["ffprobe", "-v", "error", *_input(path), "-show_entries", "format=duration"]
-    done = subprocess.run(
-        [*command, "-of", "csv=p=0"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "-of", "csv=p=0"], capture_output=True, text=True, check=False)
     with suppress(ValueError):
         seconds = float(done.stdout.strip())
         return seconds if seconds > 0 else None
@@ -119,7 +117,7 @@ def _input(path: str | Path) -> list[str]:
     return ["-protocol_whitelist", "file", "-i", f"file:{path}"]
 
 
-def _blocks(pipe: BinaryIO, rate: int, channels: int) -> Iterator[np.ndarray]:
+def _blocks(pipe: IO[bytes], rate: int, channels: int) -> Iterator[np.ndarray]:
     """Yield (N, channels) samples until the pipe ends."""
     frame = 4 * channels
     while data := pipe.read(_SECONDS * rate * frame):
@@ -127,7 +125,7 @@ def _blocks(pipe: BinaryIO, rate: int, channels: int) -> Iterator[np.ndarray]:
         yield np.frombuffer(data[:whole], ">f4").astype(np.float32).reshape(-1, channels)
 
 
-def _refusal(path: str | Path, kind: str, messages: BinaryIO) -> UserError:
+def _refusal(path: str | Path, kind: str, messages: IO[bytes]) -> UserError:
     """Say what ffmpeg said, in one line."""
     reason = _last_line(messages) or "no message"
     if "matches no streams" in reason:
@@ -138,7 +136,7 @@ def _refusal(path: str | Path, kind: str, messages: BinaryIO) -> UserError:
     )
 
 
-def _last_line(messages: BinaryIO) -> str:
+def _last_line(messages: IO[bytes]) -> str:
     messages.seek(0)
     lines = messages.read().decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import config as configs
+from common.api.long_recordings import Passage, separator
 from common.api.recognizer import Transcript
+from common.cli.long_recording import LongRecordings, Target
 from common.cli.options import (
     add_eval_config,
     add_model,
@@ -20,6 +22,7 @@ from common.cli.options import (
 from common.data.manifest import Utterance
 from common.evaluation.scoring import Prediction
 from common.model.recipe import Recipe
+from common.text.dialogue_formats import DIALOGUE_FORMATS
 from common.text.transcript_formats import ENDINGS, FORMATS, printable
 from common.utils.errors import UserError
 from common.utils.files import check_writable, write_text
@@ -90,7 +93,10 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         "file and text parted by a tab. Or write words with times, for other programs.",
     )
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ..."
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ...; films, too, where ffmpeg is installed",
     )
     add_model(parser, recipe)
     parser.add_argument(
@@ -102,7 +108,15 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     parser.add_argument(
         "--output",
         metavar="FOLDER",
-        help="write a file for each recording there, a.srt for a.wav, in place of printing",
+        help="write a file for each recording there, a.srt for a.wav, in place of printing; of a "
+        "long one a.partial.srt while it grows, and the same command goes on after a kill",
+    )
+    parser.add_argument(
+        "--channels",
+        choices=("mix", "separate"),
+        default="mix",
+        help="mix: recognise the average of all channels; separate: each channel by itself, as of "
+        "calls that have a speaker on each [mix]",
     )
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
@@ -123,19 +137,29 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.evaluation.evaluate import recognise_recordings
 
     names, portion, failed = arguments.files, _BATCHES_PER_PORTION * batch_size, 0
-    output = _Output(arguments.format, arguments.output, names)
-    model = load_acoustic_model(arguments, recipe, model_path(arguments, recipe))
+    separate = arguments.channels == "separate"
+    output = _Output(arguments.format, arguments.output, names, separate)
+    path = model_path(arguments, recipe)
+    model = load_acoustic_model(arguments, recipe, path)
     decoder = model.decoder(config.LMConfig)
+    workers = config.DataConfig.workers
+    long_recordings = LongRecordings(
+        model, decoder, str(path), config.LMConfig, batch_size, workers, separate
+    )
+    between = separator(model)
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
+        chosen = names[start:][:portion]
+        long = {name for name in chosen if long_recordings.takes(name)}
+        short = [name for name in chosen if name not in long]
         notices: list[str] = []
         results = recognise_recordings(
             model,
             decoder,
-            [Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]],
+            [Utterance(id=name, audio=Path(name), text="") for name in short],
             lambda prediction: Transcript.of(prediction, model) if output.timed else prediction,
             batch_size,
-            config.DataConfig.workers,
+            workers,
             progress="transcribing",
             log=None if start else notices.append,
         )
@@ -143,8 +167,16 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         failed += len(failures)
         for line in [f"error: {failure.message}" for failure in failures] + notices:
             print(line, file=sys.stderr)
-        for name, result in zip(names[start:], results):
-            if not isinstance(result, ReadFailure):
+        remaining = iter(results)
+        for name in chosen:
+            if name in long:
+                try:
+                    long_recordings.transcribe(name, output.target(name, between))
+                except UserError as error:
+                    failed += 1
+                    output.broken_off()
+                    print(f"error: {error}", file=sys.stderr)
+            elif not isinstance(result := next(remaining), ReadFailure):
                 output.take(name, result)
     for line in decoder.warnings():
         print(f"warning: {line}", file=sys.stderr)
@@ -156,10 +188,13 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
 class _Output:
     """Where the transcripts go, and in what form."""
 
-    def __init__(self, name: str, folder: str | None, recordings: Sequence[str]):
+    def __init__(
+        self, name: str, folder: str | None, recordings: Sequence[str], separate: bool = False
+    ):
         self._name, self._format = name, FORMATS[name]
-        self._several = len(recordings) > 1
+        self._separate, self._several = separate, len(recordings) > 1
         self._files: dict[str, Path] = {}
+        self._is_in_line = False  # of a long recording whose text is printed as it comes
         if folder is None:
             if self._several and name in _ONE_A_FILE:
                 raise UserError(
@@ -185,18 +220,71 @@ class _Output:
 
     def take(self, recording: str, result: Transcript | Prediction) -> None:
         """Print a transcript, or write it to its file."""
-        untimed = isinstance(result, Transcript) and result.text and not result.words
-        if self._name == "ctm" and untimed:
-            raise UserError(f"{recording}: its words have no times, for --format ctm; take txt")
-        if self._files:
-            path = self._files[recording]
-            write_text(path, self._content(result, recording))
-            print(printable(str(path)), flush=True)
-        elif self.timed:
-            print(self._content(result, recording), end="", flush=True)
+        self._check_times(recording, result)
+        if self._files or self.timed:
+            self._put(recording, self._content(result, recording))
         else:
             text = f"{recording}\t{result.text}" if self._several else result.text
             print(text, flush=True)
+
+    def target(self, recording: str, separator: str) -> Target:
+        """Tell where the transcript of a long recording goes.
+
+        Args:
+            recording: Its path.
+            separator: What stands between two passages.
+        """
+        streams = not (self._files or self.timed or self._separate)
+
+        def content(transcripts: Sequence[Transcript]) -> str:
+            if self._separate:
+                return DIALOGUE_FORMATS[self._name](transcripts, recording)
+            return self._format(transcripts[0], recording)
+
+        def write(transcripts: Sequence[Transcript]) -> None:
+            for transcript in transcripts:
+                self._check_times(recording, transcript)
+            if streams:
+                self._print_more(recording, "", "", end="\n")
+                return
+            text = content(transcripts)
+            if self._several and not (self._files or self.timed):
+                text = "".join(f"{recording}\t{line}\n" for line in text.splitlines())
+            self._put(recording, text)
+
+        def on_passage(passage: Passage) -> None:
+            if passage.text:
+                self._print_more(recording, passage.text, separator)
+
+        path = self._files.get(recording)
+        return Target(path, content, write, on_passage if streams else None)
+
+    def broken_off(self) -> None:
+        """End the line of a recording that cannot be read further."""
+        if self._is_in_line:
+            self._is_in_line = False
+            print(flush=True)
+
+    def _print_more(self, recording: str, text: str, separator: str, end: str = "") -> None:
+        """Print more of the one line that a recording's text has."""
+        if not self._is_in_line and self._several:
+            print(recording, end="\t")
+        print(separator * self._is_in_line + text, end=end, flush=True)
+        self._is_in_line = not end
+
+    def _put(self, recording: str, text: str) -> None:
+        """Write the file of a recording, or print what would be in it."""
+        if self._files:
+            path = self._files[recording]
+            write_text(path, text)
+            print(printable(str(path)), flush=True)
+        else:
+            print(text, end="", flush=True)
+
+    def _check_times(self, recording: str, result: Transcript | Prediction) -> None:
+        untimed = isinstance(result, Transcript) and result.text and not result.words
+        if self._name == "ctm" and untimed:
+            raise UserError(f"{recording}: its words have no times, for --format ctm; take txt")
 
     def _content(self, result: Transcript | Prediction, recording: str) -> str:
         if isinstance(result, Transcript):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -86,7 +86,7 @@ def to_json(transcript: TimedText, name: str) -> str:
 def to_srt(transcript: TimedText, name: str) -> str:
     """Return SubRip subtitles."""
     return "\n".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
+        f"{number}\n{clock(start, ',')} --> {clock(end, ',')}\n{text}\n"
         for number, (start, end, text) in enumerate(subtitles(transcript), 1)
     )
 
@@ -94,17 +94,17 @@ def to_srt(transcript: TimedText, name: str) -> str:
 def to_vtt(transcript: TimedText, name: str) -> str:
     """Return Web Video Text Tracks."""
     cues = (
-        f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n{_escaped(text)}\n"
+        f"\n{clock(start, '.')} --> {clock(end, '.')}\n{escaped(text)}\n"
         for start, end, text in subtitles(transcript)
     )
     return "WEBVTT\n" + "".join(cues)
 
 
-def to_ctm(transcript: TimedText, name: str) -> str:
+def to_ctm(transcript: TimedText, name: str, channel: int = 1) -> str:
     """Return a line for each word; the recording is its file's name without suffix and spaces."""
     recording = "_".join(printable(Path(name).stem).split())
     return "".join(
-        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} {word.word} "
+        f"{recording} {channel} {word.start:.3f} {word.end - word.start:.3f} {word.word} "
         f"{word.confidence:.4f}\n"
         for word in transcript.words
     )
@@ -112,6 +112,34 @@ def to_ctm(transcript: TimedText, name: str) -> str:
 
 def to_textgrid(transcript: TimedText, name: str) -> str:
     """Return a tier of words, with empty intervals between them, as Praat wants it."""
+    return textgrid({"words": transcript})
+
+
+def textgrid(tiers: Mapping[str, TimedText]) -> str:
+    """Return tiers of words.
+
+    Args:
+        tiers: Transcripts of one recording, by the names of their tiers.
+    """
+    ends = [max([each.duration, *(word.end for word in each.words)]) for each in tiers.values()]
+    end = max(ends)
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {end:.3f}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, (name, transcript) in enumerate(tiers.items(), 1):
+        lines += _tier(number, name, transcript, end)
+    return "\n".join(lines) + "\n"
+
+
+def _tier(tier: int, name: str, transcript: TimedText, end: float) -> list[str]:
+    """Return the lines of a tier, whose intervals fill the recording up to `end`."""
     intervals: list[tuple[float, float, str]] = []
     place = 0.0
     for start, stop, text in [(word.start, word.end, word.word) for word in transcript.words] or (
@@ -121,21 +149,12 @@ def to_textgrid(transcript: TimedText, name: str) -> str:
             intervals.append((place, start, ""))
         intervals.append((max(start, place), stop, text))
         place = stop
-    end = max(transcript.duration, place)
     if end > place or not intervals:
         intervals.append((place, end, ""))
     lines = [
-        'File type = "ooTextFile"',
-        'Object class = "TextGrid"',
-        "",
-        "xmin = 0",
-        f"xmax = {end:.3f}",
-        "tiers? <exists>",
-        "size = 1",
-        "item []:",
-        "    item [1]:",
+        f"    item [{tier}]:",
         '        class = "IntervalTier"',
-        '        name = "words"',
+        f'        name = "{name}"',
         "        xmin = 0",
         f"        xmax = {end:.3f}",
         f"        intervals: size = {len(intervals)}",
@@ -148,7 +167,7 @@ def to_textgrid(transcript: TimedText, name: str) -> str:
             f"            xmax = {stop:.3f}",
             f'            text = "{doubled}"',
         ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 FORMATS: dict[str, Callable[[TimedText, str], str]] = {
@@ -206,8 +225,13 @@ def _with(lines: list[str], word: str, between: str) -> list[str]:
     return [*lines, word]
 
 
-def _clock(seconds: float, point: str) -> str:
-    """Return hours, minutes, seconds and milliseconds."""
+def clock(seconds: float, point: str) -> str:
+    """Return hours, minutes, seconds and milliseconds, as subtitles have them.
+
+    Args:
+        seconds: From the beginning of the recording.
+        point: What stands before the milliseconds.
+    """
     milliseconds = round(seconds * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
@@ -219,5 +243,6 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text as WebVTT needs it."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
