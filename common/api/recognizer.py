@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
@@ -11,19 +12,24 @@ from typing import TYPE_CHECKING, Any, BinaryIO, overload
 import numpy as np
 import soxr
 
-from common.audio.io import load_audio
+from common.audio.blocks import AudioBlocks, open_blocks
+from common.audio.ffmpeg import foreign_kind
+from common.audio.io import audio_info, load_audio
 from common.decoding.prefix_beam_search import Hypothesis
 from common.decoding.word_alignment import Word, align_words
 from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from common.api.long_recordings import Passage
     from common.evaluation.scoring import Prediction
     from common.model.acoustic_model import AcousticModel
     from common.model.decoder import SpeechDecoder
 
 # A path, an open binary file, or (samples, sample rate in Hz).
 Recording = str | Path | BinaryIO | tuple[np.ndarray, int]
+# The same, where an open file was read, and samples are (N, channels) float32.
+_Content = str | Path | bytes | tuple[np.ndarray, int]
 
 _BATCHES_AT_ONCE = 16  # recordings are decoded and recognised so many batches at a time
 
@@ -95,23 +101,62 @@ class Recognizer:
     ) -> Transcript | list[Transcript]:
         """Recognise one recording, or a list of them in batches.
 
-        A recording gives the same text alone and in any list.
+        A recording gives the same text alone and in any list. One of more than a minute is cut at
+        silences, so that its length does not matter to memory (`passages`).
 
         Args:
             recording: A path, an open binary file, (samples (N,) or (N, channels), sample rate in
                 Hz), or a list of these. Samples are floats up to 1, int16 or int32. Files may have
-                any format that `common.audio.io.load_audio` reads.
-            batch_size: Recordings that go through the network at once.
+                any format that `common.audio.io.load_audio` reads; paths also of films, where
+                ffmpeg is installed.
+            batch_size: Recordings, or segments of a long one, that go through the network at once.
 
         Returns:
             A transcript, or a list of them in the order of the recordings.
 
         Raises:
-            UserError: A recording cannot be read, or is too long for the machine's memory.
+            UserError: A recording cannot be read.
         """
         if not isinstance(recording, list):
             return self._transcribe([recording], 1)[0]
         return self._transcribe(recording, batch_size)
+
+    def transcribe_channels(self, recording: Recording, batch_size: int = 16) -> list[Transcript]:
+        """Recognise each channel of a recording by itself, as of a call with a speaker on each.
+
+        Args:
+            recording: As of `transcribe`.
+            batch_size: Segments that go through the network at once.
+
+        Returns:
+            A transcript for each channel.
+
+        Raises:
+            UserError: The recording cannot be read.
+        """
+        name = _name(recording, 1)
+        with self._open(recording, name, separate=True) as audio:
+            return self._transcribe_long(audio, batch_size)
+
+    def passages(
+        self, recording: Recording, batch_size: int = 16, separate: bool = False
+    ) -> Iterator[Passage]:
+        """Recognise a recording of any length, in memory that does not depend on it.
+
+        Args:
+            recording: As of `transcribe`.
+            batch_size: Segments that go through the network at once.
+            separate: Recognise each channel by itself.
+
+        Yields:
+            Passages of text between silences, as they are recognised, with times in the whole
+            recording; those of a channel in their order.
+
+        Raises:
+            UserError: The recording cannot be read.
+        """
+        with self._open(recording, _name(recording, 1), separate) as audio:
+            yield from self._passages(audio, batch_size)
 
     def log_probs(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
         """Run the network alone.
@@ -127,7 +172,7 @@ class Recognizer:
         Raises:
             UserError: The samples cannot be used, or the network gives no such output.
         """
-        waveform = self._samples((samples, sample_rate), "samples")
+        waveform = self._samples(_checked(samples, sample_rate, "samples"), "samples")
         (prediction,) = self._predictions([waveform], ["samples"], 1)
         if prediction.log_probs is None:
             raise UserError("this model is no CTC network: it gives no log-probabilities of frames")
@@ -139,19 +184,22 @@ class Recognizer:
         transcripts = []
         portion = _BATCHES_AT_ONCE * batch_size
         for start in range(0, len(recordings), portion):
-            names = [
-                _name(recording, start + number)
-                for number, recording in enumerate(recordings[start : start + portion], 1)
-            ]
-            samples = [
-                self._samples(recording, name)
-                for recording, name in zip(recordings[start : start + portion], names)
-            ]
-            found = {
-                prediction.index: Transcript.of(prediction, self._model)
-                for prediction in self._predictions(samples, names, batch_size)
-            }
-            transcripts += [found[index] for index in range(len(samples))]
+            chosen = recordings[start : start + portion]
+            names = [_name(recording, start + number) for number, recording in enumerate(chosen, 1)]
+            found: dict[int, Transcript] = {}
+            samples: dict[int, np.ndarray] = {}
+            for number, (recording, name) in enumerate(zip(chosen, names)):
+                content = _in_memory(recording, name)
+                if self._is_long(content, name):
+                    with self._open(content, name) as audio:
+                        (found[number],) = self._transcribe_long(audio, batch_size)
+                else:
+                    samples[number] = self._samples(content, name)
+            numbers = list(samples)
+            used = [names[number] for number in numbers]
+            for prediction in self._predictions(list(samples.values()), used, batch_size):
+                found[numbers[prediction.index]] = Transcript.of(prediction, self._model)
+            transcripts += [found[number] for number in range(len(chosen))]
         for line in self._decoder.warnings():
             logging.getLogger("common.transcribe").warning(line)
         return transcripts
@@ -166,21 +214,56 @@ class Recognizer:
         dataset = SampleDataset(samples, names, self._model.featurizer)
         return recognise(self._model, self._decoder, dataset, batch_size)
 
-    def _samples(self, recording: Recording, name: str) -> np.ndarray:
+    def _is_long(self, recording: _Content, name: str) -> bool:
+        from common.api.long_recordings import is_long
+
+        if isinstance(recording, tuple):
+            return is_long(self._model, len(recording[0]) / recording[1])
+        if isinstance(recording, bytes):
+            return is_long(self._model, audio_info(recording, name).duration)
+        foreign = foreign_kind(recording)
+        return bool(foreign) or is_long(self._model, audio_info(recording).duration)
+
+    def _open(
+        self, recording: Recording | bytes, name: str, separate: bool = False
+    ) -> AbstractContextManager[AudioBlocks]:
+        content = recording if isinstance(recording, bytes) else _in_memory(recording, name)
+        return open_blocks(content, self.sample_rate, name, separate)
+
+    def _passages(
+        self,
+        audio: AudioBlocks,
+        batch_size: int,
+        on_read: Callable[[float], None] | None = None,
+    ) -> Iterator[Passage]:
+        from common.api.long_recordings import passages, rules_for
+
+        rules = rules_for(self._model, audio.name)
+        return passages(self._model, self._decoder, audio, rules, batch_size, on_read=on_read)
+
+    def _transcribe_long(self, audio: AudioBlocks, batch_size: int) -> list[Transcript]:
+        """Recognise each channel that `audio` has."""
+        from common.api.long_recordings import whole_transcript
+
+        seconds = [0.0]  # read so far
+        parts = list(self._passages(audio, batch_size, seconds.append))
+        duration = seconds[-1] if audio.duration is None else audio.duration
+        of_channels = [
+            [part for part in parts if part.channel == channel] for channel in range(audio.channels)
+        ]
+        return [whole_transcript(self._model, each, duration) for each in of_channels]
+
+    def _samples(self, recording: _Content, name: str) -> np.ndarray:
         """(N,) float32 at the network's rate."""
         if isinstance(recording, tuple):
-            return _resampled(*recording, self.sample_rate, name)
-        if isinstance(recording, (str, Path)):
-            return load_audio(recording, self.sample_rate)
-        if not hasattr(recording, "read"):
-            raise UserError(
-                f"{name}: a {type(recording).__name__}, expected a path, an open binary file, "
-                "(samples, sample rate), or a list of these"
-            )
-        content = recording.read()
-        if not isinstance(content, bytes):
-            raise UserError(f"{name}: the file is open for text; open it with mode 'rb'")
-        return load_audio(content, self.sample_rate, name)
+            samples, rate = recording
+            samples = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+            if rate == self.sample_rate:
+                return samples
+            return soxr.resample(samples, rate, self.sample_rate, "HQ")
+        if isinstance(recording, bytes):
+            return load_audio(recording, self.sample_rate, name)
+        return load_audio(recording, self.sample_rate)
 
 
 def _name(recording: Recording, number: int) -> str:
@@ -189,7 +272,25 @@ def _name(recording: Recording, number: int) -> str:
     return str(getattr(recording, "name", f"recording {number}"))
 
 
-def _resampled(samples: Any, from_rate: int, to_rate: int, name: str) -> np.ndarray:
+def _in_memory(recording: Recording, name: str) -> _Content:
+    """Read an open file, and check samples."""
+    if isinstance(recording, tuple):
+        return _checked(*recording, name)
+    if isinstance(recording, (str, Path)):
+        return recording
+    if not hasattr(recording, "read"):
+        raise UserError(
+            f"{name}: a {type(recording).__name__}, expected a path, an open binary file, "
+            "(samples, sample rate), or a list of these"
+        )
+    content = recording.read()
+    if not isinstance(content, bytes):
+        raise UserError(f"{name}: the file is open for text; open it with mode 'rb'")
+    return content
+
+
+def _checked(samples: Any, rate: int, name: str) -> tuple[np.ndarray, int]:
+    """Return samples (N, channels) float32, full scale +-1, and their rate."""
     samples = np.asarray(samples)
     if samples.dtype in (np.int16, np.int32):
         samples = samples / float(-np.iinfo(samples.dtype).min)
@@ -202,11 +303,10 @@ def _resampled(samples: Any, from_rate: int, to_rate: int, name: str) -> np.ndar
         raise UserError(
             f"{name}: samples of shape {samples.shape}, expected (N, channels): transpose them"
         )
-    samples = samples.astype(np.float32)
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)
-    if not from_rate > 0:
-        raise UserError(f"{name}: sample rate {from_rate}, expected Hz above 0")
-    if bad := np.count_nonzero(~np.isfinite(samples)):
+    if not rate > 0:
+        raise UserError(f"{name}: sample rate {rate}, expected Hz above 0")
+    samples = samples.reshape(len(samples), -1).astype(np.float32)
+    finite = np.isfinite(samples).all(axis=1)
+    if bad := np.count_nonzero(~finite):
         raise UserError(f"{name}: {bad} of {len(samples)} samples are nan or infinite")
-    return samples if from_rate == to_rate else soxr.resample(samples, from_rate, to_rate, "HQ")
+    return samples, rate

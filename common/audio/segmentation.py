@@ -159,14 +159,14 @@ class _Cutter:
             first = 0 if self._shared else self._first_speech()
             if first is None:
                 return None
-            end = self._silence_behind(first)
-            if end is None and len(self._speech) - first >= self._longest:
+            silence = self._silence_behind(first, is_end)
+            if silence is None and len(self._speech) - first >= self._longest:
                 return self._cut_speech(first)
-            if end is None and is_end:
-                end = self._last_speech() or len(self._speech)
-            if end is None:
+            if silence is None and is_end:
+                silence = self._last_silence()
+            if silence is None:
                 return None
-            if segment := self._cut_silence(first, end):
+            if segment := self._cut_silence(first, *silence):
                 return segment
 
     def _first_speech(self) -> int | None:
@@ -182,33 +182,38 @@ class _Cutter:
     def _is_silent(self) -> np.ndarray:
         return self._speech < self._rules.threshold - _HYSTERESIS
 
-    def _silence_behind(self, first: int) -> int | None:
-        """Return the first frame of the silence that ends a segment; None: there is none yet."""
+    def _silence_behind(self, first: int, is_end: bool) -> tuple[int, int] | None:
+        """Return start and end of the silence that ends a segment; None: there is none yet.
+
+        It is waited for until there is enough for the padding, or the silence is over.
+        """
         earliest = max(first, -(-self._shared // round(self._frame)))
         # Not further, as it must not matter how much has been read.
-        silent = self._is_silent()[earliest : first + self._longest]
+        limit = first + self._longest
+        silent = self._is_silent()[earliest:limit]
         edges = np.flatnonzero(np.diff(silent.astype(np.int8), prepend=0, append=0)) + earliest
         for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist()):
-            silence = self._rules.silence(self._seconds(start - first))
-            if self._seconds(stop - start) >= silence:
-                return int(start)
+            length = self._seconds(stop - start)
+            if length >= self._rules.silence(self._seconds(start - first)):
+                is_over = stop < len(self._speech) or stop == limit or is_end
+                enough = length >= 2 * self._rules.padding
+                return (start, stop) if is_over or enough else None
         return None
 
-    def _last_speech(self) -> int | None:
-        """Return the frame behind the last one of speech; None: speech goes on to the end."""
+    def _last_silence(self) -> tuple[int, int]:
+        """Return start and end of the silence at the end of the recording, which may be empty."""
         speech = np.flatnonzero(~self._is_silent())
-        behind = int(speech[-1]) + 1 if len(speech) else 0
-        return behind if behind < len(self._speech) else None
+        end = len(self._speech)
+        return (int(speech[-1]) + 1 if len(speech) else end), end
 
-    def _cut_silence(self, first: int, end: int) -> Segment | None:
-        """Cut a segment off before the silence that begins at a frame; None: it is a click."""
-        needed = self._rules.silence(self._seconds(end - first))
-        padding = min(self._rules.padding, needed / 2) * self._rate
+    def _cut_silence(self, first: int, silence: int, speech: int) -> Segment | None:
+        """Cut a segment off in a silence between two frames; None: it is a click."""
+        padding = min(self._padding, (speech - silence) / 2 * self._frame)
         stop = len(self._samples)
-        if end < len(self._speech):
-            stop = min(stop, max(round(end * self._frame + padding), self._shared))
+        if silence < len(self._speech):
+            stop = min(stop, max(round(silence * self._frame + padding), self._shared))
         start = 0 if self._shared else max(0, round(first * self._frame - self._padding))
-        loud = np.count_nonzero(self._speech[first:end] >= self._rules.threshold)
+        loud = np.count_nonzero(self._speech[first:silence] >= self._rules.threshold)
         shared, samples = self._shared, self._samples[start:stop]
         place = self._base + start
         self._begin_at(stop, 0)
