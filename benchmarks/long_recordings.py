@@ -5,8 +5,8 @@
 
 The first compares word error rates: of the utterances alone, and of recordings of some utterances
 each. `--gap` seconds of silence stand between two, on average (0.5 to 1.5 times as much), filled
-with noise as quiet as the quietest of the utterance; 0: none. `--hours` marks all as speech, so
-that it is cut by the overlap of segments alone (`--no_silence`). The second writes a recording.
+with noise as quiet as the quietest of the utterance; 0: none. `--no_silence` takes everything for
+speech, so that segments overlap and are joined. The second writes a recording.
 """
 
 from __future__ import annotations

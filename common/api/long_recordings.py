@@ -20,6 +20,7 @@ from common.audio.segmentation import Place, Segment, SegmentationRules, speech_
 from common.decoding.decoders import GreedyDecoder
 from common.decoding.overlap_joining import join_place
 from common.decoding.word_alignment import Word
+from common.utils.errors import UserError
 
 if TYPE_CHECKING:
     from common.evaluation.scoring import Prediction
@@ -256,16 +257,21 @@ def _portions(
 ) -> Iterator[list[Segment]]:
     """Gather segments that are recognised together."""
     portion: list[Segment] = []
-    seconds = 0.0
-    for segment in segments:
-        length = len(segment.samples) / sample_rate
-        if portion and (len(portion) >= batch_size or seconds + length > _PORTION):
-            yield portion
-            portion, seconds = [], 0.0
-        portion.append(segment)
-        seconds += length
+    seconds, error = 0.0, None
+    try:
+        for segment in segments:
+            length = len(segment.samples) / sample_rate
+            if portion and (len(portion) >= batch_size or seconds + length > _PORTION):
+                yield portion
+                portion, seconds = [], 0.0
+            portion.append(segment)
+            seconds += length
+    except UserError as damage:  # what lies before it is recognised
+        error = damage
     if portion:
         yield portion
+    if error is not None:
+        raise error
 
 
 def _predictions(

@@ -247,11 +247,10 @@ class Recognizer:
 
         seconds = [0.0]  # read so far
         parts = list(self._passages(audio, batch_size, seconds.append))
-        duration = seconds[-1] if audio.duration is None else audio.duration
         of_channels = [
             [part for part in parts if part.channel == channel] for channel in range(audio.channels)
         ]
-        return [whole_transcript(self._model, each, duration) for each in of_channels]
+        return [whole_transcript(self._model, each, seconds[-1]) for each in of_channels]
 
     def _samples(self, recording: _Content, name: str) -> np.ndarray:
         """(N,) float32 at the network's rate."""

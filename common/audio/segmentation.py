@@ -6,6 +6,7 @@ detector begins anew, so that a recording read from there on has the same segmen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,10 @@ from common.audio.voice_activity import FRAME_SECONDS, SileroDetector, SpeechDet
 _HYSTERESIS = 0.15  # by which speech that goes on may be less probable than speech that begins
 _LEAST_SPEECH = 3  # frames of 32 ms; less is a click
 _SMOOTHED = 7  # frames over which a place to cut speech is chosen: 0.2 s
+_EDGE = 0.3  # share of a silence, at either end, in which speech may still be heard
 # Silence that ends a segment, in seconds, by the share of the longest segment that is reached: a
 # short one goes on over a pause between words.
-_SILENCES = ((0.0, 1.0), (0.1, 0.6), (0.35, 0.3), (0.6, 0.1))
+_SILENCES = ((0.0, 0.5), (0.06, 0.3), (0.3, 0.2), (0.5, 0.1))
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class SegmentationRules:
     threshold: float = 0.5
     longest: float = 25.0
     overlap: float = 2.0
-    padding: float = 0.3
+    padding: float = 0.45
 
     def silence(self, seconds: float) -> float:
         """Return the seconds of silence that end a segment of so many seconds."""
@@ -193,11 +195,11 @@ class _Cutter:
         silent = self._is_silent()[earliest:limit]
         edges = np.flatnonzero(np.diff(silent.astype(np.int8), prepend=0, append=0)) + earliest
         for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist()):
-            length = self._seconds(stop - start)
-            if length >= self._rules.silence(self._seconds(start - first)):
+            needed = self._rules.silence(self._seconds(start - first))
+            if self._seconds(stop - start) >= needed:
+                enough = start + math.ceil(max(needed, 2 * self._rules.padding) / FRAME_SECONDS)
                 is_over = stop < len(self._speech) or stop == limit or is_end
-                enough = length >= 2 * self._rules.padding
-                return (start, stop) if is_over or enough else None
+                return (start, min(stop, enough)) if is_over or stop >= enough else None
         return None
 
     def _last_silence(self) -> tuple[int, int]:
@@ -208,15 +210,18 @@ class _Cutter:
 
     def _cut_silence(self, first: int, silence: int, speech: int) -> Segment | None:
         """Cut a segment off in a silence between two frames; None: it is a click."""
-        padding = min(self._padding, (speech - silence) / 2 * self._frame)
-        stop = len(self._samples)
-        if silence < len(self._speech):
-            stop = min(stop, max(round(silence * self._frame + padding), self._shared))
+        # Both segments may have most of the silence, but not the edges of each other's speech.
+        length = (speech - silence) * self._frame
+        stop = following = len(self._samples)
+        if length:
+            padding = min(self._padding, (1 - _EDGE) * length)
+            stop = max(round(silence * self._frame + padding), self._shared)
+            following = max(round(silence * self._frame + _EDGE * length), self._shared)
         start = 0 if self._shared else max(0, round(first * self._frame - self._padding))
         loud = np.count_nonzero(self._speech[first:silence] >= self._rules.threshold)
         shared, samples = self._shared, self._samples[start:stop]
         place = self._base + start
-        self._begin_at(stop, 0)
+        self._begin_at(following, 0)
         if loud < _LEAST_SPEECH and not shared:
             return None
         return Segment(samples, place, shared, Place(self._base), self._channel)

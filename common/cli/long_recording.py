@@ -99,8 +99,7 @@ class LongRecordings:
             except (UserError, KeyboardInterrupt):
                 self._keep(recording, journal, draft, audio.channels)
                 raise
-            duration = seconds if audio.duration is None else audio.duration
-            target.write(self._transcripts(journal, audio.channels, duration))
+            target.write(self._transcripts(journal, audio.channels, seconds))
             draft.remove()
             journal.close(remove=True)
 
