@@ -438,18 +438,18 @@ def test_files_are_searched_and_decoded_block_by_block(name, tmp_path, monkeypat
     np.testing.assert_allclose(samples, load_audio(path, rate), atol=1e-7)
 
 
-@pytest.mark.parametrize("container", ["FLAC", "MP3", "WAV"])
+@pytest.mark.parametrize("container", ["FLAC", "MP3"])
 def test_memory_to_read_a_recording_does_not_depend_on_its_length(container, tmp_path):
     rng, path = np.random.default_rng(0), tmp_path / "noise"
-    peaks, sizes = [], []
+    peaks, sizes, rate = [], [], 8000
     for minutes in (1, 3):
-        with sf.SoundFile(path, "w", RATE, 1, format=container) as file:
+        with sf.SoundFile(path, "w", rate, 1, format=container) as file:
             for _ in range(minutes):
-                file.write(rng.normal(0, 0.2, 60 * RATE))
+                file.write(rng.normal(0, 0.2, 60 * rate))
         sizes.append(path.stat().st_size)
         tracemalloc.start()
-        with open_blocks(path, RATE) as audio:
-            assert sum(map(len, audio.blocks)) == minutes * 60 * RATE
+        with open_blocks(path, rate) as audio:
+            assert sum(map(len, audio.blocks)) == minutes * 60 * rate
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0])

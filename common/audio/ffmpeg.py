@@ -127,9 +127,9 @@ def _blocks(pipe: IO[bytes], rate: int, channels: int) -> Iterator[np.ndarray]:
 
 def _refusal(path: str | Path, kind: str, messages: IO[bytes]) -> UserError:
     """Say what ffmpeg said, in one line."""
-    reason = _last_line(messages) or "no message"
-    if "matches no streams" in reason:
+    if "matches no streams" in _text(messages):
         return UserError(f"audio file {path}: {kind} without sound; leave it out")
+    reason = _last_line(messages) or "no message"
     return UserError(
         f"audio file {path}: {kind} that ffmpeg does not decode ({reason}); fetch it again or "
         "leave it out"
@@ -137,6 +137,10 @@ def _refusal(path: str | Path, kind: str, messages: IO[bytes]) -> UserError:
 
 
 def _last_line(messages: IO[bytes]) -> str:
-    messages.seek(0)
-    lines = messages.read().decode(errors="replace").split("\n")
+    lines = _text(messages).split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _text(messages: IO[bytes]) -> str:
+    messages.seek(0)
+    return messages.read().decode(errors="replace")
