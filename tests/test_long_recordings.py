@@ -207,7 +207,7 @@ def test_speech_without_silence_is_joined_from_overlaps(model, monkeypatch, long
 
 def test_a_file_that_takes_few_frames_gets_short_segments(monkeypatch):
     monkeypatch.setattr(Tones, "max_frames", 200)
-    assert long_recordings.is_long(Tones(), 2.5) and not long_recordings.is_long(Tones(), 1.5)
+    assert long_recordings.longest_whole(Tones()) == pytest.approx(2.0)
     rules = long_recordings.rules_for(Tones(), "a.wav")
     assert rules.longest == pytest.approx(1.9) and rules.overlap < 0.5
     text = " ".join(WORDS)

@@ -117,13 +117,13 @@ def rules_for(
     return replace(rules, longest=longest, overlap=overlap)
 
 
-def is_long(model: AcousticModel, seconds: float) -> bool:
-    """Tell whether a recording is to be cut, since it is long or the network does not take it."""
+def longest_whole(model: AcousticModel) -> float:
+    """Return the seconds of the longest recording that is recognised as one utterance."""
     from common.memory import forecast_forward
 
     forecast = forecast_forward(model)
-    frames = seconds / forecast.frame_seconds
-    return seconds > LONGEST_WHOLE or frames > min(forecast.most_frames, forecast.max_frames)
+    most = min(forecast.most_frames, forecast.max_frames)
+    return min(LONGEST_WHOLE, most * forecast.frame_seconds)
 
 
 def stretches(

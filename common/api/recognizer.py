@@ -181,6 +181,9 @@ class Recognizer:
     def _transcribe(self, recordings: Sequence[Recording], batch_size: int) -> list[Transcript]:
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: expected at least 1")
+        from common.api.long_recordings import longest_whole
+
+        longest = longest_whole(self._model)
         transcripts = []
         portion = _BATCHES_AT_ONCE * batch_size
         for start in range(0, len(recordings), portion):
@@ -190,7 +193,7 @@ class Recognizer:
             samples: dict[int, np.ndarray] = {}
             for number, (recording, name) in enumerate(zip(chosen, names)):
                 content = _in_memory(recording, name)
-                if self._is_long(content, name):
+                if self._is_long(content, name, longest):
                     with self._open(content, name) as audio:
                         (found[number],) = self._transcribe_long(audio, batch_size)
                 else:
@@ -214,15 +217,13 @@ class Recognizer:
         dataset = SampleDataset(samples, names, self._model.featurizer)
         return recognise(self._model, self._decoder, dataset, batch_size)
 
-    def _is_long(self, recording: _Content, name: str) -> bool:
-        from common.api.long_recordings import is_long
-
+    def _is_long(self, recording: _Content, name: str, longest: float) -> bool:
+        """Tell whether a recording is to be cut: of more seconds than `longest`, or a film."""
         if isinstance(recording, tuple):
-            return is_long(self._model, len(recording[0]) / recording[1])
+            return len(recording[0]) / recording[1] > longest
         if isinstance(recording, bytes):
-            return is_long(self._model, audio_info(recording, name).duration)
-        foreign = foreign_kind(recording)
-        return bool(foreign) or is_long(self._model, audio_info(recording).duration)
+            return audio_info(recording, name).duration > longest
+        return bool(foreign_kind(recording)) or audio_info(recording).duration > longest
 
     def _open(
         self, recording: Recording | bytes, name: str, separate: bool = False

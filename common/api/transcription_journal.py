@@ -85,8 +85,11 @@ class Journal:
 
 def origin_of_file(path: str | Path) -> dict[str, Any]:
     """Describe a file, so that another one of its name is told from it."""
-    found = os.stat(path)
-    return {"path": os.fspath(path), "bytes": found.st_size, "changed": found.st_mtime_ns}
+    described: dict[str, Any] = {"path": os.fspath(path)}
+    with suppress(OSError):  # such as a MindIR file in two parts, which is named without its ending
+        found = os.stat(path)
+        described |= {"bytes": found.st_size, "changed": found.st_mtime_ns}
+    return described
 
 
 def _lines(path: Path) -> list[str]:

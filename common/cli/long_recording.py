@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from common import __version__
-from common.api.long_recordings import Passage, is_long, passages, rules_for, whole_transcript
+from common.api.long_recordings import (
+    Passage,
+    longest_whole,
+    passages,
+    rules_for,
+    whole_transcript,
+)
 from common.api.recognizer import Transcript
 from common.api.transcription_journal import Journal, origin_of_file
 from common.audio.blocks import AudioBlocks, open_blocks
@@ -70,12 +77,16 @@ class LongRecordings:
     workers: int
     separate: bool
 
+    @functools.cached_property
+    def _longest_whole(self) -> float:
+        return longest_whole(self.model)
+
     def takes(self, recording: str) -> bool:
         """Tell whether a recording is to be cut, or has channels to be kept apart."""
         if self.separate or foreign_kind(recording):
             return True
         with suppress(UserError):  # whoever reads it as a whole will say so
-            return is_long(self.model, audio_info(recording).duration)
+            return audio_info(recording).duration > self._longest_whole
         return False
 
     def transcribe(self, recording: str, target: Target) -> None:
