@@ -20,7 +20,7 @@ _SMOOTHED = 7  # frames over which a place to cut speech is chosen: 0.2 s
 _EDGE = 0.3  # share of a silence, at either end, in which speech may still be heard
 # Silence that ends a segment, in seconds, by the share of the longest segment that is reached: a
 # short one goes on over a pause between words.
-_SILENCES = ((0.0, 0.4), (0.06, 0.25), (0.2, 0.2), (0.4, 0.1))
+_SILENCES = ((0.0, 0.5), (0.06, 0.3), (0.3, 0.2), (0.5, 0.1))
 
 
 @dataclass(frozen=True)
