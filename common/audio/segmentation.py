@@ -18,9 +18,6 @@ _HYSTERESIS = 0.15  # by which speech that goes on may be less probable than spe
 _LEAST_SPEECH = 3  # frames of 32 ms; less is a click
 _SMOOTHED = 7  # frames over which a place to cut speech is chosen: 0.2 s
 _EDGE = 0.3  # share of a silence, at either end, in which speech may still be heard
-# Silence that ends a segment, in seconds, by the share of the longest segment that is reached: a
-# short one goes on over a pause between words.
-_SILENCES = ((0.0, 0.5), (0.06, 0.3), (0.3, 0.2), (0.5, 0.1))
 
 
 @dataclass(frozen=True)
@@ -32,17 +29,20 @@ class SegmentationRules:
         longest: Seconds of the longest segment.
         overlap: Seconds that two segments share where speech without a silence is cut.
         padding: Seconds kept before and behind speech.
+        silences: Pairs, ascending: a share of the longest segment, and the seconds of silence that
+            end a segment which has reached it. A short one goes on over a pause between words.
     """
 
     threshold: float = 0.5
     longest: float = 25.0
     overlap: float = 2.0
     padding: float = 0.45
+    silences: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.06, 0.3), (0.3, 0.2), (0.5, 0.1))
 
     def silence(self, seconds: float) -> float:
         """Return the seconds of silence that end a segment of so many seconds."""
         share = seconds / self.longest
-        return next(silence for start, silence in reversed(_SILENCES) if share >= start)
+        return next(silence for start, silence in reversed(self.silences) if share >= start)
 
 
 @dataclass(frozen=True)
