@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, overload
 import numpy as np
 import soxr
 
-from common.audio.io import load_audio
+from common.audio.blocks import AudioBlocks, open_blocks
+from common.audio.ffmpeg import foreign_kind
+from common.audio.io import audio_info, load_audio
 from common.decoding.confidence import ConfidenceMap
 from common.decoding.prefix_beam_search import Hypothesis
 from common.decoding.text_alignment import TextAlignment
@@ -20,12 +23,15 @@ from common.text.tokenizer import Tokenizer
 from common.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from common.api.long_recordings import Passage
     from common.evaluation.scoring import Prediction
     from common.model.acoustic_model import AcousticModel
     from common.model.decoder import SpeechDecoder
 
 # A path, an open binary file, or (samples, sample rate in Hz).
 Recording = str | Path | BinaryIO | tuple[np.ndarray, int]
+# The same, where an open file was read, and samples are (N, channels) float32.
+_Content = str | Path | bytes | tuple[np.ndarray, int]
 
 _BATCHES_AT_ONCE = 16  # recordings are decoded and recognised so many batches at a time
 
@@ -107,19 +113,21 @@ class Recognizer:
     ) -> Transcript | list[Transcript]:
         """Recognise one recording, or a list of them in batches.
 
-        A recording gives the same text alone and in any list.
+        A recording gives the same text alone and in any list. One of more than a minute is cut at
+        silences, so that its length does not matter to memory (`passages`).
 
         Args:
             recording: A path, an open binary file, (samples (N,) or (N, channels), sample rate in
                 Hz), or a list of these. Samples are floats up to 1, int16 or int32. Files may have
-                any format that `common.audio.io.load_audio` reads.
-            batch_size: Recordings that go through the network at once.
+                any format that `common.audio.io.load_audio` reads; paths also of films, where
+                ffmpeg is installed.
+            batch_size: Recordings, or segments of a long one, that go through the network at once.
 
         Returns:
             A transcript, or a list of them in the order of the recordings.
 
         Raises:
-            UserError: A recording cannot be read, or is too long for the machine's memory.
+            UserError: A recording cannot be read.
         """
         if not isinstance(recording, list):
             return self._transcribe([recording], 1)[0]
@@ -146,9 +154,47 @@ class Recognizer:
         name = _name(recording, 1)
         aligner = Aligner(self._model, self._model.decoder(), normalize)
         words = aligner.words(text, f"text of {name}", logging.getLogger("common.align").warning)
-        if not isinstance(recording, (str, Path)):
-            recording = self._samples(recording, name)
-        return aligner.align(recording, words, name)
+        content = _in_memory(recording, name)
+        if not isinstance(content, (str, Path)):
+            content = self._samples(content, name)
+        return aligner.align(content, words, name)
+
+    def transcribe_channels(self, recording: Recording, batch_size: int = 16) -> list[Transcript]:
+        """Recognise each channel of a recording by itself, as of a call with a speaker on each.
+
+        Args:
+            recording: As of `transcribe`.
+            batch_size: Segments that go through the network at once.
+
+        Returns:
+            A transcript for each channel.
+
+        Raises:
+            UserError: The recording cannot be read.
+        """
+        name = _name(recording, 1)
+        with self._open(recording, name, separate=True) as audio:
+            return self._transcribe_long(audio, batch_size)
+
+    def passages(
+        self, recording: Recording, batch_size: int = 16, separate: bool = False
+    ) -> Iterator[Passage]:
+        """Recognise a recording of any length, in memory that does not depend on it.
+
+        Args:
+            recording: As of `transcribe`.
+            batch_size: Segments that go through the network at once.
+            separate: Recognise each channel by itself.
+
+        Yields:
+            Passages of text between silences, as they are recognised, with times in the whole
+            recording; those of a channel in their order.
+
+        Raises:
+            UserError: The recording cannot be read.
+        """
+        with self._open(recording, _name(recording, 1), separate) as audio:
+            yield from self._passages(audio, batch_size)
 
     def log_probs(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
         """Run the network alone.
@@ -164,7 +210,7 @@ class Recognizer:
         Raises:
             UserError: The samples cannot be used, or the network gives no such output.
         """
-        waveform = self._samples((samples, sample_rate), "samples")
+        waveform = self._samples(_checked(samples, sample_rate, "samples"), "samples")
         (prediction,) = self._predictions([waveform], ["samples"], 1)
         if prediction.log_probs is None:
             raise UserError("this model is no CTC network: it gives no log-probabilities of frames")
@@ -173,22 +219,29 @@ class Recognizer:
     def _transcribe(self, recordings: Sequence[Recording], batch_size: int) -> list[Transcript]:
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: expected at least 1")
+        from common.api.long_recordings import longest_whole
+
+        longest = longest_whole(self._model)
         transcripts = []
         portion = _BATCHES_AT_ONCE * batch_size
         for start in range(0, len(recordings), portion):
-            names = [
-                _name(recording, start + number)
-                for number, recording in enumerate(recordings[start : start + portion], 1)
-            ]
-            samples = [
-                self._samples(recording, name)
-                for recording, name in zip(recordings[start : start + portion], names)
-            ]
-            found = {
-                prediction.index: Transcript.of(prediction, self._model, self._calibration)
-                for prediction in self._predictions(samples, names, batch_size)
-            }
-            transcripts += [found[index] for index in range(len(samples))]
+            chosen = recordings[start : start + portion]
+            names = [_name(recording, start + number) for number, recording in enumerate(chosen, 1)]
+            found: dict[int, Transcript] = {}
+            samples: dict[int, np.ndarray] = {}
+            for number, (recording, name) in enumerate(zip(chosen, names)):
+                content = _in_memory(recording, name)
+                if self._is_long(content, name, longest):
+                    with self._open(content, name) as audio:
+                        (found[number],) = self._transcribe_long(audio, batch_size)
+                else:
+                    samples[number] = self._samples(content, name)
+            numbers = list(samples)
+            used = [names[number] for number in numbers]
+            for prediction in self._predictions(list(samples.values()), used, batch_size):
+                transcript = Transcript.of(prediction, self._model, self._calibration)
+                found[numbers[prediction.index]] = transcript
+            transcripts += [found[number] for number in range(len(chosen))]
         for line in self._decoder.warnings():
             logging.getLogger("common.transcribe").warning(line)
         return transcripts
@@ -203,21 +256,61 @@ class Recognizer:
         dataset = SampleDataset(samples, names, self._model.featurizer)
         return recognise(self._model, self._decoder, dataset, batch_size)
 
-    def _samples(self, recording: Recording, name: str) -> np.ndarray:
+    def _is_long(self, recording: _Content, name: str, longest: float) -> bool:
+        """Tell whether a recording is to be cut: of more seconds than `longest`, or a film."""
+        if isinstance(recording, tuple):
+            return len(recording[0]) / recording[1] > longest
+        if isinstance(recording, bytes):
+            return audio_info(recording, name).duration > longest
+        return bool(foreign_kind(recording)) or audio_info(recording).duration > longest
+
+    def _open(
+        self, recording: Recording | bytes, name: str, separate: bool = False
+    ) -> AbstractContextManager[AudioBlocks]:
+        content = recording if isinstance(recording, bytes) else _in_memory(recording, name)
+        return open_blocks(content, self.sample_rate, name, separate)
+
+    def _passages(
+        self,
+        audio: AudioBlocks,
+        batch_size: int,
+        on_read: Callable[[float], None] | None = None,
+    ) -> Iterator[Passage]:
+        from common.api.long_recordings import passages, rules_for
+
+        rules = rules_for(self._model, audio.name)
+        return passages(
+            self._model,
+            self._decoder,
+            audio,
+            rules,
+            batch_size,
+            on_read=on_read,
+            calibration=self._calibration,
+        )
+
+    def _transcribe_long(self, audio: AudioBlocks, batch_size: int) -> list[Transcript]:
+        """Recognise each channel that `audio` has."""
+        from common.api.long_recordings import whole_transcript
+
+        seconds = [0.0]  # read so far
+        parts = list(self._passages(audio, batch_size, seconds.append))
+        of_channels = [
+            [part for part in parts if part.channel == channel] for channel in range(audio.channels)
+        ]
+        return [whole_transcript(self._model, each, seconds[-1]) for each in of_channels]
+
+    def _samples(self, recording: _Content, name: str) -> np.ndarray:
         """(N,) float32 at the network's rate."""
         if isinstance(recording, tuple):
-            return _resampled(*recording, self.sample_rate, name)
-        if isinstance(recording, (str, Path)):
-            return load_audio(recording, self.sample_rate)
-        if not hasattr(recording, "read"):
-            raise UserError(
-                f"{name}: a {type(recording).__name__}, expected a path, an open binary file, "
-                "(samples, sample rate), or a list of these"
-            )
-        content = recording.read()
-        if not isinstance(content, bytes):
-            raise UserError(f"{name}: the file is open for text; open it with mode 'rb'")
-        return load_audio(content, self.sample_rate, name)
+            samples, rate = recording
+            samples = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+            if rate == self.sample_rate:
+                return samples
+            return soxr.resample(samples, rate, self.sample_rate, "HQ")
+        if isinstance(recording, bytes):
+            return load_audio(recording, self.sample_rate, name)
+        return load_audio(recording, self.sample_rate)
 
 
 def _name(recording: Recording, number: int) -> str:
@@ -226,18 +319,35 @@ def _name(recording: Recording, number: int) -> str:
     return str(getattr(recording, "name", f"recording {number}"))
 
 
-def _resampled(samples: Any, from_rate: int, to_rate: int, name: str) -> np.ndarray:
-    samples = np.asarray(samples)
-    if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+def _in_memory(recording: Recording, name: str) -> _Content:
+    """Read an open file, and check samples."""
+    if isinstance(recording, tuple):
+        return _checked(*recording, name)
+    if isinstance(recording, (str, Path)):
+        return recording
+    if not hasattr(recording, "read"):
         raise UserError(
-            f"{name}: samples of shape {samples.shape}, expected (N, channels): transpose them"
+            f"{name}: a {type(recording).__name__}, expected a path, an open binary file, "
+            "(samples, sample rate), or a list of these"
         )
-    if not samples.size:
-        raise UserError(f"{name}: samples of shape {samples.shape}, expected at least one sample")
-    samples = mono(samples, name)
-    if not from_rate > 0:
-        raise UserError(f"{name}: sample rate {from_rate}, expected Hz above 0")
-    return samples if from_rate == to_rate else soxr.resample(samples, from_rate, to_rate, "HQ")
+    content = recording.read()
+    if not isinstance(content, bytes):
+        raise UserError(f"{name}: the file is open for text; open it with mode 'rb'")
+    return content
+
+
+def _checked(samples: Any, rate: int, name: str) -> tuple[np.ndarray, int]:
+    """Return samples (N, channels) float32, full scale +-1, and their rate."""
+    channels = _channels(samples, name)
+    if not channels.size:
+        raise UserError(f"{name}: samples of shape {np.shape(samples)}, expected at least one")
+    if channels.shape[1] > channels.shape[0]:
+        raise UserError(
+            f"{name}: samples of shape {channels.shape}, expected (N, channels): transpose them"
+        )
+    if not rate > 0:
+        raise UserError(f"{name}: sample rate {rate}, expected Hz above 0")
+    return channels, rate
 
 
 def mono(samples: Any, name: str) -> np.ndarray:
@@ -253,6 +363,12 @@ def mono(samples: Any, name: str) -> np.ndarray:
     Raises:
         UserError: They are of another kind, or not all finite.
     """
+    channels = _channels(samples, name)
+    return channels.mean(axis=1) if channels.shape[1] > 1 else channels[:, 0]
+
+
+def _channels(samples: Any, name: str) -> np.ndarray:
+    """Return samples (N, channels) float32, full scale +-1."""
     samples = np.asarray(samples)
     if samples.dtype in (np.int16, np.int32):
         samples = samples / float(-np.iinfo(samples.dtype).min)
@@ -262,8 +378,8 @@ def mono(samples: Any, name: str) -> np.ndarray:
             "up to 1, or int16 or int32, of shape (N,) or (N, channels)"
         )
     samples = samples.astype(np.float32)
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)
-    if bad := np.count_nonzero(~np.isfinite(samples)):
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    if bad := np.count_nonzero(~np.isfinite(samples).all(axis=1)):
         raise UserError(f"{name}: {bad} of {len(samples)} samples are nan or infinite")
     return samples

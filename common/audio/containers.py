@@ -57,7 +57,7 @@ def streams_of(content: Content, thorough: bool) -> list[Stream]:
     """
     while (tag := id3v2_end(content)) > 0:
         content.skip(tag)
-    head = content.read(0, 64)
+    head = content.read(0, FOREIGN_HEAD)
     if head.startswith(b"fLaC"):
         return flac_streams(content, thorough)
     for magic, streams in _CONTAINERS:
@@ -69,10 +69,46 @@ def streams_of(content: Content, thorough: bool) -> list[Stream]:
     for prefix, name in _NOT_READ.items():
         if head.startswith(prefix):
             raise Refused(f"{name} files are not read; convert it to FLAC or WAV")
+    if foreign := foreign_format(head):
+        raise Refused(
+            f"{foreign}, which is not read here; convert its sound with: ffmpeg -i IN -vn OUT.flac"
+        )
     raise Refused(
         "damaged, truncated or not audio that libsndfile reads (unknown format); fetch it again,"
         " convert it to FLAC or WAV, or leave it out"
     )
+
+
+# Of films, and of sound that libsndfile does not decode.
+_FOREIGN: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), name)
+    for pattern, name in (
+        (rb"....(ftyp|moov|mdat)|\x00...(wide|free|skip)", "an MP4 or QuickTime file"),
+        (rb"\x1a\x45\xdf\xa3", "a Matroska or WebM file"),
+        (b"RIFF....AVI ", "an AVI file"),
+        (b"FLV\x01", "a Flash video file"),
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file"),
+        (b"\x00\x00\x01\xba", "an MPEG program stream"),
+        (b"\x47.{187}\x47", "an MPEG transport stream"),
+        (b"#!AMR", "an AMR file"),
+        (b"\xff[\xf0\xf1\xf8\xf9]", "an AAC file"),
+        (b"wvpk", "a WavPack file"),
+        (b"MAC ", "a Monkey's Audio file"),
+    )
+)
+FOREIGN_HEAD = 192  # bytes by which they are told
+
+
+def foreign_format(head: bytes) -> str:
+    """Tell a file whose sound ffmpeg decodes and libsndfile does not.
+
+    Args:
+        head: Its first 192 bytes.
+
+    Returns:
+        What it is, such as "an MP4 or QuickTime file"; empty: none of those.
+    """
+    return next((name for pattern, name in _FOREIGN if pattern.match(head)), "")
 
 
 # ---- chunks

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
-_BLOCK = 1 << 20  # bytes copied or searched at a time
+_BLOCK = 1 << 20  # bytes searched at a time
+_LONGEST_PATTERN = 64  # bytes
+_BUFFER = 1 << 16  # bytes read at a time for a decoder
 
 # Bytes of the file from one offset to another, or bytes in the place of some of the file.
 Part = tuple[int, int] | bytes
@@ -59,12 +65,14 @@ class Content:
         self.source = source
         self.start = 0
         self.size = os.fstat(source).st_size if isinstance(source, int) else len(source)
+        self._searched: tuple[int, bytes] = (-1, b"")
 
     def skip(self, count: int) -> None:
         """Leave out `count` bytes at the start."""
         count = min(count, self.size)
         self.start += count
         self.size -= count
+        self._searched = (-1, b"")
 
     def keep(self, start: int, size: int) -> None:
         """Leave out all but `size` bytes from `start` on."""
@@ -89,13 +97,39 @@ class Content:
 
     def find(self, pattern: bytes, start: int) -> int:
         """Return the offset of the first `pattern` from `start` on; -1: there is none."""
-        overlap = len(pattern) - 1
         while start < self.size:
-            found = self.read(start, _BLOCK + overlap).find(pattern)
+            base, block = self._block(start)
+            found = block.find(pattern, start - base)
             if found >= 0:
-                return start + found
-            start += _BLOCK
+                return base + found
+            start = base + _BLOCK
         return -1
+
+    def matches(self, pattern: re.Pattern[bytes], start: int) -> Iterator[tuple[int, bytes]]:
+        """Find what a pattern fits to, from `start` on, a block in memory at a time.
+
+        Args:
+            pattern: Of at most 64 bytes, which cannot fit at two places that overlap.
+            start: Offset to begin at.
+
+        Yields:
+            Offset of each match, and 64 bytes from there on; fewer at the end.
+        """
+        while start < self.size:
+            base, block = self._block(start)
+            for match in pattern.finditer(block, start - base):
+                at = match.start()
+                if at >= _BLOCK:
+                    break
+                yield base + at, block[at : at + _LONGEST_PATTERN]
+            start = base + _BLOCK
+
+    def _block(self, offset: int) -> tuple[int, bytes]:
+        """Return the block that holds `offset`, with the start of the next one, and its offset."""
+        base = offset // _BLOCK * _BLOCK
+        if self._searched[0] != base:
+            self._searched = base, self.read(base, _BLOCK + _LONGEST_PATTERN)
+        return self._searched
 
     def is_zero(self, start: int) -> bool:
         """Whether all bytes from `start` on are zero."""
@@ -109,11 +143,51 @@ class Content:
         """The parts of a stream that is the whole source; none where a part was skipped."""
         return () if self.start else ((0, self.size),)
 
-    def copy(self, parts: Sequence[Part]) -> io.BytesIO:
-        """Return a file in memory with parts one behind the other."""
-        return io.BytesIO(
-            b"".join(
-                part if isinstance(part, bytes) else self.read(part[0], part[1] - part[0])
-                for part in parts
-            )
-        )
+    def file(self, parts: Sequence[Part]) -> io.BufferedIOBase:
+        """Return parts one behind the other as a file, which is read as it is needed."""
+        if isinstance(self.source, bytes) and tuple(parts) == self.whole:
+            return io.BytesIO(self.source)
+        return io.BufferedReader(_Parts(self, parts), _BUFFER)
+
+
+class _Parts(io.RawIOBase):
+    """Parts of a recording one behind the other, for decoders."""
+
+    def __init__(self, content: Content, parts: Sequence[Part]):
+        super().__init__()
+        self._content, self._parts = content, [part for part in parts if _length(part)]
+        self._ends = list(accumulate(map(_length, self._parts)))
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        size = self._ends[-1] if self._ends else 0
+        self._at = max(0, offset + (0, self._at, size)[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        number = bisect_right(self._ends, self._at)
+        if number == len(self._parts):
+            return 0
+        part, end = self._parts[number], self._ends[number]
+        at = self._at - (end - _length(part))
+        count = min(len(buffer), end - self._at)
+        if isinstance(part, bytes):
+            data = part[at : at + count]
+        else:
+            data = self._content.read(part[0] + at, count)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _length(part: Part) -> int:
+    return len(part) if isinstance(part, bytes) else part[1] - part[0]

@@ -63,14 +63,13 @@ def flac_streams(content: Content, thorough: bool) -> list[Stream]:
     if not thorough and info.samples and _ends_at(content, info) in (None, info.samples):
         return [Stream(whole, info.samples)]
     start = _behind_metadata(content)
-    data = content.read(start, content.size - start)
-    _check_is_one_file(data, start)
-    samples, last = _count(data, info)
+    _check_is_one_file(content, start)
+    samples, last = _count(content, start, info)
     if samples == info.samples:
         return [Stream(whole, samples)]
     if samples < info.samples:
         raise truncated(f"{samples} samples or fewer where its header declares {info.samples}")
-    if not _is_whole(data[last:]):
+    if not _is_whole(content.read(last, content.size - last)):
         raise truncated("its last FLAC frame is incomplete")
     declared = content.read(21, 1)[0] & 0xF0 | samples >> 32
     total = bytes([declared]) + (samples & 0xFFFFFFFF).to_bytes(4, "big")
@@ -83,14 +82,13 @@ def _starts_file(content: Content, offset: int) -> bool:
     return head[:4] == b"fLaC" and head[4:5] in (b"\0", b"\x80") and head[5:] == b"\0\0\x22"
 
 
-def _check_is_one_file(data: bytes, start: int) -> None:
+def _check_is_one_file(content: Content, start: int) -> None:
     """Refuse a second FLAC file among frames that start at byte `start`."""
-    offset = -1
-    while (offset := data.find(b"fLaC", offset + 1)) >= 0:
-        if _starts_file(Content(data), offset):
+    offset = start - 1
+    while (offset := content.find(b"fLaC", offset + 1)) >= 0:
+        if _starts_file(content, offset):
             raise Refused(
-                f"a second FLAC file begins at byte {start + offset}; split it there or convert it"
-                " to WAV"
+                f"a second FLAC file begins at byte {offset}; split it there or convert it to WAV"
             )
 
 
@@ -105,7 +103,7 @@ def _ends_at(content: Content, info: _StreamInfo) -> int | None:
     return None
 
 
-def _count(data: bytes, info: _StreamInfo) -> tuple[int, int]:
+def _count(content: Content, start: int, info: _StreamInfo) -> tuple[int, int]:
     """Count the samples of all frames, which have headers with a number and a checksum.
 
     Decoders fill in for frames that are missing.
@@ -113,13 +111,12 @@ def _count(data: bytes, info: _StreamInfo) -> tuple[int, int]:
     Returns:
         The number of samples, and the offset of the last frame.
     """
-    last, skipped = _equal_frames(data)
+    last, skipped = _equal_frames(content, start)
     block, samples, end = 0, 0, 0
-    if skipped and (frame := _parse_frame(data[:_LONGEST_HEADER], info)):
+    if skipped and (frame := _parse_frame(content.read(start, _LONGEST_HEADER), info)):
         block, samples = frame.block, skipped * frame.block
-    for match in _SYNC.finditer(data, last):
-        at = match.start()
-        frame = _parse_frame(data[at : at + _LONGEST_HEADER], info)
+    for at, header in content.matches(_SYNC, last):
+        frame = _parse_frame(header[:_LONGEST_HEADER], info)
         if frame is None:
             continue
         block = block or frame.block  # of all but the last frame
@@ -137,19 +134,21 @@ def _count(data: bytes, info: _StreamInfo) -> tuple[int, int]:
     return samples, last
 
 
-def _equal_frames(data: bytes) -> tuple[int, int]:
+def _equal_frames(content: Content, start: int) -> tuple[int, int]:
     """Find the last of the frames whose headers are those of the first, but for their numbers.
 
     Returns:
         Its offset, and the number of frames before it.
     """
-    head, at, number = data[:4], 0, 0
-    if len(data) < 5 or head[1] & 1 or head[2] >> 4 in (6, 7) or data[4]:
-        return 0, 0  # numbered by samples, or of sizes that stand elsewhere, or not the first
-    while (
-        number < sys.maxunicode
-        and (found := data.find(head + chr(number + 1).encode("utf-8", "surrogatepass"), at)) >= 0
-    ):
+    first = content.read(start, 5)
+    head, at, number = first[:4], start, 0
+    if len(first) < 5 or head[1] & 1 or head[2] >> 4 in (6, 7) or first[4]:
+        return start, 0  # numbered by samples, or of sizes that stand elsewhere, or not the first
+    while number < sys.maxunicode:
+        wanted = head + chr(number + 1).encode("utf-8", "surrogatepass")
+        found = content.find(wanted, at)
+        if found < 0:
+            break
         at, number = found, number + 1
     return at, number
 

@@ -112,6 +112,37 @@ def load_audio(
     return samples if rate == sample_rate else soxr.resample(samples, rate, sample_rate, "HQ")
 
 
+def decoded_blocks(
+    source: str | Path | bytes, name: str | None = None, seconds: float = 10.0
+) -> Iterator[np.ndarray]:
+    """Decode a recording block by block, in memory that does not depend on its length.
+
+    Args:
+        source: Path of the recording, or its encoded bytes.
+        name: What errors call it; None: its path.
+        seconds: Of a block.
+
+    Yields:
+        (N, channels) float32 at the recording's own rate, full scale +-1.
+
+    Raises:
+        UserError: As `load_audio`; what is wrong far behind shows when it is reached.
+    """
+    with _content(source, name) as content:
+        place = 0
+        for stream in streams_of(content, thorough=True):
+            with _decoder(content, stream) as file:
+                size = max(1, min(_BLOCK, round(seconds * file.samplerate)))
+                for block in _blocks(file, slice(0, _samples(file, stream)), size):
+                    if not np.isfinite(block).all():
+                        raise Refused(
+                            f"samples that are nan or infinite from {place / file.samplerate:.1f} "
+                            "s on; leave it out"
+                        )
+                    place += len(block)
+                    yield block
+
+
 def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
     """Encode samples as 16-bit FLAC, lossless if they came from 16 bits.
 
@@ -258,9 +289,9 @@ def _check_is_file(path: str | Path) -> None:
 @contextmanager
 def _decoder(content: Content, stream: Stream) -> Iterator[sf.SoundFile]:
     """Open a stream of a recording for decoding."""
-    source: int | io.BytesIO
+    source: int | io.BufferedIOBase
     if not isinstance(content.source, int) or stream.parts != content.whole:
-        source = content.copy(stream.parts)
+        source = content.file(stream.parts)
     else:
         source = content.source  # libsndfile reads it without Python
         os.lseek(source, 0, os.SEEK_SET)
@@ -307,15 +338,24 @@ def _decode(
 
 def _read(file: sf.SoundFile, span: slice) -> np.ndarray:
     """Read (N,) samples from where the decoder is, which is the start of `span`, to its end."""
-    blocks: list[np.ndarray] = []
+    blocks = [
+        block[:, 0] if file.channels == 1 else block.mean(axis=1)
+        for block in _blocks(file, span, _BLOCK)
+    ]
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _blocks(file: sf.SoundFile, span: slice, size: int) -> Iterator[np.ndarray]:
+    """Read `span` in blocks (N, channels) of at most `size` samples; at least one block."""
     at = span.start
-    while not blocks or at < span.stop:
-        block = file.read(min(span.stop - at, _BLOCK), dtype="float32", always_2d=True)
+    while at == span.start or at < span.stop:
+        block = file.read(min(span.stop - at, size), dtype="float32", always_2d=True)
         if not len(block) and at < span.stop:
             raise truncated(f"{at} samples where its header declares {span.stop}")
-        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
+        yield block
         at += len(block)
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        if not len(block):
+            return
 
 
 def _span(info: AudioInfo, start: float, seconds: float | None) -> slice:

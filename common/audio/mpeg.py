@@ -25,6 +25,7 @@ _MONO = 0xC0  # of the fourth byte of a header
 _DECODER_DELAY = 529  # samples that any decoder of layer III adds at the start
 _ID3V1 = 128  # bytes
 _JUNK = 65536  # bytes, behind an ID3v2 tag, in which the first frame is looked for
+_BLOCK = 1 << 20  # bytes in memory at a time
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,10 @@ def mpeg_streams(content: Content, first: int) -> list[Stream]:
     Raises:
         Refused: A frame is cut or missing, or the frames are of several kinds.
     """
-    data = content.read(0, content.size)
-    frame = _frame_at(data, first)
+    frame = _frame_at(content.read(first, 4), 0)
     assert frame is not None  # `first_frame` found it
-    ranges, frames = _walk(data, first, frame)
-    head = data[first : first + frame.size]
+    head = content.read(first, frame.size)
+    ranges, frames = _walk(content, first, frame, head)
     side = frame.side[head[3] & _MONO == _MONO]
     info = _Info.parse(head, frame.layer, side)
     if info is None:
@@ -205,36 +205,43 @@ def _counted(ranges: Sequence[Part], frames: int, header: bytes, frame: Frame) -
     return Stream((head, *ranges), samples, native_messages=True)
 
 
-def _walk(data: bytes, first: int, frame: Frame) -> tuple[list[tuple[int, int]], int]:
+def _walk(
+    content: Content, first: int, frame: Frame, head: bytes
+) -> tuple[list[tuple[int, int]], int]:
     """Go from frame to frame, over tags, to the end.
 
     Returns:
         Offsets of the starts and ends of frames that adjoin, and the number of all frames.
     """
-    end = max(_end_of_frames(data), first)
-    mono = data[first + 3] & _MONO == _MONO
+    end = max(_end_of_frames(content), first)
+    mono = head[3] & _MONO == _MONO
     ranges, frames, offset = [], 0, first
     while offset < end:
-        stop, count = _adjoining(data, offset, end, frame.kind, mono)
+        stop, count = _adjoining(content, offset, end, frame.kind, mono)
         if count:
             ranges.append((offset, stop))
             frames += count
-        offset = _behind_tag(data, stop, end)
+        offset = _behind_tag(content, stop, end)
     return ranges, frames
 
 
 def _adjoining(
-    data: bytes, offset: int, end: int, kind: tuple[int, int], mono: bool
+    content: Content, offset: int, end: int, kind: tuple[int, int], mono: bool
 ) -> tuple[int, int]:
     """Return the end of the frames that start at `offset` without a gap, and their number."""
-    count = 0
-    while offset < end and data[offset] == 0xFF:
+    count, base, block = 0, offset, b""
+    while offset < end:
+        at = offset - base
+        if at + 4 > len(block):
+            base, at, block = offset, 0, content.read(offset, _BLOCK)
+        if block[at] != 0xFF:
+            break
         if offset + 4 > end:
             raise truncated(f"its last MPEG frame has {end - offset} bytes")
-        found = parse_header(data[offset + 1], data[offset + 2])
+        found = parse_header(block[at + 1], block[at + 2])
         if found is None:
             break
-        if found.kind != kind or (data[offset + 3] & _MONO == _MONO) != mono:
+        if found.kind != kind or (block[at + 3] & _MONO == _MONO) != mono:
             raise Refused(
                 f"damaged, or of another sample rate or number of channels from byte {offset} on;"
                 " convert it to FLAC or WAV, or leave it out"
@@ -246,34 +253,41 @@ def _adjoining(
     return offset, count
 
 
-def _end_of_frames(data: bytes) -> int:
+def _end_of_frames(content: Content) -> int:
     """Return where the tags begin that end a file: ID3v1, Lyrics3v2, APE."""
-    end = len(data)
-    if data[-_ID3V1:][:3] == b"TAG":
+    end = content.size
+    if _before(content, end, _ID3V1)[:3] == b"TAG":
         end -= _ID3V1
-    if data[max(end - 9, 0) : end] == b"LYRICS200" and data[end - 15 : end - 9].isdigit():
-        end -= 15 + int(data[end - 15 : end - 9])
-    footer = data[max(end - 32, 0) : end]
+    lyrics = _before(content, end, 15)
+    if lyrics[6:] == b"LYRICS200" and lyrics[:6].isdigit():
+        end -= 15 + int(lyrics[:6])
+    footer = _before(content, end, 32)
     if footer[:8] == b"APETAGEX":
         end -= int.from_bytes(footer[12:16], "little") + (32 if footer[23] & 0x80 else 0)
     return end
 
 
-def _behind_tag(data: bytes, offset: int, end: int) -> int:
+def _before(content: Content, end: int, count: int) -> bytes:
+    """Return the `count` bytes before `end`, or all that there are."""
+    start = max(end - count, 0)
+    return content.read(start, end - start)
+
+
+def _behind_tag(content: Content, offset: int, end: int) -> int:
     """Return where a tag or zeros at `offset` end."""
     if offset >= end:
         return offset
-    behind = id3v2_end(Content(data[offset : offset + 10])) + offset
+    behind = id3v2_end(content, offset)
     if behind > offset:
         return behind
-    if data[offset : offset + 3] == b"TAG":  # of the first of two files that were joined
+    head = content.read(offset, 32)
+    if head[:3] == b"TAG":  # of the first of two files that were joined
         return offset + _ID3V1
-    if data[offset : offset + 8] == b"APETAGEX" and data[offset + 23 : offset + 24] >= b"\xa0":
-        return offset + 32 + int.from_bytes(data[offset + 12 : offset + 16], "little")
-    if data[offset] == 0:
-        while not data[offset : offset + 4096].strip(b"\0") and offset < end:
+    if head[:8] == b"APETAGEX" and head[23:24] >= b"\xa0":
+        return offset + 32 + int.from_bytes(head[12:16], "little")
+    if head[0] == 0:
+        while (block := content.read(offset, 4096)) and not block.strip(b"\0") and offset < end:
             offset += 4096
-        block = data[offset : offset + 4096]
         return offset + len(block) - len(block.lstrip(b"\0"))
     raise Refused(
         f"damaged: there is no MPEG frame at byte {offset}; fetch it again, convert it to FLAC or"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,33 @@ class Loudness:
             Its loudness.
         """
         return cls.of_levels(levels_of(samples, sample_rate), start)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[float, Loudness]]) -> Loudness:
+        """Put parts of a recording together, which may overlap.
+
+        Args:
+            parts: Seconds at which each part begins, and its loudness; at least one.
+
+        Returns:
+            The loudness of the loudest and the quietest part, and all pauses.
+        """
+        pauses = sorted(
+            (start + begin, start + end)
+            for start, part in parts
+            for begin, end in part.pauses.tolist()
+        )
+        merged: list[list[float]] = []
+        for begin, end in pauses:
+            if merged and begin <= merged[-1][1]:
+                merged[-1][1] = max(end, merged[-1][1])
+            else:
+                merged.append([begin, end])
+        return cls(
+            max(part.speech for _, part in parts),
+            min(part.noise for _, part in parts),
+            np.array(merged).reshape(-1, 2),
+        )
 
     @classmethod
     def of_levels(cls, levels: np.ndarray, start: float = 0.0) -> Loudness:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import config as configs
+from common.api.long_recordings import separator
 from common.api.recognizer import Transcript
+from common.cli.long_recording import LongRecordings
 from common.cli.options import (
     add_decoding,
     add_eval_config,
@@ -96,10 +98,25 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         "--stream: of standard input or the microphone (transcribe.py --stream --help).",
     )
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ..."
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="WAV, FLAC, Ogg, MP3, SPHERE, AIFF, ...; films, too, where ffmpeg is installed",
     )
     add_model(parser, recipe)
-    add_output(parser, usual="txt")
+    add_output(
+        parser,
+        usual="txt",
+        further="; of a long one a.partial.srt while it grows, and the same command goes on after "
+        "a kill",
+    )
+    parser.add_argument(
+        "--channels",
+        choices=("mix", "separate"),
+        default="mix",
+        help="mix: recognise the average of all channels; separate: each channel by itself, as of "
+        "calls that have a speaker on each [mix]",
+    )
     parser.add_argument(
         "--batch_size", type=int, help="recordings at once; none given: DataConfig.batch_size"
     )
@@ -120,23 +137,32 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     from common.evaluation.evaluate import recognise_recordings
 
     names, portion, failed = arguments.files, _BATCHES_PER_PORTION * batch_size, 0
-    output = TranscriptOutput(arguments, names)
+    separate = arguments.channels == "separate"
+    output = TranscriptOutput(arguments, names, separate)
     path = model_path(arguments, recipe)
     calibration = read_calibration(path)
     model = load_acoustic_model(arguments, recipe, path)
     decoder = model.decoder(config.LMConfig)
+    workers = config.DataConfig.workers
+    long_recordings = LongRecordings(
+        model, decoder, str(path), config.LMConfig, batch_size, workers, separate, calibration
+    )
+    between = separator(model)
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
+        chosen = names[start:][:portion]
+        long = {name for name in chosen if long_recordings.takes(name)}
+        short = [name for name in chosen if name not in long]
         notices: list[str] = []
         results = recognise_recordings(
             model,
             decoder,
-            [Utterance(id=name, audio=Path(name), text="") for name in names[start:][:portion]],
+            [Utterance(id=name, audio=Path(name), text="") for name in short],
             lambda prediction: (
                 Transcript.of(prediction, model, calibration) if output.timed else prediction
             ),
             batch_size,
-            config.DataConfig.workers,
+            workers,
             progress="transcribing",
             log=None if start else notices.append,
         )
@@ -144,8 +170,16 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         failed += len(failures)
         for line in [f"error: {failure.message}" for failure in failures] + notices:
             print(line, file=sys.stderr)
-        for name, result in zip(names[start:], results):
-            if not isinstance(result, ReadFailure):
+        remaining = iter(results)
+        for name in chosen:
+            if name in long:
+                try:
+                    long_recordings.transcribe(name, output.target(name, between))
+                except UserError as error:
+                    failed += 1
+                    output.broken_off()
+                    print(f"error: {error}", file=sys.stderr)
+            elif not isinstance(result := next(remaining), ReadFailure):
                 output.take(name, result)
     for line in decoder.warnings():
         print(f"warning: {line}", file=sys.stderr)

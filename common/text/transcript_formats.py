@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -111,27 +111,27 @@ def to_srt(transcript: TimedText, name: str) -> str:
 
 def to_vtt(transcript: TimedText, name: str) -> str:
     """Return Web Video Text Tracks."""
-    return _as_vtt((start, end, _escaped(text)) for start, end, text in subtitles(transcript))
+    return _as_vtt((start, end, escaped(text)) for start, end, text in subtitles(transcript))
 
 
 def _as_srt(cues: Iterable[tuple[float, float, str]]) -> str:
     return "\n".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
+        f"{number}\n{clock(start, ',')} --> {clock(end, ',')}\n{text}\n"
         for number, (start, end, text) in enumerate(cues, 1)
     )
 
 
 def _as_vtt(cues: Iterable[tuple[float, float, str]]) -> str:
     return "WEBVTT\n" + "".join(
-        f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n{text}\n" for start, end, text in cues
+        f"\n{clock(start, '.')} --> {clock(end, '.')}\n{text}\n" for start, end, text in cues
     )
 
 
-def to_ctm(transcript: TimedText, name: str) -> str:
+def to_ctm(transcript: TimedText, name: str, channel: int = 1) -> str:
     """Return a line for each word; in it and in the file's name, "_" stands for spaces."""
     recording = "_".join(printable(Path(name).stem).split())
     return "".join(
-        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} "
+        f"{recording} {channel} {word.start:.3f} {word.end - word.start:.3f} "
         f"{'_'.join(word.word.split())} "
         f"{word.confidence:.4f}\n"
         for word in transcript.words
@@ -140,6 +140,34 @@ def to_ctm(transcript: TimedText, name: str) -> str:
 
 def to_textgrid(transcript: TimedText, name: str) -> str:
     """Return a tier of words, with empty intervals between them, as Praat wants it."""
+    return textgrid({"words": transcript})
+
+
+def textgrid(tiers: Mapping[str, TimedText]) -> str:
+    """Return tiers of words.
+
+    Args:
+        tiers: Transcripts of one recording, by the names of their tiers.
+    """
+    ends = [max([each.duration, *(word.end for word in each.words)]) for each in tiers.values()]
+    end = max(ends)
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {end:.3f}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, (name, transcript) in enumerate(tiers.items(), 1):
+        lines += _tier(number, name, transcript, end)
+    return "\n".join(lines) + "\n"
+
+
+def _tier(tier: int, name: str, transcript: TimedText, end: float) -> list[str]:
+    """Return the lines of a tier, whose intervals fill the recording up to `end`."""
     intervals: list[tuple[float, float, str]] = []
     place = 0.0
     for start, stop, text in [(word.start, word.end, word.word) for word in transcript.words] or (
@@ -150,21 +178,13 @@ def to_textgrid(transcript: TimedText, name: str) -> str:
         if stop > max(start, place):  # Praat takes no empty interval: a word that was not found
             intervals.append((max(start, place), stop, text))
         place = max(stop, place)
-    end = max(transcript.duration, place)
+    end = max(end, place)
     if end > place or not intervals:
         intervals.append((place, end, ""))
     lines = [
-        'File type = "ooTextFile"',
-        'Object class = "TextGrid"',
-        "",
-        "xmin = 0",
-        f"xmax = {end:.3f}",
-        "tiers? <exists>",
-        "size = 1",
-        "item []:",
-        "    item [1]:",
+        f"    item [{tier}]:",
         '        class = "IntervalTier"',
-        '        name = "words"',
+        f'        name = "{name}"',
         "        xmin = 0",
         f"        xmax = {end:.3f}",
         f"        intervals: size = {len(intervals)}",
@@ -177,7 +197,7 @@ def to_textgrid(transcript: TimedText, name: str) -> str:
             f"            xmax = {stop:.3f}",
             f'            text = "{doubled}"',
         ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 FORMATS: dict[str, Callable[[TimedText, str], str]] = {
@@ -220,7 +240,7 @@ def marked_srt(transcript: TimedText, name: str) -> str:
 
 def marked_vtt(transcript: TimedText, name: str) -> str:
     """Return Web Video Text Tracks in which the word that is being said is underlined."""
-    return _as_vtt(_marked(transcript, _escaped))
+    return _as_vtt(_marked(transcript, escaped))
 
 
 def _marked(
@@ -324,8 +344,13 @@ def _with(lines: list[list[TimedWord]], word: TimedWord, between: int) -> list[l
     return [*lines, [word]]
 
 
-def _clock(seconds: float, point: str) -> str:
-    """Return hours, minutes, seconds and milliseconds."""
+def clock(seconds: float, point: str) -> str:
+    """Return hours, minutes, seconds and milliseconds, as subtitles have them.
+
+    Args:
+        seconds: From the beginning of the recording.
+        point: What stands before the milliseconds.
+    """
     milliseconds = round(seconds * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
@@ -337,5 +362,6 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text as WebVTT needs it."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
