@@ -16,7 +16,10 @@ constexpr std::int64_t kLongestWindow = 1 << 20;  // samples
 // By kind and convention: whether the window is periodic.
 const std::map<std::string, std::map<std::string, bool>> kConventions{
     {"spectrogram",
-     {{"plain", true}, {"deepspeech.pytorch", true}, {"deepspeech.pytorch-2.0", false}}},
+     {{"plain", true},
+      {"deepspeech.pytorch", true},
+      {"deepspeech.pytorch-2.0", false},
+      {"asrt", false}}},
     {"logmel", {{"plain", true}, {"jasper-mindspore", true}, {"jasper-nvidia", false}}},
 };
 

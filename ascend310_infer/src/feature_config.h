@@ -24,11 +24,12 @@ struct FeatureConfig {
   bool mel() const { return kind == "logmel"; }
   bool jasper() const { return convention.rfind("jasper", 0) == 0; }
   bool plain() const { return convention == "plain"; }
+  bool asrt() const { return convention == "asrt"; }
   bool periodic_window() const;
   std::int64_t window_length() const;  // samples
   std::int64_t hop_length() const;     // samples from one frame to the next
   std::int64_t n_fft() const;          // samples in a transform
-  std::int64_t bins() const { return mel() ? bands : n_fft() / 2 + 1; }
+  std::int64_t bins() const { return mel() ? bands : n_fft() / 2 + (asrt() ? 0 : 1); }
   std::int64_t dimension() const { return bins() * splicing; }
 };
 

@@ -17,6 +17,7 @@ constexpr double kPi = 3.14159265358979323846;
 
 constexpr double kPowerFloor = 1.0 / (1 << 24);
 constexpr double kJasperFloor = 1e-20;    // added to the power in Jasper's logarithm
+constexpr float kInt16 = 32768;           // full scale of ASRT's samples
 constexpr double kLeastDeviation = 1e-5;  // a smaller deviation counts as this
 constexpr double kSilenceDb = 60;         // below the loudest frame
 constexpr std::size_t kSilenceHop = 512;  // samples
@@ -127,6 +128,8 @@ struct Featurizer::Tables {
   explicit Tables(const FeatureConfig& config)
       : transform(static_cast<std::size_t>(config.n_fft()), false),
         window(window_of(config.window, config.window_length(), config.periodic_window())) {
+    if (config.asrt())  // whose samples are 16-bit integers
+      for (float& weight : window) weight *= kInt16;
     if (config.mel())
       filters = mel_filters(static_cast<double>(config.sample_rate), config.n_fft(), config.bands);
   }
@@ -149,6 +152,8 @@ Featurizer::~Featurizer() = default;
 std::int64_t Featurizer::frames(std::int64_t samples) const {
   const std::int64_t hop = config_.hop_length();
   if (config_.jasper()) return (samples + hop - 1) / hop;
+  if (config_.asrt())
+    return 1 + std::max<std::int64_t>(samples - config_.window_length(), 0) / hop;
   return 1 + (samples - config_.n_fft() % 2) / hop;
 }
 
@@ -159,7 +164,7 @@ std::vector<float> Featurizer::operator()(const std::vector<float>& samples) con
   const bool further = config_.convention == "jasper-mindspore";
   const std::int64_t seen = further ? 1 + length / config_.hop_length() : count;
   std::vector<float> features = energies(samples, seen);
-  normalise(features, seen);
+  if (!config_.asrt()) normalise(features, seen);
   if (seen != count) features = cut(features, seen, count);
   if (config_.splicing == 1) return features;
   return spliced(features, config_.bins(), count, config_.splicing);
@@ -170,10 +175,12 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
                                         std::int64_t count) const {
   const std::int64_t size = config_.window_length(), n_fft = config_.n_fft();
   // Frames are centred on every hop's first sample; the window sits in the middle of a transform.
-  const std::int64_t left = n_fft / 2 - (n_fft - size) / 2;
+  // ASRT's first window begins with the first sample.
+  const std::int64_t left = config_.asrt() ? 0 : n_fft / 2 - (n_fft - size) / 2;
   std::vector<float> emphasised = samples;
   if (config_.preemphasis > 0) emphasise(emphasised, static_cast<float>(config_.preemphasis));
-  const std::vector<float> signal = padded(emphasised, left, size, config_.plain());
+  const bool zeros = config_.plain() || config_.asrt();
+  const std::vector<float> signal = padded(emphasised, left, size, zeros);
   const double floor = config_.jasper() ? kJasperFloor : kPowerFloor;
   const auto width = static_cast<std::size_t>(n_fft);
   std::vector<float> result(static_cast<std::size_t>(config_.bins() * count));
@@ -188,7 +195,8 @@ std::vector<float> Featurizer::energies(const std::vector<float>& samples,
       at += count;
     };
     if (!config_.mel())
-      for (const double value : power) put(std::log1p(std::sqrt(value)));
+      for (std::int64_t bin = 0; bin < config_.bins(); ++bin)
+        put(std::log1p(std::sqrt(power[static_cast<std::size_t>(bin)])));
     for (const Filter& filter : tables_->filters)
       put(std::log(floor + std::inner_product(
                                filter.weights.begin(), filter.weights.end(),
