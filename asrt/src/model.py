@@ -17,7 +17,7 @@ from common.nn.layers import Dense, MaskProduct, frame_mask
 from common.nn.matmul_convolution import convolution
 from common.nn.norm import MaskedBatchNorm
 from common.utils import runtime
-from common.utils.backend import Parameter, Tensor, nn, ops
+from common.utils.backend import Parameter, Tensor, ms, nn, ops
 from common.utils.errors import UserError
 
 MOMENTUM = 0.99  # of the moving averages of batch normalisation, as in Keras
@@ -82,7 +82,8 @@ class SpeechNetwork(nn.Cell):
         """
         batch, _, frames = features.shape
         x = features.expand_dims(1)
-        x = x * self.mask(None, frame_mask(lengths, frames), (batch, 1, self.bins, frames))
+        mask = self.mask(None, frame_mask(lengths, frames), (batch, 1, self.bins, frames))
+        x = x * mask.astype(x.dtype)
         # A whole number of output frames: halving needs an even number of frames.
         long = -(-(frames + self.end_frames) // self.stride) * self.stride
         x = ops.concat((x, ops.zeros((batch, 1, self.bins, long - frames), x.dtype)), 3)
@@ -92,7 +93,8 @@ class SpeechNetwork(nn.Cell):
             x, lengths = pair(x, lengths)
         x = x.transpose((3, 0, 2, 1))  # (T', B, F', C): Keras has channels last
         x = ops.relu(self.hidden(x.reshape((x.shape[0], batch, -1))))
-        return ops.log_softmax(self.output(self.dropout(x)), -1), lengths
+        x = self.output(self.dropout(x))
+        return ops.log_softmax(x.astype(ms.float32), -1), lengths
 
 
 class Pair(nn.Cell):
