@@ -76,7 +76,7 @@ def test_labels_files_of_both_kinds(text, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('["ni3", "hao3"]', 'a: 0 of 2 are the blank "_"'),
+        ('["ni3", "hao3"]', 'a: 0 of 2 labels are the blank "_", expected 1'),
         ('["ni3", "hao 3", "_"]', "'hao 3' is no syllable"),
         ('["ni3", 3, "_"]', "expected a list like"),
         ('["ni3"', "not JSON"),

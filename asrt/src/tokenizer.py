@@ -43,12 +43,10 @@ class SyllableTokenizer(Tokenizer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
         if self.labels.count(BLANK) != 1:
-            raise UserError(
-                f"labels: {self.labels.count(BLANK)} of {len(self)} are the blank "
-                f'"{BLANK}", expected one'
-            )
+            count = self.labels.count(BLANK)
+            raise UserError(f'{count} of {len(self)} labels are the blank "{BLANK}", expected 1')
         if wrong := [label for label in self.labels if label.split() != [label]]:
-            raise UserError(f"labels: {wrong[0]!r} is no syllable")
+            raise UserError(f"label {wrong[0]!r} is no syllable")
 
     @classmethod
     def from_file(cls, path: str | Path) -> SyllableTokenizer:
