@@ -107,9 +107,7 @@ def test_output_frames_of_numbers_and_arrays():
 # ---- values
 
 NETWORKS = {
-    "normalised": ModelConfig(
-        pairs=[Pair(3), Pair(4), Pair(2, pool=False)], batch_norm=True, hidden_size=6
-    ),
+    "normalised": ModelConfig(pairs=[Pair(3), Pair(2, pool=False)], batch_norm=True, hidden_size=6),
     "with dropout": ModelConfig(
         pairs=[Pair(3, dropout=0.3, dropout_after=0.2), Pair(2, pool=True)],
         batch_norm=False,
