@@ -23,8 +23,14 @@ SPOKEN = {"你": "ni3", "好": "hao3", "吗": "ma5"}
 @pytest.fixture
 def pronounced(monkeypatch):
     """Stands for the module that knows how characters are pronounced."""
-    fake = SimpleNamespace(syllables=lambda text: [SPOKEN[c] for c in text if not c.isspace()])
-    monkeypatch.setitem(sys.modules, "common.text.pinyin", fake)
+
+    def syllables(text: str) -> list[str]:
+        characters = "".join(text.split())
+        if set(characters) - SPOKEN.keys():
+            raise UserError(f"text {text!r}: no Mandarin reading")
+        return [SPOKEN[character] for character in characters]
+
+    monkeypatch.setitem(sys.modules, "common.text.pinyin", SimpleNamespace(syllables=syllables))
 
 
 def test_syllables_are_encoded_decoded_and_counted():
@@ -43,6 +49,14 @@ def test_characters_become_syllables(pronounced):
     tokenizer = SyllableTokenizer(LABELS)
     assert tokenizer.normalise("你 好吗") == "ni3 hao3 ma5"
     assert tokenizer.encode(tokenizer.normalise("好好")) == [1, 1]
+
+
+def test_what_has_no_syllable_stays_and_is_unknown(pronounced):
+    tokenizer = SyllableTokenizer(LABELS)
+    assert tokenizer.normalise("你好 OK，吗") == "ni3 hao3 ok， ma5"
+    text = tokenizer.normalise("你囗 3 ma5")
+    assert text == tokenizer.normalise(text) == "你囗 3 ma5"
+    assert tokenizer.unknown(text) == {"你囗", "3"}
 
 
 def test_unknown_syllables_are_named():

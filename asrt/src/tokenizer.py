@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ def syllables_of(text: str) -> list[str]:
     """Return the syllables of a text in characters.
 
     Args:
-        text: In Chinese characters.
+        text: Chinese characters and white space.
 
     Returns:
-        Syllables such as "zhong1"; neutral tone 5.
+        Syllables such as "zhong1", neutral tone 5; the text itself where some character has no
+        reading, since it is then no label and is reported with its utterance.
     """
     from common.text.pinyin import syllables
 
-    return syllables(text)
+    try:
+        return syllables(text)
+    except UserError:
+        return ["".join(text.split())]
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,17 @@ class SyllableTokenizer(Tokenizer):
         return {label: i for i, label in enumerate(self.labels) if label != BLANK}
 
     def normalise(self, text: str) -> str:
-        """Return the syllables of a text in characters or syllables, with a space between them."""
-        text = text.replace("\ufeff", "")
-        parts = syllables_of(text) if script_without_spaces(text) == "Han" else text.lower().split()
+        """Return the syllables of a text in characters or syllables, with a space between them.
+
+        What is neither, such as a digit, stays as it is, and is unknown.
+        """
+        parts: list[str] = []
+        for of_characters, signs in groupby(text.replace("\ufeff", ""), _is_han_or_space):
+            run = "".join(signs)
+            if not of_characters:
+                parts.append(run.lower())
+            elif not run.isspace():
+                parts += syllables_of(run)
         return " ".join(parts)
 
     def unknown(self, text: str) -> set[str]:
@@ -125,6 +138,10 @@ class SyllableTokenizer(Tokenizer):
     def words_note(self) -> str:
         """What the word error rate counts."""
         return "WER counts syllables with their tones; CER counts the letters that spell them"
+
+
+def _is_han_or_space(sign: str) -> bool:
+    return sign.isspace() or script_without_spaces(sign) == "Han"
 
 
 def _of_json(text: str, path: str | Path) -> list[str]:
