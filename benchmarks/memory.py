@@ -34,15 +34,13 @@ def measure(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, floa
     """(measured, forecast) peak in GiB of steps of up to `frames`."""
     from common.data.loader import Batch
     from common.memory import forecast_memory
-    from common.model.recipe import labels_file
     from common.model.speech_model import SpeechModel
-    from common.text.tokenizer import CharacterTokenizer
     from common.training.train_step import TrainStep
     from common.utils import runtime
 
     device = runtime.set_device("CPU")
     config.TrainingConfig.micro_batch = rows
-    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
+    tokenizer = recipe.load_tokenizer(config)
     speech_model = SpeechModel.create(recipe, config, tokenizer, device)
     forecast = forecast_memory(speech_model)
     step = TrainStep(speech_model, forecast)
@@ -69,12 +67,10 @@ def measure(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, floa
 def measure_forward(recipe: Recipe, config, rows: int, frames: int) -> tuple[float, float]:
     """(measured, forecast) peak in GiB after two forward passes."""
     from common.memory import forecast_forward
-    from common.model.recipe import labels_file
     from common.model.speech_model import Forward, SpeechModel
-    from common.text.tokenizer import CharacterTokenizer
     from common.utils import runtime
 
-    tokenizer = CharacterTokenizer.from_file(labels_file(recipe, config))
+    tokenizer = recipe.load_tokenizer(config)
     speech_model = SpeechModel.create(recipe, config, tokenizer, runtime.set_device("CPU"))
     forward, rng = Forward(speech_model), np.random.default_rng(0)
     shape = rows, speech_model.featurizer.dimension, frames

@@ -1,4 +1,4 @@
-"""Shared code of DeepSpeech2 and Jasper. Importing it does nothing else.
+"""Shared code of DeepSpeech2, Jasper and ASRT. Importing it does nothing else.
 
 The sub-packages, from the ground up; each imports only from those before it:
 

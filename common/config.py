@@ -133,8 +133,8 @@ class SpectConfig:
     features: str = "spectrogram"  # spectrogram (log1p magnitude, 161 bins) or logmel
     bands: int = 64  # mel bands of logmel
     # Details (common/audio/features.py): plain, or what networks that come from elsewhere were
-    # trained on. Spectrogram: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0;
-    # logmel: jasper-mindspore, jasper-nvidia, nemo.
+    # trained on. Spectrogram: deepspeech.pytorch (releases 2.1 and 3), deepspeech.pytorch-2.0,
+    # asrt; logmel: jasper-mindspore, jasper-nvidia, nemo.
     convention: str = "plain"
     preemphasis: float = 0.0  # times the previous sample, taken from each sample; Jasper: 0.97
     frame_splicing: int = 1  # number of successive frames stacked into one, at every frame

@@ -32,6 +32,8 @@ FILES = {
     "test_api": "training unit launcher",
     "test_architecture": "unit launcher training",
     "test_archives": "unit",
+    "test_asrt": "training",
+    "test_asrt_text": "unit",
     "test_ascend310_infer": "cpp",
     "test_audio": "unit",
     "test_audio_containers": "unit launcher",

@@ -13,7 +13,7 @@ import sys
 if __name__ == "__main__":
     sys.modules["mindspore"] = None  # type: ignore[assignment]  # as if it were not installed
     before = dict(os.environ)
-    for package in map(importlib.import_module, ("common", "deepspeech2", "jasper")):
+    for package in map(importlib.import_module, ("common", "asrt", "deepspeech2", "jasper")):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             try:
                 importlib.import_module(module.name)

@@ -84,6 +84,28 @@ def test_spectrogram_of_deepspeech_pytorch(samples):
     assert np.abs(found["deepspeech.pytorch-2.0"] - found["deepspeech.pytorch"]).max() > 1e-2
 
 
+@pytest.mark.parametrize("samples", [400, 559, 560, 16000 * 3 - 7])
+def test_spectrogram_of_asrt(samples):
+    """By the formulas of speech_features/speech_features.py, in double precision."""
+    heard = np.round(voice(16000)[-samples:] * 32768)  # 16-bit integers
+    weights = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(400) / 399)
+    starts = range(0, 160 * ((int(samples / 16 - 25)) // 10 + 1), 160)
+    expected = [np.abs(np.fft.fft(heard[at : at + 400] * weights))[:200] for at in starts]
+    featurizer = Featurizer(FeatureConfig(window_size=0.025, convention="asrt"))
+    found = featurizer((heard / 32768).astype(np.float32))
+    assert found.shape == (200, len(expected)) and featurizer.dimension == 200
+    assert featurizer.frames(samples) == len(expected)
+    np.testing.assert_allclose(found, np.log(np.array(expected) + 1).T, atol=1e-4)
+
+
+def test_asrts_spectrogram_of_less_than_a_window_is_one_frame():
+    featurizer = Featurizer(FeatureConfig(window_size=0.025, convention="asrt"))
+    for samples in (0, 1, 399):
+        found = featurizer(np.full(samples, 0.1, np.float32))
+        assert found.shape == (200, 1) and np.isfinite(found).all()
+        assert featurizer.frames(samples) == 1
+
+
 @pytest.mark.parametrize("rate", [8000, 16000])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_log_mel_is_librosas(rate, window):

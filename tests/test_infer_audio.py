@@ -94,6 +94,7 @@ CONFIGS = [
         ("spectrogram", "plain", "bartlett", {"window_size": 321 / 16000, "preemphasis": 0.97}),
         ("spectrogram", "deepspeech.pytorch", "hamming", {"sample_rate": 8000}),
         ("spectrogram", "deepspeech.pytorch-2.0", "hann", {}),
+        ("spectrogram", "asrt", "hamming", {"window_size": 0.025}),
         ("logmel", "plain", "blackman", {"bands": 40, "frame_splicing": 2}),
         ("logmel", "plain", "hann", {"sample_rate": 8000, "bands": 24, "trim_silence": True}),
         (
@@ -118,7 +119,7 @@ class Exact(Featurizer):
         seen = (windows * self.window).astype(np.float64)
         power = np.abs(scipy.fft.rfft(seen, self.config.n_fft).T) ** 2
         if self.filters is None:
-            return np.log1p(np.sqrt(power))
+            return np.log1p(np.sqrt(power[: self.config.bins]))
         return np.log(self.filters @ power + self.floor)
 
 

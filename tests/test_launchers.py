@@ -216,14 +216,16 @@ def test_launchers_work_through_a_symbolic_link(clone, tmp_path):
     assert done.stdout.startswith(f"cd {shlex.quote(f'{clone}/deepspeech2')}\n"), done.stderr
 
 
-def test_both_models_have_the_same_scripts():
+def test_all_models_have_the_same_scripts():
     """What model they belong to is the name of the folder that they lie in."""
-    first, second = (
-        {p.name: p.read_text() for p in ROOT.glob(f"{m}/scripts/*.sh")} for m in MODELS
+    first, second, third = (
+        {p.name: p.read_text() for p in ROOT.glob(f"{m}/scripts/*.sh")} for m in (*MODELS, "asrt")
     )
     ours = {name for name in first if name != "run_infer_310.sh"}
     assert len(ours) == 11
     assert {name: first[name] for name in ours} == {name: second.get(name) for name in ours}
+    speech = {name for name in ours if not name.endswith("_librispeech.sh")}  # which is English
+    assert {name: first[name] for name in speech} == {name: third.get(name) for name in speech}
     for name in ours:
         root = (ROOT / "scripts" / name).read_text()
         assert root == first[name].replace("/../../scripts/launch.sh", "/launch.sh")

@@ -15,8 +15,10 @@ import pytest
 from common import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ("deepspeech2", "jasper")
-ENTRY_POINTS = sorted(path.stem for path in ROOT.glob("deepspeech2/[a-z]*.py"))
+MODELS = ("asrt", "deepspeech2", "jasper")
+ENTRY_POINTS = [
+    f"{model}.{path.stem}" for model in MODELS for path in sorted(ROOT.glob(f"{model}/[a-z]*.py"))
+]
 # What a distribution is built from; a clone may also hold corpora and checkpoints.
 SOURCES = ["pyproject.toml", "README.md", "LICENSE", "common/**/*"]
 SOURCES += [f"{model}/{part}" for model in MODELS for part in ("*.py", "labels.json", "src/*")]
@@ -96,9 +98,8 @@ def test_every_console_script_of_the_package_can_be_loaded(installed, tmp_path):
             name = f"{model}-{entry.replace('_', '-')}"
             assert scripts.pop(name) == f"{model}.{entry}:main"
     assert not scripts
-    modules = [f"{model}.{entry}" for model in MODELS for entry in ENTRY_POINTS]
-    code = f"import sys, {', '.join(modules)}\n"
-    code += "".join(f"assert callable({module}.main)\n" for module in modules)
+    code = f"import sys, {', '.join(ENTRY_POINTS)}\n"
+    code += "".join(f"assert callable({module}.main)\n" for module in ENTRY_POINTS)
     code += f"assert deepspeech2.train.__file__.startswith({str(installed)!r})\n"
     code += "assert 'mindspore' not in sys.modules\n"
     done = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
@@ -106,17 +107,16 @@ def test_every_console_script_of_the_package_can_be_loaded(installed, tmp_path):
 
 
 def test_every_entry_point_prints_the_version(tmp_path):
-    modules = [f"{model}.{entry}" for model in MODELS for entry in ENTRY_POINTS]
     code = (
         "import importlib, sys\n"
-        f"for name in {modules!r}:\n"
+        f"for name in {ENTRY_POINTS!r}:\n"
         "    sys.argv = [name, '--version']\n"
         "    try: importlib.import_module(name).main()\n"
         "    except SystemExit as ended: assert not ended.code, name\n"
     )
     done = run("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"mindspore-speech {__version__}"] * len(modules)
+    assert done.stdout.splitlines() == [f"mindspore-speech {__version__}"] * len(ENTRY_POINTS)
 
 
 def test_entry_points_started_by_their_path_find_the_clone(tmp_path):
@@ -129,7 +129,7 @@ def test_importing_everything_without_mindspore_names_the_command_that_installs_
     done = run(ROOT / "tests" / "import_all.py", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     needing = done.stdout.split()
-    assert {"common.utils.backend", "deepspeech2.src.model", "jasper.src.model"} <= set(needing)
+    assert {"common.utils.backend", *(f"{m}.src.model" for m in MODELS)} <= set(needing)
     folders = {name.split(".")[1] for name in needing if name.startswith("common.")}
     assert not folders & {"text", "audio", "data", "decoding", "cli", "launching", "interop"}
 
@@ -146,7 +146,7 @@ def test_an_entry_point_without_mindspore_says_so_in_one_line(tmp_path):
 
 
 def test_only_files_that_are_started_change_the_module_path():
-    started = {f"{model}/{entry}.py" for model in MODELS for entry in ENTRY_POINTS}
+    started = {f"{entry.replace('.', '/')}.py" for entry in ENTRY_POINTS}
     for folder in ("common", *MODELS):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

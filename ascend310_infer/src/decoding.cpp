@@ -17,18 +17,31 @@ constexpr std::pair<char32_t, char32_t> kScriptsWithoutSpaces[] = {
     {0x1AFF0, 0x1B16F}, {0x3100, 0x312F}, {0x31A0, 0x31BF}, {0xA000, 0xA4CF}, {0x2E80, 0x2FDF},
     {0x3005, 0x3007}, {0x3400, 0x4DBF}, {0x4E00, 0x9FFF}, {0xF900, 0xFAFF}, {0x20000, 0x3FFFD}};
 
+std::size_t first_size(const std::string& label) {  // bytes of its first character in UTF-8
+  const auto first = static_cast<unsigned char>(label.empty() ? '\0' : label[0]);
+  return first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+}
+
 // Whether a label stands for itself, without spaces around it: a character of such a script, or
 // several characters.
 bool is_word(const std::string& label) {
-  const auto first = static_cast<unsigned char>(label.empty() ? '\0' : label[0]);
-  const std::size_t size = first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;  // of UTF-8
+  const std::size_t size = first_size(label);
   if (label.size() > size) return true;
+  const auto first = static_cast<unsigned char>(label.empty() ? '\0' : label[0]);
   char32_t code = size == 1 ? first : first & (0xFF >> (size + 1));
   for (std::size_t i = 1; i < label.size(); ++i)
     code = code << 6 | (static_cast<unsigned char>(label[i]) & 0x3F);
   return std::any_of(
       std::begin(kScriptsWithoutSpaces), std::end(kScriptsWithoutSpaces),
       [code](const auto& block) { return block.first <= code && code <= block.second; });
+}
+
+// Whether labels of several characters, such as the syllables "ni3" and "hao3", are words.
+bool has_long_labels(const Vocabulary& vocabulary) {
+  for (std::size_t i = 0; i < vocabulary.labels.size(); ++i)
+    if (i != vocabulary.blank && vocabulary.labels[i].size() > first_size(vocabulary.labels[i]))
+      return true;
+  return false;
 }
 
 bool has_space(const Vocabulary& vocabulary) {
@@ -88,7 +101,8 @@ double mean_probability(const std::vector<Token>& tokens) {
 }
 
 std::string text_of(const std::vector<Token>& tokens, const Vocabulary& vocabulary) {
-  const std::string between = has_space(vocabulary) ? " " : "";
+  const bool spaces = has_space(vocabulary) || has_long_labels(vocabulary);
+  const std::string between = spaces ? " " : "";
   std::string text;
   for (const DecodedWord& word : words(tokens, vocabulary))
     text += (text.empty() ? "" : between) + word.text;

@@ -35,7 +35,8 @@ std::vector<Token> best_path(const Emission& emission, const Vocabulary& vocabul
 // each token is a word.
 std::vector<DecodedWord> words(const std::vector<Token>& tokens, const Vocabulary& vocabulary);
 
-// The words, separated by one space where the vocabulary has one, as Python's decoder writes them.
+// The words, separated by one space where the vocabulary has one or has labels of several
+// characters, such as syllables; as Python's decoders write them.
 std::string text_of(const std::vector<Token>& tokens, const Vocabulary& vocabulary);
 
 // Mean probability of at least one token.

@@ -16,7 +16,10 @@ constexpr std::int64_t kLongestWindow = 1 << 20;  // samples
 // By kind and convention: whether the window is periodic.
 const std::map<std::string, std::map<std::string, bool>> kConventions{
     {"spectrogram",
-     {{"plain", true}, {"deepspeech.pytorch", true}, {"deepspeech.pytorch-2.0", false}}},
+     {{"plain", true},
+      {"deepspeech.pytorch", true},
+      {"deepspeech.pytorch-2.0", false},
+      {"asrt", false}}},
     {"logmel",
      {{"plain", true}, {"jasper-mindspore", true}, {"jasper-nvidia", false}, {"nemo", false}}},
 };
@@ -67,6 +70,12 @@ std::int64_t FeatureConfig::n_fft() const {
   std::int64_t power = 1;
   while (power < window_length()) power *= 2;
   return power;
+}
+
+// The window sits in the middle of a transform, and that on every hop's first sample; ASRT's first
+// window begins with the first sample.
+std::int64_t FeatureConfig::before() const {
+  return asrt() ? 0 : n_fft() / 2 - (n_fft() - window_length()) / 2;
 }
 
 FeatureConfig parse_features(const Json& features) {

@@ -26,13 +26,15 @@ struct FeatureConfig {
   bool jasper() const { return convention.rfind("jasper", 0) == 0; }
   bool plain() const { return convention == "plain"; }
   bool nemo() const { return convention == "nemo"; }
-  bool pads_zeros() const { return plain() || nemo(); }       // else recordings are mirrored
+  bool asrt() const { return convention == "asrt"; }
+  bool pads_zeros() const { return plain() || nemo() || asrt(); }  // else recordings are mirrored
   bool adds_deviation() const { return jasper() || nemo(); }  // the least deviation is added
   bool periodic_window() const;
   std::int64_t window_length() const;  // samples
   std::int64_t hop_length() const;     // samples from one frame to the next
   std::int64_t n_fft() const;          // samples in a transform
-  std::int64_t bins() const { return mel() ? bands : n_fft() / 2 + 1; }
+  std::int64_t before() const;         // samples of the first window before the first sample
+  std::int64_t bins() const { return mel() ? bands : n_fft() / 2 + (asrt() ? 0 : 1); }
   std::int64_t dimension() const { return bins() * splicing; }
 };
 

@@ -20,6 +20,7 @@ constexpr double kPi = 3.14159265358979323846;
 
 constexpr double kPowerFloor = 1.0 / (1 << 24);
 constexpr double kJasperFloor = 1e-20;    // added to the power in Jasper's logarithm
+constexpr float kInt16 = 32768;           // full scale of ASRT's samples
 constexpr double kSilenceDb = 60;         // below the loudest frame
 constexpr std::size_t kSilenceHop = 512;  // samples
 constexpr std::size_t kSilenceHops = 4;   // per frame when silence is searched for
@@ -128,6 +129,8 @@ struct Featurizer::Tables {
   explicit Tables(const FeatureConfig& config)
       : transform(static_cast<std::size_t>(config.n_fft()), false),
         window(window_of(config.window, config.window_length(), config.periodic_window())) {
+    if (config.asrt())  // whose samples are 16-bit integers
+      for (float& weight : window) weight *= kInt16;
     if (config.mel())
       filters = mel_filters(static_cast<double>(config.sample_rate), config.n_fft(), config.bands);
   }
@@ -151,6 +154,8 @@ std::int64_t Featurizer::frames(std::int64_t samples) const {
   const std::int64_t hop = config_.hop_length();
   if (config_.jasper()) return (samples + hop - 1) / hop;
   if (config_.nemo()) return std::max<std::int64_t>(1, samples / hop);
+  if (config_.asrt())
+    return 1 + std::max<std::int64_t>(samples - config_.window_length(), 0) / hop;
   return 1 + (samples - config_.n_fft() % 2) / hop;
 }
 
@@ -163,7 +168,7 @@ std::vector<float> Featurizer::operator()(const std::vector<float>& samples) con
   std::vector<float> features = energies(samples, seen);
   if (config_.slides)
     slide(features, seen);
-  else
+  else if (!config_.asrt())
     normalise(features, seen);
   if (seen != count) features = cut(features, seen, count);
   if (config_.splicing == 1) return features;
@@ -173,12 +178,11 @@ std::vector<float> Featurizer::operator()(const std::vector<float>& samples) con
 // Log energies (bins, count), not normalised.
 std::vector<float> Featurizer::energies(const std::vector<float>& samples,
                                         std::int64_t count) const {
-  const std::int64_t size = config_.window_length(), n_fft = config_.n_fft();
-  // Frames are centred on every hop's first sample; the window sits in the middle of a transform.
-  const std::int64_t left = n_fft / 2 - (n_fft - size) / 2;
   std::vector<float> emphasised = samples;
   if (config_.preemphasis > 0) emphasise(emphasised, static_cast<float>(config_.preemphasis));
-  return energies_of(padded(emphasised, left, size, config_.pads_zeros()).data(), count);
+  return energies_of(
+      padded(emphasised, config_.before(), config_.window_length(), config_.pads_zeros()).data(),
+      count);
 }
 
 std::vector<float> Featurizer::energies_of(const float* signal, std::int64_t count) const {
@@ -197,7 +201,8 @@ std::vector<float> Featurizer::energies_of(const float* signal, std::int64_t cou
       at += count;
     };
     if (!config_.mel())
-      for (const double value : power) put(std::log1p(std::sqrt(value)));
+      for (std::int64_t bin = 0; bin < config_.bins(); ++bin)
+        put(std::log1p(std::sqrt(power[static_cast<std::size_t>(bin)])));
     for (const Filter& filter : tables_->filters)
       put(std::log(floor + std::inner_product(
                                filter.weights.begin(), filter.weights.end(),

@@ -100,10 +100,6 @@ struct StreamingFeatures::Impl {
     }
   }
 
-  std::int64_t left() const {  // samples before the first one that belong to its frame
-    return config.n_fft() / 2 - (config.n_fft() - config.window_length()) / 2;
-  }
-
   // Subtracts a share of the sample before each; the first of all stays as it is.
   void emphasise(std::vector<float>& samples) {
     const auto share = static_cast<float>(config.preemphasis);
@@ -172,8 +168,8 @@ Frames StreamingFeatures::accept(std::vector<float> samples) {
   append(impl.tail, samples);
   if (impl.started) {
     append(impl.padded_samples, samples);
-  } else if (impl.received > impl.left()) {
-    impl.padded_samples = padded(impl.tail, impl.left(), 0, impl.config.pads_zeros());
+  } else if (impl.received > impl.config.before()) {
+    impl.padded_samples = padded(impl.tail, impl.config.before(), 0, impl.config.pads_zeros());
     impl.started = true;
   }
   const auto needed = static_cast<std::size_t>(impl.config.window_length()) + 1;
@@ -188,7 +184,7 @@ Frames StreamingFeatures::finish() {
   if (impl.received == 0) return {};
   const std::int64_t size = impl.config.window_length();
   const std::vector<float> right =
-      padded(impl.tail, impl.started ? 0 : impl.left(), size, impl.config.pads_zeros());
+      padded(impl.tail, impl.started ? 0 : impl.config.before(), size, impl.config.pads_zeros());
   if (impl.started)
     impl.padded_samples.insert(impl.padded_samples.end(), right.end() - size, right.end());
   else

@@ -86,6 +86,17 @@ TEST_CASE("labels without a space are words in a script that separates none") {
   CHECK(internal::words(tokens, han)[2].begin == 3);
 }
 
+TEST_CASE("labels of several characters are words") {
+  const Vocabulary syllables{{"ni3", "hao3", "a1", "_"}, 3};
+  const Emission emission = spelled({{0, .9}, {0, .9}, {3, .9}, {1, .8}, {3, .9}, {1, .6}});
+  const auto tokens = internal::best_path(emission, syllables);
+  CHECK(internal::text_of(tokens, syllables) == "ni3 hao3 hao3");
+  CHECK(internal::words(tokens, syllables).size() == 3);
+  // The blank's own spelling does not count.
+  const Vocabulary single{{"a", "b", "c", "<blank>"}, 3};
+  CHECK(internal::text_of(tokens, single) == "abb");
+}
+
 TEST_CASE("nothing is recognised") {
   const auto tokens = internal::best_path(spelled({{0, .9}, {3, .9}}), kLatin);
   CHECK(internal::text_of(tokens, kLatin).empty());

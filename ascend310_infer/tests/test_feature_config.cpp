@@ -53,6 +53,9 @@ TEST_CASE("features with all keys") {
   CHECK(bins.bands == 0);
   CHECK(bins.n_fft() == 328);
   CHECK(bins.dimension() == 165);
+  const FeatureConfig asrt = with(R"("logmel")", R"("spectrogram", "convention": "asrt")");
+  CHECK(asrt.bins() == bins.bins() - 1);
+  CHECK_FALSE(asrt.periodic_window());
 }
 
 TEST_CASE("features that are wrong") {

@@ -24,7 +24,12 @@ _COSINES = {"hamming": (0.54, 0.46), "hann": (0.5, 0.5), "blackman": (0.42, 0.5,
 WINDOWS = (*_COSINES, "bartlett")
 _PURPOSE = "computes features"  # of scipy, which takes long to load and 100 MB of disk
 CONVENTIONS = {  # kind -> conventions, and whether the window is periodic in them
-    "spectrogram": {"plain": True, "deepspeech.pytorch": True, "deepspeech.pytorch-2.0": False},
+    "spectrogram": {
+        "plain": True,
+        "deepspeech.pytorch": True,
+        "deepspeech.pytorch-2.0": False,
+        "asrt": False,
+    },
     "logmel": {"plain": True, "jasper-mindspore": True, "jasper-nvidia": False, "nemo": False},
 }
 
@@ -32,6 +37,7 @@ NORMALISATIONS = ("utterance", "sliding")
 _POWER_FLOOR = np.float32(2.0**-24)  # above 16-bit rounding noise: silence stays within reach
 MIN_DEVIATION = 1e-5  # less counts as constant: dividing would only show rounding errors
 _JASPER_FLOOR = np.float32(1e-20)  # power, in Jasper's logarithm
+_INT16 = 32768  # ASRT's samples are 16-bit numbers, ours have a full scale of 1
 # More is a slip, and would fill the memory.
 _MOST_BINS, _HIGHEST_RATE, _LONGEST_WINDOW = 4096, 10_000_000, 10  # and frames; Hz; seconds
 _BLOCK = 512  # frames transformed at a time, so that an hour of audio fits in memory
@@ -135,7 +141,7 @@ class FeatureConfig:
     @property
     def bins(self) -> int:
         """Values of a frame before splicing: mel bands, or frequency bins (161 of 320 samples)."""
-        return self.bands or self.n_fft // 2 + 1
+        return self.bands or self.n_fft // 2 + (self.convention != "asrt")
 
     @property
     def dimension(self) -> int:
@@ -165,7 +171,7 @@ _LATER = {  # keys that files of earlier versions do not have, with their defaul
 
 
 class Featurizer:
-    """Makes features (F, T) float32 of samples (N,) float32, with mean 0 and deviation 1.
+    """Makes features (F, T) float32 of samples (N,) float32, most with mean 0 and deviation 1.
 
     - spectrogram: log(1 + |STFT|), normalised over the utterance, as in deepspeech.pytorch.
     - logmel: log of the power in mel bands, each band normalised over the utterance.
@@ -181,6 +187,11 @@ class Featurizer:
     deviations, and have no frame centred on the very end. The MindSpore model zoo's normalises over
     that frame too; NVIDIA's has a symmetric window and divides by T - 1. On speech at 16 kHz the
     two differ by up to 0.17.
+
+    The convention `asrt` (speech_features/speech_features.py of ASRT_SpeechRecognition) counts
+    samples as 16-bit integers and normalises nothing. Its first frame begins with the first sample
+    and its last one ends within the recording; the window is symmetric, and the last bin, at half
+    the sample rate, is left out. A recording shorter than a window is filled up with zeros.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -193,7 +204,15 @@ class Featurizer:
         self.adds_deviation = self.jasper or self.nemo  # 1e-5 is added to deviations
         self.biased = config.convention in ("plain", "jasper-mindspore")
         self.floor = _JASPER_FLOOR if self.jasper else _POWER_FLOOR
-        self.window = window(config.window, config.window_length, periodic).astype(np.float32)
+        self.normalised = config.convention != "asrt"
+        scale = 1 if self.normalised else _INT16
+        weights = scale * window(config.window, config.window_length, periodic)
+        self.window = weights.astype(np.float32)
+        # Samples of the first window before the first sample: a window sits in the middle of a
+        # transform, and that on its frame.
+        self.before = config.n_fft // 2 - (config.n_fft - config.window_length) // 2
+        if config.convention == "asrt":
+            self.before = 0
         if config.kind == "logmel":
             filters = mel_filters(config.sample_rate, config.n_fft, config.bins)
             if empty := np.sum(~filters.any(axis=1)):
@@ -217,12 +236,13 @@ class Featurizer:
             return max(1, samples // self.config.hop_length)
         if self.jasper:
             return -(-samples // self.config.hop_length)
+        if self.config.convention == "asrt":
+            return 1 + max(samples - self.config.window_length, 0) // self.config.hop_length
         return 1 + (samples - self.config.n_fft % 2) // self.config.hop_length
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Return the features (F, T) of samples (N,)."""
-        size, hop, n_fft = self.config.window_length, self.config.hop_length, self.config.n_fft
-        left = n_fft // 2 - (n_fft - size) // 2  # the window sits in the middle of a transform
+        size, hop = self.config.window_length, self.config.hop_length
         samples = np.asarray(samples, np.float32)
         frames = self.frames(len(samples))
         normalised = frames  # frames that mean and deviation are taken over
@@ -230,7 +250,8 @@ class Featurizer:
             normalised = 1 + len(samples) // hop
         if self.config.preemphasis:
             samples = _emphasised(samples, self.config.preemphasis)
-        padded = np.pad(samples, (left, size), "constant" if self.zero_padded else "reflect")
+        edges = "constant" if self.zero_padded else "reflect"
+        padded = np.pad(samples, (self.before, size), edges)  # type: ignore[call-overload]
         windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
         features = np.empty((self.config.bins, normalised), np.float32)
         for start in range(0, features.shape[1], _BLOCK):
@@ -240,6 +261,8 @@ class Featurizer:
             sliding = self.sliding()
             parts = [sliding.accept(features), sliding.finish()]
             return self.splice(np.concatenate([part for part in parts if part.size], axis=1))
+        if not self.normalised:
+            return self.splice(features)
         axis = None if self.filters is None else 1
         features -= features.mean(axis=axis, keepdims=True, dtype=np.float64)
         single = normalised == 1 and axis == 1  # has no unbiased deviation
@@ -330,7 +353,7 @@ class Featurizer:
         spectrum = fft.rfft(windows * self.window, self.config.n_fft)
         power = (spectrum.real**2 + spectrum.imag**2).T
         if self.filters is None:
-            return np.log1p(np.sqrt(power))
+            return np.log1p(np.sqrt(power[: self.config.bins]))
         return np.log(self.filters @ power + self.floor)
 
 

@@ -26,7 +26,7 @@ class LogEnergies:
         config = featurizer.config
         self._featurizer, self._config = featurizer, config
         self._closing = normalised and featurizer.normalises_further
-        self._left = config.n_fft // 2 - (config.n_fft - config.window_length) // 2
+        self._left = featurizer.before
         self._mode = "constant" if featurizer.zero_padded else "reflect"
         self._window = featurizer.window.astype(np.float64)
         self._filters = (
@@ -108,9 +108,17 @@ class StreamingFeaturizer:
     Args:
         featurizer: What the features are of.
         normalisation: Of this recording; None: over the last seconds.
+
+    Raises:
+        UserError: The features are not normalised at all.
     """
 
     def __init__(self, featurizer: Featurizer, normalisation: Normalisation | None = None):
+        if not featurizer.normalised and featurizer.config.normalisation != "sliding":
+            raise UserError(
+                f"features of convention {featurizer.config.convention} cannot be made of a stream "
+                "yet: recognise whole recordings, or give --context SECONDS"
+            )
         self._energies = LogEnergies(featurizer)
         self._normalisation = normalisation or featurizer.sliding()
         self._featurizer = featurizer

@@ -145,6 +145,10 @@ class _Frontend:
         if self.featurizer.jasper:
             raised = graph.op("Add", samples, _int(graph, self.config.hop_length - 1))
             return graph.op("Div", raised, hop)
+        if self.config.convention == "asrt":
+            rest = graph.op("Sub", samples, _int(graph, self.config.window_length))
+            within = graph.op("Where", graph.op("Less", rest, _int(graph, 0)), _int(graph, 0), rest)
+            return graph.op("Add", graph.op("Div", within, hop), _int(graph, 1))
         added = self.config.hop_length - self.config.n_fft % 2
         return graph.op("Div", graph.op("Add", samples, _int(graph, added)), hop)
 
@@ -165,7 +169,7 @@ class _Frontend:
             earlier = graph.op("Pad", earlier, graph.constant([0, 1, 0, 0]))
             share = graph.op("Mul", earlier, _float(graph, np.float32(config.preemphasis)))
             values = graph.op("Sub", values, share)
-        left = config.n_fft // 2 - (config.n_fft - config.window_length) // 2
+        left = self.featurizer.before
         steps = graph.op("Sub", frames, graph.constant([1]))
         needed = graph.op("Mul", steps, graph.constant([config.hop_length]))
         needed = graph.op("Add", needed, graph.constant([config.window_length]))
@@ -189,7 +193,8 @@ class _Frontend:
     def _energies(self, padded: str) -> str:
         """Add log energies, not normalised: samples (B, N) -> (B, bins, T)."""
         graph, config = self.graph, self.config
-        bins, length = config.n_fft // 2 + 1, config.window_length
+        mel, length = self.featurizer.filters is not None, config.window_length
+        bins = config.n_fft // 2 + 1 if mel else config.bins
         spectrum = graph.op(
             "Conv",
             graph.op("Unsqueeze", padded, axes=[1]),
@@ -199,7 +204,7 @@ class _Frontend:
         )
         real, imaginary = graph.op("Split", spectrum, outputs=2, axis=1, split=[bins, bins])
         power = graph.op("Add", graph.op("Mul", real, real), graph.op("Mul", imaginary, imaginary))
-        if self.featurizer.filters is None:
+        if not mel:
             return graph.op("Log", graph.op("Add", graph.op("Sqrt", power), _float(graph, 1.0)))
         # log(p + floor) = log(1 + p / floor) + log(floor), and normalisation takes the last term
         # away: in float32 it would leave few digits of bands where there is next to nothing.
@@ -227,6 +232,8 @@ class _Frontend:
 
     def _normalise(self, energies: str, frames: str) -> str:
         """Add mean 0 and deviation 1, over each row's frames: (B, bins, T) -> the same."""
+        if not self.featurizer.normalised:
+            return energies
         graph = self.graph
         mask = _mask(graph, frames, energies)
         one = _int(graph, 1)

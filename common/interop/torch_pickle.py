@@ -18,12 +18,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from common.utils.errors import UserError
 from common.utils.files import replacing
+
+Array = TypeVar("Array", "StoredTensor", np.ndarray)
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the files of PyTorch before 1.6
 _MOST_UNPACKED = 1 << 30  # bytes of compressed entries; torch.save compresses none
@@ -331,11 +333,11 @@ def plain(value: Any) -> Any:
 
 
 def match(
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, Array],
     names: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
-) -> dict[str, StoredTensor]:
+) -> dict[str, Array]:
     """Match the tensors of a file with the parameters of a network.
 
     Args:
@@ -350,7 +352,7 @@ def match(
     Raises:
         UserError: Lists the tensors that are missing, superfluous or of another shape.
     """
-    matched: dict[str, StoredTensor] = {}
+    matched: dict[str, Array] = {}
     reshaped, superfluous = [], []
     for name, tensor in tensors.items():
         target = names.get(name)

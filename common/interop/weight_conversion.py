@@ -18,7 +18,7 @@ import numpy as np
 from common.interop import torch_pickle
 from common.interop.torch_pickle import StoredTensor
 from common.model.recipe import Recipe
-from common.text.tokenizer import CharacterTokenizer
+from common.text.tokenizer import CharacterTokenizer, Tokenizer
 from common.utils.arguments import command
 from common.utils.errors import UserError
 
@@ -120,13 +120,10 @@ def pt2mind(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None
     parser.add_argument("--ckpt", required=True, metavar="C", help="the checkpoint to write")
     package.add_reading_options(parser, recipe)
     arguments = parser.parse_args(argv)
-    if Path(arguments.ckpt).suffix != ".ckpt":
-        raise UserError(
-            f"--ckpt {arguments.ckpt}: MindSpore reads only checkpoints named *.ckpt; use "
-            f"{arguments.ckpt}.ckpt"
-        )
+    check_name(arguments.ckpt)
     with package.open_file(arguments.pth) as content:
-        _convert(package, recipe, package.import_weights(recipe, content, arguments), arguments)
+        imported = package.import_weights(recipe, content, arguments)
+        _convert(package, recipe, imported, arguments)
 
 
 def _convert(
@@ -134,6 +131,55 @@ def _convert(
 ) -> None:
     """Write the checkpoint of imported weights, and report."""
     tokenizer = CharacterTokenizer(tuple(imported.labels))
+    model = Model(recipe, imported.config, tokenizer)
+    weights = imported.weights, imported.names
+    count = write_checkpoint(model, *weights, arguments.pth, arguments.ckpt, package.name)
+    print(f"{arguments.pth}: {count} of {count} tensors match")
+    for line in imported.lines:
+        print(line)
+    print(f"written: {arguments.ckpt}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a checkpoint says about its weights.
+
+    Attributes:
+        recipe: The model.
+        config: The training configuration of the network.
+        tokenizer: Of its outputs.
+    """
+
+    recipe: Recipe
+    config: Any
+    tokenizer: Tokenizer
+
+
+def write_checkpoint(
+    model: Model,
+    weights: Mapping[str, StoredTensor] | Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    file: str,
+    ckpt: str,
+    package: str,
+) -> int:
+    """Write weights of another package as a checkpoint of ours.
+
+    Args:
+        model: What they are of.
+        weights: Tensors by the package's names.
+        names: The package's names -> ours.
+        file: File that they come from.
+        ckpt: The checkpoint to write.
+        package: The package's name.
+
+    Returns:
+        Number of tensors: all of the network's.
+
+    Raises:
+        UserError: They are not those of the network, or no network can use them.
+    """
+    check_name(ckpt)
 
     from common.model import checkpoint
     from common.model.speech_model import SpeechModel
@@ -141,25 +187,34 @@ def _convert(
     from common.utils.backend import Tensor
 
     device = runtime.set_device("CPU")
-    speech_model = SpeechModel.create(recipe, imported.config, tokenizer, device)
+    speech_model = SpeechModel.create(model.recipe, model.config, model.tokenizer, device)
     parameters = {weight.name: weight for weight in _weights(speech_model)}
-    matched = torch_pickle.match(
-        imported.weights,
-        imported.names,
-        {name: weight.shape for name, weight in parameters.items()},
-        arguments.pth,
-    )
-    theirs = {ours: name for name, ours in imported.names.items()}
+    shapes = {name: weight.shape for name, weight in parameters.items()}
+    matched = torch_pickle.match(weights, names, shapes, file)
+    theirs = {ours: name for name, ours in names.items()}
     for name, tensor in matched.items():
-        value = tensor.numpy().astype(np.float32).reshape(parameters[name].shape)
-        checkpoint.check_weights({theirs[name]: value}, arguments.pth)
+        array = tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
+        value = array.astype(np.float32).reshape(parameters[name].shape)
+        checkpoint.check_weights({theirs[name]: value}, file)
         parameters[name].set_data(Tensor(value))
-    source = f"{package.name}, {Path(arguments.pth).name}"
-    checkpoint.save(Path(arguments.ckpt), parameters, speech_model.metadata(source=source))
-    print(f"{arguments.pth}: {len(matched)} of {len(parameters)} tensors match")
-    for line in imported.lines:
-        print(line)
-    print(f"written: {arguments.ckpt}")
+    metadata = speech_model.metadata(source=f"{package}, {Path(file).name}")
+    checkpoint.save(Path(ckpt), parameters, metadata)
+    return len(matched)
+
+
+def check_name(ckpt: str) -> None:
+    """Refuse a name that MindSpore reads no checkpoint of.
+
+    Args:
+        ckpt: The checkpoint to write.
+
+    Raises:
+        UserError: It does not end in .ckpt.
+    """
+    if Path(ckpt).suffix != ".ckpt":
+        raise UserError(
+            f"--ckpt {ckpt}: MindSpore reads only checkpoints named *.ckpt; use {ckpt}.ckpt"
+        )
 
 
 def mind2pt(package: ForeignFormat, recipe: Recipe, argv: Sequence[str]) -> None:

@@ -21,6 +21,42 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     return ops.cast(ops.arange(frames).reshape((1, -1)) < lengths.reshape((-1, 1)), ms.float32)
 
 
+class MaskProduct(nn.Cell):
+    """Multiplies a value of each channel by a mask (B, T), in the shape of x (B, C, F, T).
+
+    Args:
+        use_matmul: Use outer products instead of broadcasting; see
+            `common.utils.runtime.slow_broadcasts`.
+    """
+
+    def __init__(self, use_matmul: bool = True):
+        super().__init__()
+        self.use_matmul = use_matmul
+        # Not ops.matmul: its gradient of an outer product fails for a batch of one of open shape.
+        self.product, self.products = ops.MatMul(), ops.BatchMatMul()
+
+    def construct(self, values, mask, shape):
+        """Multiply.
+
+        Args:
+            values: (C,) of each channel; None: 1.
+            mask: (B, T).
+            shape: Of x: B, C, F, T.
+
+        Returns:
+            The products: of that shape, or (B, 1, 1, T) or (B, C, 1, T) to be broadcast to it.
+        """
+        batch, channels, bins, frames = shape
+        if not self.use_matmul:
+            mask = mask.expand_dims(1).expand_dims(1)
+            return mask if values is None else values.reshape((1, -1, 1, 1)) * mask
+        if values is None:
+            values = ops.ones((channels,), ms.float32)
+        rows = self.product(values.reshape((-1, 1)), ops.ones((1, bins), ms.float32))
+        rows = self.product(ops.ones((batch, 1), ms.float32), rows.reshape((1, -1)))
+        return self.products(rows.expand_dims(2), mask.expand_dims(1)).reshape(shape)
+
+
 def uniform(rng: np.random.Generator, bound: float, *shape: int) -> Tensor:
     """Draw initial weights from U(-bound, bound).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.nn.layers import MaskProduct
 from common.utils.backend import Parameter, Tensor, ms, nn, ops
 
 
@@ -48,7 +49,7 @@ class MaskedBatchNorm(nn.Cell):
         )
         self.over_ranks = None
         # Not ops.matmul: its gradient of an outer product fails for a batch of one of open shape.
-        self.product, self.products = ops.MatMul(), ops.BatchMatMul()
+        self.product, self.mask_product = ops.MatMul(), MaskProduct()
 
     def synchronise(self) -> None:
         """Take the statistics of a training step over all ranks from now on.
@@ -102,10 +103,7 @@ class MaskedBatchNorm(nn.Cell):
         elif self.layout == "TBC":
             product = self.product(mask.reshape((-1, 1)), values.reshape((1, -1)))
         else:
-            batch, channels, bins, frames = shape
-            rows = self.product(values.reshape((-1, 1)), ops.ones((1, bins), ms.float32))
-            rows = self.product(ops.ones((batch, 1), ms.float32), rows.reshape((1, -1)))
-            product = self.products(rows.expand_dims(2), mask.expand_dims(1))
+            return self.mask_product(values, mask, shape)
         return product.reshape(shape)
 
     def _sums(self, x, mask):

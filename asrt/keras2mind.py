@@ -1,0 +1,20 @@
+"""Convert weights of ASRT's Keras files (`python keras2mind.py --h5 H --ckpt C --labels FILE`)."""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started by its path, in a clone that need not be installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from asrt.src.keras_weights import keras2mind
+from asrt.src.recipe import RECIPE
+from common import cli
+
+
+def main() -> None:
+    """Run the command with the arguments of `sys.argv`, and exit with its status."""
+    cli.run(keras2mind, RECIPE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# run_eval_gpu.sh [DEVICE_ID] [CKPT] [options of eval.py...]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../../scripts/launch.sh" "${BASH_SOURCE[0]}" eval GPU "$@"

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# run_standalone_train_cpu.sh [CKPT] [options of train.py...]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../../scripts/launch.sh" "${BASH_SOURCE[0]}" train CPU "$@"

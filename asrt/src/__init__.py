@@ -1,0 +1,1 @@
+"""ASRT: configuration, networks, tokenizer and recipe."""
