@@ -297,7 +297,7 @@ def test_an_empty_yaml_file_changes_nothing(tmp_path):
         ("workers=0", r"DataConfig\.workers=0: expected at least 1"),
         ("optimizer=adam", r"^OptimConfig\.optimizer=adam: expected one of Adam, AdamW, SGD, "),
         ("schedule=step", r"^OptimConfig\.schedule=step: expected one of anneal, cosine, "),
-        ("precision=O1", r"^TrainingConfig\.precision=O1: expected one of O0, O2, O3$"),
+        ("precision=O1", r"^TrainingConfig\.precision=O1: expected one of O0, O2, O3, BF16$"),
         ("store=wav", r"^DataConfig\.store=wav: expected one of audio, features$"),
         ("batch_shapes=fixed", r"^DataConfig\.batch_shapes=fixed: expected one of auto, dynamic, "),
         ("rnn_type=lstm", r"^ModelConfig\.rnn_type=lstm: expected one of LSTM, GRU, RNN$"),

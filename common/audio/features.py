@@ -200,7 +200,8 @@ class Featurizer:
         periodic = CONVENTIONS[config.kind][config.convention]
         self.jasper = config.convention.startswith("jasper")
         self.nemo = config.convention == "nemo"
-        self.zero_padded = self.nemo or config.convention == "plain"  # else mirrored at the ends
+        # Zeros before and after the recording; else it is mirrored at its ends.
+        self.zero_padded = config.convention in ("plain", "nemo", "asrt")
         self.adds_deviation = self.jasper or self.nemo  # 1e-5 is added to deviations
         self.biased = config.convention in ("plain", "jasper-mindspore")
         self.floor = _JASPER_FLOOR if self.jasper else _POWER_FLOOR

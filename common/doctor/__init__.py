@@ -141,9 +141,13 @@ def network_of(recipe: Recipe, preset: str) -> Any:
         recipe: The model.
         preset: Name of the preset.
     """
+    return _preset(recipe, preset).ModelConfig
+
+
+def _preset(recipe: Recipe, name: str) -> Any:
     config = recipe.train_config()
-    configs.override_from_yaml(config, recipe.preset(preset))
-    return config.ModelConfig
+    configs.override_from_yaml(config, recipe.preset(name))
+    return config
 
 
 def smallest_preset(recipe: Recipe, config: Any) -> str:
@@ -161,9 +165,12 @@ def smallest_preset(recipe: Recipe, config: Any) -> str:
     if recipe.memory is None:
         return ""
     dimension = recipe.build_featurizer(config.DataConfig).dimension
+    # A preset with labels of its own is for another language.
+    labels = {config.DataConfig.labels_path, recipe.train_config().DataConfig.labels_path}
     sizes = {
-        name: recipe.memory.activation_bytes(network_of(recipe, name), dimension)
+        name: recipe.memory.activation_bytes(preset.ModelConfig, dimension)
         for name in recipe.presets()
+        if (preset := _preset(recipe, name)).DataConfig.labels_path in labels
     }
     name = min(sizes, key=sizes.__getitem__, default="")
     ours = recipe.memory.activation_bytes(config.ModelConfig, dimension)
