@@ -110,6 +110,13 @@ def test_loaded_graph_computes_with_the_weights_of_its_own_cell(cache):
     assert len(list(cache.folder.iterdir())) == 2
 
 
+def test_process_without_a_script_has_the_cache_too(cache, monkeypatch):
+    """As after `python -c`, and in the processes of pytest-xdist."""
+    monkeypatch.setattr("mindspore.graph.api.entry_script_path", "/nowhere/-c")
+    assert Scaled()(Tensor(np.ones((2, 3), np.float32))).shape == (2, 3)
+    assert len(list(cache.folder.iterdir())) == 1
+
+
 def test_damaged_file_is_compiled_anew_and_replaced(cache):
     x = Tensor(np.ones((2, 3), np.float32))
     expected = Scaled()(x).asnumpy()

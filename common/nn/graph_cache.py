@@ -35,10 +35,10 @@ _log = logging.getLogger(__name__)
 FOLDER_VARIABLE = "SPEECH_GRAPH_CACHE"  # a folder, or "off"
 _MAX_BYTES = 512 << 20  # of the folder; the graphs that were used longest ago go first
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
-# MindSpore's own switches: who sets one of them decides about the cache.
-_ROLES = ("", "MS_WORKER")
+_ROLES = ("", "MS_WORKER")  # of the process, which MindSpore's file names begin with
 # They differ from run to run, and the graph does not depend on them.
 _ADDRESSES = ("MS_SCHED_", "MS_NODE_", "MS_ROLE", "MS_TOPO_", "MS_COMPILER_")
+# MindSpore's own switches: who sets one of them decides about the cache.
 _MINDSPORE_VARIABLES = ("MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH")
 
 
@@ -99,15 +99,21 @@ class GraphCache:
             self.folder = None
             yield
             return
+        from mindspore.graph import api as graph_api
+
         before = len(cell.compile_cache)
-        ms.set_context(enable_compile_cache=True)
+        script = graph_api.entry_script_path
         try:
+            # MindSpore would digest the sources that the script imports; `python -c` has no script.
+            graph_api.entry_script_path = None
+            ms.set_context(enable_compile_cache=True)
             yield
         except BaseException:
             self.folder = None  # MindSpore's next number is not known any more
             raise
         finally:
             ms.set_context(enable_compile_cache=False)
+            graph_api.entry_script_path = script
         if len(cell.compile_cache) > before:
             self.compiled += 1
             self.loaded += found is not None
