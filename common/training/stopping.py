@@ -82,8 +82,9 @@ class StopRequest:
     second one it ends the process itself, if Python has not within three seconds.
 
     MindSpore 2.10 takes SIGINT over at every graph that it compiles or runs, and answers it with a
-    SIGTERM to itself. A thread takes it back, so that Ctrl-C is told from SIGTERM but in the first
-    instants of a graph.
+    SIGTERM to itself. A thread takes it back, so that Ctrl-C is told from SIGTERM, except in the
+    first instants of a graph and while a compiled one is loaded from disk. Then it ends the run in
+    the same way, but with SIGTERM's exit code.
 
     Attributes:
         signal: The signal that asks to stop; None as long as there was none.
