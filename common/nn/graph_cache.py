@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from common.utils import runtime
-from common.utils.backend import Parameter, Tensor, ms, nn
+from common.utils.backend import Parameter, Tensor, graph_api, ms, nn
 
 _log = logging.getLogger(__name__)
 
@@ -99,8 +99,6 @@ class GraphCache:
             self.folder = None
             yield
             return
-        from mindspore.graph import api as graph_api
-
         before = len(cell.compile_cache)
         script = graph_api.entry_script_path
         try:

@@ -22,5 +22,6 @@ if "mindspore" not in sys.modules:
 
 import mindspore as ms  # noqa: E402
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops  # noqa: E402
+from mindspore.graph import api as graph_api  # noqa: E402
 
-__all__ = ["Parameter", "ParameterTuple", "Tensor", "ms", "nn", "ops"]
+__all__ = ["Parameter", "ParameterTuple", "Tensor", "graph_api", "ms", "nn", "ops"]
