@@ -131,7 +131,7 @@ def test_evaluate_gives_the_error_rates_of_eval_py(cpu, capsys):
     [
         ("nowhere.wav", "nowhere.wav: No such file"),
         ((np.zeros((2, 2, 2)), 8000), "recording 1: samples of type float64 and shape"),
-        ((np.zeros(0), 8000), "recording 1: samples of type float64 and shape"),
+        ((np.zeros(0), 8000), "recording 1: samples of shape (0,), expected at least one"),
         ((np.zeros(9, np.int64), 8000), "recording 1: samples of type int64"),
         ((np.zeros((2, 900)), 8000), "expected (N, channels): transpose them"),
         (np.zeros(4000), "recording 1: a ndarray, expected a path"),
