@@ -556,7 +556,7 @@ def real_lite(tmp_path_factory) -> Path:
     """The program with MindSpore Lite 2.0.0, whose wheel LITE_WHEEL names (docs/inference.md)."""
     wheel = os.environ.get("LITE_WHEEL")
     if not wheel:
-        pytest.skip("LITE_WHEEL names no wheel of MindSpore Lite")
+        pytest.skip("needs the wheel of MindSpore Lite, named by LITE_WHEEL: docs/inference.md")
     folder = tmp_path_factory.mktemp("lite")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
