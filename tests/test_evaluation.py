@@ -220,6 +220,7 @@ def test_batches_fit_the_memory(speech_model, forward, source, alone, shapes, mo
     longest = -(-int(source.frames.max()) // 8) * 8  # what static shapes are rounded to
     memory = memory_for(2 * longest, speech_model)
     monkeypatch.setattr(runtime, "machine_memory", lambda: memory)
+    monkeypatch.setattr(runtime, "card_memory", lambda device: memory)
     assert forecast_forward(speech_model).most_frames == 2 * longest
     sizes = []
 
