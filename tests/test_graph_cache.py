@@ -142,10 +142,11 @@ def test_graph_that_does_not_compile_leaves_nothing_behind(cache):
 def test_oldest_graphs_are_discarded_beyond_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(graph_cache, "_MAX_BYTES", 3 * (300 + 32))
     for number in range(4):
-        path = tmp_path / f"{number}.mindir"
+        path = tmp_path / f"{number:064x}.mindir"
         graph_cache._write(path, bytes(300))
         os.utime(path, (1000 + number, 1000 + number))
-    assert {path.name for path in tmp_path.iterdir()} == {"1.mindir", "2.mindir", "3.mindir"}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"{number:064x}.mindir" for number in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("off", ["off", "OFF"])
@@ -167,3 +168,52 @@ def test_users_of_mindspores_own_cache_are_left_alone(monkeypatch, tmp_path):
     assert graph_cache.cache_folder() == tmp_path
     monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", "1")
     assert graph_cache.cache_folder() is None
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_cache, "_MAX_BYTES", 100)
+    (tmp_path / "thesis.txt").write_bytes(bytes(5000))
+    (tmp_path / "other.mindir").write_bytes(bytes(5000))
+    (tmp_path / ".graph-being-written").write_bytes(bytes(5000))
+    os.utime(tmp_path / "thesis.txt", (0, 0))
+    abandoned = tmp_path / ".graph-abandoned"
+    abandoned.write_bytes(b"")
+    os.utime(abandoned, (0, 0))
+    graph_cache._write(tmp_path / f"{'a' * 64}.mindir", bytes(300))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"thesis.txt", "other.mindir", ".graph-being-written"}
+
+
+def test_sources_are_those_of_packages_and_unchanged_since_the_start(tmp_path):
+    package = tmp_path / "package"
+    for folder in (package, package / "part", package / "data"):
+        folder.mkdir()
+    for path in (package / "__init__.py", package / "part" / "__init__.py"):
+        path.write_text("")
+    (package / "data" / "corpus.py").write_text("not part of the package")
+    (package / ".#locked.py").symlink_to("nowhere")
+    for path in package.rglob("*.py"):
+        if path.is_file():
+            os.utime(path, (1000, 1000))
+    found = [path.relative_to(package).as_posix() for path in graph_cache._python_files(package)]
+    assert found == ["__init__.py", "part/__init__.py"]
+    assert len(graph_cache._sources(package)) == 64
+    graph_cache._sources.cache_clear()
+    (package / "part" / "__init__.py").write_text("edited = True")
+    with pytest.raises(graph_cache._Unknown, match="has changed since the process began"):
+        graph_cache._sources(package)
+
+
+def test_what_is_not_known_is_not_cached(monkeypatch):
+    class Typed(Scaled):
+        pass
+
+    monkeypatch.setattr(Typed, "__module__", "__main__")
+    monkeypatch.delattr("__main__.__file__", raising=False)  # as in a notebook
+    assert graph_digest(Typed(), INPUTS) is None
+    hooked = Scaled()
+    hooked.register_forward_pre_hook(lambda cell, inputs: None)
+    assert graph_digest(hooked, INPUTS) is None
+    waiting = Scaled()
+    waiting.constant = Tensor(shape=(3,), dtype=ms.float32, init="zeros")
+    assert graph_digest(waiting, INPUTS) is None

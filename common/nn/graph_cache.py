@@ -17,9 +17,12 @@ import hashlib
 import inspect
 import logging
 import os
+import platform
+import re
 import shutil
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +37,10 @@ _log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "SPEECH_GRAPH_CACHE"  # a folder, or "off"
 _MAX_BYTES = 512 << 20  # of the folder; the graphs that were used longest ago go first
+_GRAPH_NAME = re.compile(r"[0-9a-f]{64}\.mindir")
+_UNFINISHED = ".graph-"  # begins the name of a file that is being written
+_ABANDONED_SECONDS = 3600.0
+_STARTED = time.time()
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _ROLES = ("", "MS_WORKER")  # of the process, which MindSpore's file names begin with
 # They differ from run to run, and the graph does not depend on them.
@@ -183,18 +190,23 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, graph: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_UNFINISHED, delete=False) as file:
         file.write(hashlib.sha256(graph).digest() + graph)
     os.replace(file.name, path)
     _discard_oldest(path.parent)
 
 
 def _discard_oldest(folder: Path) -> None:
-    entries = sorted(
-        (entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(folder)
-    )
-    excess = sum(size for _, size, _ in entries) - _MAX_BYTES
-    for _, size, path in entries:
+    """Delete graphs beyond the limit, and what killed processes left; the folder may be shared."""
+    now, graphs = time.time(), []
+    for entry in os.scandir(folder):
+        status = entry.stat()
+        if _GRAPH_NAME.fullmatch(entry.name):
+            graphs.append((status.st_mtime, status.st_size, entry.path))
+        elif entry.name.startswith(_UNFINISHED) and now - status.st_mtime > _ABANDONED_SECONDS:
+            Path(entry.path).unlink(missing_ok=True)
+    excess = sum(size for _, size, _ in graphs) - _MAX_BYTES
+    for _, size, path in sorted(graphs):
         if excess <= 0:
             break
         Path(path).unlink(missing_ok=True)
@@ -205,7 +217,7 @@ def _discard_oldest(folder: Path) -> None:
 
 
 class _Unknown(Exception):
-    """An object whose influence on the graph is not known."""
+    """Something whose influence on the graph is not known."""
 
 
 _UNKNOWN = object()
@@ -229,10 +241,10 @@ def graph_digest(cell: nn.Cell, inputs: object) -> str | None:
     try:
         digest.add((inputs, cell.phase, _settings()))
         digest.add(cell)
-    except _Unknown as unknown:
-        _log.debug("%s is not cached: it holds an object of type %s", type(cell).__name__, unknown)
+        digest.add([(root.name, _sources(root)) for root in sorted(digest.roots)])
+    except (_Unknown, OSError, TypeError) as error:  # of inspect, where a class has no source
+        _log.debug("%s is not cached: %s", type(cell).__name__, error)
         return None
-    digest.add([(root.name, _sources(root)) for root in sorted(digest.roots)])
     return digest.hexdigest()
 
 
@@ -247,7 +259,8 @@ def _settings() -> tuple:
         for name, value in os.environ.items()
         if name.startswith(("MS_", "ONEDNN_")) and not name.startswith(_ADDRESSES)
     }
-    return ms.__version__, sorted(known.items()), sorted(variables.items())
+    versions = ms.__version__, platform.machine()
+    return versions, sorted(known.items()), sorted(variables.items())
 
 
 @functools.cache
@@ -298,9 +311,10 @@ class _Digest:
             self._put("parameter", value.name, str(value.dtype), str(value.shape))
             self._put(str(value.requires_grad), str(value.layerwise_parallel))
         elif isinstance(value, Tensor):
-            content = value.asnumpy() if value.has_init is False else None
+            if value.has_init:
+                raise _Unknown("a constant that has no values yet")
             self._put("tensor", str(value.dtype), str(value.shape))
-            self._hash.update(b"" if content is None else content.tobytes())
+            self._hash.update(value.asnumpy().tobytes())
         elif isinstance(value, np.ndarray):
             self._put("array", str(value.dtype), str(value.shape))
             self._hash.update(value.tobytes())
@@ -331,21 +345,25 @@ class _Digest:
             self._class(type(value))
             self.add(dict(vars(value)))
         else:
-            raise _Unknown(f"{type(value).__module__}.{type(value).__qualname__}")
+            raise _Unknown(f"a {type(value).__module__}.{type(value).__qualname__}")
 
     def _cell(self, cell: nn.Cell) -> None:
+        if any(name.endswith("_hook") and value for name, value in vars(cell).items()):
+            raise _Unknown(f"hooks of {type(cell).__name__}")
         self._class(type(cell))
         own = {k: v for k, v in vars(cell).items() if k not in _plain_attributes()}
         own.pop("_compiled_signatures", None)
         self.add(dict(sorted(own.items())))
         self.add(cell.training)
         self.add(dict(cell.get_flags()))
+        self.add(getattr(cell, "_jit_config_dict", None))
         self.add(dict(cell._cells))
         self.add(dict(cell._params))
 
     def _class(self, kind: type) -> None:
         self._put("class", kind.__module__, kind.__qualname__)
-        self._source_of(kind)
+        for base in getattr(kind, "__mro__", (kind,)):
+            self._source_of(base)
 
     def _callable(self, value: Any) -> None:
         if isinstance(value, functools.partial):
@@ -374,17 +392,32 @@ class _Digest:
             raise _Unknown(f"{value.__module__}: no source")
         top = sys.modules.get(package)
         folder = getattr(top, "__path__", None)
-        self.roots.add(Path(next(iter(folder))) if folder else Path(file))
+        # Modules beside a module that is in no package may be part of it, too.
+        self.roots.add(Path(next(iter(folder))) if folder else Path(file).parent)
 
 
 @functools.cache
 def _sources(root: Path) -> str:
-    """Digest the Python files of a folder, or one file."""
+    """Digest the Python files of a package and its sub-packages.
+
+    Raises:
+        _Unknown: A file was changed after this process began: it may have loaded another text.
+    """
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
+    for path in _python_files(root):
+        if path.stat().st_mtime > _STARTED:
+            raise _Unknown(f"{path} has changed since the process began")
         digest.update(str(path.relative_to(root)).encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".py" and path.is_file():
+            yield path
+        elif (path / "__init__.py").is_file():
+            yield from _python_files(path)
 
 
 def _signature(value: Any) -> Any:
