@@ -41,6 +41,7 @@ def test_syllables_are_encoded_decoded_and_counted():
     assert tokenizer.encode(text) == [0, 1, 2]
     assert tokenizer.decode([0, 1, 1]) == "ni3 hao3 hao3"
     assert tokenizer.words(text) == ["ni3", "hao3", "ma5"]
+    assert tokenizer.separator == " "
     assert tokenizer.frames_needed(tokenizer.encode("hao3 hao3")) == 3
     assert "syllables" in tokenizer.words_note
 

@@ -295,6 +295,18 @@ def test_several_corpora_at_once(tmp_path, capsys):
     assert not list((tmp_path / "one").glob("all*"))
 
 
+def test_corpus_in_two_folders_is_one(tmp_path):
+    put(tmp_path / "a", THCHS30)
+    others = {k.replace("A11", "A21"): v.replace("A11", "A21") for k, v in THCHS30.items()}
+    put(tmp_path / "b", others)
+    sources = [("thchs30", tmp_path / "a"), ("thchs30", tmp_path / "b")]
+    build_corpora(sources, tmp_path / "out")
+    found = read_manifest(tmp_path / "out" / "thchs30_train_manifest.jsonl")
+    assert {u.speaker for u in found} >= {"A11", "A21"}
+    with pytest.raises(UserError, match="--name thchs30: one of the corpora is called that"):
+        build_corpora(sources, tmp_path / "out", name="thchs30")
+
+
 def test_wrong_names_are_refused(tmp_path, capsys):
     for source, message in {
         "aishell9=x": "corpus aishell9: expected one of aishell1, ",
@@ -308,17 +320,19 @@ def test_wrong_names_are_refused(tmp_path, capsys):
 def test_labels_are_those_of_normalised_texts(tmp_path, capsys):
     pytest.importorskip("opencc", reason="pip install -r requirements-mandarin.txt")
     lines = [
-        {"audio": f"{n}.wav", "text": text} for n, text in enumerate(["漢字，2 個", "汉字 两"])
+        {"audio": f"{n}.wav", "text": text}
+        for n, text in enumerate(["漢字，2 個", "汉字 两", "8:30"])
     ]
     path = put(tmp_path, {"m.jsonl": "\n".join(map(json.dumps, lines))}) / "m.jsonl"
     out = tmp_path / "labels_zh.json"
     assert manifest_command(["labels", str(path), str(out), "--normalize", "mandarin"]) == 0
-    assert json.loads(out.read_text()) == [*sorted("汉字两个"), "_"]
+    assert json.loads(out.read_text()) == [*sorted("汉字两个八三十"), "_"]
+    assert "no label for :, which can be read in several ways" in capsys.readouterr().err
     options = ["--normalize", "mandarin", "--min_count", "2"]
     assert manifest_command(["labels", str(path), str(out), *options]) == 0
     assert json.loads(out.read_text()) == [*sorted("汉字两"), "_"]
     assert (
-        "1 character of fewer than 2 occurrences get no label; 1 of 2 utt"
+        "5 characters of fewer than 2 occurrences get no label; 2 of 3 utt"
         in capsys.readouterr().err
     )
 

@@ -228,11 +228,6 @@ def passages(
         )
 
 
-def separator(model: AcousticModel) -> str:
-    """Return what stands between two passages: a space, or nothing in scripts without spaces."""
-    return " " if " " in model.tokenizer.normalise("A A") else ""
-
-
 def whole_transcript(model: AcousticModel, parts: Sequence[Passage], duration: float) -> Transcript:
     """Put the passages of one channel together.
 
@@ -246,7 +241,7 @@ def whole_transcript(model: AcousticModel, parts: Sequence[Passage], duration: f
     """
     from common.decoding.prefix_beam_search import Hypothesis
 
-    text = separator(model).join(part.text for part in parts if part.text)
+    text = model.tokenizer.separator.join(part.text for part in parts if part.text)
     words = [word for part in parts for word in part.words]
     return Transcript(text, words, duration, [Hypothesis(text, sum(part.score for part in parts))])
 

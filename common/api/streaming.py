@@ -170,7 +170,7 @@ class StreamingRecognizer:
     def text(self) -> str:
         """The text of the recording so far; after `finish` of the one that ended."""
         texts = [*self._finals, self._segment.text()]
-        return " ".join(text for text in texts if text)
+        return self._model.tokenizer.separator.join(text for text in texts if text)
 
     def _resampled(self, samples: np.ndarray, rate: int, last: bool) -> np.ndarray:
         if self._rate not in (0, rate):

@@ -46,9 +46,9 @@ def align(recipe: Recipe, argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--normalize",
-        choices=("english", "none"),
-        help="speak numbers, abbreviations and signs as English words, or leave them; none given: "
-        "as the network was trained",
+        choices=("english", "mandarin", "none"),
+        help="speak numbers, abbreviations and signs as words of a language, or leave them; not "
+        "given: as the network was trained",
     )
     add_model(parser, recipe)
     add_output(parser, usual="words", without=["txt"])  # which is known, and may lie there

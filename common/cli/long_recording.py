@@ -113,7 +113,12 @@ class LongRecordings:
             except (UserError, KeyboardInterrupt):
                 self._keep(recording, journal, draft, audio.channels)
                 raise
-            target.write(self._transcripts(journal, audio.channels, seconds))
+            transcripts = self._transcripts(journal, audio.channels, seconds)
+            for channel, transcript in enumerate(transcripts, 1):
+                if not transcript.text:
+                    which = f" in channel {channel}" if len(transcripts) > 1 else ""
+                    print(f"warning: {recording}: no speech found{which}", file=sys.stderr)
+            target.write(transcripts)
             draft.remove()
             journal.close(remove=True)
 
@@ -169,12 +174,12 @@ class LongRecordings:
 
     def _origin(self, recording: str, rules: SegmentationRules) -> dict[str, Any]:
         """Return all that the passages of a recording depend on."""
-        language_model = getattr(self.decoding, "lm_path", "")
+        named = [getattr(self.decoding, key) for key in ("lm_path", "hot_words", "lexicon")]
         return {
             "recording": origin_of_file(recording),
             "network": origin_of_file(self.network),
             "decoding": asdict(self.decoding),
-            "language_model": origin_of_file(language_model) if language_model else None,
+            "files": [origin_of_file(file) for file in named if file],
             "rules": asdict(rules),
             "separate": self.separate,
             "calibration": repr(self.calibration),

@@ -174,6 +174,12 @@ def _labels(args: argparse.Namespace) -> list[str]:
             "no words, and each character counts as one"
         )
         rare.add(" ")
+    if args.normalize == "mandarin" and (signs := {c for c in counts if not c.isalnum()} - {" "}):
+        _note(
+            f"no label for {' '.join(sorted(signs))}, which can be read in several ways; write out "
+            "the utterances that have one: validate.py lists them"
+        )
+        rare |= signs
     table = str.maketrans(dict.fromkeys(rare, ""))
     return labels_of(text.translate(table) for text in texts)
 

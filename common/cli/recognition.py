@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import config as configs
-from common.api.long_recordings import separator
 from common.api.recognizer import Transcript
 from common.cli.long_recording import LongRecordings
 from common.cli.options import (
@@ -26,6 +25,7 @@ from common.decoding.confidence import read_calibration
 from common.model.recipe import Recipe
 from common.utils.errors import UserError
 from common.utils.files import check_writable
+from common.utils.wording import counted
 
 _BATCHES_PER_PORTION = 16  # that transcribe.py reads, recognises and prints at a time
 
@@ -147,7 +147,6 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
     long_recordings = LongRecordings(
         model, decoder, str(path), config.LMConfig, batch_size, workers, separate, calibration
     )
-    between = separator(model)
     # In portions, so that texts come soon and an interruption loses little.
     for start in range(0, len(names), portion):
         chosen = names[start:][:portion]
@@ -170,11 +169,16 @@ def transcribe(recipe: Recipe, argv: Sequence[str]) -> int:
         failed += len(failures)
         for line in [f"error: {failure.message}" for failure in failures] + notices:
             print(line, file=sys.stderr)
+        if long and config.LMConfig.top_paths > 1:
+            print(
+                f"{counted(len(long), 'recording')} cut into passages: only the best text is given",
+                file=sys.stderr,
+            )
         remaining = iter(results)
         for name in chosen:
             if name in long:
                 try:
-                    long_recordings.transcribe(name, output.target(name, between))
+                    long_recordings.transcribe(name, output.target(name, model.tokenizer.separator))
                 except UserError as error:
                     failed += 1
                     output.broken_off()

@@ -222,8 +222,12 @@ def build_corpora(
         raise UserError("; ".join(missing) or "no corpus is named")
     for line in missing:
         log(f"{line}; the others go on")
-    groups = {corpus.name: [corpus] for corpus in corpora}
-    if name or len(corpora) > 1:
+    groups: dict[str, list[Corpus]] = {}
+    for found in corpora:
+        groups.setdefault(found.name, []).append(found)
+    if name in groups:
+        raise UserError(f"--name {name}: one of the corpora is called that; choose another")
+    if name or len(groups) > 1:
         groups[name or "all"] = corpora
     return _write_corpora(groups, out_dir, log)
 

@@ -94,10 +94,9 @@ def align_text(
         UserError: The tokenizer has no blank, or spells texts otherwise than their words.
     """
     spoken = [word for each in words for word in each.spoken.split()]
-    separator = " " if " " in tokenizer.labels else ""
     if tokenizer.blank is None:
         raise UserError(f"{name}: this model is no CTC network, which alignment needs")
-    ids = tokenizer.encode(tokenizer.normalise(separator.join(spoken)))
+    ids = tokenizer.encode(tokenizer.normalise(tokenizer.separator.join(spoken)))
     ranges = word_ranges(spoken, ids, tokenizer)
     if ranges is None:
         raise UserError(f"{name}: this model's labels of a text are not those of its words")
@@ -123,7 +122,7 @@ def align_text(
         for word, labels, there in zip(words, ranges, found)
     ]
     filled, differences = _filled(words, ranges, timed, hearing)
-    text = (" " if separator else "").join(each.written for each in words)
+    text = tokenizer.separator.join(each.written for each in words)
     return TextAlignment(text, filled, duration, differences)
 
 

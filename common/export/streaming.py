@@ -84,13 +84,18 @@ class StreamingGraph(Graph):
         """Add an operator; see `Graph.op`. Inputs that are late by less wait for the others.
 
         Raises:
-            UserError: The operator reads a recording from its end.
+            UserError: The operator reads a recording from its end, or pools frames.
         """
         if kind == "ReverseSequence":
             raise UserError(
                 "this network is bidirectional: it reads a recording from its end, which a stream "
                 "does not have yet; train one with --set bidirectional=false, or use transcribe.py "
                 "with files"
+            )
+        if kind in ("MaxPool", "Pad"):
+            raise UserError(
+                "networks with pooling cannot take a stream piece by piece; recognise windows of "
+                "it: transcribe.py --stream --context SECONDS"
             )
         if kind == "LSTM":
             return self._lstm(inputs, **attributes)

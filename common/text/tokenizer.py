@@ -113,6 +113,11 @@ class Tokenizer(ABC):
         return True
 
     @property
+    def separator(self) -> str:
+        """What stands between two texts that are put together: a space, or nothing as in Han."""
+        return " " if " " in self.normalise("A A") else ""
+
+    @property
     def ctc_blank(self) -> int:
         """Index of CTC's blank.
 

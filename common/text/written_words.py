@@ -70,9 +70,10 @@ def written_words(
 
     whole = spell(text)
     if unknown:
+        language = "english" if tokenizer.separates_words else "mandarin"
         raise UserError(
             f"{name}: {listed_characters(unknown)} without a label of the network; write them as "
-            "they are spoken, or have it done (--normalize english)"
+            f"they are spoken, or have it done (--normalize {language})"
         )
     totals = Counter(passed_over)
     if without_spaces:
