@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up and run the tests, two files at a time (-n 0: one, and what it prints as it comes);
-# arguments go to pytest, paths in them are relative to the clone. All tests took 37 minutes
-# on two cores with other work beside them, the last line says how long they took; -m unit took one.
+# arguments go to pytest, paths in them are relative to the clone. All tests took 32 minutes
+# on two cores with a little other work, the last line says how long they took; -m unit took one.
 #
 #   bash scripts/run_tests.sh [-x] [-m MARKER] [-k EXPRESSION] [tests/test_audio.py ...]
 #

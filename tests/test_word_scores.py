@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from math import inf
@@ -13,7 +14,7 @@ from synthetic_lm import log_prob, write_arpa
 from test_beam import EVERYTHING, all_texts, assert_same, random_log_probs, ranked
 
 from common.api.recognizer import Transcript
-from common.cli.recognition import _Output
+from common.cli.transcript_output import TranscriptOutput, add_output
 from common.config import LMConfig
 from common.decoding.decoders import describe, make_decoder, make_search
 from common.decoding.prefix_beam_search import BeamSearch, Hypothesis
@@ -171,18 +172,24 @@ def test_hot_words_come_from_a_file(tmp_path):
     assert describe(config).endswith(", hot words (boost 3), words of words.txt alone")
 
 
+def output(form: str, *recordings: str) -> TranscriptOutput:
+    parser = argparse.ArgumentParser()
+    add_output(parser, usual="txt")
+    return TranscriptOutput(parser.parse_args(["--format", form]), recordings)
+
+
 def test_transcripts_list_their_hypotheses(tmp_path, capsys):
     several = [Hypothesis("A B", -1.23456), Hypothesis("A", -2.5)]
     transcript = Transcript("A B", [], 1.0, several)
-    _Output("txt", None, ["a.wav"]).take("a.wav", transcript)
+    output("txt", "a.wav").take("a.wav", transcript)
     assert capsys.readouterr().out == "1\t-1.235\tA B\n2\t-2.500\tA\n"
-    _Output("txt", None, ["a.wav", "b.wav"]).take("b.wav", transcript)
+    output("txt", "a.wav", "b.wav").take("b.wav", transcript)
     assert capsys.readouterr().out.splitlines()[1] == "b.wav\t2\t-2.500\tA"
-    _Output("json", None, ["a.wav"]).take("a.wav", transcript)
+    output("json", "a.wav").take("a.wav", transcript)
     assert json.loads(capsys.readouterr().out)["nbest"] == [
         {"text": "A B", "score": -1.2346},
         {"text": "A", "score": -2.5},
     ]
-    _Output("json", None, ["a.wav"]).take("a.wav", replace(transcript, hypotheses=several[:1]))
+    output("json", "a.wav").take("a.wav", replace(transcript, hypotheses=several[:1]))
     assert "nbest" not in json.loads(capsys.readouterr().out)
     assert not list(Path(tmp_path).iterdir())
