@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from common.cli.downloads import exit_code, mirror_address, say
 from common.data.librispeech import (
     ARCHIVES,
     MIRRORS,
@@ -99,11 +100,9 @@ def run(args: argparse.Namespace) -> None:
         for name in names:
             if name not in ARCHIVES:
                 raise UserError(f"DATA_SET {name}: expected LibriSpeech, or {', '.join(ARCHIVES)}")
-        url = MIRRORS.get(args.mirror, args.mirror)
-        if "://" not in url:
-            raise UserError(f"--mirror {url}: expected {', '.join(MIRRORS)}, or an address")
+        url = mirror_address(args.mirror, MIRRORS)
         root = Path(args.root).expanduser()
-        folders = fetch_librispeech(root, names, url, not args.remove_archives, log=_say)
+        folders = fetch_librispeech(root, names, url, not args.remove_archives, log=say)
         print(f"{len(folders)} of {len(ARCHIVES)} sets in {root / 'LibriSpeech'}")
         return
     try:  # the original takes one argument, "0.9 1.1"
@@ -112,13 +111,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"SPEEDS {' '.join(args.speeds)}: expected numbers") from None
     root = Path(args.data_dir).expanduser()
     out = Path(args.out or root).expanduser()
-    written = prepare_librispeech(root, out, args.sets, speeds, args.wav, args.workers, log=_say)
+    written = prepare_librispeech(root, out, args.sets, speeds, args.wav, args.workers, log=say)
     for path, count in written.items():
         print(f"{path}: {counted(count, 'utterance')}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -130,15 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    try:
-        run(parser().parse_args(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run(parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from common.cli.downloads import exit_code, mirror_address, say
 from common.data.openslr import MIRRORS, RESOURCES, fetch_corpus
 from common.utils.errors import UserError
 
@@ -53,17 +54,11 @@ def run(args: argparse.Namespace) -> None:
     for name in args.corpora:
         if name not in RESOURCES:
             raise UserError(f"corpus {name}: expected one of {', '.join(RESOURCES)}")
-    url = MIRRORS.get(args.mirror, args.mirror)
-    if "://" not in url:
-        raise UserError(f"--mirror {url}: expected {', '.join(MIRRORS)}, or an address")
+    url = mirror_address(args.mirror, MIRRORS)
     root = Path(args.root).expanduser()
     for name in args.corpora:
-        for folder in fetch_corpus(root, name, url, not args.remove_archives, log=_say):
+        for folder in fetch_corpus(root, name, url, not args.remove_archives, log=say):
             print(folder)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,15 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    try:
-        run(parser().parse_args(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run(parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ MIRRORS = {
     "cn": "https://openslr.magicdatatech.com/resources",
 }
 _NOT_COMMERCIAL = "CC BY-NC-ND 4.0: not for commercial use"
+_ON_ITS_PAGE = "licence: see its page"  # could not be looked up
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ RESOURCES = {
     ),
     "thchs30": Resource(
         18,
-        "Apache 2.0",
+        _ON_ITS_PAGE,
         (
             Archive(
                 "data_thchs30.tgz",
@@ -86,7 +87,7 @@ RESOURCES = {
     ),
     "stcmds": Resource(
         38,
-        _NOT_COMMERCIAL,
+        _ON_ITS_PAGE,
         (
             Archive(
                 "ST-CMDS-20170001_1-OS.tar.gz",
