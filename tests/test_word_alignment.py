@@ -7,6 +7,7 @@ from itertools import groupby, product
 import numpy as np
 import pytest
 
+from common.audio.pauses import Loudness
 from common.decoding.forced_alignment import align_labels
 from common.decoding.word_alignment import align_words
 from common.text.tokenizer import CharacterTokenizer
@@ -76,3 +77,11 @@ def test_texts_that_cannot_be_aligned_have_no_words():
     assert align_words("AX", log_probs, TOKENIZER, 0.02) == []
     assert align_words("ABABAB", log_probs, TOKENIZER, 0.02) == []
     assert align_words("", log_probs, TOKENIZER, 0.02) == []
+
+
+def test_pauses_of_parts_are_those_of_the_recording():
+    first = Loudness(-20.0, -60.0, np.array([[0.5, 1.0], [2.0, 3.0]]))
+    second = Loudness(-10.0, -50.0, np.array([[0.2, 0.9], [1.5, 1.75]]))
+    joined = Loudness.joined([(0.0, first), (2.5, second)])  # they share 2.7 to 3.0
+    assert (joined.speech, joined.noise) == (-10.0, -60.0)
+    np.testing.assert_allclose(joined.pauses, [[0.5, 1.0], [2.0, 3.4], [4.0, 4.25]])
